@@ -1,0 +1,104 @@
+//! Random views of images: the crop and the flip, decided by the caller, differentiable.
+
+use std::ops::Range;
+
+use candle_core::{Result, bail};
+
+use crate::images::{Images, map_images};
+use crate::value::Value;
+
+/// How each image of a batch is cropped and flipped.
+///
+/// An image is surrounded by `padding` pixels of zeros, a window of its own size is cut out at its offset (row, column)
+/// from the padded corner, and the window is flipped left to right where the flip says so. An offset of
+/// (padding, padding) without a flip leaves the image as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CropFlip {
+    /// Row and column, each in 0..=2·padding, for each image.
+    pub offsets: Vec<(usize, usize)>,
+    /// For each image.
+    pub flips: Vec<bool>,
+    /// Pixels of zeros on every side.
+    pub padding: usize,
+}
+
+/// Crops and flips images (B, H, W, C); the shape stays.
+///
+/// # Errors
+/// If `x` is not of rank 4, there is not one offset and one flip for each image, or an offset is too large.
+pub fn crop_flip(x: &Value, how: &CropFlip) -> Result<Value> {
+    let operation = "crop_flip";
+    let images = Images::of(operation, x.tensor())?;
+    if how.offsets.len() != images.batch || how.flips.len() != images.batch {
+        bail!(
+            "{operation}: takes one offset and one flip for each of the {} images, got {} and {}",
+            images.batch,
+            how.offsets.len(),
+            how.flips.len()
+        );
+    }
+    let most = 2 * how.padding;
+    if let Some((image, offset)) = how.offsets.iter().enumerate().find(|(_, (y, x))| *y > most || *x > most) {
+        bail!("{operation}: the offset {offset:?} of image {image} is not in 0..={most} (twice the padding)");
+    }
+    let how = how.clone();
+    let out = map_images(operation, x.tensor(), images, images, |image, x, out| {
+        how.copy(image, images, x, out, |view, image| (image, view));
+    })?;
+    Ok(Value::record1(out, &[x], move |grad| {
+        let grad = map_images(operation, grad, images, images, |image, grad, out| {
+            how.copy(image, images, grad, out, |view, image| (view, image));
+        })?;
+        Ok(vec![Some(grad)])
+    }))
+}
+
+impl CropFlip {
+    /// Copies pixels from `from` to `to`; those of `to` that get none become zero. Every pixel that the view shares with
+    /// the image has a place in both: `direction` orders (view, image) into (from, to).
+    fn copy(
+        &self,
+        image: usize,
+        images: Images,
+        from: &[f32],
+        to: &mut [f32],
+        direction: impl Fn(Range<usize>, Range<usize>) -> (Range<usize>, Range<usize>),
+    ) {
+        let Images { height, width, channels, .. } = images;
+        let (row_offset, column_offset) = self.offsets[image];
+        let rows = shared(row_offset, self.padding, height);
+        let columns = shared(column_offset, self.padding, width);
+        // Where padding shows in the view, or the view leaves parts of the image out, zeros stay.
+        if rows.len() < height || columns.len() < width {
+            to.fill(0.0);
+        }
+        let numbers = |row: usize, columns: Range<usize>| {
+            (row * width + columns.start) * channels..(row * width + columns.end) * channels
+        };
+        for row in rows {
+            let image_row = row + row_offset - self.padding;
+            if self.flips[image] {
+                for column in columns.clone() {
+                    let (flipped, image_column) = (width - 1 - column, column + column_offset - self.padding);
+                    let (source, target) = direction(
+                        numbers(row, flipped..flipped + 1),
+                        numbers(image_row, image_column..image_column + 1),
+                    );
+                    to[target].copy_from_slice(&from[source]);
+                }
+            } else {
+                let image_columns =
+                    columns.start + column_offset - self.padding..columns.end + column_offset - self.padding;
+                let (source, target) = direction(numbers(row, columns.clone()), numbers(image_row, image_columns));
+                to[target].copy_from_slice(&from[source]);
+            }
+        }
+    }
+}
+
+/// Which rows (or columns) of the unflipped view lie inside the image of `size`.
+fn shared(offset: usize, padding: usize, size: usize) -> Range<usize> {
+    let start = padding.saturating_sub(offset).min(size);
+    let end = (size + padding).saturating_sub(offset).min(size);
+    start..end.max(start)
+}

@@ -1,0 +1,228 @@
+//! The innermost loop: a tile of output pixels × output channels held in registers.
+//!
+//! A tile of 12 pixels × 32 channels takes 24 of AVX-512's 32 registers. For each number of the pixels' neighbourhood,
+//! two registers of weights are loaded and each pixel's number is broadcast against both: 24 multiply-adds for 14 loads,
+//! so that the multiply-add units, not memory, are what limits it. Pixels are given by address, not by a rectangle, so
+//! that tiles run across row and image borders and small maps fill them as well as large ones.
+
+use super::pack::{Block, PackedPhase, Registers, Run};
+use crate::simd::{SimdPath, Vector, dispatch, prefetch};
+
+/// Where one output pixel reads and writes: in numbers from the start of the images read and written.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pixel {
+    pub input: usize,
+    pub output: usize,
+}
+
+/// Pixels that see the same taps, and the taps.
+pub(crate) struct Part<'a> {
+    pub pixels: &'a [Pixel],
+    /// The runs of each segment.
+    pub runs: &'a [Vec<Run>],
+}
+
+/// The pixels of one phase and the blocks of channels to compute for them.
+pub(crate) struct Job<'a> {
+    pub parts: &'a [Part<'a>],
+    pub blocks: &'a [Block],
+    pub weights: &'a PackedPhase,
+    /// See [`pack_bias`](super::pack::pack_bias).
+    pub bias: &'a [f32],
+    pub input: *const f32,
+    pub output: *mut f32,
+}
+
+/// Computes all pixels and blocks of `job`.
+///
+/// # Safety
+/// - For every pixel, block and run, `input + pixel.input + block.input + run.offset` starts `run.len` readable numbers,
+///   and the packed weights have rows `run.weight..run.weight + run.len`.
+/// - For every pixel and block, `output + pixel.output + block.output` starts `block.count` numbers that may be
+///   written, and that nobody else reads or writes meanwhile.
+/// - The CPU has the instructions of `path`, and blocks, weights and bias were packed for its lanes.
+pub(crate) unsafe fn run(path: SimdPath, job: &Job) {
+    // SAFETY: handed on. The sizes keep tile × 2 sums, two weights and a broadcast within the registers of each path.
+    unsafe { dispatch!(path, run_tiles, [12, 8, 4], [6, 4, 2], [4, 2, 1], (job: &Job)) }
+}
+
+/// All blocks, segments and regions, in the order that keeps a segment's weights in the cache.
+///
+/// # Safety
+/// As [`run`].
+#[inline(always)]
+unsafe fn run_tiles<V: Vector, const FULL: usize, const HALF: usize, const FEW: usize>(job: &Job) {
+    for block in job.blocks {
+        for segment in 0..job.weights.segments.len() {
+            for part in job.parts {
+                let (first, runs) = (segment == 0, &*part.runs[segment]);
+                // SAFETY: handed on.
+                unsafe {
+                    match block.registers {
+                        Registers::Two => run_pixels::<V, FULL, HALF, FEW, 2>(job, block, first, runs, part.pixels),
+                        Registers::One => run_pixels::<V, FULL, HALF, FEW, 1>(job, block, first, runs, part.pixels),
+                        Registers::Narrow => {
+                            run_pixels::<V::Narrow, FULL, HALF, FEW, 1>(job, block, first, runs, part.pixels);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The pixels of one region in tiles of `FULL` pixels, the last ones in the smallest tile that holds them.
+///
+/// # Safety
+/// As [`run`].
+#[inline(always)]
+unsafe fn run_pixels<V: Vector, const FULL: usize, const HALF: usize, const FEW: usize, const VECTORS: usize>(
+    job: &Job,
+    block: &Block,
+    first: bool,
+    runs: &[Run],
+    pixels: &[Pixel],
+) {
+    if runs.is_empty() && !first {
+        return;
+    }
+    let (full, rest) = pixels.as_chunks::<FULL>();
+    // SAFETY: handed on.
+    unsafe {
+        for (index, pixels) in full.iter().enumerate() {
+            // Steps that skip pixels, and large ones, are beyond the hardware's own prefetcher.
+            let next = full.get(index + 1).unwrap_or(pixels);
+            for run in runs {
+                for pixel in next {
+                    prefetch(job.input.wrapping_add(pixel.input + block.input).wrapping_offset(run.offset));
+                }
+            }
+            tile::<V, FULL, VECTORS>(job, block, first, runs, pixels);
+        }
+        match rest.len() {
+            0 => {}
+            few if few <= FEW => tile::<V, FEW, VECTORS>(job, block, first, runs, &repeat_last(rest)),
+            half if half <= HALF => tile::<V, HALF, VECTORS>(job, block, first, runs, &repeat_last(rest)),
+            _ => tile::<V, FULL, VECTORS>(job, block, first, runs, &repeat_last(rest)),
+        }
+    }
+}
+
+/// Fills a tile with repetitions of the last pixel, which compute and write the same numbers again.
+#[inline(always)]
+fn repeat_last<const PIXELS: usize>(pixels: &[Pixel]) -> [Pixel; PIXELS] {
+    std::array::from_fn(|index| pixels[index.min(pixels.len() - 1)])
+}
+
+/// One tile over one segment.
+///
+/// # Safety
+/// As [`run`].
+#[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
+#[inline(always)]
+unsafe fn tile<V: Vector, const PIXELS: usize, const VECTORS: usize>(
+    job: &Job,
+    block: &Block,
+    first: bool,
+    runs: &[Run],
+    pixels: &[Pixel; PIXELS],
+) {
+    let width = VECTORS * V::LANES;
+    // SAFETY: reads and writes stay within what the contract of `run` grants. A pixel's address and the offset of a run
+    // may each lie outside of the image when their sum does not, hence the wrapping arithmetic.
+    unsafe {
+        let output = |pixel: usize| job.output.add(pixels[pixel].output + block.output);
+        let mut sums = [[V::zero(); VECTORS]; PIXELS];
+        if first {
+            let bias = block.bias(job.bias).as_ptr();
+            for vector in 0..VECTORS {
+                let bias = V::load(bias.add(vector * V::LANES));
+                for pixel in 0..PIXELS {
+                    sums[pixel][vector] = bias;
+                }
+            }
+        } else if block.count == width {
+            for pixel in 0..PIXELS {
+                for vector in 0..VECTORS {
+                    sums[pixel][vector] = V::load(output(pixel).add(vector * V::LANES));
+                }
+            }
+        } else {
+            for pixel in 0..PIXELS {
+                sums[pixel] = load_part(output(pixel), block.count);
+            }
+        }
+        let weights = job.weights.weights(block).as_ptr();
+        for run in runs {
+            let mut inputs = [std::ptr::null(); PIXELS];
+            for pixel in 0..PIXELS {
+                let start = job.input.wrapping_add(pixels[pixel].input + block.input);
+                inputs[pixel] = start.wrapping_offset(run.offset);
+            }
+            let mut weight = weights.add(run.weight * width);
+            for number in 0..run.len {
+                let mut columns = [V::zero(); VECTORS];
+                for vector in 0..VECTORS {
+                    columns[vector] = V::load(weight.add(vector * V::LANES));
+                }
+                for pixel in 0..PIXELS {
+                    let broadcast = V::splat(inputs[pixel].add(number));
+                    for vector in 0..VECTORS {
+                        sums[pixel][vector] = broadcast.multiply_add(columns[vector], sums[pixel][vector]);
+                    }
+                }
+                weight = weight.add(width);
+            }
+        }
+        if block.count == width {
+            for pixel in 0..PIXELS {
+                for vector in 0..VECTORS {
+                    sums[pixel][vector].store(output(pixel).add(vector * V::LANES));
+                }
+            }
+        } else {
+            for pixel in 0..PIXELS {
+                store_part(sums[pixel], output(pixel), block.count);
+            }
+        }
+    }
+}
+
+/// The widest block: two registers of AVX-512.
+const MAX_WIDTH: usize = 32;
+
+/// Loads the first `count` numbers of a block; the others are zero.
+///
+/// # Safety
+/// `from` starts `count` readable numbers, at most [`MAX_WIDTH`]; the CPU has the instructions of `V`.
+#[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
+#[inline(always)]
+unsafe fn load_part<V: Vector, const VECTORS: usize>(from: *const f32, count: usize) -> [V; VECTORS] {
+    let mut padded = [0.0; MAX_WIDTH];
+    // SAFETY: as the contract says; the padded block is wide enough for all registers.
+    unsafe {
+        std::ptr::copy_nonoverlapping(from, padded.as_mut_ptr(), count);
+        let mut numbers = [V::zero(); VECTORS];
+        for vector in 0..VECTORS {
+            numbers[vector] = V::load(padded.as_ptr().add(vector * V::LANES));
+        }
+        numbers
+    }
+}
+
+/// Stores the first `count` numbers of a block.
+///
+/// # Safety
+/// `to` starts `count` writable numbers, at most [`MAX_WIDTH`]; the CPU has the instructions of `V`.
+#[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
+#[inline(always)]
+unsafe fn store_part<V: Vector, const VECTORS: usize>(sums: [V; VECTORS], to: *mut f32, count: usize) {
+    let mut padded = [0.0; MAX_WIDTH];
+    // SAFETY: as the contract says; the padded block is wide enough for all registers.
+    unsafe {
+        for vector in 0..VECTORS {
+            sums[vector].store(padded.as_mut_ptr().add(vector * V::LANES));
+        }
+        std::ptr::copy_nonoverlapping(padded.as_ptr(), to, count);
+    }
+}

@@ -1,0 +1,65 @@
+//! What operations on images share: their shape, and one piece of work for each image.
+
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::device;
+
+/// The shape of images (B, H, W, C).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Images {
+    pub(crate) batch: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) channels: usize,
+}
+
+impl Images {
+    /// # Errors
+    /// If `x` is not of rank 4, or has no pixels.
+    pub(crate) fn of(operation: &str, x: &Tensor) -> Result<Self> {
+        match *x.dims() {
+            [batch, height, width, channels] if height * width * channels > 0 => {
+                Ok(Self { batch, height, width, channels })
+            }
+            _ => bail!("{operation}: takes images (B, H, W, C) with pixels, this tensor has shape {:?}", x.dims()),
+        }
+    }
+
+    pub(crate) fn dims(self) -> (usize, usize, usize, usize) {
+        (self.batch, self.height, self.width, self.channels)
+    }
+
+    /// Numbers in one image.
+    pub(crate) fn size(self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    /// Numbers in one row of pixels.
+    pub(crate) fn row(self) -> usize {
+        self.width * self.channels
+    }
+}
+
+/// Makes images of shape `to` from those of `x`, shape `from`, one by one: `work` gets the index of the image, its
+/// numbers, and those to write, every one of them.
+///
+/// # Errors
+/// If `x` is not of shape `from`.
+pub(crate) fn map_images(
+    operation: &str,
+    x: &Tensor,
+    from: Images,
+    to: Images,
+    work: impl Fn(usize, &[f32], &mut [f32]) + Sync + Send,
+) -> Result<Tensor> {
+    if x.elem_count() != from.batch * from.size() {
+        bail!("{operation}: expected shape {:?}, got {:?}", from.dims(), x.dims());
+    }
+    let numbers = device::slice(x, operation)?;
+    let mut out = device::unspecified(to.batch * to.size());
+    let images = numbers.par_chunks_exact(from.size()).zip(out.par_chunks_exact_mut(to.size()));
+    images.enumerate().for_each(|(image, (x, out))| work(image, x, out));
+    drop(numbers);
+    device::tensor(out, to.dims())
+}

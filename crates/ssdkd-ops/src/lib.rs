@@ -1,0 +1,51 @@
+//! Differentiable channels-last tensor operations on candle tensors.
+//!
+//! Training small networks on a CPU is what data-free distillation spends its time on. This crate makes that fast: its
+//! own tape ([`Value`]) over candle's tensors, convolutions that run near the multiply-add peak of the machine, and
+//! operations fused so that each activation is read and written once. Images are `(B, H, W, C)`, weights are laid out
+//! as PyTorch lays them out, numbers are `f32`.
+//!
+//! Results on the CPU are the same bytes at any number of threads: work is split by shape, and partial sums are added
+//! in a fixed order.
+//!
+//! This is the only crate of the workspace with `unsafe` code: SIMD kernels, the access to tensor storage and the
+//! caching allocator. It knows nothing of models or files.
+#![allow(unsafe_code)]
+#![expect(clippy::inline_always, reason = "kernels have to take on the target features of their callers")]
+
+mod activation;
+mod alloc;
+mod augment;
+mod conv;
+mod device;
+mod elementwise;
+mod images;
+mod linear;
+mod loss;
+mod norm;
+mod optim;
+mod parallel;
+mod pool;
+mod resample;
+mod simd;
+mod value;
+mod vectorised;
+
+pub use activation::{Activation, leaky_relu, relu, sigmoid};
+pub use alloc::{CachingAllocator, allocated_bytes, peak_bytes, reset_peak};
+pub use augment::{CropFlip, crop_flip};
+pub use conv::{Conv2dSpec, conv2d};
+pub use elementwise::{
+    add, affine_channels, mean_all, nchw_to_nhwc, reshape, round_to_u8_levels, scale, sum_all, weighted_sum,
+};
+pub use linear::linear;
+pub use loss::{
+    argmax, confidence, cross_entropy, cross_entropy_smoothed, kl_divergence, kl_per_sample, l2_distance,
+    mean_softmax_negentropy, softmax,
+};
+pub use norm::{BatchMoments, batch_norm_eval, batch_norm_tapped, batch_norm_train, channel_moments};
+pub use optim::{adam_step, copy_assign, lerp_assign, sgd_step};
+pub use pool::{avg_pool2d, global_avg_pool, max_pool2d};
+pub use resample::{subsample_pad, upsample_nearest};
+pub use simd::SimdPath;
+pub use value::{Backward, Gradients, Value};

@@ -1,0 +1,358 @@
+//! Losses over logits (B, K), and what else is read off logits.
+//!
+//! The numbers are few and decide everything, so they are computed in f64, through log-sum-exp, and rounded once. The
+//! gradient of a loss is computed with the loss and only scaled on the way back.
+
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::elementwise::{scalar_of, scalar_tensor};
+use crate::value::Value;
+use crate::vectorised::{check_same_shape, map, map_pairs, sum_pairs};
+use crate::{device, parallel};
+
+/// `(1/B) Σ wᵢ · CE(softmax(logitsᵢ), targetsᵢ)` of logits (B, K); without weights, all of them are 1.
+///
+/// # Errors
+/// If there is not one target in 0..K, and one finite weight, for each row.
+pub fn cross_entropy(logits: &Value, targets: &[u32], weights: Option<&[f32]>) -> Result<Value> {
+    smoothed("cross_entropy", logits, targets, 0.0, weights)
+}
+
+/// Cross entropy with smoothed targets: `1 − smoothing` on the target and `smoothing / K` on every class, the target
+/// included, as in PyTorch. `(1/B) Σ` over logits (B, K).
+///
+/// # Errors
+/// If there is not one target in 0..K for each row, or the smoothing is not in 0..=1.
+pub fn cross_entropy_smoothed(logits: &Value, targets: &[u32], smoothing: f64) -> Result<Value> {
+    let operation = "cross_entropy_smoothed";
+    if !(0.0..=1.0).contains(&smoothing) {
+        bail!("{operation}: the smoothing has to be in 0..=1, got {smoothing}");
+    }
+    smoothed(operation, logits, targets, smoothing, None)
+}
+
+fn smoothed(
+    operation: &'static str,
+    logits: &Value,
+    targets: &[u32],
+    smoothing: f64,
+    weights: Option<&[f32]>,
+) -> Result<Value> {
+    let table = Table::of(operation, logits.tensor())?;
+    if targets.len() != table.rows {
+        bail!("{operation}: takes one target for each of the {} rows, got {}", table.rows, targets.len());
+    }
+    if let Some((row, target)) = targets.iter().enumerate().find(|(_, target)| **target as usize >= table.classes) {
+        bail!("{operation}: target {target} of row {row} is not one of the {} classes 0..{0}", table.classes);
+    }
+    let weights = table.weights(operation, weights)?;
+    let spread = smoothing / table.classes as f64;
+    let (loss, grad) = table.sum_rows(operation, logits, |row, logits, grad| {
+        let log_sum = log_sum_exp(logits.iter().copied().map(f64::from));
+        let target = targets[row] as usize;
+        let factor = weights.of(row) / table.rows as f64;
+        for (class, (grad, &logit)) in grad.iter_mut().zip(logits).enumerate() {
+            let wanted = spread + if class == target { 1.0 - smoothing } else { 0.0 };
+            *grad = (factor * ((f64::from(logit) - log_sum).exp() - wanted)) as f32;
+        }
+        let mut loss = (1.0 - smoothing) * (log_sum - f64::from(logits[target]));
+        if smoothing > 0.0 {
+            loss += spread * logits.iter().map(|&logit| log_sum - f64::from(logit)).sum::<f64>();
+        }
+        factor * loss
+    })?;
+    let loss = scalar_tensor(loss)?;
+    Ok(Value::record1(loss, &[logits], move |flow| Ok(vec![grad.as_ref().map(|grad| scaled(grad, flow)).transpose()?])))
+}
+
+/// `(1/B) Σ wᵢ · KL(softmax(target_logitsᵢ / T) ‖ softmax(logitsᵢ / T))` of logits (B, K), T the temperature; without
+/// weights, all of them are 1. Not multiplied with T². Gradients flow into both.
+///
+/// # Errors
+/// If the shapes differ, the temperature is not finite and positive, or there is not one finite weight for each row.
+pub fn kl_divergence(
+    target_logits: &Value,
+    logits: &Value,
+    temperature: f64,
+    weights: Option<&[f32]>,
+) -> Result<Value> {
+    let operation = "kl_divergence";
+    let table = Table::of(operation, logits.tensor())?;
+    check_same_shape(operation, target_logits.tensor(), logits.tensor())?;
+    check_temperature(operation, temperature)?;
+    let weights = table.weights(operation, weights)?;
+    let factor = |row: usize| weights.of(row) / table.rows as f64;
+
+    let target_numbers = device::slice(target_logits.tensor(), operation)?;
+    let target_row = |row: usize| &target_numbers[row * table.classes..(row + 1) * table.classes];
+    // d/ds = (q − p) / T
+    let (loss, grad) = table.sum_rows(operation, logits, |row, logits, grad| {
+        let pair = Pair::new(target_row(row), logits, temperature);
+        for (class, grad) in grad.iter_mut().enumerate() {
+            *grad = (factor(row) * (pair.log_q(class).exp() - pair.log_p(class).exp()) / temperature) as f32;
+        }
+        factor(row) * pair.divergence()
+    })?;
+    // d/dt = p · (ln p − ln q − KL) / T
+    let target_grad = if target_logits.wants_gradient() {
+        let numbers = device::slice(logits.tensor(), operation)?;
+        let (_, grad) = table.sum_rows(operation, target_logits, |row, target_logits, grad| {
+            let pair = Pair::new(target_logits, &numbers[row * table.classes..(row + 1) * table.classes], temperature);
+            let divergence = pair.divergence();
+            for (class, grad) in grad.iter_mut().enumerate() {
+                let (log_p, log_q) = (pair.log_p(class), pair.log_q(class));
+                *grad = (factor(row) * log_p.exp() * (log_p - log_q - divergence) / temperature) as f32;
+            }
+            divergence
+        })?;
+        grad
+    } else {
+        None
+    };
+    let loss = scalar_tensor(loss)?;
+    Ok(Value::record1(loss, &[target_logits, logits], move |flow| {
+        [&target_grad, &grad].map(|grad| grad.as_ref().map(|grad| scaled(grad, flow)).transpose()).into_iter().collect()
+    }))
+}
+
+/// KL(softmax(target_logitsᵢ / T) ‖ softmax(logitsᵢ / T)) of every row of logits (B, K); no gradient.
+///
+/// # Errors
+/// If the shapes differ, or the temperature is not finite and positive.
+pub fn kl_per_sample(target_logits: &Tensor, logits: &Tensor, temperature: f64) -> Result<Vec<f32>> {
+    let operation = "kl_per_sample";
+    let table = Table::of(operation, logits)?;
+    check_same_shape(operation, target_logits, logits)?;
+    check_temperature(operation, temperature)?;
+    let target_numbers = device::slice(target_logits, operation)?;
+    table.map_rows(operation, logits, |row, logits| {
+        let target = &target_numbers[row * table.classes..(row + 1) * table.classes];
+        Pair::new(target, logits, temperature).divergence() as f32
+    })
+}
+
+/// `‖x − target‖₂` over all numbers; its gradient is 0 where the norm is.
+///
+/// # Errors
+/// If the shapes differ.
+pub fn l2_distance(x: &Value, target: &Tensor) -> Result<Value> {
+    let operation = "l2_distance";
+    check_same_shape(operation, x.tensor(), target)?;
+    let norm = {
+        let (numbers, target) = (device::slice(x.tensor(), operation)?, device::slice(target, operation)?);
+        sum_pairs(&numbers, &target, |x, target| (x - target) * (x - target))?.sqrt()
+    };
+    let (kept, target) = (x.tensor().clone(), target.clone());
+    Ok(Value::record1(scalar_tensor(norm)?, &[x], move |flow| {
+        let factor = if norm == 0.0 { 0.0 } else { (scalar_of(operation, flow)? / norm) as f32 };
+        Ok(vec![Some(map_pairs(operation, &kept, &target, |x, target| (x - target) * factor)?)])
+    }))
+}
+
+/// `Σ_c p̄_c ln p̄_c`, p̄ the mean over the batch of softmax(logits), logits (B, K).
+///
+/// Least, −ln K, when the batch as a whole has every class alike: minimising it balances a generator's classes.
+pub fn mean_softmax_negentropy(logits: &Value) -> Result<Value> {
+    let operation = "mean_softmax_negentropy";
+    let table = Table::of(operation, logits.tensor())?;
+    let numbers = device::slice(logits.tensor(), operation)?;
+    let mut mean = vec![0.0; table.classes];
+    for logits in numbers.chunks_exact(table.classes) {
+        let log_sum = log_sum_exp(logits.iter().copied().map(f64::from));
+        for (mean, &logit) in mean.iter_mut().zip(logits) {
+            *mean += (f64::from(logit) - log_sum).exp() / table.rows as f64;
+        }
+    }
+    // Where a class has vanished, 0 · ln 0 = 0, and its probabilities of 0 silence the logarithm in the gradient.
+    let log_mean = mean.iter().map(|mean: &f64| mean.max(f64::MIN_POSITIVE).ln()).collect::<Vec<_>>();
+    let negentropy = mean.iter().zip(&log_mean).map(|(mean, log)| mean * log).sum();
+    let (_, grad) = table.sum_rows(operation, logits, |_, logits, grad| {
+        let log_sum = log_sum_exp(logits.iter().copied().map(f64::from));
+        let probability = |class: usize| (f64::from(logits[class]) - log_sum).exp();
+        let expected = (0..table.classes).map(|class| probability(class) * log_mean[class]).sum::<f64>();
+        for (class, grad) in grad.iter_mut().enumerate() {
+            *grad = (probability(class) * (log_mean[class] - expected) / table.rows as f64) as f32;
+        }
+        0.0
+    })?;
+    Ok(Value::record1(scalar_tensor(negentropy)?, &[logits], move |flow| {
+        Ok(vec![grad.as_ref().map(|grad| scaled(grad, flow)).transpose()?])
+    }))
+}
+
+/// The probabilities of every row of logits (B, K).
+pub fn softmax(logits: &Tensor) -> Result<Tensor> {
+    let table = Table::of("softmax", logits)?;
+    let numbers = device::slice(logits, "softmax")?;
+    let numbers = &*numbers;
+    let mut out = device::unspecified(numbers.len());
+    parallel::for_each_rows(&mut out, table.classes, |range, out| {
+        for (row, out) in range.zip(out.chunks_exact_mut(table.classes)) {
+            let logits = &numbers[row * table.classes..(row + 1) * table.classes];
+            let log_sum = log_sum_exp(logits.iter().copied().map(f64::from));
+            for (out, &logit) in out.iter_mut().zip(logits) {
+                *out = (f64::from(logit) - log_sum).exp() as f32;
+            }
+        }
+    });
+    device::tensor(out, logits.shape())
+}
+
+/// The class with the largest logit in every row of (B, K), the first of equals.
+pub fn argmax(logits: &Tensor) -> Result<Vec<u32>> {
+    let table = Table::of("argmax", logits)?;
+    let first_largest = |logits: &[f32]| {
+        let mut best = 0;
+        for (class, logit) in logits.iter().enumerate() {
+            if *logit > logits[best] {
+                best = class;
+            }
+        }
+        best as u32
+    };
+    Ok(device::slice(logits, "argmax")?.chunks_exact(table.classes).map(first_largest).collect())
+}
+
+/// The largest probability in every row of logits (B, K).
+pub fn confidence(logits: &Tensor) -> Result<Vec<f32>> {
+    let table = Table::of("confidence", logits)?;
+    table.map_rows("confidence", logits, |_, logits| {
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        (f64::from(largest) - log_sum_exp(logits.iter().copied().map(f64::from))).exp() as f32
+    })
+}
+
+/// The shape of logits (B, K).
+#[derive(Clone, Copy)]
+struct Table {
+    rows: usize,
+    classes: usize,
+}
+
+impl Table {
+    fn of(operation: &str, logits: &Tensor) -> Result<Self> {
+        match *logits.dims() {
+            [rows, classes] if rows > 0 && classes > 0 => Ok(Self { rows, classes }),
+            _ => {
+                bail!("{operation}: takes logits (B, K), neither of them 0, this tensor has shape {:?}", logits.dims())
+            }
+        }
+    }
+
+    fn weights<'a>(&self, operation: &str, weights: Option<&'a [f32]>) -> Result<Weights<'a>> {
+        if let Some(weights) = weights {
+            if weights.len() != self.rows {
+                bail!("{operation}: takes one weight for each of the {} rows, got {}", self.rows, weights.len());
+            }
+            if let Some((row, weight)) = weights.iter().enumerate().find(|(_, weight)| !weight.is_finite()) {
+                bail!("{operation}: the weight of row {row} is not finite ({weight})");
+            }
+        }
+        Ok(Weights(weights))
+    }
+
+    /// `f(row, logits)` of every row, in order.
+    fn map_rows<T: Send>(
+        &self,
+        operation: &str,
+        logits: &Tensor,
+        f: impl Fn(usize, &[f32]) -> T + Sync + Send,
+    ) -> Result<Vec<T>> {
+        let numbers = device::slice(logits, operation)?;
+        let rows = numbers.par_chunks_exact(self.classes).with_min_len(self.rows_per_task());
+        Ok(rows.enumerate().map(|(row, logits)| f(row, logits)).collect())
+    }
+
+    /// The sum of `f(row, logits, gradient)` over all rows, and the gradients that it writes, each a row of K numbers.
+    /// Where no gradient is wanted, the slices are empty.
+    fn sum_rows(
+        &self,
+        operation: &str,
+        logits: &Value,
+        f: impl Fn(usize, &[f32], &mut [f32]) -> f64 + Sync + Send,
+    ) -> Result<(f64, Option<Tensor>)> {
+        if !logits.wants_gradient() {
+            let losses = self.map_rows(operation, logits.tensor(), |row, logits| f(row, logits, &mut []))?;
+            return Ok((losses.iter().sum(), None));
+        }
+        let mut grads = device::unspecified(self.rows * self.classes);
+        let losses = {
+            let numbers = device::slice(logits.tensor(), operation)?;
+            let rows = numbers.par_chunks_exact(self.classes).zip(grads.par_chunks_exact_mut(self.classes));
+            let rows = rows.with_min_len(self.rows_per_task()).enumerate();
+            rows.map(|(row, (logits, grad))| f(row, logits, grad)).collect::<Vec<_>>()
+        };
+        Ok((losses.iter().sum(), Some(device::tensor(grads, (self.rows, self.classes))?)))
+    }
+
+    /// An exponential costs as much as many numbers read and written.
+    fn rows_per_task(&self) -> usize {
+        parallel::rows_per_piece(16 * self.classes)
+    }
+}
+
+/// One weight for each row, or 1 for all.
+struct Weights<'a>(Option<&'a [f32]>);
+
+impl Weights<'_> {
+    fn of(&self, row: usize) -> f64 {
+        self.0.map_or(1.0, |weights| f64::from(weights[row]))
+    }
+}
+
+/// One row of a divergence: p = softmax(t / T) and q = softmax(s / T).
+struct Pair<'a> {
+    target: &'a [f32],
+    logits: &'a [f32],
+    temperature: f64,
+    target_log_sum: f64,
+    log_sum: f64,
+}
+
+impl<'a> Pair<'a> {
+    fn new(target: &'a [f32], logits: &'a [f32], temperature: f64) -> Self {
+        let log_sum = |logits: &[f32]| log_sum_exp(logits.iter().map(|&logit| f64::from(logit) / temperature));
+        Self { target, logits, temperature, target_log_sum: log_sum(target), log_sum: log_sum(logits) }
+    }
+
+    fn log_p(&self, class: usize) -> f64 {
+        f64::from(self.target[class]) / self.temperature - self.target_log_sum
+    }
+
+    fn log_q(&self, class: usize) -> f64 {
+        f64::from(self.logits[class]) / self.temperature - self.log_sum
+    }
+
+    fn divergence(&self) -> f64 {
+        let divergence = (0..self.logits.len())
+            .map(|class| self.log_p(class).exp() * (self.log_p(class) - self.log_q(class)))
+            .sum::<f64>();
+        // Rounding can leave a little less than nothing; NaN stays.
+        if divergence < 0.0 { 0.0 } else { divergence }
+    }
+}
+
+/// ln Σ e^x without overflow.
+fn log_sum_exp(x: impl Iterator<Item = f64> + Clone) -> f64 {
+    let largest = x.clone().fold(f64::NEG_INFINITY, f64::max);
+    largest + x.map(|x| (x - largest).exp()).sum::<f64>().ln()
+}
+
+/// A gradient, times the gradient of the loss it belongs to.
+fn scaled(grad: &Tensor, flow: &Tensor) -> Result<Tensor> {
+    let factor = scalar_of("loss", flow)?;
+    // Plain `backward` comes with 1.
+    if factor.to_bits() == 1.0_f64.to_bits() {
+        Ok(grad.clone())
+    } else {
+        map("loss", grad, |grad| grad * factor as f32)
+    }
+}
+
+fn check_temperature(operation: &str, temperature: f64) -> Result<()> {
+    if !(temperature.is_finite() && temperature > 0.0) {
+        bail!("{operation}: the temperature has to be finite and positive, got {temperature}");
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! Optimiser steps and running averages, in place on the storage of the parameters.
+//!
+//! Each step reads and writes every number once, without temporaries. What is written is seen by every tensor that
+//! shares the storage: that is the point, and the reason why a parameter must not be read at the same time.
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::device;
+use crate::parallel::{SharedMut, for_each_piece, rows_per_piece};
+use crate::simd::SimdPath;
+use crate::vectorised::{change, check_same_shape, check_separate, vectorised};
+
+vectorised! {
+    #[expect(clippy::too_many_arguments, reason = "slices, constants and the path")]
+    fn sgd_slice(
+        parameter: &mut [f32], velocity: &mut [f32], grad: &[f32], rate: f32, momentum: f32, decay: f32, nesterov: bool,
+    ) {
+        for ((parameter, velocity), &grad) in parameter.iter_mut().zip(velocity).zip(grad) {
+            let grad = grad + decay * *parameter;
+            *velocity = momentum * *velocity + grad;
+            let step = if nesterov { grad + momentum * *velocity } else { *velocity };
+            *parameter -= rate * step;
+        }
+    }
+}
+
+/// One step of stochastic gradient descent, PyTorch's rule without dampening:
+/// `g = grad + weight_decay · p`, `v = momentum · v + g`, `p −= rate · (g + momentum · v` with Nesterov's, else `v)`.
+///
+/// The velocity starts as zeros.
+///
+/// # Errors
+/// If shapes differ, or two of the tensors share a storage.
+pub fn sgd_step(
+    parameter: &Tensor,
+    grad: &Tensor,
+    velocity: &Tensor,
+    rate: f64,
+    momentum: f64,
+    weight_decay: f64,
+    nesterov: bool,
+) -> Result<()> {
+    let operation = "sgd_step";
+    check(operation, parameter, &[grad, velocity])?;
+    let path = SimdPath::current()?;
+    let grad = device::slice(grad, operation)?;
+    let grad = &*grad;
+    let (rate, momentum, decay) = (rate as f32, momentum as f32, weight_decay as f32);
+    device::update(velocity, operation, |velocity| {
+        let velocity = SharedMut::new(velocity);
+        device::update(parameter, operation, |parameter| {
+            let parameter = SharedMut::new(parameter);
+            for_each_range(grad.len(), |range| {
+                // SAFETY: the ranges of different pieces do not overlap, and the tensors have separate storages.
+                let (parameter, velocity) = unsafe { (parameter.part(range.clone()), velocity.part(range.clone())) };
+                sgd_slice(path, parameter, velocity, &grad[range], rate, momentum, decay, nesterov);
+            });
+            Ok(())
+        })
+    })
+}
+
+/// The constants of Adam's step, as its loop wants them.
+#[derive(Clone, Copy)]
+struct AdamConstants {
+    beta1: f32,
+    beta2: f32,
+    decay: f32,
+    eps: f32,
+    /// Rate over the first moment's bias correction.
+    rate: f32,
+    /// One over the square root of the second moment's.
+    second: f32,
+}
+
+vectorised! {
+    fn adam_slice(parameter: &mut [f32], first: &mut [f32], second: &mut [f32], grad: &[f32], constants: AdamConstants) {
+        let AdamConstants { beta1, beta2, decay, eps, rate, second: correction } = constants;
+        for (((parameter, m), v), &grad) in parameter.iter_mut().zip(first).zip(second).zip(grad) {
+            let grad = grad + decay * *parameter;
+            *m += (grad - *m) * (1.0 - beta1);
+            *v = beta2 * *v + (1.0 - beta2) * grad * grad;
+            *parameter -= rate * *m / (v.sqrt() * correction + eps);
+        }
+    }
+}
+
+/// One step of Adam, PyTorch's rule: `g = grad + weight_decay · p`, the moving averages m and v of g and g²,
+/// `p −= rate · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + eps)`, where `step` is t, 1 for the first.
+///
+/// m and v start as zeros. The weight decay is that of `torch.optim.Adam`: part of the gradient.
+///
+/// # Errors
+/// If shapes differ, two of the tensors share a storage, or the step is 0.
+#[expect(clippy::too_many_arguments, reason = "the formula has that many symbols")]
+pub fn adam_step(
+    parameter: &Tensor,
+    grad: &Tensor,
+    m: &Tensor,
+    v: &Tensor,
+    step: u64,
+    rate: f64,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    weight_decay: f64,
+) -> Result<()> {
+    let operation = "adam_step";
+    check(operation, parameter, &[grad, m, v])?;
+    if step == 0 {
+        bail!("{operation}: steps count from 1");
+    }
+    let step = step as f64;
+    let constants = AdamConstants {
+        beta1: beta1 as f32,
+        beta2: beta2 as f32,
+        decay: weight_decay as f32,
+        eps: eps as f32,
+        rate: (rate / (1.0 - beta1.powf(step))) as f32,
+        second: (1.0 / (1.0 - beta2.powf(step)).sqrt()) as f32,
+    };
+    let path = SimdPath::current()?;
+    let grad = device::slice(grad, operation)?;
+    let grad = &*grad;
+    device::update(m, operation, |m| {
+        let m = SharedMut::new(m);
+        device::update(v, operation, |v| {
+            let v = SharedMut::new(v);
+            device::update(parameter, operation, |parameter| {
+                let parameter = SharedMut::new(parameter);
+                for_each_range(grad.len(), |range| {
+                    // SAFETY: the ranges of different pieces do not overlap, and the tensors have separate storages.
+                    let (parameter, m, v) =
+                        unsafe { (parameter.part(range.clone()), m.part(range.clone()), v.part(range.clone())) };
+                    adam_slice(path, parameter, m, v, &grad[range], constants);
+                });
+                Ok(())
+            })
+        })
+    })
+}
+
+/// `target += amount · (source − target)`, in place: running statistics and averaged weights.
+///
+/// # Errors
+/// If the shapes differ, or both share a storage.
+pub fn lerp_assign(target: &Tensor, source: &Tensor, amount: f64) -> Result<()> {
+    let amount = amount as f32;
+    change("lerp_assign", target, source, |target, source| target + amount * (source - target))
+}
+
+/// `target = source`, in place.
+///
+/// # Errors
+/// If the shapes differ, or both share a storage.
+pub fn copy_assign(target: &Tensor, source: &Tensor) -> Result<()> {
+    change("copy_assign", target, source, |_, source| source)
+}
+
+fn check(operation: &str, parameter: &Tensor, others: &[&Tensor]) -> Result<()> {
+    for other in others {
+        check_same_shape(operation, parameter, other)?;
+    }
+    let mut all = vec![parameter];
+    all.extend(others);
+    check_separate(operation, &all)
+}
+
+fn for_each_range(len: usize, work: impl Fn(std::ops::Range<usize>) + Sync + Send) {
+    let piece = rows_per_piece(1);
+    for_each_piece(len.div_ceil(piece), |index| work(index * piece..((index + 1) * piece).min(len)));
+}

@@ -1,0 +1,90 @@
+//! Changes of resolution of images (B, H, W, C).
+
+use candle_core::{Result, bail};
+
+use crate::images::{Images, map_images};
+use crate::value::Value;
+
+/// Every pixel `factor` times in both directions: (B, H, W, C) to (B, factor·H, factor·W, C).
+///
+/// # Errors
+/// If `x` is not of rank 4, or the factor is 0.
+pub fn upsample_nearest(x: &Value, factor: usize) -> Result<Value> {
+    let operation = "upsample_nearest";
+    if factor == 0 {
+        bail!("{operation}: the factor has to be at least 1");
+    }
+    let from = Images::of(operation, x.tensor())?;
+    let to = Images { height: from.height * factor, width: from.width * factor, ..from };
+    let channels = from.channels;
+    let out = map_images(operation, x.tensor(), from, to, |_, x, out| {
+        for (x, out) in x.chunks_exact(from.row()).zip(out.chunks_exact_mut(factor * to.row())) {
+            let (first, rest) = out.split_at_mut(to.row());
+            for (pixel, copies) in x.chunks_exact(channels).zip(first.chunks_exact_mut(factor * channels)) {
+                copies.chunks_exact_mut(channels).for_each(|copy| copy.copy_from_slice(pixel));
+            }
+            rest.chunks_exact_mut(to.row()).for_each(|row| row.copy_from_slice(first));
+        }
+    })?;
+    Ok(Value::record1(out, &[x], move |grad| {
+        let grad = map_images(operation, grad, to, from, |_, grad, out| {
+            for (grad, out) in grad.chunks_exact(factor * to.row()).zip(out.chunks_exact_mut(from.row())) {
+                for (row, grad) in grad.chunks_exact(to.row()).enumerate() {
+                    for (copies, out) in grad.chunks_exact(factor * channels).zip(out.chunks_exact_mut(channels)) {
+                        for (column, copy) in copies.chunks_exact(channels).enumerate() {
+                            if row == 0 && column == 0 {
+                                out.copy_from_slice(copy);
+                            } else {
+                                out.iter_mut().zip(copy).for_each(|(out, &copy)| *out += copy);
+                            }
+                        }
+                    }
+                }
+            }
+        })?;
+        Ok(vec![Some(grad)])
+    }))
+}
+
+/// Every `stride`-th pixel, with `pad_channels_each_side` channels of zeros before and after: (B, H, W, C) to
+/// (B, ⌈H/stride⌉, ⌈W/stride⌉, C + 2·pad).
+///
+/// This is the parameter-free shortcut (option A) of the CIFAR residual networks (He et al. 2016).
+///
+/// # Errors
+/// If `x` is not of rank 4, or the stride is 0.
+pub fn subsample_pad(x: &Value, stride: usize, pad_channels_each_side: usize) -> Result<Value> {
+    let operation = "subsample_pad";
+    if stride == 0 {
+        bail!("{operation}: the stride has to be at least 1");
+    }
+    let from = Images::of(operation, x.tensor())?;
+    let to = Images {
+        height: from.height.div_ceil(stride),
+        width: from.width.div_ceil(stride),
+        channels: from.channels + 2 * pad_channels_each_side,
+        ..from
+    };
+    let kept = pad_channels_each_side..pad_channels_each_side + from.channels;
+    let out = map_images(operation, x.tensor(), from, to, |_, x, out| {
+        for (x, out) in x.chunks_exact(from.row()).step_by(stride).zip(out.chunks_exact_mut(to.row())) {
+            let pixels = x.chunks_exact(from.channels).step_by(stride).zip(out.chunks_exact_mut(to.channels));
+            for (x, out) in pixels {
+                out[..kept.start].fill(0.0);
+                out[kept.clone()].copy_from_slice(x);
+                out[kept.end..].fill(0.0);
+            }
+        }
+    })?;
+    let kept = pad_channels_each_side..pad_channels_each_side + from.channels;
+    Ok(Value::record1(out, &[x], move |grad| {
+        let grad = map_images(operation, grad, to, from, |_, grad, out| {
+            out.fill(0.0);
+            for (grad, out) in grad.chunks_exact(to.row()).zip(out.chunks_exact_mut(from.row()).step_by(stride)) {
+                let pixels = grad.chunks_exact(to.channels).zip(out.chunks_exact_mut(from.channels).step_by(stride));
+                pixels.for_each(|(grad, out)| out.copy_from_slice(&grad[kept.clone()]));
+            }
+        })?;
+        Ok(vec![Some(grad)])
+    }))
+}

@@ -1,0 +1,419 @@
+//! Convolution and linear layers against loops that anyone can check, finite differences and PyTorch, on every SIMD path
+//! that the CPU has.
+
+use candle_core::{DType, Device, Result, Tensor};
+use proptest::prelude::*;
+use ssdkd_ops::{Conv2dSpec, SimdPath, Value, conv2d, linear};
+
+fn paths() -> impl Iterator<Item = SimdPath> {
+    SimdPath::ALL.into_iter().filter(|path| path.is_available())
+}
+
+/// Numbers between −1 and 1 that differ from one another; the same for the same salt.
+fn numbers(count: usize, salt: u32) -> Vec<f32> {
+    let mut state = salt.wrapping_mul(2_654_435_761).wrapping_add(12_345);
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / 8_388_608.0 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// A convolution to try: channels are per group.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    batch: usize,
+    size: [usize; 2],
+    channels: usize,
+    outputs: usize,
+    kernel: [usize; 2],
+    spec: Conv2dSpec,
+}
+
+struct Arrays {
+    x: Vec<f32>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Case {
+    fn input(&self) -> [usize; 4] {
+        [self.batch, self.size[0], self.size[1], self.channels * self.spec.groups]
+    }
+
+    fn weight(&self) -> [usize; 4] {
+        [self.outputs * self.spec.groups, self.channels, self.kernel[0], self.kernel[1]]
+    }
+
+    fn output(&self) -> [usize; 4] {
+        let size = [0, 1].map(|axis| {
+            let reach = (self.kernel[axis] - 1) * self.spec.dilation + 1;
+            (self.size[axis] + 2 * self.spec.padding - reach) / self.spec.stride + 1
+        });
+        [self.batch, size[0], size[1], self.outputs * self.spec.groups]
+    }
+
+    fn is_possible(&self) -> bool {
+        (0..2).all(|axis| self.size[axis] + 2 * self.spec.padding > (self.kernel[axis] - 1) * self.spec.dilation)
+    }
+
+    fn arrays(&self) -> Arrays {
+        Arrays {
+            x: numbers(self.input().iter().product(), 1),
+            weight: numbers(self.weight().iter().product(), 2),
+            bias: numbers(self.weight()[0], 3),
+        }
+    }
+
+    /// Calls `visit` with the indices (x, weight, output) of every product that a convolution sums.
+    fn visit(&self, mut visit: impl FnMut(usize, usize, usize)) {
+        let [_, height, width, channels] = self.input();
+        let [batch, out_height, out_width, outputs] = self.output();
+        let Conv2dSpec { stride, padding, dilation, .. } = self.spec;
+        let inside = |out: usize, tap: usize, size: usize| {
+            (out * stride + tap * dilation).checked_sub(padding).filter(|at| *at < size)
+        };
+        for b in 0..batch {
+            for oy in 0..out_height {
+                for ox in 0..out_width {
+                    for o in 0..outputs {
+                        let group = o / self.outputs;
+                        for ky in 0..self.kernel[0] {
+                            for kx in 0..self.kernel[1] {
+                                let (Some(y), Some(x)) = (inside(oy, ky, height), inside(ox, kx, width)) else {
+                                    continue;
+                                };
+                                for i in 0..self.channels {
+                                    visit(
+                                        ((b * height + y) * width + x) * channels + group * self.channels + i,
+                                        ((o * self.channels + i) * self.kernel[0] + ky) * self.kernel[1] + kx,
+                                        ((b * out_height + oy) * out_width + ox) * outputs + o,
+                                    );
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The output, and the gradients of x, weight and bias for an output gradient: by plain loops in f64.
+fn reference(case: &Case, arrays: &Arrays, gradient: &[f32]) -> [Vec<f64>; 4] {
+    let outputs = case.weight()[0];
+    let mut y = (0..gradient.len()).map(|at| f64::from(arrays.bias[at % outputs])).collect::<Vec<_>>();
+    let (mut to_x, mut to_weight) = (vec![0.0; arrays.x.len()], vec![0.0; arrays.weight.len()]);
+    let mut to_bias = vec![0.0; outputs];
+    case.visit(|x, weight, out| {
+        let [a, w, g] = [arrays.x[x], arrays.weight[weight], gradient[out]].map(f64::from);
+        y[out] += a * w;
+        to_x[x] += w * g;
+        to_weight[weight] += a * g;
+    });
+    for (at, gradient) in gradient.iter().enumerate() {
+        to_bias[at % outputs] += f64::from(*gradient);
+    }
+    [y, to_x, to_weight, to_bias]
+}
+
+fn tensor(numbers: &[f32], dims: &[usize]) -> Result<Tensor> {
+    Tensor::from_slice(numbers, dims, &Device::Cpu)
+}
+
+fn flat(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor.flatten_all()?.to_vec1()
+}
+
+/// The same four by the crate.
+fn computed(case: &Case, arrays: &Arrays, gradient: &[f32]) -> Result<[Vec<f32>; 4]> {
+    let x = tensor(&arrays.x, &case.input())?;
+    let weight = tensor(&arrays.weight, &case.weight())?;
+    let bias = tensor(&arrays.bias, &[case.weight()[0]])?;
+    let y = conv2d(&Value::leaf(&x), &Value::leaf(&weight), Some(&Value::leaf(&bias)), case.spec)?;
+    assert_eq!(y.dims(), case.output());
+    let result = flat(y.tensor())?;
+    let gradients = y.backward_from(tensor(gradient, &case.output())?)?;
+    let of = |tensor: &Tensor| flat(gradients.get(tensor).expect("a leaf has a gradient"));
+    Ok([result, of(&x)?, of(&weight)?, of(&bias)?])
+}
+
+#[track_caller]
+fn assert_close(what: &str, case: &impl std::fmt::Debug, computed: &[f32], expected: &[f64]) {
+    assert_eq!(computed.len(), expected.len(), "{what} of {case:?}");
+    let scale = expected.iter().fold(1.0f64, |scale, number| scale.max(number.abs()));
+    for (at, (computed, expected)) in computed.iter().zip(expected).enumerate() {
+        let difference = (f64::from(*computed) - expected).abs();
+        assert!(difference <= 1e-5 * scale, "{what}[{at}] of {case:?}: {computed}, expected {expected}");
+    }
+}
+
+#[track_caller]
+fn check(case: Case) {
+    let arrays = case.arrays();
+    let gradient = numbers(case.output().iter().product(), 4);
+    let expected = reference(&case, &arrays, &gradient);
+    for path in paths() {
+        let computed = path.force(|| computed(&case, &arrays, &gradient)).expect("the shapes fit together");
+        let names = ["output", "gradient of x", "gradient of weight", "gradient of bias"];
+        for ((name, computed), expected) in names.iter().zip(&computed).zip(&expected) {
+            assert_close(&format!("{name} on {}", path.name()), &case, computed, expected);
+        }
+    }
+}
+
+fn plain(batch: usize, size: usize, channels: usize, outputs: usize, kernel: usize, spec: Conv2dSpec) -> Case {
+    Case { batch, size: [size, size], channels, outputs, kernel: [kernel, kernel], spec }
+}
+
+#[test]
+fn layers_of_the_networks() {
+    for case in [
+        plain(3, 8, 3, 16, 3, Conv2dSpec::new(1, 1)),
+        plain(2, 8, 16, 16, 3, Conv2dSpec::new(1, 1)),
+        plain(2, 8, 16, 32, 3, Conv2dSpec::new(2, 1)),
+        plain(2, 8, 16, 32, 1, Conv2dSpec::new(2, 0)),
+        plain(5, 4, 64, 64, 3, Conv2dSpec::new(1, 1)),
+        plain(2, 8, 64, 3, 3, Conv2dSpec::new(1, 1)),
+        plain(1, 16, 3, 8, 7, Conv2dSpec::new(2, 3)),
+        plain(2, 9, 4, 6, 5, Conv2dSpec::new(1, 2)),
+    ] {
+        check(case);
+    }
+}
+
+#[test]
+fn weights_larger_than_a_cache() {
+    check(plain(2, 4, 300, 70, 3, Conv2dSpec::new(1, 1)));
+    check(plain(3, 1, 2500, 33, 1, Conv2dSpec::default()));
+}
+
+#[test]
+fn images_larger_than_a_window() {
+    check(plain(1, 70, 40, 5, 3, Conv2dSpec::new(1, 1)));
+    check(plain(1, 90, 40, 4, 3, Conv2dSpec::new(2, 1)));
+}
+
+#[test]
+fn batches_of_small_images() {
+    check(plain(40, 4, 16, 20, 3, Conv2dSpec::new(1, 1)));
+    check(plain(130, 1, 12, 10, 1, Conv2dSpec::default()));
+}
+
+#[test]
+fn groups_and_depthwise() {
+    for (channels, outputs, groups) in [(4, 4, 2), (3, 5, 3), (1, 1, 20), (1, 1, 7), (1, 2, 5), (2, 1, 4)] {
+        check(plain(2, 6, channels, outputs, 3, Conv2dSpec { groups, ..Conv2dSpec::new(1, 1) }));
+        check(plain(2, 7, channels, outputs, 3, Conv2dSpec { groups, dilation: 2, ..Conv2dSpec::new(2, 2) }));
+    }
+}
+
+#[test]
+fn windows_that_lie_in_the_padding() {
+    check(plain(1, 2, 3, 4, 3, Conv2dSpec::new(1, 5)));
+    check(plain(1, 3, 2, 3, 1, Conv2dSpec::new(4, 3)));
+    check(plain(1, 3, 2, 3, 2, Conv2dSpec { dilation: 4, ..Conv2dSpec::new(3, 4) }));
+}
+
+fn any_case() -> impl Strategy<Value = Case> {
+    let sizes = (1usize..4, [1usize..12, 1usize..12], 1usize..40, 1usize..70);
+    let steps =
+        ([1usize..6, 1usize..6], 1usize..4, 0usize..4, 1usize..3, prop_oneof![4 => Just(1usize), 1 => 2usize..4]);
+    (sizes, steps).prop_map(|((batch, size, channels, outputs), (kernel, stride, padding, dilation, groups))| Case {
+        batch,
+        size,
+        channels,
+        outputs,
+        kernel,
+        spec: Conv2dSpec { stride, padding, dilation, groups },
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_convolution(case in any_case().prop_filter("the kernel fits", Case::is_possible)) {
+        check(case);
+    }
+}
+
+#[test]
+fn gradients_are_those_of_finite_differences() -> Result<()> {
+    let case = plain(2, 5, 3, 4, 3, Conv2dSpec::new(2, 1));
+    let mut arrays = case.arrays();
+    let gradient = numbers(case.output().iter().product(), 4);
+    let [_, to_x, to_weight, to_bias] = computed(&case, &arrays, &gradient)?;
+    // The convolution is linear in each of its inputs, so a wide step is exact but for rounding.
+    let step = 0.5;
+    let loss = |arrays: &Arrays| -> Result<f64> {
+        let [y, ..] = computed(&case, arrays, &gradient)?;
+        Ok(y.iter().zip(&gradient).map(|(y, g)| f64::from(*y) * f64::from(*g)).sum())
+    };
+    for (gradient, pick) in [
+        (to_x, (|arrays| &mut arrays.x) as fn(&mut Arrays) -> &mut Vec<f32>),
+        (to_weight, |arrays| &mut arrays.weight),
+        (to_bias, |arrays| &mut arrays.bias),
+    ] {
+        for at in (0..gradient.len()).step_by(7) {
+            let middle = pick(&mut arrays)[at];
+            pick(&mut arrays)[at] = middle + step;
+            let above = loss(&arrays)?;
+            pick(&mut arrays)[at] = middle - step;
+            let below = loss(&arrays)?;
+            pick(&mut arrays)[at] = middle;
+            let slope = (above - below) / f64::from(2.0 * step);
+            assert!((slope - f64::from(gradient[at])).abs() < 1e-4, "{at}: {slope}, expected {}", gradient[at]);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_same_bytes_on_any_number_of_threads() {
+    for case in [
+        plain(33, 8, 16, 40, 3, Conv2dSpec::new(1, 1)),
+        plain(40, 4, 70, 64, 3, Conv2dSpec::new(1, 1)),
+        plain(9, 8, 1, 1, 3, Conv2dSpec { groups: 24, ..Conv2dSpec::new(2, 1) }),
+        plain(1, 64, 8, 8, 3, Conv2dSpec::new(2, 1)),
+    ] {
+        let arrays = case.arrays();
+        let gradient = numbers(case.output().iter().product(), 4);
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a small pool starts");
+            let results = pool.install(|| computed(&case, &arrays, &gradient)).expect("the shapes fit together");
+            results.map(|numbers| numbers.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+        };
+        let one = on(1);
+        assert_eq!(on(2), one, "{case:?}");
+        assert_eq!(on(3), one, "{case:?}");
+    }
+}
+
+#[test]
+fn only_wanted_gradients_are_made() -> Result<()> {
+    let case = plain(1, 4, 2, 3, 3, Conv2dSpec::new(1, 1));
+    let arrays = case.arrays();
+    let x = tensor(&arrays.x, &case.input())?;
+    let weight = tensor(&arrays.weight, &case.weight())?;
+    let y = conv2d(&Value::leaf(&x), &Value::constant(weight.clone()), None, case.spec)?;
+    let gradients = y.backward_from(Tensor::ones(&case.output(), DType::F32, &Device::Cpu)?)?;
+    assert!(gradients.get(&x).is_some());
+    assert!(gradients.get(&weight).is_none());
+    let y = conv2d(&Value::constant(x), &Value::constant(weight), None, case.spec)?;
+    assert!(!y.wants_gradient());
+    Ok(())
+}
+
+#[test]
+fn linear_layers() -> Result<()> {
+    for (batch, inputs, outputs) in [(1, 1, 1), (128, 64, 10), (7, 513, 100), (200, 100, 300)] {
+        let case = plain(batch, 1, inputs, outputs, 1, Conv2dSpec::default());
+        let arrays = case.arrays();
+        let gradient = numbers(batch * outputs, 4);
+        let expected = reference(&case, &arrays, &gradient);
+        for path in paths() {
+            path.force(|| {
+                let x = tensor(&arrays.x, &[batch, inputs])?;
+                let weight = tensor(&arrays.weight, &[outputs, inputs])?;
+                let bias = tensor(&arrays.bias, &[outputs])?;
+                let y = linear(&Value::leaf(&x), &Value::leaf(&weight), Some(&Value::leaf(&bias)))?;
+                assert_eq!(y.dims(), [batch, outputs]);
+                assert_close("output", &case, &flat(y.tensor())?, &expected[0]);
+                let gradients = y.backward_from(tensor(&gradient, &[batch, outputs])?)?;
+                for (leaf, expected) in [&x, &weight, &bias].into_iter().zip(&expected[1..]) {
+                    let gradient = gradients.get(leaf).expect("a leaf has a gradient");
+                    assert_eq!(gradient.dims(), leaf.dims());
+                    assert_close("gradient", &case, &flat(gradient)?, expected);
+                }
+                Ok(())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn wrong_shapes_are_explained() -> Result<()> {
+    let zeros =
+        |dims: &[usize]| -> Result<Value> { Ok(Value::constant(Tensor::zeros(dims, DType::F32, &Device::Cpu)?)) };
+    let message = |x: &[usize], weight: &[usize], bias: Option<&[usize]>, spec: Conv2dSpec| -> Result<String> {
+        let bias = bias.map(zeros).transpose()?;
+        let result = conv2d(&zeros(x)?, &zeros(weight)?, bias.as_ref(), spec);
+        Ok(result.err().map(|error| error.to_string()).unwrap_or_default())
+    };
+    for (x, weight, bias, spec, expected) in [
+        (&[8, 8, 3][..], &[4, 3, 3, 3][..], None, Conv2dSpec::default(), "must be (B, H, W, C)"),
+        (&[1, 8, 8, 3], &[4, 3, 9], None, Conv2dSpec::default(), "must be (O, C/groups, kh, kw)"),
+        (
+            &[1, 3, 8, 8],
+            &[4, 3, 3, 3],
+            None,
+            Conv2dSpec::default(),
+            "has 8 channels, the weight [4, 3, 3, 3] with 1 groups takes 3",
+        ),
+        (
+            &[1, 8, 8, 3],
+            &[4, 3, 3, 3],
+            Some(&[3][..]),
+            Conv2dSpec::default(),
+            "bias has shape [3], the weight asks for [4]",
+        ),
+        (&[1, 2, 8, 3], &[4, 3, 3, 3], None, Conv2dSpec::default(), "does not fit into a 2×8 image with padding 0"),
+        (
+            &[1, 8, 8, 4],
+            &[3, 2, 3, 3],
+            None,
+            Conv2dSpec { groups: 2, ..Conv2dSpec::default() },
+            "3 output channels do not split into 2 groups",
+        ),
+        (&[1, 8, 8, 3], &[4, 3, 3, 3], None, Conv2dSpec::new(0, 0), "stride (0)"),
+    ] {
+        let message = message(x, weight, bias, spec)?;
+        assert!(message.contains(expected), "`{message}` should contain `{expected}`");
+    }
+    let result = linear(&zeros(&[2, 5])?, &zeros(&[3, 4])?, None);
+    assert!(result.err().is_some_and(|error| error.to_string().contains("has 5 features, the weight [3, 4] takes 4")));
+    Ok(())
+}
+
+/// `s1p1d1g1`, as `tests/golden/conv.py` writes the settings of a case.
+fn parse_spec(text: &str) -> Option<Conv2dSpec> {
+    let mut numbers = text.split(|letter: char| letter.is_ascii_alphabetic()).skip(1).map(|number| number.parse().ok());
+    let mut next = || numbers.next().flatten();
+    Some(Conv2dSpec { stride: next()?, padding: next()?, dilation: next()?, groups: next()? })
+}
+
+#[test]
+fn the_same_numbers_as_pytorch() -> Result<()> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/conv.safetensors");
+    let golden = candle_core::safetensors::load(path, &Device::Cpu)?;
+    let cases = golden.keys().filter_map(|name| name.strip_suffix("/x_gradient")).collect::<Vec<_>>();
+    assert_eq!(cases.len(), 11);
+    for case in cases {
+        let of = |name: &str| &golden[&format!("{case}/{name}")];
+        let leaf = |name: &str| Value::leaf(of(name));
+        let spec = parse_spec(case.rsplit('/').next().unwrap_or_default());
+        for path in paths() {
+            path.force(|| {
+                let y = match spec {
+                    Some(spec) => conv2d(&leaf("x"), &leaf("weight"), Some(&leaf("bias")), spec)?,
+                    None => linear(&leaf("x"), &leaf("weight"), Some(&leaf("bias")))?,
+                };
+                let check = |name: &str, computed: &Tensor| -> Result<()> {
+                    assert_eq!(computed.dims(), of(name).dims());
+                    let expected = flat(of(name))?.into_iter().map(f64::from).collect::<Vec<_>>();
+                    assert_close(&format!("{name} on {}", path.name()), &case, &flat(computed)?, &expected);
+                    Ok(())
+                };
+                check("y", y.tensor())?;
+                let gradients = y.backward_from(of("gradient").clone())?;
+                for name in ["x", "weight", "bias"] {
+                    check(&format!("{name}_gradient"), gradients.get(of(name)).expect("a leaf has a gradient"))?;
+                }
+                Ok(())
+            })?;
+        }
+    }
+    Ok(())
+}

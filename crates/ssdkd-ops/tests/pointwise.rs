@@ -1,0 +1,168 @@
+//! Activations, elementwise operations, changes of layout and random views.
+
+mod common;
+
+use candle_core::Tensor;
+use common::{
+    Golden, assert_close, assert_refuses, assert_same, check_gradients, check_same_bytes, flat, numbers, tensor,
+};
+use ssdkd_ops::{
+    CropFlip, Value, add, affine_channels, crop_flip, leaky_relu, mean_all, nchw_to_nhwc, relu, reshape,
+    round_to_u8_levels, scale, sigmoid, sum_all, weighted_sum,
+};
+
+/// The crops of the golden values.
+fn crops() -> CropFlip {
+    CropFlip { offsets: vec![(0, 3), (2, 2), (4, 1), (1, 4)], flips: vec![false, true, true, false], padding: 2 }
+}
+
+#[test]
+fn agree_with_pytorch() {
+    let golden = Golden::load();
+    golden.check("relu", &["x"], |x| relu(&x[0]));
+    golden.check("leaky_relu", &["x"], |x| leaky_relu(&x[0], 0.2));
+    golden.check("sigmoid", &["x"], |x| sigmoid(&x[0]));
+    golden.check("add", &["a", "b"], |x| add(&x[0], &x[1]));
+    golden.check("mean_all", &["x"], |x| mean_all(&x[0]));
+    golden.check("nchw_to_nhwc", &["x"], |x| nchw_to_nhwc(&x[0]));
+    golden.check("affine_channels", &["x"], |x| affine_channels(&x[0], &[2.0, 4.0, 0.5], &[-0.5, -2.0, -0.375]));
+    golden.check("crop_flip", &["x"], |x| crop_flip(&x[0], &crops()));
+}
+
+#[test]
+fn gradients_agree_with_differences() {
+    let x = [numbers((4, 5, 6, 3), 1)];
+    check_gradients(|x| relu(&x[0]), &x);
+    check_gradients(|x| leaky_relu(&x[0], 0.3), &x);
+    check_gradients(|x| sigmoid(&x[0]), &x);
+    check_gradients(|x| scale(&x[0], -2.5), &x);
+    check_gradients(|x| sum_all(&x[0]), &x);
+    check_gradients(|x| mean_all(&x[0]), &x);
+    check_gradients(|x| reshape(&x[0], (4, ())), &x);
+    check_gradients(|x| nchw_to_nhwc(&x[0]), &x);
+    check_gradients(|x| affine_channels(&x[0], &[2.0, -1.0, 0.5], &[1.0, 2.0, 3.0]), &x);
+    check_gradients(|x| crop_flip(&x[0], &crops()), &x);
+    check_gradients(|x| add(&x[0], &x[1]), &[numbers((3, 7), 1), numbers((3, 7), 2)]);
+    check_gradients(|x| weighted_sum(&[(2.0, &x[0]), (-0.5, &x[1])]), &[numbers((), 1), numbers((1, 1), 2)]);
+}
+
+#[test]
+fn the_same_bytes_on_any_number_of_threads_and_path() {
+    // Two odd sizes: one with short rows, one larger than a piece of work.
+    for shape in [(3, 5, 7, 3), (7, 33, 31, 19)] {
+        let (x, grad) = (numbers(shape, 1), numbers(shape, 2));
+        let channels = shape.3;
+        let how = CropFlip {
+            offsets: (0..shape.0).map(|image| (image % 5, (3 * image) % 5)).collect(),
+            flips: (0..shape.0).map(|image| image % 2 == 1).collect(),
+            padding: 2,
+        };
+        let (factors, shifts) = (flat(&numbers(channels, 3)), flat(&numbers(channels, 4)));
+        check_same_bytes(true, || {
+            let leaf = Value::leaf(&x);
+            let mut results = Vec::new();
+            for y in [
+                relu(&leaf)?,
+                leaky_relu(&leaf, 0.1)?,
+                sigmoid(&leaf)?,
+                affine_channels(&leaf, &factors, &shifts)?,
+                crop_flip(&leaf, &how)?,
+                add(&leaf, &leaf)?,
+            ] {
+                results.push(y.tensor().clone());
+                results.push(y.backward_from(grad.clone())?.remove(&x).unwrap());
+            }
+            results.push(mean_all(&leaf)?.tensor().clone());
+            Ok(results)
+        });
+    }
+}
+
+#[test]
+fn sums_are_precise() {
+    let ones = Value::constant(Tensor::ones(20_000_001, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap());
+    assert_eq!(sum_all(&ones).unwrap().scalar().unwrap().to_bits(), 20_000_001_f32.to_bits());
+    assert_eq!(mean_all(&ones).unwrap().scalar().unwrap().to_bits(), 1_f32.to_bits());
+}
+
+#[test]
+fn a_weighted_sum_of_nothing_is_zero() {
+    assert_eq!(weighted_sum(&[]).unwrap().scalar().unwrap().to_bits(), 0_f32.to_bits());
+}
+
+#[test]
+fn a_crop_at_the_padding_without_a_flip_is_the_identity() {
+    let x = numbers((3, 4, 5, 2), 1);
+    let how = CropFlip { offsets: vec![(4, 4); 3], flips: vec![false; 3], padding: 4 };
+    assert_same("view", crop_flip(&Value::constant(x.clone()), &how).unwrap().tensor(), &x);
+}
+
+#[test]
+fn flipping_twice_is_the_identity() {
+    let x = numbers((2, 4, 5, 3), 1);
+    let flip = CropFlip { offsets: vec![(0, 0); 2], flips: vec![true; 2], padding: 0 };
+    let once = crop_flip(&Value::constant(x.clone()), &flip).unwrap();
+    assert_same("view", crop_flip(&once, &flip).unwrap().tensor(), &x);
+    assert!(flat(once.tensor()) != flat(&x));
+}
+
+#[test]
+fn a_view_may_miss_the_image() {
+    let x = numbers((1, 2, 3, 1), 1);
+    let how = CropFlip { offsets: vec![(8, 3)], flips: vec![true], padding: 4 };
+    let leaf = Value::leaf(&x);
+    let view = crop_flip(&leaf, &how).unwrap();
+    assert!(flat(view.tensor()).iter().all(|x| *x == 0.0));
+    let gradients = view.backward_from(numbers((1, 2, 3, 1), 2)).unwrap();
+    assert!(flat(gradients.get(&x).unwrap()).iter().all(|x| *x == 0.0));
+}
+
+#[test]
+fn nchw_to_nhwc_is_a_permutation() {
+    let x = numbers((3, 5, 4, 2), 1);
+    let expected = x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
+    assert_same("images", nchw_to_nhwc(&Value::constant(x)).unwrap().tensor(), &expected);
+}
+
+#[test]
+fn u8_levels_survive_eight_bits() {
+    let x = numbers((2, 9, 9, 3), 1).affine(0.7, 0.5).unwrap();
+    let rounded = round_to_u8_levels(&x).unwrap();
+    for (x, rounded) in flat(&x).into_iter().zip(flat(&rounded)) {
+        let level = (rounded * 255.0).round() as u8;
+        assert_eq!((f32::from(level) / 255.0).to_bits(), rounded.to_bits());
+        assert!((rounded - x.clamp(0.0, 1.0)).abs() <= 0.5 / 255.0 + 1e-6);
+    }
+    assert_same("rounded twice", &round_to_u8_levels(&rounded).unwrap(), &rounded);
+}
+
+#[test]
+fn extreme_numbers() {
+    let x = Value::constant(tensor(&[-1e30, -100.0, 0.0, 100.0, 1e30, f32::INFINITY, f32::NAN], 7));
+    let y = flat(sigmoid(&x).unwrap().tensor());
+    assert_close("sigmoid", &tensor(&y[..6], 6), &tensor(&[0.0, 0.0, 0.5, 1.0, 1.0, 1.0], 6), 1e-7);
+    assert!(y[6].is_nan());
+    assert!(flat(relu(&x).unwrap().tensor())[6].is_nan());
+    assert!(flat(leaky_relu(&x, 0.1).unwrap().tensor())[6].is_nan());
+}
+
+#[test]
+fn refuse_what_does_not_fit() {
+    let x = Value::constant(numbers((2, 4, 4, 3), 1));
+    let vector = Value::constant(numbers(3, 1));
+    assert_refuses(add(&x, &vector), &["add", "[2, 4, 4, 3]", "[3]"]);
+    assert_refuses(leaky_relu(&x, f32::NAN), &["leaky_relu", "slope"]);
+    assert_refuses(weighted_sum(&[(1.0, &vector)]), &["weighted_sum", "one element", "[3]"]);
+    assert_refuses(nchw_to_nhwc(&vector), &["nchw_to_nhwc", "(B, C, H, W)", "[3]"]);
+    assert_refuses(affine_channels(&x, &[1.0], &[0.0, 0.0, 0.0]), &["affine_channels", "3 channels", "1 and 3"]);
+    assert_refuses(mean_all(&Value::constant(numbers((0, 2), 1))), &["mean_all", "[0, 2]"]);
+    let how = |offsets: &[(usize, usize)], flips: usize| CropFlip {
+        offsets: offsets.to_vec(),
+        flips: vec![false; flips],
+        padding: 1,
+    };
+    assert_refuses(crop_flip(&x, &how(&[(0, 0)], 2)), &["crop_flip", "2 images", "1 and 2"]);
+    assert_refuses(crop_flip(&x, &how(&[(0, 0), (0, 3)], 2)), &["(0, 3)", "image 1", "0..=2"]);
+    assert_refuses(crop_flip(&vector, &how(&[], 0)), &["(B, H, W, C)", "[3]"]);
+    assert_refuses(relu(&Value::constant(numbers((2, 3), 1).t().unwrap())), &["relu", "contiguous"]);
+}

@@ -1,0 +1,116 @@
+//! Pooling and resampling against PyTorch, finite differences and plain loops.
+
+mod common;
+
+use common::{Golden, assert_close, assert_refuses, assert_same, check_gradients, check_same_bytes, flat, numbers, tensor};
+use ssdkd_ops::{Value, avg_pool2d, global_avg_pool, max_pool2d, reshape, subsample_pad, upsample_nearest};
+
+#[test]
+fn agree_with_pytorch() {
+    let golden = Golden::load();
+    golden.check("global_avg_pool", &["x"], |x| global_avg_pool(&x[0]));
+    for (kernel, stride, padding) in [(2, 2, 0), (3, 2, 1), (3, 1, 1), (2, 3, 1)] {
+        let case = format!("max_pool2d_{kernel}_{stride}_{padding}");
+        golden.check(&case, &["x"], |x| max_pool2d(&x[0], kernel, stride, padding));
+    }
+    for (kernel, stride) in [(2, 2), (3, 2), (2, 1)] {
+        golden.check(&format!("avg_pool2d_{kernel}_{stride}"), &["x"], |x| avg_pool2d(&x[0], kernel, stride));
+    }
+    for factor in [2, 3] {
+        golden.check(&format!("upsample_nearest_{factor}"), &["x"], |x| upsample_nearest(&x[0], factor));
+    }
+    golden.check("subsample_pad", &["x"], |x| subsample_pad(&x[0], 2, 3));
+}
+
+#[test]
+fn gradients_agree_with_differences() {
+    let x = [numbers((2, 5, 6, 3), 1)];
+    check_gradients(|x| global_avg_pool(&x[0]), &x);
+    for (kernel, stride, padding) in [(2, 2, 0), (3, 1, 1), (2, 3, 0), (3, 2, 1)] {
+        check_gradients(|x| max_pool2d(&x[0], kernel, stride, padding), &x);
+        check_gradients(|x| avg_pool2d(&x[0], kernel, stride), &x);
+    }
+    for factor in [1, 2, 3] {
+        check_gradients(|x| upsample_nearest(&x[0], factor), &x);
+        check_gradients(|x| subsample_pad(&x[0], factor, 2), &x);
+    }
+}
+
+#[test]
+fn pooling_undoes_upsampling() {
+    let x = Value::constant(numbers((3, 4, 5, 2), 1));
+    for factor in [1, 2, 4] {
+        let large = upsample_nearest(&x, factor).unwrap();
+        assert_close("average", avg_pool2d(&large, factor, factor).unwrap().tensor(), x.tensor(), 1e-6);
+        assert_same("maximum", max_pool2d(&large, factor, factor, 0).unwrap().tensor(), x.tensor());
+        assert_same("every one", subsample_pad(&large, factor, 0).unwrap().tensor(), x.tensor());
+    }
+}
+
+#[test]
+fn the_whole_image_is_one_window() {
+    let x = Value::constant(numbers((3, 4, 4, 5), 1));
+    let pooled = reshape(&avg_pool2d(&x, 4, 1).unwrap(), (3, 5)).unwrap();
+    assert_close("average", pooled.tensor(), global_avg_pool(&x).unwrap().tensor(), 1e-6);
+}
+
+#[test]
+fn the_first_of_equal_numbers_gets_the_gradient() {
+    let x = tensor(&[1.0; 9], (1, 3, 3, 1));
+    let y = max_pool2d(&Value::leaf(&x), 2, 1, 0).unwrap();
+    let gradients = y.backward_from(tensor(&[1.0, 2.0, 3.0, 4.0], (1, 2, 2, 1))).unwrap();
+    assert_eq!(flat(gradients.get(&x).unwrap()), [1.0, 2.0, 0.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0]);
+}
+
+#[test]
+fn maxima_of_nothing_but_infinities_and_nan() {
+    let x = tensor(&[f32::NEG_INFINITY, f32::NEG_INFINITY, 1.0, f32::NAN], (2, 1, 2, 1));
+    let y = max_pool2d(&Value::leaf(&x), 2, 1, 1).unwrap();
+    let numbers = flat(y.tensor());
+    assert!(numbers[..6].iter().all(|y| *y == f32::NEG_INFINITY), "{numbers:?}");
+    assert!(numbers[6].to_bits() == 1_f32.to_bits() && numbers[7].is_nan() && numbers[8].is_nan(), "{numbers:?}");
+    let gradients = y.backward_from(tensor(&[1.0; 12], (2, 2, 3, 1))).unwrap();
+    assert_eq!(flat(gradients.get(&x).unwrap()), [4.0, 2.0, 2.0, 4.0]);
+}
+
+#[test]
+fn subsampling_keeps_channels_in_the_middle() {
+    let x = Value::constant(tensor(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], (1, 1, 3, 2)));
+    let y = subsample_pad(&x, 2, 1).unwrap();
+    assert_eq!(y.dims(), [1, 1, 2, 4]);
+    assert_eq!(flat(y.tensor()), [0.0, 1.0, 2.0, 0.0, 0.0, 5.0, 6.0, 0.0]);
+}
+
+#[test]
+fn the_same_bytes_on_any_number_of_threads_and_path() {
+    let x = numbers((5, 9, 11, 21), 1);
+    check_same_bytes(true, || {
+        let leaf = Value::leaf(&x);
+        let mut results = Vec::new();
+        for y in [
+            global_avg_pool(&leaf)?,
+            max_pool2d(&leaf, 3, 2, 1)?,
+            avg_pool2d(&leaf, 3, 1)?,
+            upsample_nearest(&leaf, 2)?,
+            subsample_pad(&leaf, 2, 4)?,
+        ] {
+            let grad = numbers(y.dims().to_vec(), 2);
+            results.push(y.tensor().clone());
+            results.push(y.backward_from(grad)?.remove(&x).unwrap());
+        }
+        Ok(results)
+    });
+}
+
+#[test]
+fn refuse_what_does_not_fit() {
+    let x = Value::constant(numbers((2, 4, 5, 3), 1));
+    let rows = Value::constant(numbers((4, 5), 1));
+    assert_refuses(global_avg_pool(&rows), &["global_avg_pool", "(B, H, W, C)", "[4, 5]"]);
+    assert_refuses(max_pool2d(&x, 5, 1, 0), &["max_pool2d", "kernel of 5", "4×5", "hint:"]);
+    assert_refuses(max_pool2d(&x, 2, 0, 0), &["max_pool2d", "stride 0"]);
+    assert_refuses(max_pool2d(&x, 2, 2, 2), &["padding 2"]);
+    assert_refuses(avg_pool2d(&x, 0, 1), &["avg_pool2d", "kernel of 0"]);
+    assert_refuses(upsample_nearest(&x, 0), &["upsample_nearest", "at least 1"]);
+    assert_refuses(subsample_pad(&x, 0, 1), &["subsample_pad", "at least 1"]);
+}
