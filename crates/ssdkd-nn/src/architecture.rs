@@ -1,0 +1,267 @@
+//! Architectures by name, and recognising one from the tensors of a `state_dict`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// What a network looks like, but for the number of classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Architecture {
+    /// The CIFAR family: `resnet20`, or `resnet20-conv` with convolutions as shortcuts.
+    CifarResNet {
+        /// 8, 14, 20, 32, 44, 56 or 110.
+        depth: usize,
+        /// Where the shape changes.
+        shortcut: Shortcut,
+    },
+    /// `resnet18`, `resnet34`, with the CIFAR stem.
+    ResNet {
+        /// 18 or 34.
+        depth: usize,
+    },
+    /// `wrn-16-2`: depth and width.
+    Wrn {
+        /// 6n + 4.
+        depth: usize,
+        /// Times 16, 32 and 64 channels.
+        width: usize,
+    },
+    /// `vgg11`, with batch normalisation.
+    Vgg11,
+}
+
+/// The shortcut of a residual block whose shape changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortcut {
+    /// Every other pixel, and zero channels on both sides.
+    Pad,
+    /// A 1×1 convolution and a batch norm.
+    Convolution,
+}
+
+/// How a residual network's file names what the papers leave unnamed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Names {
+    /// The last layer: `linear` or `fc`.
+    pub head: String,
+    /// A convolution as a shortcut: `shortcut` or `downsample`.
+    pub shortcut: String,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { head: "linear".into(), shortcut: "shortcut".into() }
+    }
+}
+
+const CIFAR_DEPTHS: [usize; 7] = [8, 14, 20, 32, 44, 56, 110];
+
+/// What there is, for messages.
+pub const KNOWN: &str = "resnet8, resnet14, resnet20, resnet32, resnet44, resnet56, resnet110 (each also with -conv), \
+                         resnet18, resnet34, wrn-DEPTH-WIDTH (such as wrn-40-2), vgg11";
+
+/// Those that a misspelt name is compared with.
+const COMMON: [&str; 16] = [
+    "resnet8",
+    "resnet14",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+    "resnet20-conv",
+    "resnet56-conv",
+    "resnet18",
+    "resnet34",
+    "wrn-16-1",
+    "wrn-16-2",
+    "wrn-40-1",
+    "wrn-40-2",
+    "vgg11",
+];
+
+fn unknown(text: &str) -> String {
+    let distance = |name: &&str| strsim::damerau_levenshtein(name, text);
+    let nearest = COMMON.into_iter().min_by_key(distance).filter(|name| distance(name) <= 3);
+    let question = nearest.map(|name| format!("did you mean {name}? ")).unwrap_or_default();
+    format!("there is no architecture {text:?}\nhint: {question}There are {KNOWN}")
+}
+
+impl FromStr for Architecture {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unknown = || unknown(text);
+        let number = |text: &str| text.parse::<usize>().map_err(|_| unknown());
+        let architecture = if text == "vgg11" {
+            Self::Vgg11
+        } else if let Some(rest) = text.strip_prefix("wrn-") {
+            let (depth, width) = rest.split_once('-').ok_or_else(unknown)?;
+            let (depth, width) = (number(depth)?, number(width)?);
+            if !(10..=400).contains(&depth) || depth % 6 != 4 || !(1..=20).contains(&width) {
+                return Err(format!(
+                    "there is no architecture {text:?}: a WRN's depth is 10, 16, 22, 28, 34, 40 and so on, its width 1 to 20\n\
+                     hint: such as wrn-16-1 or wrn-40-2"
+                ));
+            }
+            Self::Wrn { depth, width }
+        } else {
+            let rest = text.strip_prefix("resnet").ok_or_else(unknown)?;
+            let (depth, shortcut) = match rest.strip_suffix("-conv") {
+                Some(depth) => (number(depth)?, Shortcut::Convolution),
+                None => (number(rest)?, Shortcut::Pad),
+            };
+            match depth {
+                18 | 34 if shortcut == Shortcut::Pad => Self::ResNet { depth },
+                depth if CIFAR_DEPTHS.contains(&depth) => Self::CifarResNet { depth, shortcut },
+                _ => return Err(unknown()),
+            }
+        };
+        // One spelling for each: "resnet020" and "wrn-+16-1" are numbers, but not names.
+        if architecture.to_string() == text { Ok(architecture) } else { Err(unknown()) }
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CifarResNet { depth, shortcut: Shortcut::Pad } | Self::ResNet { depth } => write!(f, "resnet{depth}"),
+            Self::CifarResNet { depth, shortcut: Shortcut::Convolution } => write!(f, "resnet{depth}-conv"),
+            Self::Wrn { depth, width } => write!(f, "wrn-{depth}-{width}"),
+            Self::Vgg11 => write!(f, "vgg11"),
+        }
+    }
+}
+
+impl TryFrom<String> for Architecture {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Architecture> for String {
+    fn from(architecture: Architecture) -> Self {
+        architecture.to_string()
+    }
+}
+
+/// What the tensors of a `state_dict` say about their network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The architecture.
+    pub architecture: Architecture,
+    /// How its tensors are named.
+    pub names: Names,
+    /// Number of classes.
+    pub classes: usize,
+    /// Channels of its input.
+    pub channels: usize,
+}
+
+/// Recognises a network from the names and shapes of its tensors, in PyTorch's layout.
+///
+/// Looks at as little as tells architectures apart; whether every tensor is there and fits is for
+/// [`Network::load`](crate::Network::load) to check.
+///
+/// # Errors
+/// If the tensors are of no known architecture; the error says what was looked for.
+pub fn identify(shapes: &BTreeMap<String, Vec<usize>>) -> Result<Identity, String> {
+    let shape = |name: &str| shapes.get(name).map(Vec::as_slice);
+    let names = names(shapes);
+    let first = ["conv1.weight", "block0.0.weight"].into_iter().find_map(|name| Some((name, shape(name)?)));
+    let head = ["linear.weight", "fc.weight", "classifier.weight"].into_iter().find_map(shape);
+    let (Some((first, &[width, channels, ..])), Some(&[classes, _])) = (first, head) else {
+        let sample = shapes.keys().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
+        return Err(format!(
+            "no known architecture has these {} tensors ({sample}, …): there is no convolution conv1.weight or \
+             block0.0.weight with a head linear.weight, fc.weight or classifier.weight\nhint: there are {KNOWN}",
+            shapes.len()
+        ));
+    };
+    let blocks = |group: &str| {
+        (0..shapes.len()).take_while(|index| shape(&format!("{group}.{index}.conv1.weight")).is_some()).count()
+    };
+    let architecture = if first == "block0.0.weight" {
+        Architecture::Vgg11
+    } else if let Some(&[outputs, ..]) = shape("block1.layer.0.conv1.weight") {
+        Architecture::Wrn { depth: 6 * blocks("block1.layer") + 4, width: outputs / 16 }
+    } else {
+        let groups = ["layer1", "layer2", "layer3", "layer4"].map(blocks);
+        match (width, groups) {
+            (64, [2, 2, 2, 2]) => Architecture::ResNet { depth: 18 },
+            (64, [3, 4, 6, 3]) => Architecture::ResNet { depth: 34 },
+            (16, [count, _, _, 0]) if count > 0 => {
+                let convolutions = shape(&format!("layer2.0.{}.0.weight", names.shortcut)).is_some();
+                let shortcut = if convolutions { Shortcut::Convolution } else { Shortcut::Pad };
+                Architecture::CifarResNet { depth: 6 * count + 2, shortcut }
+            }
+            _ => {
+                return Err(format!(
+                    "the tensors look like a residual network with {width} channels and groups of {groups:?} blocks, \
+                     which is not known here\nhint: there are {KNOWN}"
+                ));
+            }
+        }
+    };
+    // Only what has a name can be built.
+    let architecture = architecture.to_string().parse()?;
+    Ok(Identity { architecture, names, classes, channels })
+}
+
+fn names(shapes: &BTreeMap<String, Vec<usize>>) -> Names {
+    let pick = |default: String, other: &str| {
+        let has = |wanted: &str| shapes.keys().any(|name| name.split('.').any(|part| part == wanted));
+        if !has(&default) && has(other) { other.to_string() } else { default }
+    };
+    let Names { head, shortcut } = Names::default();
+    Names { head: pick(head, "fc"), shortcut: pick(shortcut, "downsample") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_can_be_read_back() {
+        for name in COMMON {
+            assert_eq!(name.parse::<Architecture>().map(|a| a.to_string()).as_deref(), Ok(name));
+        }
+        for name in
+            ["resnet9", "resnet18-conv", "resnet020", "wrn-17-1", "wrn-16-0", "wrn-16", "wrn-+16-1", "vgg16", ""]
+        {
+            assert!(name.parse::<Architecture>().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_name_is_answered_with_the_nearest() {
+        let error = |name: &str| name.parse::<Architecture>().unwrap_err();
+        assert!(error("resnet-20").contains("did you mean resnet20?"), "{}", error("resnet-20"));
+        assert!(error("wrn_40_2").contains("did you mean wrn-40-2?"), "{}", error("wrn_40_2"));
+        assert!(!error("transformer").contains("did you mean"));
+        assert!(error("transformer").contains("wrn-DEPTH-WIDTH"));
+    }
+
+    #[track_caller]
+    fn check_unknown(tensors: &[(&str, &[usize])], message: &str) {
+        let shapes = tensors.iter().map(|(name, shape)| ((*name).to_string(), shape.to_vec())).collect();
+        let error = identify(&shapes).unwrap_err();
+        assert!(error.contains(message), "{error}");
+    }
+
+    #[test]
+    fn strange_tensors_are_no_network() {
+        check_unknown(&[], "these 0 tensors");
+        check_unknown(&[("conv1.weight", &[]), ("fc.weight", &[10, 64])], "no known architecture");
+        check_unknown(&[("conv1.weight", &[16, 3, 3, 3]), ("fc.weight", &[10])], "no known architecture");
+        check_unknown(&[("conv1.weight", &[64, 3, 7, 7]), ("fc.weight", &[1000, 2048])], "64 channels");
+        let wide = ("block1.layer.0.conv1.weight", &[8, 16, 3, 3][..]);
+        check_unknown(&[("conv1.weight", &[16, 3, 3, 3]), ("fc.weight", &[10, 64]), wide], "wrn-10-0");
+    }
+}

@@ -1,0 +1,93 @@
+//! Wide residual networks WRN-d-k (Zagoruyko and Komodakis 2016): pre-activation basic blocks, (d − 4) / 6 in each of
+//! three groups of 16k, 32k and 64k channels. Tensor names are those of the public code of CMI and Fast-Datafree.
+//!
+//! Fresh convolutions are He et al.'s normal ones by the number of outputs, the head has PyTorch's default and a zero
+//! bias, as in that code.
+
+use candle_core::Result;
+use candle_nn::VarBuilder;
+use ssdkd_ops as ops;
+use ssdkd_ops::{Activation, Conv2dSpec, Value};
+
+use crate::layers::{BatchNorm2d, Conv2d, Draw, Linear};
+use crate::models::Output;
+use crate::pass::Pass;
+
+/// See the [module](self).
+pub struct Wrn {
+    conv1: Conv2d,
+    blocks: Vec<Block>,
+    bn1: BatchNorm2d,
+    fc: Linear,
+}
+
+struct Block {
+    bn1: BatchNorm2d,
+    conv1: Conv2d,
+    bn2: BatchNorm2d,
+    conv2: Conv2d,
+    shortcut: Option<Conv2d>,
+}
+
+impl Wrn {
+    /// Asks `vb` for every tensor.
+    pub fn new(depth: usize, width: usize, classes: usize, channels: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        let count = (depth - 4) / 6;
+        let conv1 = convolution((channels, 16, 3), 1, vb.pp("conv1"))?;
+        let (mut inputs, mut blocks) = (16, Vec::new());
+        for (group, outputs) in [16 * width, 32 * width, 64 * width].into_iter().enumerate() {
+            let vb = vb.pp(format!("block{}", group + 1)).pp("layer");
+            for index in 0..count {
+                let stride = if group > 0 && index == 0 { 2 } else { 1 };
+                blocks.push(Block::new(inputs, outputs, stride, vb.pp(index))?);
+                inputs = outputs;
+            }
+        }
+        let bn1 = BatchNorm2d::new(inputs, vb.pp("bn1"))?;
+        let fc = Linear::new(inputs, classes, Draw::PYTORCH.zero_bias(), vb.pp("fc"))?;
+        Ok(Self { conv1, blocks, bn1, fc })
+    }
+
+    /// From normalised images (B, H, W, C).
+    pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Output> {
+        let mut x = self.conv1.forward(x, pass)?;
+        for block in &self.blocks {
+            x = block.forward(&x, pass)?;
+        }
+        let features = ops::global_avg_pool(&self.bn1.forward(&x, Activation::Relu, pass)?)?; // (B, F)
+        let logits = self.fc.forward(&features, pass)?;
+        Ok(Output { features, logits })
+    }
+}
+
+impl Block {
+    fn new(inputs: usize, outputs: usize, stride: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        let shortcut = if inputs == outputs {
+            None
+        } else {
+            Some(convolution((inputs, outputs, 1), stride, vb.pp("convShortcut"))?)
+        };
+        Ok(Self {
+            bn1: BatchNorm2d::new(inputs, vb.pp("bn1"))?,
+            conv1: convolution((inputs, outputs, 3), stride, vb.pp("conv1"))?,
+            bn2: BatchNorm2d::new(outputs, vb.pp("bn2"))?,
+            conv2: convolution((outputs, outputs, 3), 1, vb.pp("conv2"))?,
+            shortcut,
+        })
+    }
+
+    fn forward(&self, x: &Value, pass: &Pass) -> Result<Value> {
+        let activated = self.bn1.forward(x, Activation::Relu, pass)?;
+        let y = self.bn2.forward(&self.conv1.forward(&activated, pass)?, Activation::Relu, pass)?;
+        let y = self.conv2.forward(&y, pass)?;
+        match &self.shortcut {
+            // Where the shape changes, the shortcut starts behind the activation.
+            Some(shortcut) => ops::add(&shortcut.forward(&activated, pass)?, &y),
+            None => ops::add(x, &y),
+        }
+    }
+}
+
+fn convolution(sizes: (usize, usize, usize), stride: usize, vb: VarBuilder<'_>) -> Result<Conv2d> {
+    Conv2d::new(sizes, Conv2dSpec::new(stride, sizes.2 / 2), Draw::HE_OUTPUTS, vb)
+}

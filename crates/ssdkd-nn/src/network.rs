@@ -1,0 +1,135 @@
+//! A classifier with everything that is needed to use it: its tensors, and how its input is normalised.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+use ssdkd_ops as ops;
+use ssdkd_ops::Value;
+
+use crate::architecture::{Architecture, Names};
+use crate::models::{Classifier, Output};
+use crate::pass::Pass;
+use crate::store::Store;
+
+/// Images in one forward pass of [`Network::logits`]: bounds the memory, changes no number.
+const BATCH: usize = 256;
+
+/// What a network is, without its weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NetworkSpec {
+    /// What it looks like.
+    pub architecture: Architecture,
+    /// How its tensors are named.
+    pub names: Names,
+    /// Number of classes.
+    pub classes: usize,
+    /// Channels, height, width of its input.
+    pub input: [usize; 3],
+    /// Subtracted from an image in `[0, 1]`, for each channel.
+    pub mean: Vec<f32>,
+    /// Divided by after that.
+    pub std: Vec<f32>,
+}
+
+/// A classifier of images in `[0, 1]`.
+pub struct Network {
+    spec: NetworkSpec,
+    store: Store,
+    classifier: Classifier,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Network {
+    /// A network with fresh weights, drawn from `seed`.
+    ///
+    /// # Errors
+    /// If mean or std do not fit the channels.
+    pub fn create(spec: &NetworkSpec, seed: u64, device: &Device) -> Result<Self> {
+        Self::build(spec, Store::seeded(device, seed))
+    }
+
+    /// A network with the weights of a `state_dict`.
+    ///
+    /// # Errors
+    /// If a tensor is missing, left over, of another shape, or not finite: the error names tensor and architecture.
+    pub fn load(spec: &NetworkSpec, tensors: BTreeMap<String, Tensor>, device: &Device) -> Result<Self> {
+        let network = Self::build(spec, Store::new(device))?;
+        match network.store.load_tensors(tensors) {
+            Ok(()) => Ok(network),
+            Err(error) => bail!(
+                "the weights are not those of a {} with {} classes: {error}\n\
+                 hint: check that architecture, names and classes are those the weights were trained with",
+                spec.architecture,
+                spec.classes
+            ),
+        }
+    }
+
+    fn build(spec: &NetworkSpec, store: Store) -> Result<Self> {
+        let NetworkSpec { input: [channels, ..], mean, std, .. } = spec;
+        if mean.len() != *channels || std.len() != *channels {
+            bail!(
+                "the normalisation needs one mean and one std for each of {channels} channels, not {mean:?} and {std:?}"
+            );
+        }
+        if mean.iter().any(|mean| !mean.is_finite()) || std.iter().any(|std| !std.is_finite() || *std <= 0.0) {
+            bail!("the normalisation needs finite means and stds above 0, not {mean:?} and {std:?}");
+        }
+        let classifier = Classifier::new(&spec.architecture, &spec.names, spec.classes, *channels, store.builder())?;
+        let scale = std.iter().map(|std| 1.0 / std).collect();
+        let shift = mean.iter().zip(std).map(|(mean, std)| -mean / std).collect();
+        Ok(Self { spec: spec.clone(), store, classifier, scale, shift })
+    }
+
+    /// What it is.
+    pub fn spec(&self) -> &NetworkSpec {
+        &self.spec
+    }
+
+    /// Its tensors.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.spec.classes
+    }
+
+    /// Height, width and channels of its images.
+    pub fn input_shape(&self) -> (usize, usize, usize) {
+        let [channels, height, width] = self.spec.input;
+        (height, width, channels)
+    }
+
+    /// From images (B, H, W, C) in `[0, 1]`.
+    ///
+    /// # Errors
+    /// If the images are not of the network's shape.
+    pub fn forward(&self, images: &Value, pass: &Pass) -> Result<Output> {
+        let (height, width, channels) = self.input_shape();
+        if images.dims().len() != 4 || images.dims()[1..] != [height, width, channels] {
+            bail!(
+                "a {} needs images of shape [batch, {height}, {width}, {channels}], these have {:?}",
+                self.spec.architecture,
+                images.dims()
+            );
+        }
+        self.classifier.forward(&ops::affine_channels(images, &self.scale, &self.shift)?, pass)
+    }
+
+    /// The logits (B, K) of any number of images (B, H, W, C) in `[0, 1]`, in evaluation mode.
+    pub fn logits(&self, images: &Tensor) -> Result<Tensor> {
+        let count = images.dims().first().copied().unwrap_or(0);
+        if count == 0 {
+            return Tensor::zeros((0, self.classes()), DType::F32, self.store.device());
+        }
+        let mut logits = Vec::new();
+        for start in (0..count).step_by(BATCH) {
+            let chunk = Value::constant(images.narrow(0, start, BATCH.min(count - start))?.contiguous()?);
+            logits.push(self.forward(&chunk, &Pass::eval())?.logits.tensor().clone());
+        }
+        Tensor::cat(&logits, 0)
+    }
+}

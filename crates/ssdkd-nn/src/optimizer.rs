@@ -1,0 +1,188 @@
+//! SGD and Adam by PyTorch's rules, with all of their state.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Result, Tensor, Var, bail};
+use ssdkd_ops::{self as ops, Gradients};
+
+/// Stochastic gradient descent with momentum.
+pub struct Sgd {
+    slots: Vec<Slot>,
+    momentum: f64,
+    weight_decay: f64,
+    nesterov: bool,
+}
+
+/// A parameter with what the optimiser remembers of it, by name.
+struct Slot {
+    name: String,
+    parameter: Var,
+    memory: Vec<(&'static str, Tensor)>,
+}
+
+impl Slot {
+    fn new(name: String, parameter: Var, memory: &[&'static str]) -> Result<Self> {
+        let zeros =
+            |&kind: &&'static str| Ok((kind, Tensor::zeros(parameter.shape(), parameter.dtype(), parameter.device())?));
+        let memory = memory.iter().map(zeros).collect::<Result<_>>()?;
+        Ok(Self { name, parameter, memory })
+    }
+}
+
+/// Every slot's memory, as `name.kind`.
+fn save(slots: &[Slot]) -> BTreeMap<String, Tensor> {
+    let of_slot = |slot: &Slot| {
+        let named = |(kind, tensor): &(&str, Tensor)| (format!("{}.{kind}", slot.name), tensor.clone());
+        slot.memory.iter().map(named).collect::<Vec<_>>()
+    };
+    slots.iter().flat_map(of_slot).collect()
+}
+
+/// Copies a saved memory into the slots, if all of it fits.
+fn load(slots: &[Slot], mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
+    let mut ready = Vec::new();
+    for slot in slots {
+        for (kind, memory) in &slot.memory {
+            let name = format!("{}.{kind}", slot.name);
+            let Some(tensor) = tensors.remove(&name) else {
+                bail!(
+                    "the optimiser's state lacks {name}\nhint: it was saved by another optimiser or for another network"
+                );
+            };
+            if tensor.dims() != memory.dims() || tensor.dtype() != memory.dtype() {
+                bail!(
+                    "{name} in the optimiser's state is {:?} of shape {:?}; its parameter needs {:?} of shape {:?}",
+                    tensor.dtype(),
+                    tensor.dims(),
+                    memory.dtype(),
+                    memory.dims()
+                );
+            }
+            ready.push((memory, tensor));
+        }
+    }
+    if let Some((name, _)) = tensors.first_key_value() {
+        bail!(
+            "the optimiser's state has {name}, which no parameter needs\nhint: it was saved by another optimiser or for another network"
+        );
+    }
+    ready.into_iter().try_for_each(|(memory, tensor)| ops::copy_assign(memory, &tensor.contiguous()?))
+}
+
+impl Sgd {
+    /// For `parameters`, which it moves in place.
+    pub fn new(parameters: Vec<(String, Var)>, momentum: f64, weight_decay: f64, nesterov: bool) -> Result<Self> {
+        let slots = parameters.into_iter().map(|(name, parameter)| Slot::new(name, parameter, &["velocity"]));
+        Ok(Self { slots: slots.collect::<Result<_>>()?, momentum, weight_decay, nesterov })
+    }
+
+    /// One step; parameters without a gradient stay.
+    pub fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
+        for slot in &self.slots {
+            if let Some(gradient) = gradients.get(&slot.parameter) {
+                let velocity = &slot.memory[0].1;
+                ops::sgd_step(
+                    &slot.parameter,
+                    gradient,
+                    velocity,
+                    lr,
+                    self.momentum,
+                    self.weight_decay,
+                    self.nesterov,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The velocities by parameter name. They share their numbers with the optimiser: steps change them.
+    pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
+        save(&self.slots)
+    }
+
+    /// Takes up a saved state.
+    ///
+    /// # Errors
+    /// If it is not that of these parameters; nothing is changed then.
+    pub fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
+        load(&self.slots, tensors)
+    }
+}
+
+/// Adam, with weight decay as an L2 penalty (`torch.optim.Adam`).
+///
+/// Steps are counted for all parameters together: one without a gradient in some steps gets the bias correction of all.
+pub struct Adam {
+    slots: Vec<Slot>,
+    steps: u64,
+    beta1: f64,
+    beta2: f64,
+    weight_decay: f64,
+}
+
+const EPS: f64 = 1e-8;
+const STEPS: &str = "steps";
+
+impl Adam {
+    /// For `parameters`, which it moves in place.
+    pub fn new(parameters: Vec<(String, Var)>, beta1: f64, beta2: f64, weight_decay: f64) -> Result<Self> {
+        let slots = parameters.into_iter().map(|(name, parameter)| Slot::new(name, parameter, &["first", "second"]));
+        Ok(Self { slots: slots.collect::<Result<_>>()?, steps: 0, beta1, beta2, weight_decay })
+    }
+
+    /// One step; parameters without a gradient stay.
+    pub fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
+        self.step_by(|slot| gradients.get(&slot.parameter), lr)
+    }
+
+    /// One step with gradients given by parameter name.
+    pub fn step_with(&mut self, gradients: &BTreeMap<String, Tensor>, lr: f64) -> Result<()> {
+        self.step_by(|slot| gradients.get(&slot.name), lr)
+    }
+
+    fn step_by<'a>(&mut self, gradient: impl Fn(&Slot) -> Option<&'a Tensor>, lr: f64) -> Result<()> {
+        self.steps += 1;
+        for slot in &self.slots {
+            if let Some(gradient) = gradient(slot) {
+                let (first, second) = (&slot.memory[0].1, &slot.memory[1].1);
+                ops::adam_step(
+                    &slot.parameter,
+                    gradient,
+                    first,
+                    second,
+                    self.steps,
+                    lr,
+                    self.beta1,
+                    self.beta2,
+                    EPS,
+                    self.weight_decay,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Both moments by parameter name, and the number of steps. The moments share their numbers with the optimiser:
+    /// steps change them.
+    pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
+        let mut tensors = save(&self.slots);
+        let steps = Tensor::new(self.steps as i64, &Device::Cpu).expect("a number is a tensor");
+        tensors.insert(STEPS.into(), steps);
+        tensors
+    }
+
+    /// Takes up a saved state.
+    ///
+    /// # Errors
+    /// If it is not that of these parameters; nothing is changed then.
+    pub fn load_state(&mut self, mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
+        let Some(steps) = tensors.remove(STEPS) else {
+            bail!("the optimiser's state lacks {STEPS}\nhint: it is not Adam's")
+        };
+        let steps = steps.to_scalar::<i64>().ok().and_then(|steps| u64::try_from(steps).ok());
+        let Some(steps) = steps else { bail!("{STEPS} in the optimiser's state is no number of steps") };
+        load(&self.slots, tensors)?;
+        self.steps = steps;
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! Cards beside their weights.
+
+use std::path::PathBuf;
+
+use candle_core::Device;
+use ssdkd_nn::{CARD_VERSION, Names, Network, TeacherCard, weights};
+
+use crate::formula::{formula, numbers};
+
+/// A folder with a card and its weights.
+struct Model {
+    folder: tempfile::TempDir,
+    network: Network,
+    card: TeacherCard,
+}
+
+impl Model {
+    fn new() -> Self {
+        let mut card = TeacherCard {
+            card_version: CARD_VERSION,
+            architecture: "resnet8".parse().unwrap(),
+            names: Names { head: "fc".into(), ..Names::default() },
+            classes: 3,
+            input: [3, 8, 8],
+            mean: vec![0.5; 3],
+            std: vec![0.25; 3],
+            class_names: ["a", "b", "c"].map(String::from).to_vec(),
+            weights: "model.safetensors".into(),
+            digest: String::new(),
+            parameters: 0,
+            source: "a test".into(),
+        };
+        let network = Network::create(&card.spec(), 7, &Device::Cpu).unwrap();
+        let bytes = weights::to_safetensors_bytes(&network.store().to_tensors()).unwrap();
+        card.parameters = network.store().num_parameters();
+        card.digest = blake3::hash(&bytes).to_hex().to_string();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+        std::fs::write(folder.path().join("model.json"), card.to_json()).unwrap();
+        Self { folder, network, card }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("model.json")
+    }
+}
+
+#[test]
+fn a_card_and_its_weights_make_the_network() {
+    let model = Model::new();
+    let card = TeacherCard::load(&model.path()).unwrap();
+    assert_eq!(card, model.card);
+    let network = card.network(&model.path(), &Device::Cpu).unwrap();
+    let images = formula(1, &[2, 8, 8, 3], 0.5);
+    assert_eq!(numbers(&network.logits(&images).unwrap()), numbers(&model.network.logits(&images).unwrap()));
+}
+
+#[track_caller]
+fn check_refused(from: &str, to: &str, message: &str) {
+    let model = Model::new();
+    let json = model.card.to_json();
+    assert!(json.contains(from), "{from} is not in {json}");
+    std::fs::write(model.path(), json.replace(from, to)).unwrap();
+    let error = match TeacherCard::load(&model.path()) {
+        Ok(card) => card.network(&model.path(), &Device::Cpu).err().expect("the card should be refused"),
+        Err(error) => error,
+    };
+    let error = error.to_string();
+    assert!(error.contains(message) && error.contains(&model.folder.path().display().to_string()), "{error}");
+}
+
+#[test]
+fn a_card_that_does_not_hold_is_refused() {
+    check_refused("\"resnet8\"", "\"resnet9\"", "there is no architecture \"resnet9\"");
+    check_refused("\"resnet8\"", "\"resnet14\"", "layer1.1.bn1.bias is missing");
+    check_refused("\"fc\"", "\"linear\"", "linear.bias is missing");
+    check_refused("\"card_version\": 1", "\"card_version\": 2", "version 2");
+    check_refused("\"source\"", "\"sauce\"", "sauce");
+    check_refused("\"model.safetensors\"", "\"../model.safetensors\"", "beside the card");
+    check_refused("\"classes\": 3", "\"classes\": 4", "3 class names for 4 classes");
+    check_refused("8\n  ]", "0\n  ]", "input");
+    check_refused("0.25", "0.0", "stds above 0");
+    check_refused("{", "", "no usable card");
+    let parameters = format!("\"parameters\": {}", Model::new().card.parameters);
+    check_refused(&parameters, "\"parameters\": 5", "5 parameters");
+}
+
+#[test]
+fn weights_that_changed_are_refused() {
+    let model = Model::new();
+    let file = model.folder.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let error = model.card.network(&model.path(), &Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains(&model.card.digest) && error.contains("import them again"), "{error}");
+
+    std::fs::remove_file(&file).unwrap();
+    let error = model.card.network(&model.path(), &Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("model.safetensors") && error.contains("hint:"), "{error}");
+}

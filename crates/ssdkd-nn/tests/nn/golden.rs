@@ -1,0 +1,250 @@
+//! Forward and backward passes of every family against PyTorch, in evaluation, in inversion and in training.
+
+use candle_core::{DType, Device, Tensor, Var};
+use ssdkd_nn::{Architecture, Classifier, Generator, Names, Pass, Store};
+use ssdkd_ops::{self as ops, Gradients, Value};
+
+use crate::formula::{Golden, fill, formula, numbers, summary};
+
+const SIZE: usize = 16;
+const CLASSES: usize = 7;
+const TARGETS: [u32; 4] = [3, 0, 6, 2];
+
+fn classifier(architecture: &str, names: &Names, classes: usize) -> (Classifier, Store) {
+    let architecture = architecture.parse::<Architecture>().unwrap();
+    let store = Store::new(&Device::Cpu);
+    let classifier = Classifier::new(&architecture, names, classes, 3, store.builder()).unwrap();
+    (classifier, store)
+}
+
+fn gradient_rows(store: &Store, gradients: &Gradients) -> Vec<(String, [f32; 5])> {
+    let row = |(name, var): (String, Var)| {
+        let gradient = gradients.get(&var).unwrap_or_else(|| panic!("{name} has no gradient"));
+        assert_eq!(gradient.dims(), var.dims(), "{name}");
+        (name, summary(gradient))
+    };
+    store.parameters().into_iter().map(row).collect()
+}
+
+fn buffer_rows(store: &Store) -> Vec<(String, [f32; 5])> {
+    let floats = store.buffers().into_iter().filter(|(_, var)| var.dtype() == DType::F32);
+    floats.map(|(name, var)| (name, summary(&var))).collect()
+}
+
+fn batch_counts(store: &Store) -> Vec<i64> {
+    let counts = store.buffers().into_iter().filter(|(_, var)| var.dtype() == DType::I64);
+    counts.map(|(_, var)| var.to_scalar().unwrap()).collect()
+}
+
+#[track_caller]
+fn check(architecture: &str, names: &Names) {
+    let golden = Golden::load();
+    let (network, store) = classifier(architecture, names, CLASSES);
+    fill(&store);
+    let images = formula(7, &[TARGETS.len(), SIZE, SIZE, 3], 2.0);
+    let name = |part: &str| format!("{architecture}.{part}");
+
+    // Evaluation, and the gradient into the images through network and taps: what inversion follows.
+    let pass = Pass::eval();
+    let output = network.forward(&Value::constant(images.clone()), &pass).unwrap();
+    assert!(pass.take_taps().is_empty() && !output.logits.wants_gradient());
+    golden.check(&name("eval.features"), &numbers(output.features.tensor()), 2e-5);
+    golden.check(&name("eval.logits"), &numbers(output.logits.tensor()), 5e-5);
+
+    let pass = Pass::tapped();
+    let output = network.forward(&Value::leaf(&images), &pass).unwrap();
+    golden.check(&name("eval.logits"), &numbers(output.logits.tensor()), 5e-5);
+    let distance = |tap: &ssdkd_nn::Tap| {
+        let mean = ops::l2_distance(&tap.mean, &tap.running_mean).unwrap();
+        let variance = ops::l2_distance(&tap.variance, &tap.running_variance).unwrap();
+        ops::add(&mean, &variance).unwrap()
+    };
+    let distances = pass.take_taps().iter().map(distance).collect::<Vec<_>>();
+    let mut sorted = distances.iter().map(|distance| distance.scalar().unwrap()).collect::<Vec<_>>();
+    sorted.sort_by(f32::total_cmp);
+    golden.check(&name("taps"), &sorted, 2e-5);
+    let task = ops::cross_entropy(&output.logits, &TARGETS, None).unwrap();
+    let mut terms = distances.iter().map(|distance| (0.1, distance)).collect::<Vec<_>>();
+    terms.push((1.0, &task));
+    let gradients = ops::weighted_sum(&terms).unwrap().backward().unwrap();
+    golden.check(&name("inverted"), &summary(gradients.get(&images).unwrap()), 2e-4);
+    assert_eq!(gradients.len(), 1, "a network that is looked through gets no gradients");
+    assert!(batch_counts(&store).iter().all(|&count| count == 0));
+
+    // A frozen network with batch statistics gives the logits of training, and stays as it is.
+    let before = buffer_rows(&store);
+    let frozen = network.forward(&Value::constant(images.clone()), &Pass::train_frozen()).unwrap();
+    golden.check(&name("train.logits"), &numbers(frozen.logits.tensor()), 1e-4);
+    assert!(!frozen.logits.wants_gradient());
+    assert_eq!(buffer_rows(&store), before);
+
+    // One training step.
+    let output = network.forward(&Value::leaf(&images), &Pass::train()).unwrap();
+    golden.check(&name("train.logits"), &numbers(output.logits.tensor()), 1e-4);
+    let loss = ops::cross_entropy(&output.logits, &TARGETS, None).unwrap();
+    golden.check(&name("train.loss"), &[loss.scalar().unwrap()], 1e-5);
+    let gradients = loss.backward().unwrap();
+    golden.check(&name("train.images"), &summary(gradients.get(&images).unwrap()), 5e-4);
+    golden.check_rows(&name("train.gradients"), &gradient_rows(&store, &gradients), 5e-4);
+    golden.check_rows(&name("train.buffers"), &buffer_rows(&store), 2e-5);
+    assert!(batch_counts(&store).iter().all(|&count| count == 1));
+}
+
+#[test]
+fn resnet_of_the_cifar_family() {
+    check("resnet20", &Names::default());
+}
+
+#[test]
+fn resnet_with_convolutions_as_shortcuts_and_other_names() {
+    check("resnet8-conv", &Names { head: "fc".into(), shortcut: "downsample".into() });
+}
+
+#[test]
+fn resnet18_with_the_cifar_stem() {
+    check("resnet18", &Names::default());
+}
+
+#[test]
+fn wide_resnets() {
+    check("wrn-16-1", &Names::default());
+    check("wrn-16-2", &Names::default());
+}
+
+#[test]
+fn vgg11() {
+    check("vgg11", &Names::default());
+}
+
+#[test]
+fn generator() {
+    let golden = Golden::load();
+    let store = Store::new(&Device::Cpu);
+    let generator = Generator::new(16, 6, SIZE, 3, store.builder()).unwrap();
+    fill(&store);
+    let latents = formula(8, &[5, 16], 2.0);
+    let images = generator.forward(&Value::constant(latents.clone()), &Pass::eval()).unwrap();
+    golden.check("generator.eval.images", &numbers(images.tensor()), 1e-5);
+
+    let images = generator.forward(&Value::leaf(&latents), &Pass::train()).unwrap();
+    assert_eq!(images.dims(), [5, SIZE, SIZE, 3]);
+    golden.check("generator.train.images", &numbers(images.tensor()), 1e-5);
+    let direction = formula(9, &[5, SIZE, SIZE, 3], 1.0);
+    let direction = (direction / images.tensor().elem_count() as f64).unwrap();
+    let gradients = images.backward_from(direction).unwrap();
+    golden.check("generator.train.latents", &numbers(gradients.get(&latents).unwrap()), 2e-4);
+    golden.check_rows("generator.train.buffers", &buffer_rows(&store), 2e-5);
+    golden.check_rows("generator.train.gradients", &gradient_rows(&store, &gradients), 5e-4);
+}
+
+#[test]
+fn sizes_are_those_of_pytorch() {
+    let golden = Golden::load();
+    let mut checked = 0;
+    for name in [
+        "resnet8",
+        "resnet20",
+        "resnet32",
+        "resnet56",
+        "resnet110",
+        "resnet20-conv",
+        "resnet18",
+        "resnet34",
+        "wrn-16-1",
+        "wrn-16-2",
+        "wrn-40-1",
+        "wrn-40-2",
+        "vgg11",
+    ] {
+        let (_, store) = classifier(name, &Names::default(), 10);
+        let counts = [store.num_parameters() as i64, store.all().len() as i64];
+        assert_eq!(golden.tensor(&format!("counts.{name}")).to_vec1::<i64>().unwrap(), counts, "{name}");
+        checked += 1;
+    }
+    assert_eq!(checked, 13);
+    let store = Store::new(&Device::Cpu);
+    Generator::new(256, 64, 32, 3, store.builder()).unwrap();
+    assert_eq!(golden.tensor("counts.generator").to_vec1::<i64>().unwrap(), [2_328_899, store.all().len() as i64]);
+}
+
+#[test]
+fn every_architecture_is_recognised_from_its_tensors() {
+    let other = Names { head: "fc".into(), shortcut: "downsample".into() };
+    for (name, names) in [
+        ("resnet8", Names::default()),
+        ("resnet110", Names { head: "fc".into(), ..Names::default() }),
+        ("resnet20-conv", Names::default()),
+        ("resnet32-conv", other.clone()),
+        ("resnet18", Names::default()),
+        ("resnet34", other),
+        ("wrn-16-1", Names { head: "fc".into(), ..Names::default() }),
+        ("wrn-40-2", Names { head: "fc".into(), ..Names::default() }),
+        ("vgg11", Names::default()),
+    ] {
+        let store = Store::new(&Device::Cpu);
+        let architecture = name.parse::<Architecture>().unwrap();
+        Classifier::new(&architecture, &names, 100, 1, store.builder()).unwrap();
+        let shapes = store.all().into_iter().map(|(name, var)| (name, var.dims().to_vec())).collect();
+        let found = ssdkd_nn::identify(&shapes).unwrap();
+        assert_eq!(found, ssdkd_nn::Identity { architecture, names, classes: 100, channels: 1 });
+    }
+}
+
+#[test]
+fn fresh_networks_are_ready_to_learn() {
+    for name in ["resnet20", "resnet18", "wrn-16-1", "vgg11"] {
+        let store = Store::seeded(&Device::Cpu, 1);
+        let network = Classifier::new(&name.parse().unwrap(), &Names::default(), 10, 3, store.builder()).unwrap();
+        let images = formula(1, &[8, SIZE, SIZE, 3], 1.7);
+        let logits = network.forward(&Value::constant(images), &Pass::train_frozen()).unwrap().logits;
+        let spread = numbers(logits.tensor()).iter().map(|x| x * x).sum::<f32>() / 80.0;
+        assert!(spread.is_finite() && spread > 1e-4 && spread < 20.0, "{name}: {spread}");
+    }
+    let store = Store::seeded(&Device::Cpu, 1);
+    let generator = Generator::new(16, 8, 8, 3, store.builder()).unwrap();
+    let images = generator.forward(&Value::constant(formula(2, &[16, 16], 1.7)), &Pass::train()).unwrap();
+    let images = numbers(images.tensor());
+    let (low, high) = images.iter().fold((1.0_f32, 0.0_f32), |(low, high), &x| (low.min(x), high.max(x)));
+    assert!(low > 0.0 && high < 1.0 && high - low > 0.1, "{low} {high}");
+}
+
+#[test]
+fn a_generator_needs_a_side_that_is_a_multiple_of_four() {
+    let error = Generator::new(16, 8, 30, 3, Store::new(&Device::Cpu).builder()).err().unwrap().to_string();
+    assert!(error.contains("multiple of 4, not 30"), "{error}");
+}
+
+#[test]
+fn logits_do_not_depend_on_the_rest_of_the_batch() {
+    let spec = ssdkd_nn::NetworkSpec {
+        architecture: "resnet8".parse().unwrap(),
+        names: Names::default(),
+        classes: 4,
+        input: [3, 8, 8],
+        mean: vec![0.4, 0.5, 0.6],
+        std: vec![0.2, 0.25, 0.3],
+    };
+    let network = ssdkd_nn::Network::create(&spec, 3, &Device::Cpu).unwrap();
+    fill(network.store());
+    let images = formula(4, &[300, 8, 8, 3], 1.0).affine(0.5, 0.5).unwrap();
+    let all = network.logits(&images).unwrap();
+    assert_eq!(all.dims(), [300, 4]);
+    let one = network.logits(&images.narrow(0, 270, 1).unwrap()).unwrap();
+    assert_eq!(numbers(&one), numbers(&all.get(270).unwrap()));
+    assert_eq!(network.logits(&images.narrow(0, 0, 0).unwrap()).unwrap().dims(), [0, 4]);
+
+    // The normalisation is that of the card.
+    let (mean, std) = (&spec.mean, &spec.std);
+    let channel = |channel: usize| {
+        images.narrow(3, channel, 1)?.affine(1.0 / f64::from(std[channel]), f64::from(-mean[channel] / std[channel]))
+    };
+    let normalised = Tensor::cat(&[channel(0).unwrap(), channel(1).unwrap(), channel(2).unwrap()], 3).unwrap();
+    let (bare, store) = classifier("resnet8", &Names::default(), 4);
+    fill(&store);
+    let expected = bare.forward(&Value::constant(normalised), &Pass::eval()).unwrap().logits;
+    let difference = (expected.tensor() - &all).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+    assert!(difference < 1e-4, "{difference}");
+
+    let error = network.logits(&formula(4, &[2, 9, 8, 3], 1.0)).unwrap_err().to_string();
+    assert!(error.contains("resnet8") && error.contains("[2, 9, 8, 3]"), "{error}");
+}

@@ -1,0 +1,9 @@
+//! The networks against PyTorch, against published teachers, and against files that mean harm.
+
+mod cards;
+mod checkpoints;
+mod formula;
+mod golden;
+mod hostile;
+mod optimizers;
+mod teachers;
