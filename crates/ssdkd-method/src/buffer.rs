@@ -1,0 +1,379 @@
+//! The replay buffer: a small memory of fixed size that is updated partially.
+//!
+//! Earlier methods keep everything the generator ever made, or replace all of it at once. SSD-KD keeps a fixed number of
+//! samples, 10 % of the original data set's size, and replaces a part of them at a time \[P\]; at 1 % it is still
+//! stable \[S\]. Which samples have to go is not known from the abstract, so it is a setting \[O\]:
+//!
+//! - `crowded`: from the class that holds the most samples, the one with the lowest priority; again and again
+//! - `fifo`: the oldest
+//! - `lowest-priority`: the one with the lowest priority, whatever its class
+//!
+//! Where two are alike the older one goes. A new sample enters with the highest priority in the buffer, so that it is
+//! seen before it is judged \[C: prioritised experience replay\], and with importance weight 1 \[R\].
+//!
+//! The buffer knows no images: a member says in which row of which shard its image lies.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::check;
+use crate::modulation::Factors;
+
+/// `[balance]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BalanceSettings {
+    /// Samples the buffer holds; 10 % of the original training set in the paper (5,000 for CIFAR-10) \[S\].
+    pub capacity: usize,
+    /// Who has to go when new samples arrive.
+    pub eviction: Eviction,
+}
+
+impl Default for BalanceSettings {
+    fn default() -> Self {
+        Self { capacity: 5120, eviction: Eviction::Crowded }
+    }
+}
+
+impl BalanceSettings {
+    /// Checks every value; the error names the recipe's key.
+    pub fn validate(&self) -> Result<(), String> {
+        check::count("balance.capacity", self.capacity, 1..=100_000_000)
+    }
+}
+
+/// Eviction policies; see the [module](self).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Eviction {
+    /// The lowest priority of the largest class: levels the class counts.
+    Crowded,
+    /// The oldest: the buffer is the newest `capacity` samples.
+    Fifo,
+    /// The lowest priority.
+    LowestPriority,
+}
+
+/// One sample in the buffer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    /// Unique in a run, and growing: of two samples of one round, the smaller is the older.
+    pub sample_id: u64,
+    /// The shard that holds the image; the buffer only hands it back.
+    pub shard: u64,
+    /// The image's row in that shard.
+    pub row: u32,
+    /// The teacher's class of the clean image.
+    pub class: u32,
+    /// The teacher's probability for it, in `[0, 1]`.
+    pub confidence: f32,
+    /// φ's factors at birth.
+    pub factors: Factors,
+    /// The round that made it.
+    pub birth_round: u32,
+    /// δ, 0 or above; a new sample's is set when it enters.
+    pub priority: f64,
+    /// The importance weight w, in `(0, 1]`; 1 for a new sample.
+    pub weight: f64,
+}
+
+/// Why samples cannot be members.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BufferError {
+    /// More members than the buffer holds.
+    #[error(
+        "{members} members do not fit into a buffer of {capacity}\nhint: balance.capacity was lowered in mid-run; set it back, or start a new run"
+    )]
+    TooMany {
+        /// As given.
+        members: usize,
+        /// The buffer's.
+        capacity: usize,
+    },
+    /// Two samples with one id.
+    #[error("sample {sample_id} is in the buffer twice")]
+    Duplicate {
+        /// The id.
+        sample_id: u64,
+    },
+    /// A class that the teacher does not have.
+    #[error("sample {sample_id} is of class {class}, but the teacher has {classes} classes")]
+    UnknownClass {
+        /// The sample.
+        sample_id: u64,
+        /// Its class.
+        class: u32,
+        /// The teacher's.
+        classes: usize,
+    },
+    /// A priority that cannot be compared.
+    #[error("the priority of sample {sample_id} is {priority}; priorities are 0 or above")]
+    Priority {
+        /// The sample.
+        sample_id: u64,
+        /// Its priority.
+        priority: f64,
+    },
+}
+
+/// At most `capacity` members, in the order in which they came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplayBuffer {
+    settings: BalanceSettings,
+    classes: usize,
+    members: Vec<Member>,
+}
+
+impl ReplayBuffer {
+    /// An empty buffer for a teacher with `classes` classes.
+    pub fn new(settings: BalanceSettings, classes: usize) -> Self {
+        Self { settings, classes, members: Vec::new() }
+    }
+
+    /// The buffer of an earlier round, with whatever priorities and weights its members have by now.
+    pub fn from_members(settings: BalanceSettings, classes: usize, members: Vec<Member>) -> Result<Self, BufferError> {
+        if members.len() > settings.capacity {
+            return Err(BufferError::TooMany { members: members.len(), capacity: settings.capacity });
+        }
+        let mut buffer = Self::new(settings, classes);
+        buffer.admit(members)?;
+        Ok(buffer)
+    }
+
+    /// Inserts `arrivals`, then evicts what is above the capacity; returns the evicted, oldest arrival first.
+    ///
+    /// Every arrival gets the highest priority among the members before it (1 in an empty buffer) and weight 1. An
+    /// error leaves the buffer as it was.
+    pub fn insert(&mut self, mut arrivals: Vec<Member>) -> Result<Vec<Member>, BufferError> {
+        let highest = self.members.iter().map(|member| member.priority).reduce(f64::max).unwrap_or(1.0);
+        for arrival in &mut arrivals {
+            (arrival.priority, arrival.weight) = (highest, 1.0);
+        }
+        self.admit(arrivals)?;
+        let surplus = self.members.len().saturating_sub(self.settings.capacity);
+        let leaving = match self.settings.eviction {
+            Eviction::Crowded => self.most_crowded(surplus),
+            Eviction::Fifo => self.first_by(surplus, older),
+            Eviction::LowestPriority => self.first_by(surplus, lower_priority),
+        };
+        let (evicted, kept) = std::mem::take(&mut self.members)
+            .into_iter()
+            .enumerate()
+            .partition::<Vec<_>, _>(|(index, _)| leaving.contains(index));
+        let without_index = |members: Vec<(usize, Member)>| members.into_iter().map(|(_, member)| member).collect();
+        self.members = without_index(kept);
+        Ok(without_index(evicted))
+    }
+
+    /// The members, in the order in which they came.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// How many members each teacher class has: what φ's diversity reads.
+    pub fn class_counts(&self) -> Vec<u64> {
+        let mut counts = vec![0; self.classes];
+        for member in &self.members {
+            counts[member.class as usize] += 1;
+        }
+        counts
+    }
+
+    /// How many samples it holds.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Whether another sample would push one out.
+    pub fn is_full(&self) -> bool {
+        self.members.len() >= self.settings.capacity
+    }
+
+    fn admit(&mut self, arrivals: Vec<Member>) -> Result<(), BufferError> {
+        let mut known = self.members.iter().map(|member| member.sample_id).collect::<HashSet<_>>();
+        for &Member { sample_id, class, priority, .. } in &arrivals {
+            if class as usize >= self.classes {
+                return Err(BufferError::UnknownClass { sample_id, class, classes: self.classes });
+            }
+            if !priority.is_finite() || priority < 0.0 {
+                return Err(BufferError::Priority { sample_id, priority });
+            }
+            if !known.insert(sample_id) {
+                return Err(BufferError::Duplicate { sample_id });
+            }
+        }
+        self.members.extend(arrivals);
+        Ok(())
+    }
+
+    /// The indices of the `surplus` members that come first in `order`.
+    fn first_by(&self, surplus: usize, order: fn(&Member, &Member) -> Ordering) -> HashSet<usize> {
+        let mut indices = (0..self.members.len()).collect::<Vec<_>>();
+        indices.sort_by(|&a, &b| order(&self.members[a], &self.members[b]));
+        indices.into_iter().take(surplus).collect()
+    }
+
+    /// Takes from the largest class (the first of equals) its lowest priority, `surplus` times.
+    fn most_crowded(&self, surplus: usize) -> HashSet<usize> {
+        // Of each class the members, the next to go at the end.
+        let mut queues = vec![Vec::new(); self.classes];
+        for (index, member) in self.members.iter().enumerate() {
+            queues[member.class as usize].push(index);
+        }
+        for queue in &mut queues {
+            queue.sort_by(|&a, &b| lower_priority(&self.members[b], &self.members[a]));
+        }
+        let mut leaving = HashSet::new();
+        for _ in 0..surplus {
+            // `rev`: `max_by_key` gives the last of equals.
+            let largest = queues.iter_mut().rev().max_by_key(|queue| queue.len());
+            leaving.extend(largest.and_then(Vec::pop));
+        }
+        leaving
+    }
+}
+
+fn older(a: &Member, b: &Member) -> Ordering {
+    (a.birth_round, a.sample_id).cmp(&(b.birth_round, b.sample_id))
+}
+
+fn lower_priority(a: &Member, b: &Member) -> Ordering {
+    a.priority.total_cmp(&b.priority).then_with(|| older(a, b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn member(sample_id: u64, class: u32, priority: f64) -> Member {
+        let factors = Factors { diversity: 1.0, difficulty: 1.0 };
+        let birth_round = (sample_id / 10) as u32;
+        Member { sample_id, shard: 0, row: 0, class, confidence: 0.5, factors, birth_round, priority, weight: 0.5 }
+    }
+
+    fn buffer(capacity: usize, eviction: Eviction, members: &[(u64, u32, f64)]) -> ReplayBuffer {
+        let members = members.iter().map(|&(id, class, priority)| member(id, class, priority)).collect();
+        ReplayBuffer::from_members(BalanceSettings { capacity, eviction }, 3, members).unwrap()
+    }
+
+    #[track_caller]
+    fn check_evicted(eviction: Eviction, arriving_classes: &[u32], expected: &[u64]) {
+        let held = [(0, 0, 5.0), (1, 0, 2.0), (2, 0, 3.0), (3, 1, 1.0), (4, 1, 9.0), (5, 2, 0.5)];
+        let mut buffer = buffer(6, eviction, &held);
+        let arrivals = (100..).zip(arriving_classes).map(|(id, &class)| member(id, class, 0.0)).collect();
+        let evicted = buffer.insert(arrivals).unwrap();
+        assert_eq!(evicted.iter().map(|member| member.sample_id).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn each_policy_evicts_whom_it_says() {
+        check_evicted(Eviction::Fifo, &[0, 0], &[0, 1]);
+        check_evicted(Eviction::LowestPriority, &[0, 0], &[3, 5]);
+        // Class 0 grows to five: its lowest priorities 2, 3 and 5 go, in this order.
+        check_evicted(Eviction::Crowded, &[0, 0], &[1, 2]);
+        // Classes (3, 4, 1): the lowest of class 1; then the classes are level and the first of them gives.
+        check_evicted(Eviction::Crowded, &[1, 1], &[1, 3]);
+        check_evicted(Eviction::Crowded, &[], &[]);
+    }
+
+    #[test]
+    fn new_samples_enter_with_the_highest_priority_and_full_weight() {
+        let mut buffer = buffer(4, Eviction::Fifo, &[]);
+        buffer.insert(vec![member(1, 0, 77.0)]).unwrap();
+        assert_eq!((buffer.members()[0].priority, buffer.members()[0].weight), (1.0, 1.0));
+        buffer.members[0].priority = 3.5;
+        buffer.insert(vec![member(2, 1, 0.0)]).unwrap();
+        assert_eq!(buffer.members()[1].priority, 3.5);
+        assert_eq!(buffer.class_counts(), [1, 1, 0]);
+    }
+
+    #[test]
+    fn a_batch_larger_than_the_buffer_keeps_the_newest() {
+        let mut buffer = buffer(2, Eviction::Fifo, &[(1, 0, 1.0)]);
+        let evicted = buffer.insert((2..7).map(|id| member(id, 0, 0.0)).collect()).unwrap();
+        assert_eq!((evicted.len(), buffer.len(), buffer.is_full()), (4, 2, true));
+        assert_eq!(buffer.members()[1].sample_id, 6);
+    }
+
+    #[test]
+    fn impossible_members_are_refused_and_change_nothing() {
+        let mut buffer = buffer(4, Eviction::Crowded, &[(1, 0, 1.0)]);
+        let before = buffer.clone();
+        assert_eq!(
+            buffer.insert(vec![member(2, 0, 0.0), member(1, 0, 0.0)]),
+            Err(BufferError::Duplicate { sample_id: 1 })
+        );
+        assert_eq!(
+            buffer.insert(vec![member(2, 3, 0.0)]),
+            Err(BufferError::UnknownClass { sample_id: 2, class: 3, classes: 3 })
+        );
+        assert_eq!(buffer, before);
+        let rebuild =
+            |members| ReplayBuffer::from_members(BalanceSettings { capacity: 1, ..Default::default() }, 3, members);
+        assert!(matches!(rebuild(vec![member(1, 0, f64::NAN)]), Err(BufferError::Priority { sample_id: 1, .. })));
+        assert!(matches!(
+            rebuild(vec![member(1, 0, 1.0), member(2, 0, 1.0)]),
+            Err(BufferError::TooMany { members: 2, capacity: 1 })
+        ));
+    }
+
+    fn any_eviction() -> impl proptest::strategy::Strategy<Value = Eviction> {
+        prop_oneof![Just(Eviction::Crowded), Just(Eviction::Fifo), Just(Eviction::LowestPriority)]
+    }
+
+    proptest! {
+        #[test]
+        fn the_buffer_fills_and_then_trades_one_for_one(
+            capacity in 1_usize..40,
+            eviction in any_eviction(),
+            batches in prop::collection::vec(prop::collection::vec((0_u32..3, 0.0_f64..4.0), 0..25), 1..8),
+        ) {
+            let mut buffer = ReplayBuffer::new(BalanceSettings { capacity, eviction }, 3);
+            let mut next_id = 0;
+            for batch in batches {
+                let (room, size) = (capacity - buffer.len(), batch.len());
+                let mut arrivals = Vec::new();
+                for &(class, _) in &batch {
+                    arrivals.push(member(next_id, class, 0.0));
+                    next_id += 1;
+                }
+                let evicted = buffer.insert(arrivals).unwrap();
+                prop_assert!(buffer.len() <= capacity);
+                prop_assert_eq!(evicted.len(), size.saturating_sub(room));
+                prop_assert_eq!(buffer.class_counts().iter().sum::<u64>(), buffer.len() as u64);
+                prop_assert!(buffer.members().is_sorted_by_key(|member| member.sample_id));
+                // Priorities as a sample stage would leave them.
+                for (member, &(_, priority)) in buffer.members.iter_mut().zip(batch.iter().cycle()) {
+                    member.priority = priority;
+                }
+            }
+        }
+
+        #[test]
+        fn crowded_takes_only_from_the_largest_classes_and_their_lowest_priorities(
+            held in prop::collection::vec((0_u32..3, 0.0_f64..4.0), 30),
+            arriving in prop::collection::vec(0_u32..3, 1..20),
+        ) {
+            let held = (0..).zip(held).map(|(id, (class, priority))| (id, class, priority)).collect::<Vec<_>>();
+            let mut buffer = buffer(30, Eviction::Crowded, &held);
+            let arrivals = (100..).zip(&arriving).map(|(id, &class)| member(id, class, 0.0)).collect();
+            let evicted = buffer.insert(arrivals).unwrap();
+            let counts = buffer.class_counts();
+            let largest = *counts.iter().max().unwrap();
+            for gone in &evicted {
+                prop_assert!(counts[gone.class as usize] + 1 >= largest, "{:?} after {:?}", counts, gone);
+                let stayed = buffer.members().iter().filter(|member| member.class == gone.class);
+                prop_assert!(stayed.into_iter().all(|member| lower_priority(gone, member).is_lt()));
+            }
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! One step of the student.
+//!
+//! ```text
+//! L_S = mean_i w_i · T² · KL( softmax(t_i / T) ‖ softmax(s_i / T) )                                               [C]
+//! ```
+//!
+//! Teacher logits t and student logits s are of the same augmented view of image i; w_i is the importance weight from
+//! the [priority sampling](crate::priority) (1 if it does not scale the loss). T² keeps the gradient's size when T
+//! changes. The student is in training mode, the teacher in evaluation mode. The step also yields what the next round's
+//! priorities may be made of: each sample's KL at T = 1, and how often the two networks name the same class.
+//!
+//! The learning rate is a function of the global step alone: a straight line up over the warm-up steps, then a cosine
+//! from `lr` to `lr_min` at the run's last step. Settings of the public baselines \[C: Fast-Datafree\]: SGD with
+//! momentum 0.9 and weight decay 1e-4, lr 0.2 down to 2e-4, T = 20, batches of 256, 80,000 steps. The defaults here are
+//! those of shorter runs \[O\].
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Result, Tensor, bail};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use ssdkd_nn::{Adam, Network, Pass, Sgd, Store, schedule};
+use ssdkd_ops as ops;
+use ssdkd_ops::{Gradients, Value};
+
+use crate::augment::AugmentSettings;
+use crate::check;
+
+/// `[distill]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DistillSettings {
+    /// Student steps in a round; in the baselines 400 \[C\].
+    pub steps: usize,
+    /// Images in a step, 2–65536 \[C: 256\].
+    pub batch: usize,
+    /// T, above 0 \[C: 20\].
+    pub temperature: f64,
+    /// Who moves the weights.
+    pub optimizer: OptimizerKind,
+    /// Highest learning rate \[C: 0.2\].
+    pub lr: f64,
+    /// Learning rate at the last step of the run \[C: 2e-4\].
+    pub lr_min: f64,
+    /// Steps, of the whole run, over which the learning rate rises to `lr` \[C: 0\].
+    pub warmup_steps: usize,
+    /// SGD's momentum, in `[0, 1)` \[C: 0.9\].
+    pub momentum: f64,
+    /// SGD with Nesterov's momentum \[C: no\].
+    pub nesterov: bool,
+    /// L2 penalty on every trained parameter \[C: 1e-4\].
+    pub weight_decay: f64,
+    /// Decay of a running average of the student, in `[0, 1)`, kept beside it; 0: none \[O\].
+    pub ema: f64,
+    /// The views of the images that both networks see.
+    pub augment: AugmentSettings,
+}
+
+impl Default for DistillSettings {
+    fn default() -> Self {
+        Self {
+            steps: 40,
+            batch: 128,
+            temperature: 4.0,
+            optimizer: OptimizerKind::Sgd,
+            lr: 0.1,
+            lr_min: 1e-4,
+            warmup_steps: 0,
+            momentum: 0.9,
+            nesterov: false,
+            weight_decay: 5e-4,
+            ema: 0.0,
+            augment: AugmentSettings::default(),
+        }
+    }
+}
+
+impl DistillSettings {
+    /// Checks every value; the error names the recipe's key.
+    pub fn validate(&self) -> std::result::Result<(), String> {
+        check::count("distill.steps", self.steps, 1..=1_000_000)?;
+        check::count("distill.batch", self.batch, 2..=65_536)?;
+        check::positive("distill.temperature", self.temperature)?;
+        check::positive("distill.lr", self.lr)?;
+        check::not_negative("distill.lr_min", self.lr_min)?;
+        if self.lr_min > self.lr {
+            return Err(format!("distill.lr_min is {}; it must not be above distill.lr, {}", self.lr_min, self.lr));
+        }
+        check::count("distill.warmup_steps", self.warmup_steps, 0..=100_000_000)?;
+        check::decay("distill.momentum", self.momentum)?;
+        if self.nesterov && self.momentum == 0.0 {
+            return Err("distill.nesterov is true; it must be false while distill.momentum is 0".into());
+        }
+        check::not_negative("distill.weight_decay", self.weight_decay)?;
+        check::decay("distill.ema", self.ema)?;
+        self.augment.validate("distill")
+    }
+
+    /// The learning rate of step `step` (from 0) of `total` in the run.
+    pub fn learning_rate(&self, step: u64, total: u64) -> f64 {
+        let warmup = self.warmup_steps as u64;
+        if step < warmup {
+            return self.lr * (step + 1) as f64 / warmup as f64;
+        }
+        schedule::cosine(self.lr, self.lr_min, step - warmup, total.saturating_sub(warmup))
+    }
+}
+
+/// Who moves the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// Stochastic gradient descent with momentum.
+    Sgd,
+    /// Adam with decays 0.9 and 0.999.
+    Adam,
+}
+
+/// What one step showed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// L_S.
+    pub loss: f32,
+    /// KL(f_t ‖ f_s) in nats at T = 1 of every sample's view, before the step.
+    pub disagreement: Vec<f32>,
+    /// Share of the views that both networks take for the same class.
+    pub agreement: f32,
+    /// Euclidean norm of the gradient over all parameters, weight decay not included.
+    pub gradient_norm: f32,
+    /// The learning rate.
+    pub lr: f64,
+}
+
+/// The student's training: optimiser, schedule, running average.
+pub struct Distiller {
+    settings: DistillSettings,
+    optimizer: Optimizer,
+    average: Option<Store>,
+}
+
+enum Optimizer {
+    Sgd(Sgd),
+    Adam(Adam),
+}
+
+impl Distiller {
+    /// A fresh optimiser for `student`, whose weights the steps will move in place.
+    pub fn new(settings: DistillSettings, student: &Network) -> Result<Self> {
+        let parameters = student.store().parameters();
+        let optimizer = match settings.optimizer {
+            OptimizerKind::Sgd => {
+                Optimizer::Sgd(Sgd::new(parameters, settings.momentum, settings.weight_decay, settings.nesterov)?)
+            }
+            OptimizerKind::Adam => Optimizer::Adam(Adam::new(parameters, 0.9, 0.999, settings.weight_decay)?),
+        };
+        let average = if settings.ema > 0.0 { Some(student.store().deep_clone()?) } else { None };
+        Ok(Self { settings, optimizer, average })
+    }
+
+    /// One step, number `step` (from 0) of `total` in the run, on `images` (B, H, W, C) in `[0, 1]`.
+    ///
+    /// `weights` are the importance weights w, if they scale the loss; `views` draws the augmentation.
+    pub fn step(
+        &mut self,
+        teacher: &Network,
+        student: &Network,
+        images: &Tensor,
+        weights: Option<&[f32]>,
+        (step, total): (u64, u64),
+        views: &mut ChaCha8Rng,
+    ) -> Result<StepReport> {
+        let views = self.settings.augment.view(&Value::constant(images.clone()), views)?;
+        let teacher_logits = teacher.forward(&views, &Pass::eval())?.logits; // (B, K)
+        let student_logits = student.forward(&views, &Pass::train())?.logits; // (B, K)
+        let loss = distillation_loss(&teacher_logits, &student_logits, self.settings.temperature, weights)?;
+
+        let disagreement = disagreement(teacher_logits.tensor(), student_logits.tensor())?;
+        let agreement = agreement(teacher_logits.tensor(), student_logits.tensor())?;
+        drop(student_logits);
+        let loss_value = loss.scalar()?;
+        if !loss_value.is_finite() {
+            bail!("the student's loss at step {step} is {loss_value}\nhint: it has diverged; lower distill.lr");
+        }
+        let gradients = loss.backward()?;
+        let gradient_norm = gradient_norm(student.store(), &gradients)?;
+        let lr = self.settings.learning_rate(step, total);
+        match &mut self.optimizer {
+            Optimizer::Sgd(sgd) => sgd.step(&gradients, lr)?,
+            Optimizer::Adam(adam) => adam.step(&gradients, lr)?,
+        }
+        self.update_average(student)?;
+        Ok(StepReport { loss: loss_value, disagreement, agreement, gradient_norm, lr })
+    }
+
+    fn update_average(&self, student: &Network) -> Result<()> {
+        let Some(average) = &self.average else { return Ok(()) };
+        for ((_, target), (_, source)) in average.all().iter().zip(student.store().all()) {
+            if source.dtype() == DType::F32 {
+                ops::lerp_assign(target, &source, 1.0 - self.settings.ema)?;
+            } else {
+                target.set(&source)?; // batches seen: a count, not an average
+            }
+        }
+        Ok(())
+    }
+
+    /// The running average of the student, as weights for a network of its architecture; `None` if none is kept.
+    pub fn average(&self) -> Option<BTreeMap<String, Tensor>> {
+        self.average.as_ref().map(Store::to_tensors)
+    }
+
+    /// Everything beside the student that a later step needs: `optimizer.…` and `average.…`.
+    pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
+        let optimizer = match &self.optimizer {
+            Optimizer::Sgd(sgd) => sgd.state_tensors(),
+            Optimizer::Adam(adam) => adam.state_tensors(),
+        };
+        let prefixed = |prefix: &str, tensors: BTreeMap<String, Tensor>| {
+            tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect::<Vec<_>>()
+        };
+        let average = prefixed(AVERAGE, self.average().unwrap_or_default());
+        prefixed(OPTIMIZER, optimizer).into_iter().chain(average).collect()
+    }
+
+    /// Takes up a saved state; the error names what does not fit these settings.
+    pub fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
+        let (mut optimizer, mut average) = (BTreeMap::new(), BTreeMap::new());
+        for (name, tensor) in tensors {
+            if let Some(name) = name.strip_prefix(OPTIMIZER) {
+                optimizer.insert(name.to_owned(), tensor);
+            } else if let Some(name) = name.strip_prefix(AVERAGE) {
+                average.insert(name.to_owned(), tensor);
+            } else {
+                bail!("the optimiser state holds an unknown tensor, {name}");
+            }
+        }
+        match &mut self.optimizer {
+            Optimizer::Sgd(sgd) => sgd.load_state(optimizer)?,
+            Optimizer::Adam(adam) => adam.load_state(optimizer)?,
+        }
+        match &self.average {
+            Some(store) => store.load_tensors(average),
+            None if average.is_empty() => Ok(()),
+            None => bail!(
+                "the optimiser state holds a running average of the student, but distill.ema is 0\n\
+                 hint: set distill.ema as it was when the state was saved"
+            ),
+        }
+    }
+}
+
+const OPTIMIZER: &str = "optimizer.";
+const AVERAGE: &str = "average.";
+
+/// L_S of teacher and student logits (B, K); see the [module](self).
+pub fn distillation_loss(
+    teacher_logits: &Value,
+    student_logits: &Value,
+    temperature: f64,
+    weights: Option<&[f32]>,
+) -> Result<Value> {
+    let divergence = ops::kl_divergence(&teacher_logits.detach(), student_logits, temperature, weights)?;
+    ops::scale(&divergence, temperature * temperature)
+}
+
+/// KL(f_t ‖ f_s) in nats of every row of logits (N, K) at T = 1: what δ is made of.
+pub fn disagreement(teacher_logits: &Tensor, student_logits: &Tensor) -> Result<Vec<f32>> {
+    ops::kl_per_sample(teacher_logits, student_logits, 1.0)
+}
+
+/// Share of the rows of logits (N, K) whose largest entries are of the same class.
+pub fn agreement(a: &Tensor, b: &Tensor) -> Result<f32> {
+    let (a, b) = (ops::argmax(a)?, ops::argmax(b)?);
+    let same = a.iter().zip(&b).filter(|(a, b)| a == b).count();
+    Ok(same as f32 / a.len().max(1) as f32)
+}
+
+fn gradient_norm(store: &Store, gradients: &Gradients) -> Result<f32> {
+    let mut squares = 0.0;
+    for (_, parameter) in store.parameters() {
+        if let Some(gradient) = gradients.get(&parameter) {
+            squares += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
+        }
+    }
+    Ok(squares.sqrt() as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::{Golden, formula, network, numbers};
+    use ssdkd_nn::random::{stream, uniform_tensor};
+
+    fn images(seed: u32) -> Tensor {
+        (formula(seed, &[6, 8, 8, 3], 0.5) + 0.5).unwrap()
+    }
+
+    #[test]
+    fn two_steps_are_those_of_pytorch() {
+        let golden = Golden::load();
+        let (teacher, student) = (network(1), network(2));
+        let settings = DistillSettings { lr: 0.05, lr_min: 0.05, augment: AugmentSettings::OFF, ..Default::default() };
+        let mut distiller = Distiller::new(settings, &student).unwrap();
+        let weights = numbers(&(formula(12, &[6], 0.5) + 0.5).unwrap());
+        for step in 0..2 {
+            let rng = &mut stream(0, "test", &[]);
+            let images = images(40 + step as u32);
+            let report = distiller.step(&teacher, &student, &images, Some(&weights), (step, 2), rng).unwrap();
+            golden.check(&format!("distil.{step}"), &[report.loss, report.gradient_norm, report.agreement], 1e-4);
+            golden.check(&format!("distil.{step}.disagreement"), &report.disagreement, 1e-3);
+        }
+        let tensors = student.store().to_tensors();
+        for name in ["conv1.weight", "linear.weight", "bn1.running_mean", "bn1.running_var"] {
+            golden.check(&format!("distil.student.{name}"), &numbers(&tensors[name]), 1e-4);
+        }
+    }
+
+    /// Steps `range` of one training, on images and views that depend on the step alone.
+    fn train(
+        distiller: &mut Distiller,
+        teacher: &Network,
+        student: &Network,
+        range: std::ops::Range<u64>,
+    ) -> Vec<StepReport> {
+        let step = |step| {
+            let mut rng = stream(1, "test", &[step]);
+            let images = uniform_tensor(&mut rng, (0.0, 1.0), (16, 8, 8, 3), student.store().device()).unwrap();
+            distiller.step(teacher, student, &images, None, (step, 30), &mut rng).unwrap()
+        };
+        range.map(step).collect()
+    }
+
+    #[track_caller]
+    fn check_resumes(settings: &DistillSettings) {
+        let teacher = network(1);
+        let student = network(2);
+        let mut distiller = Distiller::new(settings.clone(), &student).unwrap();
+        train(&mut distiller, &teacher, &student, 0..3);
+        let copies = |tensors: BTreeMap<String, Tensor>| {
+            tensors.into_iter().map(|(name, tensor)| (name, tensor.copy().unwrap())).collect::<BTreeMap<_, _>>()
+        };
+        let (weights, state) = (copies(student.store().to_tensors()), copies(distiller.state_tensors()));
+        let expected = train(&mut distiller, &teacher, &student, 3..6);
+
+        let resumed = network(7);
+        let mut distiller_again = Distiller::new(settings.clone(), &resumed).unwrap();
+        resumed.store().load_tensors(weights).unwrap();
+        distiller_again.load_state(state).unwrap();
+        assert_eq!(train(&mut distiller_again, &teacher, &resumed, 3..6), expected);
+        let bits = |tensors: Option<BTreeMap<String, Tensor>>| {
+            let tensors = tensors.unwrap_or_default().into_values().filter(|tensor| tensor.dtype() == DType::F32);
+            tensors.map(|tensor| numbers(&tensor)).collect::<Vec<_>>()
+        };
+        assert_eq!(bits(distiller_again.average()), bits(distiller.average()));
+        assert_eq!(distiller.average().is_some(), settings.ema > 0.0);
+    }
+
+    #[test]
+    fn a_restored_state_goes_on_to_the_same_bits() {
+        check_resumes(&DistillSettings::default());
+        check_resumes(&DistillSettings { nesterov: true, ema: 0.9, ..Default::default() });
+        check_resumes(&DistillSettings { optimizer: OptimizerKind::Adam, lr: 1e-3, ..Default::default() });
+    }
+
+    #[test]
+    fn a_state_of_other_settings_is_refused() {
+        let student = network(2);
+        let averaging = Distiller::new(DistillSettings { ema: 0.9, ..Default::default() }, &student).unwrap();
+        let mut plain = Distiller::new(DistillSettings::default(), &student).unwrap();
+        let error = plain.load_state(averaging.state_tensors()).unwrap_err().to_string();
+        assert!(error.contains("distill.ema"), "{error}");
+        let unknown = BTreeMap::from([("velocity".to_owned(), images(1))]);
+        assert!(plain.load_state(unknown).unwrap_err().to_string().contains("velocity"));
+    }
+
+    #[test]
+    fn the_student_learns() {
+        let (teacher, student) = (network(1), network(2));
+        let settings = DistillSettings { lr: 0.05, ..Default::default() };
+        let mut distiller = Distiller::new(settings, &student).unwrap();
+        let reports = train(&mut distiller, &teacher, &student, 0..30);
+        let mean = |reports: &[StepReport]| reports.iter().map(|report| report.loss).sum::<f32>() / 5.0;
+        let (first, last) = (mean(&reports[..5]), mean(&reports[25..]));
+        assert!(last < 0.5 * first, "{first} fell only to {last}");
+    }
+
+    #[test]
+    fn the_average_follows_the_student() {
+        let (teacher, student) = (network(1), network(2));
+        let before = student.store().deep_clone().unwrap().to_tensors();
+        let mut distiller = Distiller::new(DistillSettings { ema: 0.75, ..Default::default() }, &student).unwrap();
+        train(&mut distiller, &teacher, &student, 0..1);
+        let (after, average) = (student.store().to_tensors(), distiller.average().unwrap());
+        let name = "linear.weight";
+        let expected = numbers(&((&before[name] * 0.75).unwrap() + (&after[name] * 0.25).unwrap()).unwrap());
+        for (a, b) in numbers(&average[name]).iter().zip(&expected) {
+            assert!((a - b).abs() < 1e-6, "{a} is not {b}");
+        }
+        assert_ne!(numbers(&before[name]), numbers(&after[name]));
+    }
+
+    #[test]
+    fn the_learning_rate_rises_and_falls() {
+        let settings = DistillSettings { lr: 0.2, lr_min: 2e-4, warmup_steps: 4, ..Default::default() };
+        for (step, expected) in [(0, 0.05), (3, 0.2), (4, 0.2), (54, 0.1001), (104, 2e-4), (999, 2e-4)] {
+            let lr = settings.learning_rate(step, 105);
+            assert!((lr - expected).abs() < 1e-12, "at step {step} it is {lr}");
+        }
+    }
+
+    #[test]
+    fn impossible_settings_are_refused_by_name() {
+        let check = |settings: DistillSettings, message: &str| {
+            let error = settings.validate().unwrap_err();
+            assert!(error.contains(message), "{error}");
+        };
+        assert_eq!(DistillSettings::default().validate(), Ok(()));
+        check(DistillSettings { lr_min: 1.0, ..Default::default() }, "distill.lr_min is 1");
+        check(DistillSettings { nesterov: true, momentum: 0.0, ..Default::default() }, "distill.nesterov");
+        check(DistillSettings { temperature: 0.0, ..Default::default() }, "distill.temperature is 0");
+    }
+}

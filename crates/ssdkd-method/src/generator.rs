@@ -1,0 +1,315 @@
+//! What both generator strategies hold and do: the network with its optimiser and averages, the draws, the finished batch.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Result, Tensor, bail};
+use rand::Rng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use ssdkd_nn::random::{normal_tensor, stream};
+use ssdkd_nn::{Adam, Generator, Network, Store};
+use ssdkd_ops as ops;
+
+use crate::inversion::{ImageFormat, InvertSettings, Position, Synthesis, TargetRule};
+use crate::inversion_loss::{BatchNormMomentum, InversionTerms};
+
+/// The layer that is [drawn anew](TrainedGenerator::reset_if_due).
+const FIRST_LINEAR: &str = "l1.0";
+
+/// A generator in training, with all of its state.
+pub(crate) struct TrainedGenerator {
+    pub(crate) settings: InvertSettings,
+    pub(crate) store: Store,
+    pub(crate) network: Generator,
+    pub(crate) optimizer: Adam,
+    pub(crate) averages: BatchNormMomentum,
+}
+
+impl TrainedGenerator {
+    /// A fresh generator of images like the teacher's.
+    pub(crate) fn new(settings: InvertSettings, teacher: &Network, seed: u64, device: &Device) -> Result<Self> {
+        let store = Store::seeded(device, stream(seed, "invert/generator", &[]).random());
+        let network = build(&settings, teacher, &store)?;
+        let optimizer = Adam::new(store.parameters(), settings.beta1, settings.beta2, 0.0)?;
+        let averages = BatchNormMomentum::new(settings.bn_momentum);
+        Ok(Self { settings, store, network, optimizer, averages })
+    }
+
+    /// z (B, latent), standard normal.
+    pub(crate) fn latents(&self, position: Position, step: usize) -> Result<Tensor> {
+        let mut rng = draws(position, "invert/latents", step);
+        normal_tensor(&mut rng, (self.settings.batch, self.settings.latent), self.store.device())
+    }
+
+    /// The classes that the images of a batch should be of; `None`: whatever the teacher takes them for.
+    pub(crate) fn targets(&self, position: Position, classes: usize) -> Option<Vec<u32>> {
+        let mut rng = draws(position, "invert/targets", 0);
+        let batch = self.settings.batch;
+        match self.settings.targets {
+            TargetRule::Predicted => None,
+            TargetRule::Random => Some((0..batch).map(|_| rng.random_range(0..classes as u32)).collect()),
+            TargetRule::Balanced => {
+                // Which classes get the remainder is left to chance.
+                let mut order = (0..classes as u32).collect::<Vec<_>>();
+                order.shuffle(&mut rng);
+                Some(order.into_iter().cycle().take(batch).collect())
+            }
+        }
+    }
+
+    /// Draws the first linear layer anew, N(0, 0.02) and zero bias, in the one batch where the settings say so.
+    pub(crate) fn reset_if_due(&self, position: Position) -> Result<()> {
+        let due = position.batch == 0 && position.distilling_round.is_some_and(|r| r + 1 == self.settings.reset_round);
+        if !due {
+            return Ok(());
+        }
+        let mut rng = draws(position, "invert/reset", 0);
+        for (name, var) in self.store.parameters() {
+            if name == format!("{FIRST_LINEAR}.weight") {
+                let noise = normal_tensor(&mut rng, var.dims(), self.store.device())?;
+                ops::copy_assign(&var, &(noise * 0.02)?)?;
+            } else if name == format!("{FIRST_LINEAR}.bias") {
+                ops::copy_assign(&var, &var.zeros_like()?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rounds the images (B, H, W, C), and has the teacher look at what will be stored.
+    pub(crate) fn finish(
+        &self,
+        teacher: &Network,
+        images: &Tensor,
+        targets: Option<Vec<u32>>,
+        terms: InversionTerms,
+    ) -> Result<Synthesis> {
+        let images = match self.settings.image_format {
+            ImageFormat::U8 => ops::round_to_u8_levels(images)?,
+            ImageFormat::F32 => images.clone(),
+        };
+        let teacher_logits = teacher.logits(&images)?;
+        let targets = match targets {
+            Some(targets) => targets,
+            None => ops::argmax(&teacher_logits)?,
+        };
+        Ok(Synthesis { images, targets, teacher_logits, terms })
+    }
+
+    /// `generator.…`, `optimizer.…`, `batch_norm.…`.
+    pub(crate) fn state_tensors(&self) -> BTreeMap<String, Tensor> {
+        let parts = [
+            (GENERATOR, self.store.to_tensors()),
+            (OPTIMIZER, self.optimizer.state_tensors()),
+            (BATCH_NORM, self.averages.state_tensors()),
+        ];
+        let prefixed = |(prefix, tensors): (&str, BTreeMap<String, Tensor>)| {
+            tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect::<Vec<_>>()
+        };
+        parts.into_iter().flat_map(prefixed).collect()
+    }
+
+    /// Takes up a saved state; the error names what does not fit.
+    pub(crate) fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
+        let mut parts = [GENERATOR, OPTIMIZER, BATCH_NORM].map(|prefix| (prefix, BTreeMap::new()));
+        for (name, tensor) in tensors {
+            let part = parts.iter_mut().find_map(|(prefix, part)| Some((name.strip_prefix(*prefix)?.to_owned(), part)));
+            match part {
+                Some((name, part)) => part.insert(name, tensor.to_device(self.store.device())?),
+                None => bail!("the generator state holds an unknown tensor, {name}"),
+            };
+        }
+        let [(_, generator), (_, optimizer), (_, averages)] = parts;
+        self.store.load_tensors(generator)?;
+        self.optimizer.load_state(optimizer)?;
+        self.averages.load_state(&averages)
+    }
+}
+
+const GENERATOR: &str = "generator.";
+const OPTIMIZER: &str = "optimizer.";
+const BATCH_NORM: &str = "batch_norm.";
+
+/// The generator's network over the tensors of `store`.
+pub(crate) fn build(settings: &InvertSettings, teacher: &Network, store: &Store) -> Result<Generator> {
+    let (height, width, channels) = teacher.input_shape(); // (H, W, C)
+    if height != width {
+        bail!("the generator makes square images, but this teacher's are {height} by {width} pixels");
+    }
+    Generator::new(settings.latent, settings.width, height, channels, store.builder())
+}
+
+/// The stream of one purpose at one step of one batch.
+pub(crate) fn draws(position: Position, purpose: &str, step: usize) -> ChaCha8Rng {
+    stream(position.seed, purpose, &[u64::from(position.round), u64::from(position.batch), step as u64])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::augment::AugmentSettings;
+    use crate::golden::{network, numbers};
+    use crate::inversion::{Strategy, Synthesizer};
+    use crate::modulation::{Modulation, ModulationSettings};
+
+    fn settings(strategy: Strategy) -> InvertSettings {
+        let targets = if strategy == Strategy::Meta { TargetRule::Balanced } else { TargetRule::Predicted };
+        InvertSettings {
+            strategy,
+            targets,
+            latent: 8,
+            width: 4,
+            batch: 6,
+            steps: 2,
+            reset_round: 2,
+            ..Default::default()
+        }
+    }
+
+    fn position(round: u32, distilling_round: Option<u32>, batch: u32) -> Position {
+        Position { seed: 9, round, distilling_round, batch }
+    }
+
+    fn bits(made: &Synthesis) -> (Vec<f32>, Vec<u32>, Vec<f32>, f32) {
+        (numbers(&made.images), made.targets.clone(), numbers(&made.teacher_logits), made.terms.total)
+    }
+
+    #[track_caller]
+    fn check_resumes(strategy: Strategy) {
+        let (teacher, student) = (network(1), network(2));
+        let modulation = Modulation::new(ModulationSettings::default(), &[5, 0, 12, 3]);
+        let make = |synthesizer: &mut Synthesizer, rounds: std::ops::Range<u32>| {
+            let batch = |(round, batch): (u32, u32)| {
+                let distilling = round.checked_sub(1);
+                let student = distilling.map(|_| &student);
+                bits(
+                    &synthesizer
+                        .synthesize(&teacher, student, &modulation, position(round, distilling, batch))
+                        .unwrap(),
+                )
+            };
+            rounds.flat_map(|round| [(round, 0), (round, 1)]).map(batch).collect::<Vec<_>>()
+        };
+        let fresh = || Synthesizer::new(&settings(strategy), &teacher, 9, &Device::Cpu).unwrap();
+        let mut synthesizer = fresh();
+        make(&mut synthesizer, 0..2);
+        let copy = |(name, tensor): (String, Tensor)| (name, tensor.copy().unwrap());
+        let state = synthesizer.state_tensors().into_iter().map(copy).collect::<BTreeMap<_, _>>();
+        let expected = make(&mut synthesizer, 2..4);
+
+        let mut resumed = fresh();
+        resumed.load_state(state.clone()).unwrap();
+        assert_eq!(make(&mut resumed, 2..4), expected);
+        let mut restarted = fresh();
+        assert_ne!(make(&mut restarted, 2..4), expected, "the state matters");
+
+        // What does not fit is refused by name.
+        for missing in ["optimizer.l1.0.weight.first", "batch_norm.mean.0001", "generator.l1.0.bias"] {
+            let mut state = state.clone();
+            assert!(state.remove(missing).is_some(), "{missing}");
+            assert!(fresh().load_state(state).is_err(), "{missing}");
+        }
+        let mut state = state;
+        state.insert("student.conv1".into(), teacher.store().to_tensors()["conv1.weight"].clone());
+        assert!(fresh().load_state(state).unwrap_err().to_string().contains("student.conv1"));
+    }
+
+    #[test]
+    fn both_strategies_resume_to_the_same_bits() {
+        check_resumes(Strategy::Persistent);
+        check_resumes(Strategy::Meta);
+    }
+
+    #[test]
+    fn a_batch_is_rounded_and_labelled_by_the_teacher() {
+        let teacher = network(1);
+        let modulation = Modulation::new(ModulationSettings::OFF, &[]);
+        let mut synthesizer = Synthesizer::new(&settings(Strategy::Persistent), &teacher, 9, &Device::Cpu).unwrap();
+        let made = synthesizer.synthesize(&teacher, None, &modulation, position(0, None, 0)).unwrap();
+        assert_eq!(made.images.dims(), [6, 8, 8, 3]);
+        for x in numbers(&made.images) {
+            let level = x * 255.0;
+            assert!((0.0..=1.0).contains(&x) && (level - level.round()).abs() < 1e-3, "{x}");
+        }
+        assert_eq!(numbers(&teacher.logits(&made.images).unwrap()), numbers(&made.teacher_logits));
+        assert_eq!(made.targets, ops::argmax(&made.teacher_logits).unwrap());
+        assert_eq!(made.terms.adversarial, 0.0, "no adversary in the warm-up");
+    }
+
+    #[test]
+    fn unmodulated_and_modulated_by_one_are_the_same_bits() {
+        let teacher = network(1);
+        // An empty buffer has diversity 1, whatever the form; γ = 0 has difficulty 1.
+        let made = [&[][..], &[0, 0, 0, 0]].map(|counts| {
+            let phi = if counts.is_empty() {
+                ModulationSettings::OFF
+            } else {
+                ModulationSettings { gamma: 0.0, ..Default::default() }
+            };
+            let modulation = Modulation::new(phi, counts);
+            let mut synthesizer = Synthesizer::new(&settings(Strategy::Meta), &teacher, 9, &Device::Cpu).unwrap();
+            bits(&synthesizer.synthesize(&teacher, None, &modulation, position(0, None, 0)).unwrap())
+        });
+        assert_eq!(made[0], made[1]);
+    }
+
+    #[test]
+    fn balanced_targets_are_even_and_random_ones_are_not_always() {
+        let teacher = network(1);
+        let counts = |targets, batch| {
+            let settings = InvertSettings { batch, targets, ..settings(Strategy::Meta) };
+            let generator = TrainedGenerator::new(settings, &teacher, 9, &Device::Cpu).unwrap();
+            let mut counts = [0; 4];
+            for class in generator.targets(position(0, None, 0), 4).unwrap() {
+                counts[class as usize] += 1;
+            }
+            counts
+        };
+        assert_eq!(counts(TargetRule::Balanced, 40), [10; 4]);
+        let remainder = counts(TargetRule::Balanced, 42);
+        assert!(remainder.iter().all(|count| (10..=11).contains(count)), "{remainder:?}");
+        let random = counts(TargetRule::Random, 4000);
+        assert!(random.iter().all(|count| (900..1100).contains(count)), "{random:?}");
+        assert_ne!(random, [1000; 4]);
+    }
+
+    #[test]
+    fn the_first_layer_is_drawn_anew_once() {
+        let generator = TrainedGenerator::new(settings(Strategy::Meta), &network(1), 9, &Device::Cpu).unwrap();
+        let tensors = || generator.store.deep_clone().unwrap().to_tensors();
+        let before = tensors();
+        for early in [position(0, None, 0), position(1, Some(0), 0), position(2, Some(1), 1), position(3, Some(2), 0)] {
+            generator.reset_if_due(early).unwrap();
+        }
+        let same = |a: &BTreeMap<String, Tensor>, b: &BTreeMap<String, Tensor>, name: &str| {
+            numbers(&a[name]) == numbers(&b[name])
+        };
+        assert!(same(&before, &tensors(), "l1.0.weight"));
+        generator.reset_if_due(position(2, Some(1), 0)).unwrap();
+        let after = tensors();
+        assert!(!same(&before, &after, "l1.0.weight") && same(&before, &after, "conv_blocks.2.weight"));
+        assert!(numbers(&after["l1.0.bias"]).iter().all(|&bias| bias == 0.0));
+        let squares = numbers(&after["l1.0.weight"]).iter().map(|x| x * x).collect::<Vec<_>>();
+        let deviation = (squares.iter().sum::<f32>() / squares.len() as f32).sqrt();
+        assert!((deviation - 0.02).abs() < 0.003, "{deviation}");
+    }
+
+    #[test]
+    fn steps_lower_the_loss() {
+        let teacher = network(1);
+        let modulation = Modulation::new(ModulationSettings::OFF, &[]);
+        let settings = InvertSettings {
+            steps: 1,
+            batch: 16,
+            lr_g: 1e-2,
+            bn_momentum: 0.0,
+            augment: AugmentSettings::OFF,
+            ..settings(Strategy::Persistent)
+        };
+        let mut synthesizer = Synthesizer::new(&settings, &teacher, 9, &Device::Cpu).unwrap();
+        let total =
+            |batch| synthesizer.synthesize(&teacher, None, &modulation, position(0, None, batch)).unwrap().terms.total;
+        let totals = (0..30).map(total).collect::<Vec<_>>();
+        let mean = |totals: &[f32]| totals.iter().sum::<f32>() / totals.len() as f32;
+        assert!(mean(&totals[25..]) < 0.9 * mean(&totals[1..6]), "{totals:?}");
+    }
+}

@@ -1,0 +1,163 @@
+//! The modulating function φ: how much an image counts in the generator's task term.
+//!
+//! A small synthetic set suffers where a large one does not: some classes crowd out others, and easy images crowd out
+//! hard ones \[S\]. φ gives weight to images whose class is rare in the replay buffer and of which the teacher is
+//! not yet sure:
+//!
+//! ```text
+//! φ(x)          = diversity(x) · difficulty(x)                                                                    [R]
+//! diversity(x)  = 1 − (1/|B|) · #{ x' in B : argmax f_t(x') = argmax f_t(x) }                          "share"    [R]
+//!               = 1 / (1 + n_c · C / |B|)            n_c of the buffer's images are of x's class c     "ratio"    [O]
+//!               = 1                                                                                    "off"
+//! difficulty(x) = (1 − p_T(x))^γ                     p_T: the teacher's top probability, as in focal loss         [R]
+//! ```
+//!
+//! In a balanced buffer of ten classes every share is 0.90, of a hundred classes 0.99: little contrast. "ratio" gives
+//! 0.5 in a balanced buffer, 1 to an absent class and 1/3 to one that is twice too common.
+//!
+//! φ is a constant weight: no gradient flows through it \[O\]. An empty buffer has diversity 1, and γ = 0 has
+//! difficulty exactly 1, so that `diversity = "off"` with γ = 0 is the unmodulated baseline, bit for bit.
+
+use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::check;
+
+/// `[invert.phi]`
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModulationSettings {
+    /// Which form the diversity factor takes.
+    pub diversity: Diversity,
+    /// Exponent of the difficulty factor, 0 or above; 0 switches it off exactly. The default is focal loss's \[O\].
+    pub gamma: f64,
+}
+
+impl Default for ModulationSettings {
+    fn default() -> Self {
+        Self { diversity: Diversity::Share, gamma: 2.0 }
+    }
+}
+
+impl ModulationSettings {
+    /// φ = 1 everywhere.
+    pub const OFF: Self = Self { diversity: Diversity::Off, gamma: 0.0 };
+
+    /// Checks every value; the error names the recipe's key.
+    pub fn validate(&self) -> std::result::Result<(), String> {
+        check::not_negative("invert.phi.gamma", self.gamma)
+    }
+}
+
+/// The forms of the diversity factor; see the [module](self).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Diversity {
+    /// One minus the class's share of the buffer \[R\].
+    Share,
+    /// Inverse of one plus the class's count over the even count \[O\].
+    Ratio,
+    /// Always 1.
+    Off,
+}
+
+/// φ's two factors for one image.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Factors {
+    /// In `[0, 1]`; high for a class that is rare in the buffer.
+    pub diversity: f32,
+    /// In `[0, 1]`; high for an image of which the teacher is unsure.
+    pub difficulty: f32,
+}
+
+impl Factors {
+    /// φ, their product.
+    pub fn phi(self) -> f32 {
+        self.diversity * self.difficulty
+    }
+}
+
+/// φ, given what the buffer holds.
+#[derive(Debug, Clone)]
+pub struct Modulation {
+    settings: ModulationSettings,
+    class_counts: Vec<u64>,
+    total: u64,
+}
+
+impl Modulation {
+    /// φ for a buffer that holds `class_counts[c]` images of teacher class `c`; an empty slice is an empty buffer.
+    pub fn new(settings: ModulationSettings, class_counts: &[u64]) -> Self {
+        Self { settings, class_counts: class_counts.to_vec(), total: class_counts.iter().sum() }
+    }
+
+    /// The factors of an image that the teacher takes for `class` with probability `confidence`.
+    pub fn factors(&self, class: u32, confidence: f32) -> Factors {
+        let of_class = self.class_counts.get(class as usize).copied().unwrap_or(0) as f64;
+        let diversity = match self.settings.diversity {
+            _ if self.total == 0 => 1.0,
+            Diversity::Share => 1.0 - of_class / self.total as f64,
+            Diversity::Ratio => 1.0 / (1.0 + of_class * self.class_counts.len() as f64 / self.total as f64),
+            Diversity::Off => 1.0,
+        };
+        let doubt = f64::from(1.0 - confidence).max(0.0);
+        Factors { diversity: diversity as f32, difficulty: doubt.powf(self.settings.gamma) as f32 }
+    }
+
+    /// The factors of every image of a batch, from the teacher's logits (B, K).
+    pub fn of_logits(&self, teacher_logits: &Tensor) -> Result<Vec<Factors>> {
+        let classes = ssdkd_ops::argmax(teacher_logits)?;
+        let confidences = ssdkd_ops::confidence(teacher_logits)?;
+        Ok(classes.into_iter().zip(confidences).map(|(class, confidence)| self.factors(class, confidence)).collect())
+    }
+
+    /// φ of every image of a batch: the weights of the task term.
+    pub fn weights(&self, teacher_logits: &Tensor) -> Result<Vec<f32>> {
+        Ok(self.of_logits(teacher_logits)?.into_iter().map(Factors::phi).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(diversity: Diversity, gamma: f64, counts: &[u64], class: u32, confidence: f32, expected: (f32, f32)) {
+        let factors = Modulation::new(ModulationSettings { diversity, gamma }, counts).factors(class, confidence);
+        assert!((factors.diversity - expected.0).abs() < 1e-6, "{factors:?} is not {expected:?}");
+        assert!((factors.difficulty - expected.1).abs() < 1e-6, "{factors:?} is not {expected:?}");
+    }
+
+    #[test]
+    fn each_form_weighs_rare_classes_up() {
+        check(Diversity::Share, 1.0, &[10; 10], 3, 0.75, (0.9, 0.25));
+        check(Diversity::Share, 2.0, &[1; 100], 99, 0.5, (0.99, 0.25));
+        check(Diversity::Share, 0.5, &[0, 10], 1, 0.75, (0.0, 0.5));
+        check(Diversity::Ratio, 1.0, &[10; 10], 3, 0.0, (0.5, 1.0));
+        check(Diversity::Ratio, 1.0, &[0, 10, 10], 0, 0.0, (1.0, 1.0));
+        check(Diversity::Ratio, 1.0, &[20, 5, 5], 0, 1.0, (1.0 / 3.0, 0.0));
+        check(Diversity::Off, 1.0, &[20, 5, 5], 0, 0.4, (1.0, 0.6));
+    }
+
+    #[test]
+    fn an_empty_buffer_has_full_diversity() {
+        for diversity in [Diversity::Share, Diversity::Ratio, Diversity::Off] {
+            check(diversity, 1.0, &[], 7, 0.5, (1.0, 0.5));
+            check(diversity, 1.0, &[0; 10], 7, 0.5, (1.0, 0.5));
+        }
+    }
+
+    #[test]
+    fn off_is_exactly_one() {
+        let modulation = Modulation::new(ModulationSettings::OFF, &[7, 1, 0]);
+        for confidence in [0.0, 0.3, 0.999_999_94, 1.0, 1.000_000_1] {
+            assert_eq!(modulation.factors(0, confidence).phi().to_bits(), 1.0_f32.to_bits());
+        }
+    }
+
+    #[test]
+    fn a_negative_exponent_is_refused_by_name() {
+        let settings = ModulationSettings { gamma: -1.0, ..Default::default() };
+        assert!(settings.validate().unwrap_err().contains("invert.phi.gamma is -1"));
+    }
+}
