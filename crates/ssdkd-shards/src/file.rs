@@ -1,0 +1,202 @@
+//! A Parquet file of this project, as bytes: how one is written, what every one says of itself, how one is opened.
+
+use std::collections::BTreeMap;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Metadata, Schema};
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
+};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
+use serde::de::DeserializeOwned;
+
+use crate::{SCHEMA_VERSION, ShardError};
+
+pub(crate) const SCHEMA_VERSION_KEY: &str = "ssdkd.schema_version";
+pub(crate) const TABLE_KEY: &str = "ssdkd.table";
+pub(crate) const STAGE_KEY: &str = "ssdkd.stage";
+pub(crate) const FINGERPRINT_KEY: &str = "ssdkd.fingerprint";
+
+/// Rows that are decoded at once.
+const BATCH_ROWS: usize = 4096;
+
+/// Who made a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The stage's name, such as `balance`.
+    pub stage: String,
+    /// The stage's fingerprint for that round.
+    pub fingerprint: String,
+}
+
+/// What a file says of itself, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// `images`, or the name of a table.
+    pub table: String,
+    /// Who made it.
+    pub origin: Origin,
+    /// Number of rows.
+    pub rows: usize,
+    /// Name and Arrow type of every column.
+    pub columns: Vec<(String, String)>,
+    /// All file metadata of this project, by key.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Reads a file's footer only.
+pub fn describe(bytes: Vec<u8>, path: &Path) -> Result<Description, ShardError> {
+    let file = ParquetFile::open(bytes, path)?;
+    let columns = file.footer.schema().fields().iter();
+    Ok(Description {
+        table: file.required(TABLE_KEY)?.into(),
+        origin: file.origin()?,
+        rows: file.rows(),
+        columns: columns.map(|field| (field.name().clone(), field.data_type().to_string())).collect(),
+        metadata: file.metadata.clone(),
+    })
+}
+
+/// Properties common to all files: zstd 3, which no reader lacks.
+pub(crate) fn properties() -> WriterPropertiesBuilder {
+    let level = ZstdLevel::try_new(3).expect("3 is a level of zstd");
+    WriterProperties::builder().set_compression(Compression::ZSTD(level))
+}
+
+/// One file with `batch` in it. The metadata goes in the order given, after what every file says.
+pub(crate) fn encode(
+    table: &'static str,
+    batch: &RecordBatch,
+    origin: &Origin,
+    metadata: &[(&str, String)],
+    properties: WriterPropertiesBuilder,
+) -> Result<Vec<u8>, ShardError> {
+    let common = [
+        (SCHEMA_VERSION_KEY, SCHEMA_VERSION.to_string()),
+        (TABLE_KEY, table.to_string()),
+        (STAGE_KEY, origin.stage.clone()),
+        (FINGERPRINT_KEY, origin.fingerprint.clone()),
+    ];
+    let metadata = common.iter().chain(metadata).map(|(key, value)| ((*key).to_string(), value.clone()));
+    let metadata = metadata.collect::<Vec<_>>();
+    // In both places: pyarrow shows the Arrow schema's alone, and readers without Arrow see the file's alone.
+    let in_schema = metadata.iter().cloned().collect::<Metadata>();
+    let schema = Schema::new_with_metadata(batch.schema().fields().clone(), in_schema);
+    let metadata = metadata.into_iter().map(|(key, value)| KeyValue::new(key, value));
+    let properties = properties.set_key_value_metadata(Some(metadata.collect())).build();
+    let mut bytes = Vec::new();
+    ArrowWriter::try_new(&mut bytes, schema.into(), Some(properties))
+        .and_then(|mut writer| {
+            writer.write(batch)?;
+            writer.close()
+        })
+        .map_err(|error| ShardError::Encode { table, reason: error.to_string() })?;
+    Ok(bytes)
+}
+
+/// An opened file whose footer was read and whose schema version is known.
+pub(crate) struct ParquetFile {
+    pub(crate) path: PathBuf,
+    bytes: Bytes,
+    footer: ArrowReaderMetadata,
+    metadata: BTreeMap<String, String>,
+}
+
+impl ParquetFile {
+    pub(crate) fn open(bytes: Vec<u8>, path: &Path) -> Result<Self, ShardError> {
+        let bytes = Bytes::from(bytes);
+        let footer = guard(path, || ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new()))?;
+        let pairs = footer.metadata().file_metadata().key_value_metadata().into_iter().flatten();
+        let metadata = pairs
+            .filter(|pair| pair.key.starts_with("ssdkd."))
+            .filter_map(|pair| Some((pair.key.clone(), pair.value.clone()?)))
+            .collect();
+        let file = Self { path: path.into(), bytes, footer, metadata };
+        file.check_version()?;
+        Ok(file)
+    }
+
+    pub(crate) fn schema(&self) -> &Schema {
+        self.footer.schema()
+    }
+
+    /// As the footer says; damaged files may say anything.
+    pub(crate) fn rows(&self) -> usize {
+        usize::try_from(self.footer.metadata().file_metadata().num_rows()).unwrap_or(0)
+    }
+
+    pub(crate) fn required(&self, key: &'static str) -> Result<&str, ShardError> {
+        let value = self.metadata.get(key).map(String::as_str);
+        value.ok_or_else(|| ShardError::MissingMetadata { path: self.path.clone(), key })
+    }
+
+    /// The metadata under `key`, which is JSON.
+    pub(crate) fn json<T: DeserializeOwned>(&self, key: &'static str) -> Result<T, ShardError> {
+        serde_json::from_str(self.required(key)?).map_err(|error| ShardError::Metadata {
+            path: self.path.clone(),
+            key,
+            reason: error.to_string(),
+        })
+    }
+
+    pub(crate) fn origin(&self) -> Result<Origin, ShardError> {
+        Ok(Origin { stage: self.required(STAGE_KEY)?.into(), fingerprint: self.required(FINGERPRINT_KEY)?.into() })
+    }
+
+    pub(crate) fn check_table(&self, expected: &'static str) -> Result<(), ShardError> {
+        match self.required(TABLE_KEY)? {
+            found if found == expected => Ok(()),
+            found => Err(ShardError::WrongTable { path: self.path.clone(), expected, found: found.into() }),
+        }
+    }
+
+    fn check_version(&self) -> Result<(), ShardError> {
+        let text = self.required(SCHEMA_VERSION_KEY)?;
+        let path = self.path.clone();
+        match text.parse::<u64>() {
+            Ok(found) if found > SCHEMA_VERSION.into() => {
+                Err(ShardError::NewerSchema { path, found, supported: SCHEMA_VERSION })
+            }
+            Ok(1..) => Ok(()),
+            _ => {
+                let reason = format!("{text:?} is not a version");
+                Err(ShardError::Metadata { path, key: SCHEMA_VERSION_KEY, reason })
+            }
+        }
+    }
+
+    /// The rows of `selection` (all, if `None`) in file order, with those of the columns named that the file has.
+    pub(crate) fn read(
+        &self,
+        columns: &[&str],
+        selection: Option<RowSelection>,
+    ) -> Result<Vec<RecordBatch>, ShardError> {
+        let indices = columns.iter().filter_map(|name| self.schema().index_of(name).ok());
+        let mask = ProjectionMask::roots(self.footer.parquet_schema(), indices);
+        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.bytes.clone(), self.footer.clone())
+            .with_batch_size(BATCH_ROWS)
+            .with_projection(mask);
+        if let Some(selection) = selection {
+            builder = builder.with_row_selection(selection);
+        }
+        guard(&self.path, || Ok(builder.build()?.collect::<Result<_, _>>()?))
+    }
+}
+
+/// Runs the decoder. On some damaged files it panics, which is the file's fault and not ours.
+fn guard<T>(path: &Path, decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ShardError> {
+    let reason = match panic::catch_unwind(AssertUnwindSafe(decode)) {
+        Ok(Ok(decoded)) => return Ok(decoded),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the decoder met something impossible".into(),
+    };
+    Err(ShardError::Damaged { path: path.into(), reason })
+}

@@ -1,0 +1,234 @@
+//! The image shard: what one round of `invert` made, stored once and never changed.
+//!
+//! The image column is an `arrow.fixed_shape_tensor` of shape C, H, W, so pyarrow opens it as a tensor and DuckDB and
+//! Polars as a list. The extension's two metadata keys are written by hand: arrow's own typed extension demands a child
+//! that cannot be null, which makes pyarrow drop the type, and it cannot read its own output back.
+//!
+//! `u8` images are dictionary-coded, which for 256 values is a byte a value. `f32` images and logits are split into byte
+//! streams, which zstd packs far better than whole floats; a dictionary of floats would only be thrown away.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, FixedSizeListArray, PrimitiveArray, RecordBatch};
+use arrow::buffer::ScalarBuffer;
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Field, FieldRef, Float32Type, Schema, UInt8Type};
+use parquet::basic::Encoding;
+use parquet::file::properties::EnabledStatistics;
+use parquet::schema::types::ColumnPath;
+use serde::{Deserialize, Serialize};
+
+use crate::column::Row;
+use crate::file::{self, Origin};
+use crate::{ShardError, table};
+
+mod reader;
+
+pub use reader::{ImageReader, Rows};
+
+/// Images in a Parquet row group: small enough to fetch a few images without reading all of them.
+pub const ROW_GROUP: usize = 512;
+
+const NORMALISATION_KEY: &str = "ssdkd.normalisation";
+const CLASS_NAMES_KEY: &str = "ssdkd.class_names";
+const EXTENSION_NAME_KEY: &str = "ARROW:extension:name";
+const EXTENSION_METADATA_KEY: &str = "ARROW:extension:metadata";
+const TENSOR: &str = "arrow.fixed_shape_tensor";
+const IMAGE: &str = "image";
+const LOGITS: &str = "teacher_logits";
+/// More values than any image has; a file that claims more is not believed.
+const LARGEST_IMAGE: usize = 1 << 28;
+
+table! {
+    /// What is known of one synthetic image, besides the image and the teacher's logits.
+    pub struct SampleRow in "images" {
+        /// Unique in a run.
+        sample_id: u64,
+        /// The class the image was made for.
+        target: u32,
+        /// The teacher's class of the clean image.
+        teacher_class: u32,
+        /// The teacher's probability for it.
+        teacher_confidence: f32,
+        /// L_BN of the batch in which the image was made.
+        loss_batch_norm: f32,
+        /// L_CE of that batch, φ included.
+        loss_task: f32,
+        /// L_bal of that batch.
+        loss_balance: f32,
+        /// L_adv of that batch.
+        loss_adversarial: f32,
+        /// L_G of that batch: the terms times their factors.
+        loss_total: f32,
+        /// The round that made the image.
+        round: u32,
+    }
+}
+
+/// How pixels are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PixelFormat {
+    /// One of 256 levels; a network must have seen the rounded image.
+    #[default]
+    U8,
+    /// Exactly as made.
+    F32,
+}
+
+/// Pixels of N images, (N, C, H, W).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Pixels {
+    /// `round(255 x)`.
+    U8(Vec<u8>),
+    /// `x` in `[0, 1]`.
+    F32(Vec<f32>),
+}
+
+impl Pixels {
+    /// From values in `[0, 1]`; `U8` rounds to the nearest level.
+    pub fn from_unit(values: &[f32], format: PixelFormat) -> Self {
+        match format {
+            PixelFormat::U8 => Self::U8(values.iter().map(|value| (value * 255.0).round() as u8).collect()),
+            PixelFormat::F32 => Self::F32(values.to_vec()),
+        }
+    }
+
+    /// Values in `[0, 1]`.
+    pub fn to_unit(&self) -> Vec<f32> {
+        match self {
+            Self::U8(levels) => levels.iter().map(|&level| f32::from(level) / 255.0).collect(),
+            Self::F32(values) => values.clone(),
+        }
+    }
+
+    /// How they are stored.
+    pub fn format(&self) -> PixelFormat {
+        match self {
+            Self::U8(_) => PixelFormat::U8,
+            Self::F32(_) => PixelFormat::F32,
+        }
+    }
+
+    /// Number of values: N · C · H · W.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::U8(values) => values.len(),
+            Self::F32(values) => values.len(),
+        }
+    }
+
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What the teacher expects of its input; both lists have an entry for each channel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Normalisation {
+    /// Subtracted from an image in `[0, 1]`.
+    pub mean: Vec<f32>,
+    /// Divided by after that.
+    pub std: Vec<f32>,
+}
+
+/// What holds for all images of a shard; it is in the file metadata.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageInfo {
+    /// Who made it.
+    pub origin: Origin,
+    /// Channels, height, width.
+    pub shape: [usize; 3],
+    /// The teacher's.
+    pub normalisation: Normalisation,
+    /// The teacher's classes, in the order of its logits.
+    pub class_names: Vec<String>,
+}
+
+/// A shard in memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageShard {
+    /// What holds for all images.
+    pub info: ImageInfo,
+    /// One for each image.
+    pub samples: Vec<SampleRow>,
+    /// (N, C, H, W)
+    pub pixels: Pixels,
+    /// (N, K): the teacher's logits of exactly these images, not augmented.
+    pub teacher_logits: Vec<f32>,
+}
+
+impl ImageShard {
+    /// The bytes of a Parquet file: the same for the same shard.
+    pub fn encode(&self) -> Result<Vec<u8>, ShardError> {
+        let (rows, info) = (self.samples.len(), &self.info);
+        let (size, classes) = (info.shape.iter().product::<usize>(), info.class_names.len());
+        let channels = info.shape[0];
+        for (what, found, expected) in [
+            ("pixel values", self.pixels.len(), rows * size),
+            ("teacher logits", self.teacher_logits.len(), rows * classes),
+            ("channel means", info.normalisation.mean.len(), channels),
+            ("channel deviations", info.normalisation.std.len(), channels),
+        ] {
+            if found != expected {
+                return Err(ShardError::Uneven { rows, what, found, expected });
+            }
+        }
+        let images: ArrayRef = match &self.pixels {
+            Pixels::U8(values) => fixed_size_list::<UInt8Type>(values, size, rows),
+            Pixels::F32(values) => fixed_size_list::<Float32Type>(values, size, rows),
+        };
+        let logits = fixed_size_list::<Float32Type>(&self.teacher_logits, classes, rows);
+        let tensor = serde_json::json!({"shape": info.shape, "dim_names": ["C", "H", "W"]});
+        let image_field = Field::new(IMAGE, images.data_type().clone(), false).with_metadata(HashMap::from([
+            (EXTENSION_NAME_KEY.into(), TENSOR.into()),
+            (EXTENSION_METADATA_KEY.into(), crate::canonical::to_string(&tensor)),
+        ]));
+        let mut fields = SampleRow::fields();
+        fields.extend([image_field, Field::new(LOGITS, logits.data_type().clone(), false)]);
+        let mut columns = SampleRow::to_columns(&self.samples);
+        columns.extend([images, logits]);
+        let encode_error = |reason: String| ShardError::Encode { table: SampleRow::TABLE, reason };
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+            .map_err(|error| encode_error(error.to_string()))?;
+        let json = |value: serde_json::Result<String>| value.map_err(|error| encode_error(error.to_string()));
+        let metadata = [
+            (NORMALISATION_KEY, json(serde_json::to_string(&info.normalisation))?),
+            (CLASS_NAMES_KEY, json(serde_json::to_string(&info.class_names))?),
+        ];
+        let mut properties = file::properties()
+            .set_max_row_group_row_count(Some(ROW_GROUP))
+            // The smallest and largest pixel of a page help nobody to skip it.
+            .set_column_statistics_enabled(leaf(IMAGE), EnabledStatistics::None)
+            .set_column_statistics_enabled(leaf(LOGITS), EnabledStatistics::None);
+        let floats = match self.pixels.format() {
+            PixelFormat::U8 => vec![LOGITS],
+            PixelFormat::F32 => vec![IMAGE, LOGITS],
+        };
+        for column in floats {
+            properties = properties
+                .set_column_dictionary_enabled(leaf(column), false)
+                .set_column_encoding(leaf(column), Encoding::BYTE_STREAM_SPLIT);
+        }
+        file::encode(SampleRow::TABLE, &batch, &info.origin, &metadata, properties)
+    }
+}
+
+/// The Parquet column with a list's values. From parts: `ColumnPath::from` does not split at dots.
+fn leaf(column: &str) -> ColumnPath {
+    ColumnPath::new(vec![column.into(), "list".into(), "element".into()])
+}
+
+/// `element` may be null as far as the schema says: pyarrow's tensors are made so.
+fn list_type(values: DataType, length: usize) -> DataType {
+    DataType::FixedSizeList(FieldRef::new(Field::new("element", values, true)), length as i32)
+}
+
+fn fixed_size_list<T: ArrowPrimitiveType>(values: &[T::Native], length: usize, rows: usize) -> ArrayRef {
+    let values = PrimitiveArray::<T>::new(ScalarBuffer::from(values.to_vec()), None);
+    let element = FieldRef::new(Field::new("element", T::DATA_TYPE, true));
+    let list = FixedSizeListArray::try_new_with_length(element, length as i32, Arc::new(values), None, rows);
+    Arc::new(list.expect("the lengths were compared"))
+}

@@ -1,0 +1,42 @@
+//! The interface between the stages, from outside: what is in the files, who can read them, what is refused.
+
+mod foreign_readers;
+mod hostile;
+mod images;
+mod tables;
+
+use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, Origin, PixelFormat, Pixels, SampleRow};
+
+/// Who made the files of these tests.
+fn origin() -> Origin {
+    Origin { stage: "invert".into(), fingerprint: "f".repeat(64) }
+}
+
+/// A shard of `rows` images of shape (3, 4, 5) for 7 classes; every value is different from its neighbours.
+fn shard(rows: usize, format: PixelFormat) -> ImageShard {
+    let (size, classes) = (3 * 4 * 5, 7);
+    let unit = (0..rows * size).map(|i| (i * 37 % 256) as f32 / 255.0).collect::<Vec<_>>();
+    let samples = (0..rows).map(|row| SampleRow {
+        sample_id: (7 << 32) + row as u64,
+        target: (row % classes) as u32,
+        teacher_class: (row * 3 % classes) as u32,
+        teacher_confidence: 1.0 / (row + 1) as f32,
+        loss_batch_norm: 4.5,
+        loss_task: 0.25,
+        loss_balance: -2.0,
+        loss_adversarial: -0.125,
+        loss_total: 2.625,
+        round: 7,
+    });
+    ImageShard {
+        info: ImageInfo {
+            origin: origin(),
+            shape: [3, 4, 5],
+            normalisation: Normalisation { mean: vec![0.5, 0.4, 0.3], std: vec![0.2, 0.2, 0.1] },
+            class_names: (0..classes).map(|class| format!("class \"{class}\" ✓")).collect(),
+        },
+        samples: samples.collect(),
+        pixels: Pixels::from_unit(&unit, format),
+        teacher_logits: (0..rows * classes).map(|i| (i as f32).sin() * 10.0).collect(),
+    }
+}
