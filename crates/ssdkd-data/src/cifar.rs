@@ -1,0 +1,114 @@
+//! CIFAR-10 and CIFAR-100 in their authors' binary version: records of one (or two) label bytes and 3,072 pixel bytes.
+//!
+//! Source of the format: <https://www.cs.toronto.edu/~kriz/cifar.html>. Batches may be compressed (`.gz`, `.xz`) one by one.
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use crate::dataset::numbered;
+use crate::read::{self, find};
+use crate::{DataError, Dataset, Split};
+
+const SHAPE: [usize; 3] = [3, 32, 32];
+const PIXELS: usize = 3 * 32 * 32;
+
+const CIFAR10_NAMES: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+/// Which of the two, and where: the folder itself, or the one that the authors' archive unpacks to.
+pub(crate) enum Found {
+    Cifar10(PathBuf),
+    Cifar100(PathBuf),
+}
+
+/// Looks for either data set in `folder`.
+pub(crate) fn recognise(folder: &Path) -> Option<Found> {
+    let ten = [folder.to_path_buf(), folder.join("cifar-10-batches-bin")]
+        .into_iter()
+        .find(|place| find(place, "data_batch_1.bin").or_else(|| find(place, "test_batch.bin")).is_some());
+    let hundred = || {
+        [folder.to_path_buf(), folder.join("cifar-100-binary")]
+            .into_iter()
+            .find(|place| find(place, "train.bin").or_else(|| find(place, "test.bin")).is_some())
+    };
+    ten.map(Found::Cifar10).or_else(|| hundred().map(Found::Cifar100))
+}
+
+/// Reads a split of what [`recognise`] found.
+pub(crate) fn load(found: &Found, split: Split) -> Result<Dataset, DataError> {
+    match (found, split) {
+        (Found::Cifar10(folder), split) => {
+            let names = read::names(&folder.join("batches.meta.txt"))?;
+            let layout = Layout { label_bytes: 1, classes: 10, hint: "data/fetch-cifar.sh 10" };
+            let files: Vec<_> = match split {
+                Split::Train => (1..=5).map(|batch| format!("data_batch_{batch}.bin")).collect(),
+                Split::Test => vec!["test_batch.bin".into()],
+            };
+            layout.load(folder, &files, names.unwrap_or_else(|| CIFAR10_NAMES.map(String::from).to_vec()))
+        }
+        (Found::Cifar100(folder), split) => {
+            let names = read::names(&folder.join("fine_label_names.txt"))?;
+            let layout = Layout { label_bytes: 2, classes: 100, hint: "data/fetch-cifar.sh 100" };
+            layout.load(folder, &[format!("{split}.bin")], names.unwrap_or_else(|| numbered(100)))
+        }
+    }
+}
+
+struct Layout {
+    /// The last of them is the label: CIFAR-100 has the coarse one before the fine one.
+    label_bytes: usize,
+    classes: usize,
+    /// The script that fetches it.
+    hint: &'static str,
+}
+
+impl Layout {
+    fn load(&self, folder: &Path, files: &[String], names: Vec<String>) -> Result<Dataset, DataError> {
+        if names.len() != self.classes {
+            let what = format!("its list of class names has {} entries, not {}", names.len(), self.classes);
+            return Err(DataError::broken(folder, what, "remove the list: the names are known without it"));
+        }
+        let paths = files
+            .iter()
+            .map(|name| {
+                find(folder, name).ok_or_else(|| DataError::Missing {
+                    path: folder.join(name),
+                    what: format!("a part of CIFAR-{} (also looked for {name}.gz and {name}.xz)", self.classes),
+                    hint: format!("`{}` fetches the whole data set from its authors", self.hint),
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let batches = paths.par_iter().map(|path| self.read(path)).collect::<Result<Vec<_>, _>>()?;
+        read::within_limit(folder, batches.iter().map(|(images, _)| images.len() as u64).sum())?;
+        let (images, labels): (Vec<_>, Vec<_>) = batches.into_iter().unzip();
+        Dataset::new(SHAPE, images.concat(), labels.concat(), names)
+    }
+
+    fn read(&self, path: &Path) -> Result<(Vec<u8>, Vec<u32>), DataError> {
+        let record = self.label_bytes + PIXELS;
+        let mut bytes = read::rest(path, read::open(path)?)?;
+        let count = bytes.len().div_ceil(record).max(1);
+        if bytes.len() != count * record {
+            return Err(DataError::Truncated {
+                path: path.into(),
+                expected: (count * record) as u64,
+                found: bytes.len() as u64,
+                what: format!("(records of {record} bytes)"),
+            });
+        }
+        let mut labels = Vec::with_capacity(count);
+        for index in 0..count {
+            let start = index * record;
+            let label = bytes[start + self.label_bytes - 1];
+            if usize::from(label) >= self.classes {
+                let (record, label, classes) = (index, label.into(), self.classes);
+                return Err(DataError::Label { path: path.into(), record, label, classes });
+            }
+            labels.push(label.into());
+            bytes.copy_within(start + self.label_bytes..start + record, index * PIXELS);
+        }
+        bytes.truncate(count * PIXELS);
+        Ok((bytes, labels))
+    }
+}

@@ -1,0 +1,267 @@
+//! Labelled images in memory: what every loader gives, and what training and measuring take.
+
+use crate::DataError;
+
+/// Which part of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Split {
+    /// To learn from.
+    Train,
+    /// To measure on.
+    Test,
+}
+
+impl std::fmt::Display for Split {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Train => "train",
+            Self::Test => "test",
+        })
+    }
+}
+
+/// Most classes a data set may have: labels from a file are checked against it before anything is sized by them.
+pub(crate) const MAX_CLASSES: usize = 65_536;
+
+/// Labelled images of one shape, 8 bit, each stored channel by channel (C, H, W).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dataset {
+    shape: [usize; 3],
+    images: Vec<u8>,
+    labels: Vec<u32>,
+    class_names: Vec<String>,
+    masks: Option<Vec<u8>>,
+}
+
+impl Dataset {
+    /// Puts a data set together: `images` is (N, C, H, W) with `shape` = \[C, H, W\], `labels` (N,) below the number of names.
+    ///
+    /// # Errors
+    /// Lengths that do not agree, a label without a name, a shape with a zero in it.
+    pub fn new(
+        shape: [usize; 3],
+        images: Vec<u8>,
+        labels: Vec<u32>,
+        class_names: Vec<String>,
+    ) -> Result<Self, DataError> {
+        let invalid = |what: String| DataError::Invalid { what };
+        let size = shape.iter().try_fold(1_usize, |size, &side| size.checked_mul(side)).unwrap_or(0);
+        if size == 0 {
+            return Err(invalid(format!("images of shape {shape:?} (channels, height, width)")));
+        }
+        if images.len() != labels.len().saturating_mul(size) {
+            return Err(invalid(format!("{} bytes for {} images of shape {shape:?}", images.len(), labels.len())));
+        }
+        if class_names.len() > MAX_CLASSES {
+            return Err(invalid(format!("{} classes; at most {MAX_CLASSES} are possible", class_names.len())));
+        }
+        if let Some(at) = labels.iter().position(|&label| label as usize >= class_names.len()) {
+            return Err(invalid(format!("image {at} has label {}, of {} classes", labels[at], class_names.len())));
+        }
+        Ok(Self { shape, images, labels, class_names, masks: None })
+    }
+
+    /// Adds a mask to each image: (N, H, W), 0 for background, class + 1 inside the thing that the label names.
+    ///
+    /// # Errors
+    /// A length that does not agree, or a value above the number of classes.
+    pub fn with_masks(mut self, masks: Vec<u8>) -> Result<Self, DataError> {
+        let [_, height, width] = self.shape;
+        if masks.len() != self.len() * height * width {
+            let what = format!("{} bytes of masks for {} images of {height}×{width}", masks.len(), self.len());
+            return Err(DataError::Invalid { what });
+        }
+        if masks.iter().any(|&value| usize::from(value) > self.classes()) {
+            return Err(DataError::Invalid { what: "a mask value above the number of classes".into() });
+        }
+        self.masks = Some(masks);
+        Ok(self)
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no image at all.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// \[C, H, W\] of every image.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// Number of classes, also those without an image.
+    pub fn classes(&self) -> usize {
+        self.class_names.len()
+    }
+
+    /// What the classes are called, in order; their numbers where the format has no names.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    /// All pixels, (N, C, H, W).
+    pub fn images(&self) -> &[u8] {
+        &self.images
+    }
+
+    /// The pixels of one image, (C, H, W).
+    pub fn image(&self, index: usize) -> &[u8] {
+        let size = self.shape.iter().product::<usize>();
+        &self.images[index * size..][..size]
+    }
+
+    /// All labels, (N,).
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// The class of one image.
+    pub fn label(&self, index: usize) -> u32 {
+        self.labels[index]
+    }
+
+    /// All masks, (N, H, W), where the data set has them.
+    pub fn masks(&self) -> Option<&[u8]> {
+        self.masks.as_deref()
+    }
+
+    /// The mask of one image, (H, W), where the data set has them.
+    pub fn mask(&self, index: usize) -> Option<&[u8]> {
+        let size = self.shape[1] * self.shape[2];
+        self.masks.as_deref().map(|masks| &masks[index * size..][..size])
+    }
+
+    /// Number of images of each class.
+    pub fn class_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.classes()];
+        for &label in &self.labels {
+            counts[label as usize] += 1;
+        }
+        counts
+    }
+
+    /// Keeps the first `count` images (all, if there are fewer).
+    pub fn truncate(&mut self, count: usize) {
+        let count = count.min(self.len());
+        self.labels.truncate(count);
+        self.images.truncate(count * self.shape.iter().product::<usize>());
+        if let Some(masks) = &mut self.masks {
+            masks.truncate(count * self.shape[1] * self.shape[2]);
+        }
+    }
+
+    /// A batch as networks take it: the named images in `[0, 1]`, (B, H, W, C), in the given order.
+    pub fn gather(&self, indices: &[usize]) -> Vec<f32> {
+        let [channels, height, width] = self.shape;
+        let pixels = height * width;
+        let mut batch = Vec::with_capacity(indices.len() * channels * pixels);
+        for &index in indices {
+            let image = self.image(index);
+            for pixel in 0..pixels {
+                batch.extend((0..channels).map(|channel| f32::from(image[channel * pixels + pixel]) / 255.0));
+            }
+        }
+        batch
+    }
+
+    /// Mean and standard deviation of each channel over all pixels, on the scale `[0, 1]`: what a teacher normalises with.
+    pub fn channel_statistics(&self) -> (Vec<f32>, Vec<f32>) {
+        let [channels, height, width] = self.shape;
+        let pixels = height * width;
+        let mut sums = vec![(0_u64, 0_u64); channels];
+        for (at, plane) in self.images.chunks_exact(pixels).enumerate() {
+            let (sum, squares) = plane.iter().fold((0, 0), |(sum, squares), &value| {
+                (sum + u64::from(value), squares + u64::from(value) * u64::from(value))
+            });
+            sums[at % channels].0 += sum;
+            sums[at % channels].1 += squares;
+        }
+        let count = (self.len() * pixels).max(1) as f64;
+        sums.into_iter()
+            .map(|(sum, squares)| {
+                let mean = sum as f64 / count;
+                let variance = squares as f64 / count - mean * mean;
+                ((mean / 255.0) as f32, (variance.max(0.0).sqrt() / 255.0) as f32)
+            })
+            .unzip()
+    }
+
+    /// blake3 over shape, labels and pixels: names the data in cards and reports. Class names and masks do not count.
+    pub fn digest(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new_derive_key("ssdkd data set v1");
+        for side in self.shape {
+            hasher.update(&(side as u64).to_le_bytes());
+        }
+        for label in &self.labels {
+            hasher.update(&label.to_le_bytes());
+        }
+        hasher.update(&self.images);
+        hasher.finalize()
+    }
+}
+
+/// `0`, `1`, … for formats that do not name their classes.
+pub(crate) fn numbered(classes: usize) -> Vec<String> {
+    (0..classes).map(|class| class.to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two() -> Dataset {
+        // Two images of 2 channels, 1×2.
+        Dataset::new([2, 1, 2], vec![0, 51, 102, 153, 204, 255, 0, 0], vec![1, 0], numbered(3)).unwrap()
+    }
+
+    #[test]
+    fn a_batch_is_channels_last() {
+        assert_eq!(two().gather(&[1, 0]), [0.8, 0.0, 1.0, 0.0, 0.0, 0.4, 0.2, 0.6]);
+    }
+
+    #[test]
+    fn counts_and_statistics() {
+        let dataset = two();
+        assert_eq!(dataset.class_counts(), [1, 1, 0]);
+        let (mean, deviation) = dataset.channel_statistics();
+        assert!((mean[0] - 0.5).abs() < 1e-6 && (mean[1] - 0.25).abs() < 1e-6, "{mean:?}");
+        assert!((deviation[0] - 0.412_31).abs() < 1e-4, "{deviation:?}");
+    }
+
+    #[test]
+    fn truncation_keeps_the_first() {
+        let mut dataset = two().with_masks(vec![0, 2, 1, 0]).unwrap();
+        dataset.truncate(1);
+        assert_eq!((dataset.len(), dataset.image(0), dataset.mask(0)), (1, &[0, 51, 102, 153][..], Some(&[0, 2][..])));
+        dataset.truncate(9);
+        assert_eq!(dataset.len(), 1);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        for (shape, images, labels, part) in [
+            ([1, 2, 2], vec![0; 3], vec![0], "3 bytes for 1 images"),
+            ([1, 2, 2], vec![0; 4], vec![3], "label 3, of 3 classes"),
+            ([0, 2, 2], vec![], vec![], "shape [0, 2, 2]"),
+            ([usize::MAX, 2, 2], vec![], vec![], "shape"),
+        ] {
+            let message = Dataset::new(shape, images, labels, numbered(3)).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(two().with_masks(vec![0; 3]).unwrap_err().to_string().contains("3 bytes of masks"));
+        assert!(two().with_masks(vec![9; 4]).unwrap_err().to_string().contains("mask value"));
+    }
+
+    #[test]
+    fn the_digest_sees_labels_and_pixels() {
+        let change =
+            |image: u8, label: u32| Dataset::new([1, 1, 1], vec![image], vec![label], numbered(2)).unwrap().digest();
+        assert_eq!(change(1, 0), change(1, 0));
+        assert_ne!(change(1, 0), change(2, 0));
+        assert_ne!(change(1, 0), change(1, 1));
+    }
+}

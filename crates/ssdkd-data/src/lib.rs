@@ -1,0 +1,24 @@
+//! Data sets to teach with and to evaluate on.
+//!
+//! The method itself is data-free; teachers are not, and neither is an honest measurement. [`open`] takes what people have on
+//! disk in the form its authors publish it in, recognises the format by what is there, and gives a [`Dataset`]: 8 bit images
+//! of one shape in memory. Nothing here knows of tensors or of stages.
+//!
+//! Files come from anywhere, so a header is never trusted with an allocation: what is read is bounded by what is there and
+//! by [`MAX_BYTES`].
+
+mod adapt;
+mod cifar;
+mod dataset;
+mod error;
+mod folder;
+mod idx;
+mod open;
+mod read;
+pub mod shapes;
+mod table;
+
+pub use dataset::{Dataset, Split};
+pub use error::DataError;
+pub use open::open;
+pub use read::MAX_BYTES;

@@ -1,0 +1,88 @@
+//! From what the user types to a data set: recognises the format by what is there.
+
+use std::path::Path;
+
+use crate::{DataError, Dataset, Split, adapt, cifar, folder, idx, shapes, table};
+
+/// Everything that [`open`] knows, for the message when nothing fits.
+const LOOKED_FOR: &str = "data_batch_1.bin … test_batch.bin (CIFAR-10), train.bin and test.bin (CIFAR-100), \
+    train-images-idx3-ubyte (MNIST and its relatives), train/CLASS/*.png and test/CLASS/*.png (image folder), *.parquet";
+
+/// Opens a split of `spec`: `shapes`, `shapes:SEED`, or the path of a folder or a `.parquet` file.
+///
+/// With `adapt_to` = \[C, H, W\] every image is brought into the shape a model takes: resized bilinearly, gray repeated over the
+/// channels, colour turned to gray. Without it images keep the shape they have.
+///
+/// # Errors
+/// Says which file is missing, broken or of no known format, and what would help.
+pub fn open(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
+    if let Some(shape) = adapt_to
+        && shape.iter().any(|side| !(1..=16_384).contains(side))
+    {
+        return Err(DataError::Invalid { what: format!("images cannot be brought into the shape {shape:?}") });
+    }
+    let dataset = match shapes_seed(spec)? {
+        Some(seed) => shapes::generate(
+            seed,
+            split,
+            match split {
+                Split::Train => shapes::TRAIN_IMAGES,
+                Split::Test => shapes::TEST_IMAGES,
+            },
+        ),
+        None => read(Path::new(spec), split, adapt_to)?,
+    };
+    if dataset.is_empty() {
+        let (what, hint) = (format!("its {split} split holds no images"), "check how it was made".into());
+        return Err(DataError::Spec { spec: spec.into(), what, hint });
+    }
+    match adapt_to {
+        Some(shape) => adapt::adapt(dataset, shape),
+        None => Ok(dataset),
+    }
+}
+
+/// The seed of `shapes[:seed]`, or `None` for a path.
+fn shapes_seed(spec: &str) -> Result<Option<u64>, DataError> {
+    let spec_error =
+        |what: &str, hint: &str| DataError::Spec { spec: spec.into(), what: what.into(), hint: hint.into() };
+    if spec.is_empty() {
+        return Err(spec_error("it is empty", "give a path, or `shapes` for the procedural data set"));
+    }
+    match spec.split_once(':') {
+        None if spec == "shapes" => Ok(Some(0)),
+        Some(("shapes", seed)) => match seed.parse() {
+            Ok(seed) => Ok(Some(seed)),
+            Err(_) => Err(spec_error("the part after `shapes:` is the seed, a whole number", "for example shapes:0")),
+        },
+        _ => Ok(None),
+    }
+}
+
+fn read(path: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
+    if path.is_file() && path.extension().is_some_and(|ending| ending == "parquet") {
+        return table::load(&[path.into()], adapt_to);
+    }
+    if !path.exists() {
+        return Err(DataError::Missing {
+            path: path.into(),
+            what: "no such file or folder".into(),
+            hint: "`shapes` needs no files; data/fetch-cifar.sh 10 fetches CIFAR-10 into data/cifar10".into(),
+        });
+    }
+    if path.is_dir() {
+        if let Some(found) = cifar::recognise(path) {
+            return cifar::load(&found, split);
+        }
+        if idx::recognise(path) {
+            return idx::load(path, split);
+        }
+        if folder::recognise(path) {
+            return folder::load(path, split, adapt_to);
+        }
+        if let Some(tables) = table::recognise(path)? {
+            return table::load(&tables.of(path, split)?, adapt_to);
+        }
+    }
+    Err(DataError::UnknownFormat { path: path.into(), looked_for: LOOKED_FOR.into() })
+}

@@ -1,0 +1,76 @@
+//! Reading whole files, plain or compressed, without trusting them.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use crate::DataError;
+
+/// Most bytes of pixels that are taken into memory. All of ImageNet at 32×32 is just below.
+pub const MAX_BYTES: u64 = 4 << 30;
+
+/// What the decoder of an `.xz` file may allocate; `xz -9` needs 65 MiB.
+const XZ_MEMORY: u64 = 256 << 20;
+
+/// Endings that [`find`] tries, the plain file first.
+const ENDINGS: [&str; 3] = ["", ".gz", ".xz"];
+
+/// The file `name` of a folder, or its compressed form.
+pub(crate) fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    ENDINGS.iter().map(|ending| folder.join(format!("{name}{ending}"))).find(|path| path.is_file())
+}
+
+/// Opens a file; `.gz` and `.xz` are unpacked on the way.
+pub(crate) fn open(path: &Path) -> Result<Box<dyn Read>, DataError> {
+    let file = BufReader::new(File::open(path).map_err(DataError::read(path))?);
+    Ok(match path.extension().and_then(|ending| ending.to_str()) {
+        Some("gz") => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+        Some("xz") => {
+            let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)
+                .map_err(|error| DataError::broken(path, error.to_string(), ""))?;
+            Box::new(liblzma::bufread::XzDecoder::new_stream(file, stream))
+        }
+        _ => Box::new(file),
+    })
+}
+
+/// Everything that `reader` still has. Memory grows with what is there, not with what a header promises.
+pub(crate) fn rest(path: &Path, reader: impl Read) -> Result<Vec<u8>, DataError> {
+    let mut bytes = Vec::new();
+    reader.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(DataError::read(path))?;
+    within_limit(path, bytes.len() as u64)?;
+    Ok(bytes)
+}
+
+/// Refuses more bytes of pixels than may be in memory.
+pub(crate) fn within_limit(path: &Path, bytes: u64) -> Result<(), DataError> {
+    if bytes > MAX_BYTES {
+        return Err(DataError::TooLarge { path: path.into(), bytes, limit: MAX_BYTES });
+    }
+    Ok(())
+}
+
+/// The names in a text file, one a line; none if there is no such file.
+pub(crate) fn names(path: &Path) -> Result<Option<Vec<String>>, DataError> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = String::from_utf8(rest(path, open(path)?)?)
+        .map_err(|_| DataError::broken(path, "it is not UTF-8 text", "it should hold one class name a line"))?;
+    Ok(Some(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()))
+}
+
+/// The entries of a folder, sorted by name, hidden ones left out.
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let mut paths = std::fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
+        .map_err(DataError::read(folder))?;
+    paths.retain(|path| !file_name(path).starts_with('.'));
+    paths.sort();
+    Ok(paths)
+}
+
+/// The last part of a path as text.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}

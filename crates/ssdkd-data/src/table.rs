@@ -1,0 +1,265 @@
+//! Parquet: what Hugging Face publishes, and the shards of this project.
+//!
+//! The image column may hold encoded files (`struct<bytes, path>` or plain binary) or raw tensors
+//! (`arrow.fixed_shape_tensor` over a fixed-size list of `u8` or `f32` in `[0, 1]`, in the order C, H, W).
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema, UInt8Type};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use rayon::prelude::*;
+
+use crate::dataset::{MAX_CLASSES, numbered};
+use crate::{DataError, Dataset, Split, folder, read};
+
+/// Names of the columns, the first that exists is taken.
+const IMAGE_COLUMNS: [&str; 2] = ["image", "img"];
+const LABEL_COLUMNS: [&str; 5] = ["label", "target", "fine_label", "labels", "class"];
+
+/// Rows decoded at a time.
+const ROWS: usize = 512;
+
+/// The Parquet files of a folder, sorted by what their names say.
+pub(crate) struct Tables {
+    train: Vec<PathBuf>,
+    test: Vec<PathBuf>,
+    /// Neither: they serve whichever split is asked for.
+    any: Vec<PathBuf>,
+}
+
+/// Looks for `.parquet` files in `folder` and in the folders right inside it (`data/`, `train/`, `samples/`, …).
+pub(crate) fn recognise(folder: &Path) -> Result<Option<Tables>, DataError> {
+    let mut files = Vec::new();
+    for path in read::entries(folder)? {
+        if path.is_dir() {
+            files.extend(read::entries(&path)?);
+        } else {
+            files.push(path);
+        }
+    }
+    files.retain(|path| path.extension().is_some_and(|ending| ending == "parquet") && path.is_file());
+    let mut tables = Tables { train: Vec::new(), test: Vec::new(), any: Vec::new() };
+    for path in files {
+        // The file's name decides; where it says nothing, its folder's does.
+        let inner = path.parent().filter(|parent| *parent != folder).map(read::file_name).unwrap_or_default();
+        let says = |word: &str| [read::file_name(&path), inner.clone()].iter().any(|name| name.starts_with(word));
+        let group = if says("train") {
+            &mut tables.train
+        } else if says("test") || says("val") {
+            &mut tables.test
+        } else {
+            &mut tables.any
+        };
+        group.push(path);
+    }
+    let none = tables.train.is_empty() && tables.test.is_empty() && tables.any.is_empty();
+    Ok((!none).then_some(tables))
+}
+
+impl Tables {
+    /// The files of a split of `folder`.
+    pub(crate) fn of(self, folder: &Path, split: Split) -> Result<Vec<PathBuf>, DataError> {
+        let named = match split {
+            Split::Train => self.train,
+            // Where both are there, `test` is the one to measure on.
+            Split::Test => {
+                let is_test = |path: &PathBuf| read::file_name(path).starts_with("test");
+                if self.test.iter().any(is_test) { self.test.into_iter().filter(is_test).collect() } else { self.test }
+            }
+        };
+        let files = if named.is_empty() { self.any } else { named };
+        if files.is_empty() {
+            return Err(DataError::Missing {
+                path: folder.join(format!("{split}-*.parquet")),
+                what: format!("the files of the {split} split"),
+                hint: "a split is recognised by how the names of its files or of their folder begin".into(),
+            });
+        }
+        Ok(files)
+    }
+}
+
+/// Reads Parquet files as one data set.
+pub(crate) fn load(files: &[PathBuf], adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
+    let mut rows = Rows { shape: adapt_to, convert: adapt_to.is_some(), ..Rows::default() };
+    let mut names = None;
+    for path in files {
+        let broken = |what: String| DataError::broken(path, what, "");
+        let table = |source| DataError::Table { path: path.clone(), source };
+        let file = File::open(path).map_err(DataError::read(path))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(table)?;
+        let schema = builder.schema().clone();
+        let image = column(path, &schema, "an image", &IMAGE_COLUMNS)?;
+        let label = column(path, &schema, "a label", &LABEL_COLUMNS)?;
+        let names = names.get_or_insert_with(|| class_names(&schema, schema.field(label).name()));
+        let mask = parquet::arrow::ProjectionMask::roots(builder.parquet_schema(), [image, label]);
+        let reader = builder.with_projection(mask).with_batch_size(ROWS).build().map_err(table)?;
+        let (image, label) = (schema.field(image), schema.field(label));
+        for batch in reader {
+            let batch = batch.map_err(|error| broken(error.to_string()))?;
+            rows.append(path, image, label, &batch, names.as_ref().map(Vec::len))?;
+        }
+        rows.record = 0;
+    }
+    let names =
+        names.flatten().unwrap_or_else(|| numbered(rows.labels.iter().max().map_or(0, |&label| label as usize + 1)));
+    // No rows at all: `open` says so.
+    Dataset::new(rows.shape.unwrap_or([1, 1, 1]), rows.images, rows.labels, names)
+}
+
+fn column(path: &Path, schema: &Schema, what: &str, names: &[&str]) -> Result<usize, DataError> {
+    names.iter().find_map(|name| schema.index_of(name).ok()).ok_or_else(|| {
+        let have = schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+        let what = format!("it has no column that could be {what} ({}); it has {have}", names.join(", "));
+        DataError::broken(path, what, "rename the column")
+    })
+}
+
+/// Class names from the metadata that Hugging Face's `datasets` writes.
+fn class_names(schema: &Schema, label: &str) -> Option<Vec<String>> {
+    let metadata: serde_json::Value = serde_json::from_str(schema.metadata().get("huggingface")?).ok()?;
+    let names = metadata.get("info")?.get("features")?.get(label)?.get("names")?.as_array()?;
+    names.iter().map(|name| name.as_str().map(String::from)).collect()
+}
+
+#[derive(Default)]
+struct Rows {
+    shape: Option<[usize; 3]>,
+    convert: bool,
+    images: Vec<u8>,
+    labels: Vec<u32>,
+    /// Row of the present file.
+    record: usize,
+}
+
+impl Rows {
+    fn append(
+        &mut self,
+        path: &Path,
+        image: &Field,
+        label: &Field,
+        batch: &RecordBatch,
+        classes: Option<usize>,
+    ) -> Result<(), DataError> {
+        let images = batch.column_by_name(image.name()).expect("the projection has it");
+        let labels = batch.column_by_name(label.name()).expect("the projection has it");
+        self.append_labels(path, label, labels, classes)?;
+        match images.data_type() {
+            DataType::FixedSizeList(..) => self.append_tensors(path, image, images)?,
+            DataType::Struct(_) => {
+                let bytes = images.as_struct().column_by_name("bytes").ok_or_else(|| {
+                    let what = format!("column {} is a struct without a field `bytes`", image.name());
+                    DataError::broken(path, what, "store the images themselves, not only their paths")
+                })?;
+                self.append_encoded(path, image, bytes)?;
+            }
+            _ => self.append_encoded(path, image, images)?,
+        }
+        self.record += batch.num_rows();
+        read::within_limit(path, self.images.len() as u64)
+    }
+
+    fn append_labels(
+        &mut self,
+        path: &Path,
+        field: &Field,
+        labels: &ArrayRef,
+        classes: Option<usize>,
+    ) -> Result<(), DataError> {
+        let unusable = |what: &str| {
+            let what = format!("column {} {what}", field.name());
+            DataError::broken(path, what, "labels are whole numbers from 0")
+        };
+        if !field.data_type().is_integer() {
+            return Err(unusable(&format!("is {}, not a whole number", field.data_type())));
+        }
+        let labels = arrow::compute::cast(labels, &DataType::Int64).map_err(|error| unusable(&error.to_string()))?;
+        if labels.null_count() > 0 {
+            return Err(unusable("has nulls"));
+        }
+        let classes = classes.unwrap_or(MAX_CLASSES);
+        for (row, &label) in labels.as_primitive::<Int64Type>().values().iter().enumerate() {
+            if label < 0 || label as u64 >= classes as u64 {
+                return Err(DataError::Label { path: path.into(), record: self.record + row, label, classes });
+            }
+            self.labels.push(label as u32);
+        }
+        Ok(())
+    }
+
+    /// Encoded image files.
+    fn append_encoded(&mut self, path: &Path, field: &Field, files: &ArrayRef) -> Result<(), DataError> {
+        let files = arrow::compute::cast(files, &DataType::LargeBinary).ok().filter(|files| files.null_count() == 0);
+        let Some(files) = files.filter(|_| field.data_type() != &DataType::Utf8) else {
+            let what = format!("column {} is {}, or has nulls", field.name(), field.data_type());
+            return Err(DataError::broken(path, what, "images are encoded files or fixed_shape_tensor of u8 or f32"));
+        };
+        let files = files.as_binary::<i64>();
+        if files.is_empty() {
+            return Ok(());
+        }
+        let place = |row: usize| PathBuf::from(format!("{} row {}", path.display(), self.record + row));
+        let shape = match self.shape {
+            Some(shape) => shape,
+            None => folder::planes(&folder::decode(&place(0), files.value(0))?).0,
+        };
+        let images = (0..files.len())
+            .into_par_iter()
+            .map(|row| folder::fit(&place(row), &folder::decode(&place(row), files.value(row))?, shape, self.convert))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.shape = Some(shape);
+        self.images.extend(images.into_iter().flatten());
+        Ok(())
+    }
+
+    /// Raw tensors.
+    fn append_tensors(&mut self, path: &Path, field: &Field, images: &ArrayRef) -> Result<(), DataError> {
+        let unusable = |what: String| {
+            let what = format!("column {} {what}", field.name());
+            DataError::broken(path, what, "tensors are arrow.fixed_shape_tensor of u8 or f32, in the order C, H, W")
+        };
+        let list = images.as_fixed_size_list();
+        let found = tensor_shape(field).ok_or_else(|| unusable("does not say its shape".into()))?;
+        if found.iter().try_fold(1_usize, |size, &side| size.checked_mul(side)) != Some(list.value_length() as usize) {
+            return Err(unusable(format!("says the shape {found:?} and has {} values", list.value_length())));
+        }
+        // `values` is not sliced with the list; the reader's batches start at 0.
+        let (values, count) = (list.values(), list.len() * list.value_length() as usize);
+        if list.null_count() > 0 || values.null_count() > 0 || values.len() < count {
+            return Err(unusable("has nulls".into()));
+        }
+        let bytes: Vec<u8> = match values.data_type() {
+            DataType::UInt8 => values.as_primitive::<UInt8Type>().values()[..count].to_vec(),
+            DataType::Float32 => values.as_primitive::<Float32Type>().values()[..count]
+                .iter()
+                .map(|value| (value.clamp(0.0, 1.0) * 255.0).round() as u8)
+                .collect(),
+            other => return Err(unusable(format!("holds {other}"))),
+        };
+        let shape = *self.shape.get_or_insert(found);
+        if found == shape {
+            self.images.extend_from_slice(&bytes);
+            return Ok(());
+        }
+        if !self.convert {
+            return Err(DataError::Shapes { place: path.into(), found, expected: shape });
+        }
+        for image in bytes.chunks_exact(list.value_length() as usize) {
+            self.images.extend(crate::adapt::convert(image, found, shape)?);
+        }
+        Ok(())
+    }
+}
+
+/// \[C, H, W\] from the extension type's metadata.
+fn tensor_shape(field: &Field) -> Option<[usize; 3]> {
+    let metadata = field.metadata();
+    if metadata.get("ARROW:extension:name")? != "arrow.fixed_shape_tensor" {
+        return None;
+    }
+    let metadata: serde_json::Value = serde_json::from_str(metadata.get("ARROW:extension:metadata")?).ok()?;
+    let sides = metadata.get("shape")?.as_array()?.iter().map(|side| side.as_u64().map(|side| side as usize));
+    sides.collect::<Option<Vec<_>>>()?.try_into().ok()
+}
