@@ -1,0 +1,189 @@
+//! Flags that all programs have, and those that all stages have. A flag beats its environment variable, that beats the
+//! recipe, that beats the default.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+
+use crate::error::StageError;
+use crate::{logging, progress, signals};
+
+/// What every program understands.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CommonArgs {
+    /// Worker threads [default: one for each core]; results do not depend on it
+    #[arg(long, env = "SSDKD_THREADS", value_name = "N", global = true)]
+    pub threads: Option<NonZeroUsize>,
+
+    /// Where to compute: cpu, cuda, cuda:N, or auto (a GPU if there is one)
+    #[arg(long, env = "SSDKD_DEVICE", value_name = "DEVICE", default_value_t, global = true)]
+    pub device: DeviceChoice,
+
+    /// Show warnings and errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Say why things are done (-v), or everything (-vv)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+}
+
+impl CommonArgs {
+    /// Starts logging and worker threads, and listens for signals: once, early in `main`. Returns the thread count.
+    pub fn set_up(&self) -> Result<usize, StageError> {
+        logging::init(self.quiet, self.verbose);
+        progress::set_quiet(self.quiet);
+        signals::install()?;
+        let threads = self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|error| {
+            StageError::Usage(format!("cannot start {threads} worker threads: {error}\nhint: use a smaller --threads"))
+        })?;
+        Ok(threads)
+    }
+}
+
+/// What every stage of a run understands.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+#[derive(Debug, Clone, Default, Args)]
+pub struct StageArgs {
+    /// A recipe (pipelines/*.toml), or the folder of a run that exists
+    #[arg(value_name = "RECIPE")]
+    pub recipe: PathBuf,
+
+    /// The round, from 0 [default: the first one that is not fresh]
+    #[arg(long, value_name = "N")]
+    pub round: Option<u32>,
+
+    /// The folder with all runs
+    #[arg(long, env = "SSDKD_RUNS", value_name = "DIR", default_value = "runs")]
+    pub runs: PathBuf,
+
+    /// Change a setting of the recipe, such as distill.lr=0.1
+    #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
+    pub set: Vec<String>,
+
+    /// Do it again even if it is fresh
+    #[arg(long)]
+    pub force: bool,
+
+    /// Say what would be done and why, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Fail if there is nothing to go on from
+    #[arg(long, conflicts_with = "force")]
+    pub resume: bool,
+
+    /// Compare all files with their digests before calling anything fresh
+    #[arg(long)]
+    pub verify: bool,
+
+    /// Print the recipe as it is with all defaults and changes, and do nothing
+    #[arg(long)]
+    pub print_config: bool,
+
+    /// What every program understands.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+fn assignment(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((key, _)) if !key.trim().is_empty() => Ok(text.into()),
+        _ => Err("it must read KEY=VALUE, as in distill.lr=0.1".into()),
+    }
+}
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// A GPU if this program was built for one and one is there; otherwise the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this index.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "auto" => Ok(Self::Auto),
+            None if text == "cpu" => Ok(Self::Cpu),
+            None if text == "cuda" => Ok(Self::Cuda(0)),
+            Some(("cuda", index)) => {
+                index.parse().map(Self::Cuda).map_err(|_| format!("{index:?} is not a GPU's index"))
+            }
+            _ => Err("it must be cpu, cuda, cuda:N or auto".into()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => formatter.write_str("auto"),
+            Self::Cpu => formatter.write_str("cpu"),
+            Self::Cuda(index) => write!(formatter, "cuda:{index}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(flatten)]
+        stage: StageArgs,
+    }
+
+    fn parse(arguments: &str) -> Result<StageArgs, String> {
+        let arguments = ["ssdkd-distill"].into_iter().chain(arguments.split_whitespace());
+        Program::try_parse_from(arguments).map(|program| program.stage).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn flags_are_understood() {
+        let stage =
+            parse("r.toml --round 7 --set distill.lr=0.1 --set run.seed=3 --device cuda:1 --threads 4 -vv").unwrap();
+        assert_eq!((stage.round, stage.recipe), (Some(7), "r.toml".into()));
+        assert_eq!(stage.set, ["distill.lr=0.1", "run.seed=3"]);
+        assert_eq!((stage.common.device, stage.common.verbose), (DeviceChoice::Cuda(1), 2));
+        assert_eq!(stage.common.threads.map(NonZeroUsize::get), Some(4));
+    }
+
+    #[track_caller]
+    fn check_refused(arguments: &str, expected: &str) {
+        let error = parse(arguments).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn mistakes_are_refused_by_the_parser() {
+        check_refused("", "<RECIPE>");
+        check_refused("r.toml --set distill.lr", "KEY=VALUE");
+        check_refused("r.toml --device tpu", "cpu, cuda, cuda:N or auto");
+        check_refused("r.toml --device cuda:x", "not a GPU's index");
+        check_refused("r.toml --threads 0", "--threads");
+        check_refused("r.toml --force --resume", "--resume");
+        check_refused("r.toml -q -v", "--verbose");
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Program::command().debug_assert();
+        for device in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(3)] {
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+    }
+}

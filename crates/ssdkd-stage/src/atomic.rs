@@ -1,0 +1,215 @@
+//! The only place that makes files, so that nobody ever sees half of one.
+//!
+//! A single file is written under another name in the same folder, synced and renamed. A stage's output is a whole folder:
+//! `invert/0007` is built as `invert/.0007.partial`, its manifest is written last, and then the folder is renamed. An
+//! older `0007` is moved aside as `.0007.old` in between and removed after that; [`recover`] finishes what a crash
+//! interrupted. So a folder with a manifest is complete, and a complete output is never gone before its replacement is
+//! there.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use ssdkd_shards::manifest::{MANIFEST_FILE, TIMING_FILE, is_inside};
+use ssdkd_shards::{FileEntry, Manifest, Role, Timing, canonical, digest};
+
+use crate::error::StageError;
+use crate::fingerprint::FingerprintInput;
+use crate::logging;
+use crate::run_folder::{Complete, RunFolder, round_name};
+
+/// The log of a stage and round, in its folder but in no manifest.
+pub const LOG_FILE: &str = "log.jsonl";
+
+/// Makes or replaces the file at `path`: afterwards it holds `bytes`, or what it held before. Missing folders are made.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
+    let failed = |error| StageError::write("write", path)(error);
+    let folder = parent(path);
+    create_folder(folder)?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".").suffix(".tmp");
+    // A temporary file is private by default; what it becomes is an ordinary file, under the user's umask.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    sync_folder(folder)
+}
+
+/// Makes a folder and those above it that are missing.
+pub fn create_folder(path: &Path) -> Result<(), StageError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path).map_err(StageError::write("make the folder", path))?;
+    sync_folder(parent(path))
+}
+
+/// The folder that `path` is in.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A rename lasts once its folder is synced.
+fn sync_folder(path: &Path) -> Result<(), StageError> {
+    if cfg!(unix) {
+        let synced = File::open(path).and_then(|folder| folder.sync_all());
+        return synced.map_err(StageError::write("sync", path));
+    }
+    Ok(())
+}
+
+/// The three names that a stage's folder may have.
+struct Names {
+    complete: PathBuf,
+    partial: PathBuf,
+    old: PathBuf,
+}
+
+impl Names {
+    fn new(stage_folder: &Path, round: &str) -> Self {
+        Self {
+            complete: stage_folder.join(round),
+            partial: stage_folder.join(format!(".{round}.partial")),
+            old: stage_folder.join(format!(".{round}.old")),
+        }
+    }
+
+    /// Puts the finished partial folder in its place.
+    fn swap(&self) -> Result<(), StageError> {
+        if self.complete.exists() {
+            remove_folder(&self.old)?;
+            fs::rename(&self.complete, &self.old).map_err(StageError::write("move aside", &self.complete))?;
+        }
+        fs::rename(&self.partial, &self.complete).map_err(StageError::write("rename", &self.partial))?;
+        sync_folder(parent(&self.complete))?;
+        remove_folder(&self.old)
+    }
+}
+
+/// Finishes what a crash interrupted in the folder of one stage and round; only under the run's lock.
+///
+/// A partial folder with a manifest is complete and is put in its place. Without one it is left for the next
+/// [`StageFolder::begin`] to clear, and an output that was moved aside comes back.
+pub fn recover(stage_folder: &Path, round: u32) -> Result<(), StageError> {
+    let names = Names::new(stage_folder, &round_name(round));
+    if names.partial.join(MANIFEST_FILE).exists() {
+        return names.swap();
+    }
+    if !names.old.exists() {
+        return Ok(());
+    }
+    if names.complete.exists() {
+        return remove_folder(&names.old);
+    }
+    fs::rename(&names.old, &names.complete).map_err(StageError::write("rename", &names.old))?;
+    sync_folder(stage_folder)
+}
+
+/// Whether something of this stage and round was begun and not finished.
+pub(crate) fn is_partial(stage_folder: &Path, round: u32) -> bool {
+    let names = Names::new(stage_folder, &round_name(round));
+    names.partial.exists() || names.old.exists()
+}
+
+fn remove_folder(path: &Path) -> Result<(), StageError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StageError::write("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The output of one stage and round in the making; nobody sees it before [`commit`](Self::commit).
+///
+/// Until then, and after a failure, everything that the program says is also in its `log.jsonl`.
+pub struct StageFolder {
+    names: Names,
+    wanted: FingerprintInput,
+    files: Vec<FileEntry>,
+    folders: BTreeSet<PathBuf>,
+}
+
+impl StageFolder {
+    /// Starts from nothing: whatever an interrupted attempt left is removed. Only under the run's lock.
+    pub fn begin(run: &RunFolder, wanted: FingerprintInput) -> Result<Self, StageError> {
+        let stage_folder = run.stage(&wanted.stage);
+        recover(&stage_folder, wanted.round)?;
+        let names = Names::new(&stage_folder, &round_name(wanted.round));
+        remove_folder(&names.partial)?;
+        create_folder(&names.partial)?;
+        logging::attach(&names.partial.join(LOG_FILE))?;
+        let folders = BTreeSet::from([names.partial.clone()]);
+        Ok(Self { names, wanted, files: Vec::new(), folders })
+    }
+
+    /// Where it is being built.
+    pub fn path(&self) -> &Path {
+        &self.names.partial
+    }
+
+    /// Writes one file and returns its digest. `name` may have folders in it, with `/`; `rows` is for tables.
+    pub fn write(&mut self, name: &str, bytes: &[u8], rows: Option<u64>, role: Role) -> Result<String, StageError> {
+        let bad = |reason| Err(StageError::BadFile { stage: self.wanted.stage.clone(), name: name.into(), reason });
+        if !is_inside(name) {
+            return bad("it is not a path inside the folder");
+        }
+        if [MANIFEST_FILE, TIMING_FILE, LOG_FILE].contains(&name) {
+            return bad("that name is taken");
+        }
+        if self.files.iter().any(|file| file.path == name) {
+            return bad("it is written already");
+        }
+        let path = self.names.partial.join(name);
+        let folder = parent(&path);
+        if self.folders.insert(folder.into()) {
+            create_folder(folder)?;
+        }
+        // No temporary name: the whole folder is one.
+        File::create_new(&path)
+            .and_then(|mut file| {
+                file.write_all(bytes)?;
+                file.sync_all()
+            })
+            .map_err(StageError::write("write", &path))?;
+        let blake3 = digest::of_bytes(bytes);
+        self.files.push(FileEntry { path: name.into(), bytes: bytes.len() as u64, blake3: blake3.clone(), rows, role });
+        Ok(blake3)
+    }
+
+    /// Writes the manifest and puts the folder in its place. An older output is replaced, never mixed.
+    pub fn commit(mut self, metrics: Map<String, Value>, timing: &Timing) -> Result<Complete, StageError> {
+        if let Some((name, _)) = metrics.iter().find(|(_, value)| !value.is_number()) {
+            let FingerprintInput { stage, round, .. } = self.wanted;
+            return Err(StageError::NotFinite { stage, round, name: name.clone() });
+        }
+        self.files.sort_by(|a, b| a.path.cmp(&b.path));
+        let fingerprint = self.wanted.fingerprint();
+        let FingerprintInput { stage, stage_version, schema_version, round, seed, parameters, inputs } = self.wanted;
+        let files = self.files;
+        let manifest = Manifest {
+            schema_version,
+            stage,
+            stage_version,
+            round,
+            seed,
+            fingerprint,
+            parameters,
+            inputs,
+            files,
+            metrics,
+        };
+        let timing = serde_json::to_value(timing).expect("plain data");
+        write_file(&self.names.partial.join(TIMING_FILE), canonical::to_string_pretty(&timing).as_bytes())?;
+        for folder in &self.folders {
+            sync_folder(folder)?;
+        }
+        let bytes = manifest.to_bytes();
+        write_file(&self.names.partial.join(MANIFEST_FILE), &bytes)?;
+        self.names.swap()?;
+        logging::detach();
+        Ok(Complete { manifest, digest: digest::of_bytes(&bytes) })
+    }
+}

@@ -1,0 +1,150 @@
+//! How a program ends: one place that prints errors, and exit codes that scripts can rely on.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use ssdkd_shards::ShardError;
+
+use crate::error::StageError;
+use crate::signals::Signal;
+
+/// What a process returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// 0: done, or nothing to do.
+    Done,
+    /// 1: it failed.
+    Failed,
+    /// 2: the command line or the recipe is wrong.
+    Usage,
+    /// 3: something that must be made first is missing.
+    MissingInput,
+    /// 4: a file is damaged, or not the one it should be.
+    Integrity,
+    /// 128 + the signal's number.
+    Interrupted(Signal),
+}
+
+impl Code {
+    /// The number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::MissingInput => 3,
+            Self::Integrity => 4,
+            Self::Interrupted(signal) => signal.exit_code(),
+        }
+    }
+
+    /// The code of the first error in the chain that has one; otherwise [`Code::Failed`].
+    pub fn of(error: &(dyn Error + 'static)) -> Self {
+        chain(error)
+            .find_map(|error| match error.downcast_ref::<StageError>() {
+                Some(error) => Some(error.code()),
+                None => error.downcast_ref::<ShardError>().map(|_| Self::Integrity),
+            })
+            .unwrap_or(Self::Failed)
+    }
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code.number())
+    }
+}
+
+/// The body of every `main`: runs `body`, prints its error to stderr, returns the right code.
+pub fn main<E: Into<Box<dyn Error + Send + Sync>>>(body: impl FnOnce() -> Result<(), E>) -> ExitCode {
+    match body() {
+        Ok(()) => Code::Done.into(),
+        Err(error) => report(&*error.into()).into(),
+    }
+}
+
+/// Prints `error` and its causes to stderr and says what the process shall return.
+pub fn report(error: &(dyn Error + 'static)) -> Code {
+    let code = Code::of(error);
+    let text = describe(error);
+    crate::logging::note_error(&text);
+    // Nobody is left to tell if stderr is closed.
+    let _ = crate::progress::print_above(&text);
+    code
+}
+
+/// `error: …`, a line for each cause, and all hints last, where the eye ends up.
+fn describe(error: &(dyn Error + 'static)) -> String {
+    let (mut lines, mut hints) = (Vec::<String>::new(), Vec::new());
+    for error in chain(error) {
+        let text = error.to_string();
+        let (text, hint): (Vec<_>, Vec<_>) = text.lines().partition(|line| !line.starts_with("hint: "));
+        let text = text.join("\n");
+        // An error that prints its source itself would say everything twice.
+        if lines.iter().all(|line| !line.contains(&text)) {
+            lines.push(text);
+        }
+        hints.extend(hint.into_iter().map(String::from).filter(|hint| !hints.contains(hint)).collect::<Vec<_>>());
+    }
+    let mut text = format!("error: {}", lines.join("\n  cause: "));
+    for hint in hints {
+        text.push('\n');
+        text.push_str(&hint);
+    }
+    text
+}
+
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// Writes data to stdout. A reader that has seen enough (`ssdkd inspect … | head`) is no error.
+pub fn print(data: &str) -> Result<(), StageError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(data.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(StageError::write("write", "standard output".as_ref())(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Layer {
+        text: &'static str,
+        source: Option<Box<dyn Error + Send + Sync>>,
+    }
+
+    fn layer(
+        text: &'static str,
+        source: impl Into<Option<Box<dyn Error + Send + Sync>>>,
+    ) -> Box<dyn Error + Send + Sync> {
+        Box::new(Layer { text, source: source.into() })
+    }
+
+    #[test]
+    fn causes_are_listed_once_and_hints_come_last() {
+        let inner = layer("no such column\nhint: rerun `balance`", None);
+        let error = layer("round 7 failed: no such column", layer("cannot load the buffer", inner));
+        assert_eq!(
+            describe(&*error),
+            "error: round 7 failed: no such column\n  cause: cannot load the buffer\nhint: rerun `balance`"
+        );
+    }
+
+    #[test]
+    fn the_code_is_found_below_other_errors() {
+        let missing = StageError::Missing { what: "it".into(), path: "x".into(), hint: "make it".into() };
+        assert_eq!(Code::of(&*layer("outer", Box::<dyn Error + Send + Sync>::from(missing))), Code::MissingInput);
+        let damaged = ShardError::Damaged { path: "x".into(), reason: "EOF".into() };
+        assert_eq!(Code::of(&*layer("outer", Box::<dyn Error + Send + Sync>::from(damaged))), Code::Integrity);
+        assert_eq!(Code::of(&*layer("outer", None)), Code::Failed);
+        assert_eq!(Code::of(&StageError::Interrupted(Signal::Terminate)).number(), 143);
+    }
+}

@@ -1,0 +1,29 @@
+//! What makes a stage a well-behaved program.
+//!
+//! - [`atomic`]: the one helper that makes files, and stage folders that appear complete or not at all
+//! - [`run_folder`]: where everything of a run is, and reading it with its digests checked
+//! - [`fingerprint`], [`freshness`]: what results depend on, and whether those on disk are still right
+//! - [`lock`]: one writer for each run folder
+//! - [`args`], [`exit`], [`signals`]: the common flags, how a program ends, how it is asked to stop
+//! - [`progress`], [`logging`]: what it says meanwhile. Stdout carries data only.
+
+pub mod args;
+pub mod atomic;
+pub mod error;
+pub mod exit;
+pub mod fingerprint;
+pub mod freshness;
+pub mod lock;
+pub mod logging;
+pub mod progress;
+pub mod run_folder;
+pub mod signals;
+
+pub use args::{CommonArgs, DeviceChoice, StageArgs};
+pub use atomic::{StageFolder, write_file};
+pub use error::StageError;
+pub use fingerprint::FingerprintInput;
+pub use freshness::{State, collect_state, judge};
+pub use lock::RunLock;
+pub use progress::Progress;
+pub use run_folder::{Complete, RunFolder};

@@ -1,0 +1,231 @@
+//! Where everything of a run is, and reading what a stage left.
+//!
+//! ```text
+//! runs/NAME/recipe.toml                     resolved
+//! runs/NAME/teacher/                        the teacher's copy
+//! runs/NAME/STAGE/0007/manifest.json …      one folder for each stage and round
+//! runs/NAME/evaluate/  runs/NAME/report/    for people
+//! ```
+//!
+//! Reading needs no lock: folders appear complete, and every file is compared with its size and digest in the manifest
+//! before anybody uses it.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use ssdkd_shards::manifest::MANIFEST_FILE;
+use ssdkd_shards::{FileEntry, Manifest, Role, digest};
+
+use crate::atomic;
+use crate::error::StageError;
+
+/// One run's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFolder {
+    root: PathBuf,
+}
+
+/// The finished output of one stage and round.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Complete {
+    /// What it consists of.
+    pub manifest: Manifest,
+    /// The manifest's own digest, which stands for all of it.
+    pub digest: String,
+}
+
+/// `0007`
+pub fn round_name(round: u32) -> String {
+    format!("{round:04}")
+}
+
+/// The round of a folder named by [`round_name`].
+fn parse_round(name: &str) -> Option<u32> {
+    name.parse().ok().filter(|&round| round_name(round) == name)
+}
+
+impl RunFolder {
+    /// A run that may or may not exist: to look, and to make nothing.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// A run that exists.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, StageError> {
+        let run = Self { root: root.into() };
+        if run.recipe().is_file() {
+            return Ok(run);
+        }
+        let what = "the run".into();
+        let hint = "`ssdkd run RECIPE` starts a run; --runs says where runs are".into();
+        Err(StageError::Missing { what, path: run.recipe(), hint })
+    }
+
+    /// A run that exists or begins now.
+    pub fn create(root: impl Into<PathBuf>) -> Result<Self, StageError> {
+        let run = Self { root: root.into() };
+        atomic::create_folder(&run.root)?;
+        Ok(run)
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The resolved recipe.
+    pub fn recipe(&self) -> PathBuf {
+        self.root.join("recipe.toml")
+    }
+
+    /// The copy of the teacher.
+    pub fn teacher(&self) -> PathBuf {
+        self.root.join("teacher")
+    }
+
+    /// Measurements on real data.
+    pub fn evaluate(&self) -> PathBuf {
+        self.root.join("evaluate")
+    }
+
+    /// The report for people.
+    pub fn report(&self) -> PathBuf {
+        self.root.join("report")
+    }
+
+    /// The folder with all rounds of a stage.
+    pub fn stage(&self, stage: &str) -> PathBuf {
+        self.root.join(stage)
+    }
+
+    /// The folder of one stage and round.
+    pub fn folder(&self, stage: &str, round: u32) -> PathBuf {
+        self.stage(stage).join(round_name(round))
+    }
+
+    /// A file of one stage and round.
+    pub fn file(&self, stage: &str, round: u32, file: &str) -> PathBuf {
+        self.folder(stage, round).join(file)
+    }
+
+    /// The complete rounds of a stage, ascending.
+    pub fn rounds(&self, stage: &str) -> Result<Vec<u32>, StageError> {
+        let folder = self.stage(stage);
+        let mut rounds = names_in(&folder)?
+            .iter()
+            .filter_map(|name| parse_round(name))
+            .filter(|&round| self.file(stage, round, MANIFEST_FILE).is_file())
+            .collect::<Vec<_>>();
+        rounds.sort_unstable();
+        Ok(rounds)
+    }
+
+    /// The last complete round of a stage.
+    pub fn latest_complete(&self, stage: &str) -> Result<Option<u32>, StageError> {
+        Ok(self.rounds(stage)?.pop())
+    }
+
+    /// What a stage left in a round; `None` if it is not complete.
+    pub fn complete(&self, stage: &str, round: u32) -> Result<Option<Complete>, StageError> {
+        let path = self.file(stage, round, MANIFEST_FILE);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(StageError::read(&path))?,
+        };
+        let manifest = Manifest::parse(&bytes, &path)?;
+        if manifest.stage != stage || manifest.round != round {
+            let reason = format!("it is of stage {}, round {}", manifest.stage, manifest.round);
+            return Err(StageError::Corrupt { path, reason, hint: self.remake(stage, round) });
+        }
+        Ok(Some(Complete { manifest, digest: digest::of_bytes(&bytes) }))
+    }
+
+    /// What a stage left in a round, which must be complete.
+    pub fn require(&self, stage: &str, round: u32) -> Result<Complete, StageError> {
+        self.complete(stage, round)?.ok_or_else(|| StageError::Missing {
+            what: format!("the output of {stage}, round {round},"),
+            path: self.file(stage, round, MANIFEST_FILE),
+            hint: self.make(stage, round),
+        })
+    }
+
+    /// A file that a stage left in a round, after its size and digest were compared with the manifest.
+    pub fn read_verified(&self, stage: &str, round: u32, file: &str) -> Result<Vec<u8>, StageError> {
+        let manifest = self.require(stage, round)?.manifest;
+        let path = self.file(stage, round, file);
+        let corrupt =
+            |reason: String| StageError::Corrupt { path: path.clone(), reason, hint: self.remake(stage, round) };
+        let Some(entry) = manifest.file(file) else {
+            return Err(corrupt("it is not listed".into()));
+        };
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.absent(stage, round, entry)?),
+            bytes => bytes.map_err(StageError::read(&path))?,
+        };
+        if bytes.len() as u64 != entry.bytes {
+            return Err(corrupt(format!("{} bytes instead of {}", bytes.len(), entry.bytes)));
+        }
+        match digest::of_bytes(&bytes) {
+            found if found == entry.blake3 => Ok(bytes),
+            found => Err(corrupt(format!("its BLAKE3 is {found} instead of {}", entry.blake3))),
+        }
+    }
+
+    /// Finishes what a crash interrupted, in all stages; only under the run's lock.
+    pub fn recover(&self) -> Result<(), StageError> {
+        for stage in names_in(&self.root)? {
+            let folder = self.stage(&stage);
+            if !folder.is_dir() {
+                continue;
+            }
+            for name in names_in(&folder)? {
+                let hidden = name.strip_prefix('.').and_then(|name| name.split_once('.'));
+                let Some((round, "partial" | "old")) = hidden else { continue };
+                if let Some(round) = parse_round(round) {
+                    atomic::recover(&folder, round)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a file may be absent: state, and a later round of the stage is complete.
+    pub(crate) fn may_be_collected(&self, stage: &str, round: u32, entry: &FileEntry) -> Result<bool, StageError> {
+        Ok(entry.role == Role::State && self.latest_complete(stage)?.is_some_and(|latest| latest > round))
+    }
+
+    fn absent(&self, stage: &str, round: u32, entry: &FileEntry) -> Result<StageError, StageError> {
+        let path = self.file(stage, round, &entry.path);
+        Ok(if self.may_be_collected(stage, round, entry)? {
+            let what = format!("the state that {stage} left in round {round}");
+            let hint = format!(
+                "it was collected after later rounds were complete; rerun {stage} from the newest round that has its \
+                 {}, or set keep.states = 0 and rerun from the start",
+                entry.path
+            );
+            StageError::Missing { what, path, hint }
+        } else {
+            let reason = "it is listed, but not there".into();
+            StageError::Corrupt { path, reason, hint: self.remake(stage, round) }
+        })
+    }
+
+    fn make(&self, stage: &str, round: u32) -> String {
+        format!("`ssdkd-{stage} {} --round {round}` makes it", self.root.display())
+    }
+
+    fn remake(&self, stage: &str, round: u32) -> String {
+        format!("`ssdkd-{stage} {} --round {round} --force` makes it again", self.root.display())
+    }
+}
+
+/// The names in a folder; none if it does not exist.
+fn names_in(folder: &Path) -> Result<Vec<String>, StageError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(StageError::read(folder))?,
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    names.collect::<std::io::Result<_>>().map_err(StageError::read(folder))
+}
