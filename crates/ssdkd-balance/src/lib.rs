@@ -1,0 +1,134 @@
+//! Stage `balance`: keep a small replay buffer, updated partially.
+//!
+//! | reads | writes |
+//! |---|---|
+//! | the new shard; the buffer and the class counts of the round before; the priorities of the round before | the buffer's members, as a table of ids; the class counts |
+//!
+//! Images stay where `invert` put them: the buffer is a table that points to shard and row.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use serde_json::json;
+use ssdkd_context::{Context, Outcome, Plan};
+use ssdkd_method::{Member, Modulation, ReplayBuffer};
+use ssdkd_shards::{BufferRow, ClassRow, ImageShard};
+
+/// The stage's name: its folder, its section of the recipe, its binary.
+pub const STAGE: &str = "balance";
+/// Raised by hand when the same recipe gives other results.
+const VERSION: u32 = 1;
+
+/// Takes in round `round`'s images and evicts as many, unless that is done already.
+pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
+    let settings = context.recipe().balance.clone();
+    let phi = context.recipe().invert.phi;
+    let parameters = json!({ "balance": settings, "invert": { "phi": phi } });
+    let mut plan = Plan::new(STAGE, VERSION, round, parameters).reads("invert", round);
+    if let Some(previous) = round.checked_sub(1) {
+        plan = plan.reads(STAGE, previous);
+        if context.recipe().distilling_round(previous).is_some() {
+            plan = plan.reads("sample", previous);
+        }
+    }
+    let Some(mut job) = context.begin(plan)? else { return Ok(Outcome::Fresh) };
+
+    let classes = context.teacher_card().classes;
+    let held = match round.checked_sub(1) {
+        Some(previous) => members_of(context, previous)?,
+        None => Vec::new(),
+    };
+    let mut buffer = ReplayBuffer::from_members(settings, classes, held)?;
+    let modulation = Modulation::new(phi, &buffer.class_counts());
+    let arrivals = arrivals(&*context.shard(round)?, &modulation, round);
+    let arrived = arrivals.len();
+    let evicted = buffer.insert(arrivals)?.len();
+
+    let members = buffer.members().iter().map(to_row).collect::<Vec<_>>();
+    let classes = class_rows(&buffer, &context.teacher_card().class_names);
+    job.metric("members", buffer.len() as f64);
+    job.metric("arrived", arrived as f64);
+    job.metric("evicted", evicted as f64);
+    let counts = buffer.class_counts();
+    job.metric("smallest_class", counts.iter().min().map_or(0.0, |&count| count as f64));
+    job.metric("largest_class", counts.iter().max().map_or(0.0, |&count| count as f64));
+    let confidence = buffer.members().iter().map(|member| f64::from(member.confidence)).sum::<f64>();
+    job.metric("mean_confidence", confidence / buffer.len().max(1) as f64);
+    job.write_table("buffer.parquet", &members)?;
+    job.write_table("classes.parquet", &classes)?;
+    context.finish(job)?;
+    context.forget_shards_outside(&members);
+    Ok(Outcome::Done)
+}
+
+/// The buffer of a round, with the priorities and weights that `sample` gave its members since.
+fn members_of(context: &mut Context, round: u32) -> Result<Vec<Member>> {
+    let table = context.buffer(round)?;
+    let mut priorities = HashMap::new();
+    if context.recipe().distilling_round(round).is_some() {
+        for row in context.priorities(round)? {
+            priorities.insert(row.sample_id, (row.priority, row.weight));
+        }
+    }
+    let members = table.iter().map(|row| {
+        let (priority, weight) = priorities.get(&row.sample_id).copied().unwrap_or((row.priority, row.weight));
+        Member {
+            sample_id: row.sample_id,
+            shard: u64::from(row.birth_round),
+            row: row.row,
+            class: row.teacher_class,
+            confidence: row.teacher_confidence,
+            factors: ssdkd_method::Factors { diversity: row.diversity, difficulty: row.difficulty },
+            birth_round: row.birth_round,
+            priority,
+            weight,
+        }
+    });
+    Ok(members.collect())
+}
+
+/// The new shard's images as members; `insert` gives them their priority.
+fn arrivals(shard: &ImageShard, modulation: &Modulation, round: u32) -> Vec<Member> {
+    let members = shard.samples.iter().enumerate().map(|(row, sample)| Member {
+        sample_id: sample.sample_id,
+        shard: u64::from(round),
+        row: row as u32,
+        class: sample.teacher_class,
+        confidence: sample.teacher_confidence,
+        factors: modulation.factors(sample.teacher_class, sample.teacher_confidence),
+        birth_round: round,
+        priority: 1.0,
+        weight: 1.0,
+    });
+    members.collect()
+}
+
+fn to_row(member: &Member) -> BufferRow {
+    BufferRow {
+        sample_id: member.sample_id,
+        shard: ssdkd_context::shard_path(member.birth_round),
+        row: member.row,
+        teacher_class: member.class,
+        teacher_confidence: member.confidence,
+        diversity: member.factors.diversity,
+        difficulty: member.factors.difficulty,
+        phi: member.factors.phi(),
+        birth_round: member.birth_round,
+        priority: member.priority,
+        weight: member.weight,
+    }
+}
+
+fn class_rows(buffer: &ReplayBuffer, names: &[String]) -> Vec<ClassRow> {
+    let rows = buffer.class_counts().into_iter().zip(names).enumerate().map(|(class, (count, name))| {
+        let of_class = buffer.members().iter().filter(|member| member.class as usize == class);
+        let confidence = of_class.map(|member| f64::from(member.confidence)).sum::<f64>();
+        ClassRow {
+            class: class as u32,
+            name: name.clone(),
+            count,
+            mean_confidence: (count > 0).then(|| (confidence / count as f64) as f32),
+        }
+    });
+    rows.collect()
+}

@@ -1,0 +1,302 @@
+//! The context of a run: opened once by a program, passed to each stage.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use candle_core::Device;
+use serde_json::json;
+use ssdkd_nn::{Architecture, CardError, NetworkSpec, TeacherCard};
+use ssdkd_shards::{FileEntry, Timing, canonical, digest};
+use ssdkd_stage::exit::Code;
+use ssdkd_stage::{
+    Complete, DeviceChoice, FingerprintInput, Progress, RunFolder, RunLock, StageArgs, StageError, StageFolder, State,
+    collect_state, judge, logging, write_file,
+};
+
+use crate::job::{Job, Plan};
+use crate::kept::Kept;
+use crate::recipe::{Recipe, RecipeError};
+
+/// How a stage deals with what is there.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Do it again even if it is fresh.
+    pub force: bool,
+    /// Say what would be done, and do nothing.
+    pub dry_run: bool,
+    /// Compare digests before calling anything fresh.
+    pub verify: bool,
+}
+
+/// What every stage of a run sees.
+pub struct Context {
+    recipe: Recipe,
+    run: RunFolder,
+    options: Options,
+    threads: usize,
+    device: Device,
+    kept: Kept,
+    complete: HashMap<(String, u32), Rc<Complete>>,
+    card: Rc<TeacherCard>,
+    card_path: PathBuf,
+    _lock: Option<RunLock>,
+}
+
+/// The teacher's card and weights within a run folder.
+const CARD: &str = "card.json";
+const WEIGHTS: &str = "weights.safetensors";
+
+impl Context {
+    /// Opens the run that `arguments` name, to write into it as `command`; or only to look, in a dry run.
+    pub fn open(arguments: &StageArgs, command: &str, threads: usize) -> Result<Self> {
+        let (recipe, card_path) = load_recipe(arguments)?;
+        let root =
+            if arguments.recipe.is_dir() { arguments.recipe.clone() } else { arguments.runs.join(&recipe.run.name) };
+        let architecture = recipe.student.architecture.parse::<Architecture>();
+        architecture.map_err(|error| StageError::Usage(format!("student.architecture: {error}")))?;
+        let card = TeacherCard::load(&card_path).map_err(card_error)?;
+        let device = device(arguments.common.device)?;
+        let options = Options { force: arguments.force, dry_run: arguments.dry_run, verify: arguments.verify };
+        let (run, lock) = if options.dry_run {
+            (RunFolder::at(root), None)
+        } else {
+            let run = RunFolder::create(root)?;
+            let lock = RunLock::acquire(&run, command)?;
+            (run, Some(lock))
+        };
+        if arguments.resume && run.latest_complete("invert")?.is_none() {
+            let root = run.root().display();
+            return Err(
+                StageError::Usage(format!("{root} holds nothing to go on from\nhint: leave out --resume")).into()
+            );
+        }
+        let mut context = Self {
+            recipe,
+            run,
+            options,
+            threads,
+            device,
+            kept: Kept::default(),
+            complete: HashMap::new(),
+            card: Rc::new(card),
+            card_path,
+            _lock: lock,
+        };
+        if !options.dry_run {
+            context.freeze()?;
+        }
+        Ok(context)
+    }
+
+    /// The recipe that `arguments` name, without opening its run.
+    pub fn recipe_of(arguments: &StageArgs) -> Result<Recipe> {
+        Ok(load_recipe(arguments)?.0)
+    }
+
+    /// Puts the resolved recipe and a copy of the teacher into the run folder, where they are not there yet.
+    fn freeze(&mut self) -> Result<()> {
+        let mut card = (*self.card).clone();
+        card.weights = WEIGHTS.into();
+        let card_path = self.run.teacher().join(CARD);
+        if self.card_path != card_path {
+            let weights = self.card.read_weights(&self.card_path).map_err(card_error)?;
+            // The weights first: a card without weights would be believed.
+            write_if_changed(&self.run.teacher().join(WEIGHTS), &weights)?;
+            write_if_changed(&card_path, card.to_json().as_bytes())?;
+        }
+        (self.card, self.card_path) = (Rc::new(card), card_path);
+        let mut frozen = self.recipe.clone();
+        frozen.teacher.card = Path::new("teacher").join(CARD);
+        write_if_changed(&self.run.recipe(), frozen.to_toml().as_bytes())
+    }
+
+    /// The recipe, with all changes of the command line.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// The run folder.
+    pub fn run(&self) -> &RunFolder {
+        &self.run
+    }
+
+    /// Where to compute.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What is in memory already.
+    pub fn kept(&mut self) -> &mut Kept {
+        &mut self.kept
+    }
+
+    /// The teacher's card.
+    pub fn teacher_card(&self) -> Rc<TeacherCard> {
+        self.card.clone()
+    }
+
+    /// Where that card is: its copy in the run folder, but for a dry run.
+    pub fn teacher_card_path(&self) -> &Path {
+        &self.card_path
+    }
+
+    /// The student, without weights.
+    pub fn student_spec(&self) -> Result<NetworkSpec> {
+        let architecture = self.recipe.student.architecture.parse::<Architecture>().map_err(StageError::Usage)?;
+        Ok(NetworkSpec { architecture, names: ssdkd_nn::Names::default(), ..self.card.spec() })
+    }
+
+    /// The index of `round` among the distilling rounds; a warm-up round is an error, as `stage` has no part in it.
+    pub fn distilling_round(&self, stage: &str, round: u32) -> Result<u32> {
+        let warmup = self.recipe.run.warmup_rounds;
+        Ok(self.recipe.distilling_round(round).ok_or_else(|| {
+            StageError::Usage(format!(
+                "round {round} is a warm-up round, in which {stage} has no part\nhint: its first round is {warmup} (run.warmup_rounds)"
+            ))
+        })?)
+    }
+
+    /// A progress bar for a stage at work.
+    pub fn progress(&self, stage: &str, round: u32, total: u64) -> Progress {
+        Progress::start(format!("{stage} {round:04}"), total)
+    }
+
+    /// Judges whether the plan's results are there already: `None`, or a job to make them.
+    pub fn begin(&mut self, plan: Plan) -> Result<Option<Job>> {
+        let (stage, round) = (plan.stage, plan.round);
+        let last = self.recipe.total_rounds() - 1;
+        if round > last {
+            return Err(StageError::Usage(format!("round {round} is not one of this run's rounds, 0 to {last}")).into());
+        }
+        let wanted = match self.fingerprint(plan) {
+            Err(error) if self.options.dry_run => {
+                tracing::warn!("{stage} {round:04}: cannot be judged yet: {error:#}");
+                return Ok(None);
+            }
+            wanted => wanted?,
+        };
+        let state = judge(&self.run, &wanted, self.options.verify)?;
+        if state == State::Fresh && !self.options.force {
+            tracing::info!("{stage} {round:04}: fresh, nothing to do");
+            return Ok(None);
+        }
+        let why = if self.options.force { "forced".into() } else { state.describe() };
+        if self.options.dry_run {
+            tracing::warn!("{stage} {round:04}: would run ({why})");
+            return Ok(None);
+        }
+        match state {
+            State::Stale { .. } | State::Corrupt { .. } => tracing::warn!("{stage} {round:04}: {why}"),
+            _ => tracing::debug!("{stage} {round:04}: {why}"),
+        }
+        self.complete.remove(&(stage.to_string(), round));
+        let origin = ssdkd_shards::Origin { stage: stage.into(), fingerprint: wanted.fingerprint() };
+        let folder = StageFolder::begin(&self.run, wanted)?;
+        let started_at = logging::now();
+        Ok(Some(Job {
+            stage,
+            round,
+            origin,
+            folder,
+            metrics: serde_json::Map::new(),
+            started: Instant::now(),
+            started_at,
+        }))
+    }
+
+    fn fingerprint(&mut self, plan: Plan) -> Result<FingerprintInput> {
+        let seed = self.recipe.run.seed;
+        let mut wanted = FingerprintInput::new(plan.stage, plan.version, plan.round, seed, plan.parameters);
+        if plan.teacher {
+            wanted.inputs.insert("teacher".into(), self.teacher_digest());
+        }
+        for (stage, round) in plan.inputs {
+            let digest = self.complete(stage, round)?.digest.clone();
+            wanted.inputs.insert(format!("{stage}/{round:04}"), digest);
+        }
+        Ok(wanted)
+    }
+
+    /// Stands for everything about the teacher that results depend on: not its name, not where it came from.
+    fn teacher_digest(&self) -> String {
+        let card = &self.card;
+        let what = json!({
+            "weights": card.digest, "architecture": card.architecture, "names": card.names, "classes": card.classes,
+            "input": card.input, "mean": card.mean, "std": card.std, "class_names": card.class_names,
+        });
+        digest::of_bytes(canonical::to_string(&what).as_bytes())
+    }
+
+    /// Makes a job's output the stage's output of that round.
+    pub fn finish(&mut self, job: Job) -> Result<()> {
+        let Job { stage, round, folder, metrics, started, started_at, .. } = job;
+        let seconds = started.elapsed().as_secs_f64();
+        let timing = Timing { started_at, seconds, threads: self.threads, device: "cpu".into() };
+        let summary = metrics.iter().map(|(name, value)| format!("{name} {:.4}", value.as_f64().unwrap_or(0.0)));
+        let summary = summary.collect::<Vec<_>>().join(", ");
+        let complete = folder.commit(metrics, &timing)?;
+        self.complete.insert((stage.to_string(), round), Rc::new(complete));
+        collect_state(&self.run, stage, self.recipe.keep.states)?;
+        tracing::info!("{stage} {round:04}: {seconds:.1} s; {summary}");
+        Ok(())
+    }
+
+    /// What a stage left in a round, which must be complete.
+    pub fn complete(&mut self, stage: &str, round: u32) -> Result<Rc<Complete>> {
+        let key = (stage.to_string(), round);
+        if let Some(complete) = self.complete.get(&key) {
+            return Ok(complete.clone());
+        }
+        let complete = Rc::new(self.run.require(stage, round)?);
+        self.complete.insert(key, complete.clone());
+        Ok(complete)
+    }
+
+    /// The digest of a file that a stage left in a round.
+    pub fn file_digest(&mut self, stage: &str, round: u32, file: &str) -> Result<String> {
+        let complete = self.complete(stage, round)?;
+        let entry: Option<&FileEntry> = complete.manifest.file(file);
+        let path = self.run.file(stage, round, file);
+        Ok(entry.with_context(|| format!("{} is not in its manifest", path.display()))?.blake3.clone())
+    }
+
+    /// A file that a stage left in a round, checked against its digest, and its path for messages.
+    pub fn read(&self, stage: &str, round: u32, file: &str) -> Result<(Vec<u8>, PathBuf)> {
+        Ok((self.run.read_verified(stage, round, file)?, self.run.file(stage, round, file)))
+    }
+}
+
+/// The recipe that `arguments` name, and where its teacher's card is.
+pub(crate) fn load_recipe(arguments: &StageArgs) -> Result<(Recipe, PathBuf), StageError> {
+    let path = &arguments.recipe;
+    let path = if path.is_dir() { RunFolder::open(path)?.recipe() } else { path.clone() };
+    let recipe =
+        Recipe::load(&path, &arguments.set).map_err(|error: RecipeError| StageError::other(Code::Usage, error))?;
+    let card_path = path.parent().unwrap_or(Path::new("")).join(&recipe.teacher.card);
+    Ok((recipe, card_path))
+}
+
+/// A card that is not there is a missing input; one that does not fit is damaged.
+pub fn card_error(error: CardError) -> StageError {
+    let code = if matches!(error, CardError::Read { .. }) { Code::MissingInput } else { Code::Integrity };
+    StageError::other(code, error)
+}
+
+fn device(choice: DeviceChoice) -> Result<Device, StageError> {
+    match choice {
+        DeviceChoice::Cpu | DeviceChoice::Auto => Ok(Device::Cpu),
+        DeviceChoice::Cuda(_) => Err(StageError::Usage(format!(
+            "--device {choice}: this program was built for the CPU alone\nhint: use --device cpu"
+        ))),
+    }
+}
+
+fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
+    if !std::fs::read(path).is_ok_and(|there| there == bytes) {
+        write_file(path, bytes)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! A stage's plan, the judgement whether it is fresh, and the job that writes its files.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use serde_json::Value;
+use ssdkd_shards::{Origin, Role, Row, tables};
+use ssdkd_stage::StageFolder;
+
+/// How a stage ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing to do: everything is there.
+    Fresh,
+    /// Made anew.
+    Done,
+}
+
+/// What the results of one stage in one round depend on.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub(crate) stage: &'static str,
+    pub(crate) version: u32,
+    pub(crate) round: u32,
+    pub(crate) parameters: Value,
+    pub(crate) teacher: bool,
+    pub(crate) inputs: Vec<(&'static str, u32)>,
+}
+
+impl Plan {
+    /// Stage, its hand-raised version, the round, and the part of the recipe that matters (a JSON object).
+    pub fn new(stage: &'static str, version: u32, round: u32, parameters: Value) -> Self {
+        Self { stage, version, round, parameters, teacher: false, inputs: Vec::new() }
+    }
+
+    /// One more part of the recipe that matters.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: Value) -> Self {
+        self.parameters[key] = value;
+        self
+    }
+
+    /// The results depend on the teacher's weights and card.
+    #[must_use]
+    pub fn reads_teacher(mut self) -> Self {
+        self.teacher = true;
+        self
+    }
+
+    /// The results depend on what `stage` left in `round`.
+    #[must_use]
+    pub fn reads(mut self, stage: &'static str, round: u32) -> Self {
+        self.inputs.push((stage, round));
+        self
+    }
+}
+
+/// A stage's output in the making: nobody sees it until [`Context::finish`](crate::Context::finish).
+pub struct Job {
+    pub(crate) stage: &'static str,
+    pub(crate) round: u32,
+    pub(crate) origin: Origin,
+    pub(crate) folder: StageFolder,
+    pub(crate) metrics: serde_json::Map<String, Value>,
+    pub(crate) started: Instant,
+    pub(crate) started_at: String,
+}
+
+impl Job {
+    /// The round whose output this is.
+    pub fn round(&self) -> u32 {
+        self.round
+    }
+
+    /// What the Parquet files of this job say about who made them.
+    pub fn origin(&self) -> Origin {
+        self.origin.clone()
+    }
+
+    /// Writes one table.
+    pub fn write_table<R: Row>(&mut self, name: &str, rows: &[R]) -> Result<()> {
+        let bytes = tables::encode(rows, &self.origin)?;
+        self.write(name, &bytes, Some(rows.len() as u64), Role::Data)?;
+        Ok(())
+    }
+
+    /// Writes one file and returns its digest.
+    pub fn write(&mut self, name: &str, bytes: &[u8], rows: Option<u64>, role: Role) -> Result<String> {
+        Ok(self.folder.write(name, bytes, rows, role)?)
+    }
+
+    /// A number for the manifest: same inputs, same number.
+    pub fn metric(&mut self, name: &str, value: f64) {
+        self.metrics.insert(name.into(), value.into());
+    }
+
+    /// Fails when the user has asked to stop.
+    pub fn check_interrupted(&self) -> Result<()> {
+        Ok(ssdkd_stage::signals::check()?)
+    }
+}

@@ -1,0 +1,23 @@
+//! What every stage of a run sees: the recipe, the run folder, the teacher and the student.
+//!
+//! A stage is a function `run(&mut Context, round)`. It makes a [`Plan`] of what its results depend on, asks
+//! [`Context::begin`] whether they are there already, and otherwise gets a [`Job`] to write its files with. All reading
+//! of what other stages left goes through the [`Context`], which checks every file against its digest first.
+
+mod context;
+mod job;
+mod kept;
+mod models;
+mod program;
+mod recipe;
+mod tables;
+
+pub mod images;
+
+pub use context::{Context, Options, card_error};
+pub use job::{Job, Outcome, Plan};
+pub use models::STUDENT;
+pub use program::{StageCommand, finish, stage_main};
+pub use recipe::{EvaluateSettings, KeepSettings, Recipe, RecipeError, RunSettings, StudentSettings, TeacherSettings};
+pub use ssdkd_shards::Role;
+pub use tables::{SHARD, shard_path};

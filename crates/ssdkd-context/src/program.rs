@@ -1,0 +1,68 @@
+//! The body of a stage's program.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, FromArgMatches, Parser};
+use ssdkd_stage::{StageArgs, exit};
+
+use crate::context::{Context, load_recipe};
+use crate::job::Outcome;
+
+/// What a stage's program understands.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done or fresh, 1 failed, 2 usage or recipe, 3 missing input, 4 integrity, 130/143 signals"
+)]
+pub struct StageCommand {
+    #[command(flatten)]
+    arguments: StageArgs,
+}
+
+/// `main` of the program `name`: one round of one stage.
+pub fn stage_main(
+    stage: &'static str,
+    name: &'static str,
+    about: &'static str,
+    run: fn(&mut Context, u32) -> Result<Outcome>,
+) -> ExitCode {
+    let command = StageCommand::command().name(name).about(about);
+    let matches = command.get_matches();
+    let arguments = StageCommand::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).arguments;
+    finish(stage_body(name, stage, &arguments, run))
+}
+
+/// Prints the error, if there is one, and gives the exit code.
+pub fn finish(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::report(error.as_ref()).into(),
+    }
+}
+
+fn stage_body(
+    name: &str,
+    stage: &str,
+    arguments: &StageArgs,
+    run: fn(&mut Context, u32) -> Result<Outcome>,
+) -> Result<()> {
+    let threads = arguments.common.set_up()?;
+    if arguments.print_config {
+        let (recipe, _) = load_recipe(arguments)?;
+        return Ok(exit::print(&recipe.to_toml())?);
+    }
+    let mut context = Context::open(arguments, name, threads)?;
+    if let Some(round) = arguments.round {
+        run(&mut context, round)?;
+        return Ok(());
+    }
+    // Without a round: the first one that is not fresh.
+    let warmup = if matches!(stage, "sample" | "distill") { context.recipe().run.warmup_rounds } else { 0 };
+    for round in warmup..context.recipe().total_rounds() {
+        if run(&mut context, round)? == Outcome::Done {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! Where the stages' tables are, and reading them back.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use anyhow::{Context as _, Result};
+use candle_core::Tensor;
+use ssdkd_shards::{
+    BufferRow, ClassRow, DrawRow, ImageReader, ImageShard, ObservedRow, Pixels, PriorityRow, Row, Rows, tables,
+};
+
+use crate::{Context, images};
+
+/// The image shard's path within its stage folder.
+pub const SHARD: &str = "samples/part-00000.parquet";
+
+/// The image shard of a round, relative to the run folder: what the buffer's `shard` column says.
+pub fn shard_path(round: u32) -> String {
+    format!("invert/{round:04}/{SHARD}")
+}
+
+/// Where a shard is kept in memory.
+fn place(round: u32) -> String {
+    format!("shard {round}")
+}
+
+impl Context {
+    /// The images that `invert` made in `round`.
+    pub fn shard(&mut self, round: u32) -> Result<Rc<ImageShard>> {
+        let digest = self.file_digest("invert", round, SHARD)?;
+        let shard = if let Some(shard) = self.kept().take::<Rc<ImageShard>>(&place(round), &digest) {
+            shard
+        } else {
+            let (bytes, path) = self.read("invert", round, SHARD)?;
+            Rc::new(ImageReader::open(bytes, &path)?.read(Rows::All)?)
+        };
+        self.kept().put(&place(round), &digest, shard.clone());
+        Ok(shard)
+    }
+
+    /// Drops shards from memory that no member of the buffer is in.
+    pub fn forget_shards_outside(&mut self, members: &[BufferRow]) {
+        let wanted = members.iter().map(|row| place(row.birth_round)).collect::<HashSet<_>>();
+        self.kept().retain(|place| !place.starts_with("shard ") || wanted.contains(place));
+    }
+
+    /// Images by (round, row) as a tensor (B, H, W, C) in `[0, 1]`.
+    pub fn images(&mut self, places: &[(u32, u32)]) -> Result<Tensor> {
+        let shards = self.shards_of(places)?;
+        let shape = self.teacher_card().input;
+        let size = shape.iter().product::<usize>();
+        let mut levels = Vec::new();
+        let mut values = Vec::new();
+        for (round, row) in places {
+            let at = *row as usize * size;
+            match &shards[round].pixels {
+                Pixels::U8(pixels) => levels.push(&pixels[at..at + size]),
+                Pixels::F32(pixels) => values.push(&pixels[at..at + size]),
+            }
+        }
+        let device = self.device();
+        // A run's shards are all of one format: the format is in their fingerprint.
+        let tensor = if values.is_empty() {
+            images::from_planes(levels.into_iter(), shape, |level| f32::from(level) / 255.0, device)
+        } else {
+            images::from_planes(values.into_iter(), shape, |value| value, device)
+        };
+        Ok(tensor?)
+    }
+
+    /// The teacher's logits (B, K) on the clean images, by (round, row), as the shards hold them.
+    pub fn teacher_logits(&mut self, places: &[(u32, u32)]) -> Result<Tensor> {
+        let shards = self.shards_of(places)?;
+        let classes = self.teacher_card().classes;
+        let mut logits = Vec::with_capacity(places.len() * classes);
+        for (round, row) in places {
+            logits.extend_from_slice(&shards[round].teacher_logits[*row as usize * classes..][..classes]);
+        }
+        Ok(Tensor::from_vec(logits, (places.len(), classes), self.device())?)
+    }
+
+    /// The shards that `places` are in; every row is known to exist.
+    fn shards_of(&mut self, places: &[(u32, u32)]) -> Result<HashMap<u32, Rc<ImageShard>>> {
+        let mut shards = HashMap::new();
+        for &(round, row) in places {
+            let shard = match shards.entry(round) {
+                Entry::Occupied(shard) => shard.into_mut(),
+                Entry::Vacant(place) => place.insert(self.shard(round)?),
+            };
+            shard
+                .samples
+                .get(row as usize)
+                .with_context(|| format!("{} has no row {row}, which the buffer refers to", shard_path(round)))?;
+        }
+        Ok(shards)
+    }
+
+    /// The buffer's members after `balance` of `round`.
+    pub fn buffer(&mut self, round: u32) -> Result<Vec<BufferRow>> {
+        self.table("balance", round, "buffer.parquet")
+    }
+
+    /// How many members of the buffer are of each class after `balance` of `round`.
+    pub fn class_counts(&mut self, round: u32) -> Result<Vec<u64>> {
+        let classes = self.table::<ClassRow>("balance", round, "classes.parquet")?;
+        Ok(classes.into_iter().map(|row| row.count).collect())
+    }
+
+    /// Priorities and weights after `sample` of `round`.
+    pub fn priorities(&mut self, round: u32) -> Result<Vec<PriorityRow>> {
+        self.table("sample", round, "priorities.parquet")
+    }
+
+    /// What `sample` drew in `round`.
+    pub fn draws(&mut self, round: u32) -> Result<Vec<DrawRow>> {
+        self.table("sample", round, "draws.parquet")
+    }
+
+    /// The disagreements that `distill` saw in `round`.
+    pub fn observed(&mut self, round: u32) -> Result<Vec<ObservedRow>> {
+        self.table("distill", round, "observed.parquet")
+    }
+
+    fn table<R: Row>(&mut self, stage: &str, round: u32, file: &str) -> Result<Vec<R>> {
+        let (bytes, path) = self.read(stage, round, file)?;
+        Ok(tables::decode(bytes, &path)?)
+    }
+}

@@ -1,0 +1,124 @@
+//! Stage `distill`: train the student on the images drawn for one round.
+//!
+//! | reads | writes |
+//! |---|---|
+//! | the draws; the images they name; student and optimiser of the round before | student, optimiser, per-step losses, the disagreement observed on each draw |
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use ssdkd_context::{Context, Outcome, Plan, Role, STUDENT};
+use ssdkd_method::Distiller;
+use ssdkd_nn::random::stream;
+use ssdkd_nn::{Network, weights};
+use ssdkd_shards::{ObservedRow, StepRow};
+
+/// The stage's name: its folder, its section of the recipe, its binary.
+pub const STAGE: &str = "distill";
+/// Raised by hand when the same recipe gives other results.
+const VERSION: u32 = 1;
+
+const OPTIMIZER: &str = "optimizer.safetensors";
+/// Where student and optimiser are kept between rounds: together, as the optimiser moves that student's weights.
+const PAIR: &str = "student and optimizer";
+/// The running average of the student, where the recipe asks for one.
+const AVERAGE: &str = "student-average.safetensors";
+
+/// Trains the student for round `round`, unless that is done already.
+pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
+    let settings = context.recipe().distill.clone();
+    let rounds = context.recipe().run.rounds;
+    let distilling_round = context.distilling_round(STAGE, round)?;
+    let parameters = json!({ "distill": settings, "run": { "rounds": rounds }, "student": context.recipe().student });
+    let mut plan =
+        Plan::new(STAGE, VERSION, round, parameters).reads_teacher().reads("sample", round).reads("balance", round);
+    if distilling_round > 0 {
+        plan = plan.reads(STAGE, round - 1);
+    }
+    let Some(mut job) = context.begin(plan)? else { return Ok(Outcome::Fresh) };
+
+    let teacher = context.teacher()?;
+    let (student, mut distiller) = student_and_optimizer(context, round, distilling_round)?;
+    let places = context.buffer(round)?.into_iter().map(|row| (row.sample_id, (row.birth_round, row.row)));
+    let places = places.collect::<HashMap<_, _>>();
+    let draws = context.draws(round)?;
+    let seed = context.recipe().run.seed;
+    let total = settings.steps as u64 * u64::from(rounds);
+
+    let (mut steps, mut observed) = (Vec::new(), Vec::new());
+    let progress = context.progress(STAGE, round, settings.steps as u64);
+    for (index, batch) in draws.chunks(settings.batch).enumerate() {
+        let at = batch
+            .iter()
+            .map(|draw| places.get(&draw.sample_id).copied().with_context(|| format!("sample {} was drawn but is not in the buffer of round {round}\nhint: rerun `sample` of this round with --force", draw.sample_id)))
+            .collect::<Result<Vec<_>>>()?;
+        let images = context.images(&at)?;
+        let weights = batch.iter().map(|draw| draw.weight).collect::<Vec<_>>();
+        let step = u64::from(distilling_round) * settings.steps as u64 + index as u64;
+        let mut views = stream(seed, "distillation views", &[u64::from(round), index as u64]);
+        let report = distiller.step(&teacher, &student, &images, Some(&weights), (step, total), &mut views)?;
+        observed.extend(batch.iter().zip(&report.disagreement).map(|(draw, &kl)| ObservedRow {
+            step: draw.step,
+            slot: draw.slot,
+            sample_id: draw.sample_id,
+            kl,
+        }));
+        progress.advance(1, || format!("loss {:.3} agreement {:.2}", report.loss, report.agreement));
+        steps.push(StepRow {
+            step: index as u32,
+            lr: report.lr,
+            loss: report.loss,
+            kl: report.disagreement.iter().sum::<f32>() / report.disagreement.len() as f32,
+            agreement: report.agreement,
+            gradient_norm: report.gradient_norm,
+        });
+        job.check_interrupted()?;
+    }
+    progress.finish();
+
+    let mean = |column: fn(&StepRow) -> f32| {
+        steps.iter().map(|row| f64::from(column(row))).sum::<f64>() / steps.len().max(1) as f64
+    };
+    job.metric("steps", steps.len() as f64);
+    job.metric("loss", mean(|row| row.loss));
+    job.metric("kl", mean(|row| row.kl));
+    job.metric("agreement", mean(|row| row.agreement));
+    job.metric("lr", steps.last().map_or(0.0, |row| row.lr));
+    job.write_table("steps.parquet", &steps)?;
+    job.write_table("observed.parquet", &observed)?;
+    let bytes = weights::to_safetensors_bytes(&student.store().to_tensors())?;
+    let student_digest = job.write(STUDENT, &bytes, None, Role::Data)?;
+    if let Some(average) = distiller.average() {
+        job.write(AVERAGE, &weights::to_safetensors_bytes(&average)?, None, Role::Data)?;
+    }
+    let state = weights::to_safetensors_bytes(&distiller.state_tensors())?;
+    let state_digest = job.write(OPTIMIZER, &state, None, Role::State)?;
+    context.finish(job)?;
+    context.keep_student(&student_digest, student.clone());
+    context.kept().put(PAIR, &(student_digest + &state_digest), (student, distiller));
+    Ok(Outcome::Done)
+}
+
+/// The student as the round before left it, or fresh, with its optimiser.
+///
+/// Training moves the student's weights in place, so nobody else may keep it under its old digest.
+fn student_and_optimizer(context: &mut Context, round: u32, distilling_round: u32) -> Result<(Rc<Network>, Distiller)> {
+    let settings = context.recipe().distill.clone();
+    if distilling_round == 0 {
+        let student = context.release_student_before(round)?;
+        let distiller = Distiller::new(settings, &student)?;
+        return Ok((student, distiller));
+    }
+    let student_digest = context.file_digest(STAGE, round - 1, STUDENT)?;
+    let state_digest = context.file_digest(STAGE, round - 1, OPTIMIZER)?;
+    if let Some(pair) = context.kept().take(PAIR, &(student_digest + &state_digest)) {
+        context.release_student_before(round)?;
+        return Ok(pair);
+    }
+    let student = context.release_student_before(round)?;
+    let mut distiller = Distiller::new(settings, &student)?;
+    distiller.load_state(context.read_tensors(STAGE, round - 1, OPTIMIZER)?)?;
+    Ok((student, distiller))
+}
