@@ -1,0 +1,149 @@
+//! The command `ssdkd-evaluate`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+use ssdkd_data::Split;
+use ssdkd_nn::Architecture;
+use ssdkd_stage::exit::{self, Code};
+use ssdkd_stage::{CommonArgs, Progress, StageError, signals, write_file};
+
+use crate::evaluation::{Evaluation, evaluate_beside};
+use crate::inputs::{device, load_card, load_model, open_data};
+
+/// Measure a model on real data: accuracy, cross-entropy, confusions, agreement with the teacher
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 missing input, 4 integrity, 130/143 signals")]
+pub struct EvaluateArgs {
+    /// A model's card (.json), or the bare weights of a student (.safetensors, .pth) together with --teacher
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+
+    /// What to measure on: shapes[:SEED], or a data set's folder or file (data/README.md)
+    #[arg(long, env = "SSDKD_DATA", value_name = "DATA")]
+    pub data: String,
+
+    /// The part of the data set
+    #[arg(long, value_name = "SPLIT", value_enum, default_value_t)]
+    pub split: SplitChoice,
+
+    /// The teacher's card: how often do the two agree?
+    #[arg(long, value_name = "CARD")]
+    pub teacher: Option<PathBuf>,
+
+    /// Measure on the first N images only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+
+    /// Images in one pass; results do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: u32,
+
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+
+    /// Write the JSON to a file too
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+
+    /// What every program understands.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// The part of a data set, as the command line names it.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub enum SplitChoice {
+    /// The images to learn from.
+    Train,
+    /// The images to measure on.
+    #[default]
+    Test,
+}
+
+impl From<SplitChoice> for Split {
+    fn from(choice: SplitChoice) -> Self {
+        match choice {
+            SplitChoice::Train => Self::Train,
+            SplitChoice::Test => Self::Test,
+        }
+    }
+}
+
+/// The JSON: what was measured on what, and the numbers.
+#[derive(Serialize)]
+struct Report<'a> {
+    model: String,
+    architecture: Architecture,
+    parameters: usize,
+    data: &'a str,
+    split: String,
+    #[serde(flatten)]
+    evaluation: &'a Evaluation,
+    class_accuracies: Vec<Option<f64>>,
+}
+
+/// Measures, and prints what was found.
+pub fn run(arguments: &EvaluateArgs) -> Result<(), StageError> {
+    arguments.common.set_up()?;
+    let device = device(arguments.common.device)?;
+    let teacher = arguments.teacher.as_deref().map(|path| load_card(path, &device)).transpose()?;
+    let network = load_model(&arguments.model, teacher.as_ref().map(|(card, _)| card), &device)?;
+    let split = Split::from(arguments.split);
+    let mut dataset = open_data(&arguments.data, split, Some(network.spec().input))?;
+    if let Some(limit) = arguments.limit {
+        dataset.truncate(limit as usize);
+    }
+
+    let teacher = teacher.as_ref().map(|(_, network)| network);
+    if let Some(teacher) = teacher
+        && teacher.spec().input != network.spec().input
+    {
+        return Err(StageError::Usage(format!(
+            "the teacher takes images of {:?} (channels, height, width), the model of {:?}\nhint: leave --teacher out",
+            teacher.spec().input,
+            network.spec().input
+        )));
+    }
+    let progress = Progress::start("evaluate", dataset.len() as u64);
+    let mut done = 0;
+    let evaluation = evaluate_beside(&network, teacher, &dataset, arguments.batch as usize, |images| {
+        progress.advance((images - done) as u64, String::new);
+        done = images;
+        signals::check().map_err(candle_core::Error::wrap)
+    });
+    progress.finish();
+    // A request to stop passes through candle's error type: look at it here, for the right exit code.
+    signals::check()?;
+    let evaluation = evaluation.map_err(|error| {
+        let what = format!("cannot measure {} on {}: {error}", arguments.model.display(), arguments.data);
+        StageError::other(Code::Failed, what)
+    })?;
+
+    let report = Report {
+        model: arguments.model.display().to_string(),
+        architecture: network.spec().architecture,
+        parameters: network.store().num_parameters(),
+        data: &arguments.data,
+        split: split.to_string(),
+        evaluation: &evaluation,
+        class_accuracies: evaluation.class_accuracies(),
+    };
+    let json = serde_json::to_string_pretty(&report).expect("a report is plain data") + "\n";
+    if let Some(path) = &arguments.out {
+        write_file(path, json.as_bytes())?;
+    }
+    if arguments.json {
+        return exit::print(&json);
+    }
+    exit::print(&format!(
+        "{} ({}, {} parameters) on {} ({split})\n\n{}",
+        report.model,
+        report.architecture,
+        report.parameters,
+        report.data,
+        evaluation.to_table()
+    ))
+}

@@ -1,0 +1,12 @@
+//! Measures a network on real data: how often it is right, where it is wrong, and whether it agrees with its teacher.
+//!
+//! Nothing of a run depends on what is measured here. Data-free distillation has no data to choose an epoch or a setting
+//! with, so measuring comes after the fact.
+
+mod command;
+mod evaluation;
+mod inputs;
+
+pub use command::{EvaluateArgs, run};
+pub use evaluation::{Evaluation, evaluate, evaluate_beside};
+pub use inputs::{device, load_card, load_model, open_data};

@@ -1,0 +1,297 @@
+//! The command `ssdkd-teach`.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+use ssdkd_data::{Dataset, Split};
+use ssdkd_evaluate::{Evaluation, device, evaluate, open_data};
+use ssdkd_nn::{CARD_VERSION, TeacherCard, weights};
+use ssdkd_stage::exit::Code;
+use ssdkd_stage::{CommonArgs, Progress, StageError, signals, write_file};
+
+use crate::checkpoint::{self, Description};
+use crate::settings::TeachSettings;
+use crate::trainer::{EpochReport, Trainer};
+
+/// Images in one pass when the teacher is measured.
+const MEASURING_BATCH: usize = 256;
+
+/// Train a teacher on real data: writes its weights, its card and a log, and goes on from where it was stopped
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done or fresh, 1 failed, 2 usage, 3 missing input, 4 integrity, 130/143 signals"
+)]
+pub struct TeachArgs {
+    /// What to learn from: shapes[:SEED], or a data set's folder or file (data/README.md)
+    #[arg(long, env = "SSDKD_DATA", value_name = "DATA")]
+    pub data: String,
+
+    /// The folder for NAME.json (the card), NAME.safetensors and NAME.training.jsonl
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+
+    /// What the files are called [default: the architecture]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// Bring the images into this shape [default: the one they have]
+    #[arg(long, value_name = "C,H,W", value_delimiter = ',', num_args = 1)]
+    pub input: Option<Vec<usize>>,
+
+    /// Start over, and replace what is there
+    #[arg(long)]
+    pub force: bool,
+
+    /// How to train.
+    #[command(flatten)]
+    pub settings: TeachSettings,
+
+    /// What every program understands.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// One line of the log.
+#[derive(Serialize, Deserialize)]
+struct LogLine {
+    epoch: u32,
+    steps: u64,
+    lr: f64,
+    loss: f64,
+    train_accuracy: f64,
+    test_accuracy: f64,
+    test_loss: f64,
+    /// Training, without the measuring.
+    seconds: f64,
+}
+
+/// Where everything is.
+struct Files {
+    card: PathBuf,
+    weights: PathBuf,
+    log: PathBuf,
+    checkpoint: PathBuf,
+}
+
+impl Files {
+    fn new(folder: &Path, name: &str) -> Result<Self, StageError> {
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
+            return Err(StageError::Usage(format!("--name is {name:?}; it names files: letters, digits, `-`, `_`")));
+        }
+        let file = |ending: &str| folder.join(format!("{name}.{ending}"));
+        Ok(Self {
+            card: file("json"),
+            weights: file("safetensors"),
+            log: file("training.jsonl"),
+            checkpoint: file("checkpoint.safetensors"),
+        })
+    }
+}
+
+/// Trains, measures, and writes the teacher.
+pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
+    arguments.common.set_up()?;
+    let device = device(arguments.common.device)?;
+    let settings = &arguments.settings;
+    let name = arguments.name.clone().unwrap_or_else(|| settings.architecture.to_string());
+    let files = Files::new(&arguments.out, &name)?;
+    let input = arguments.input.as_deref().map(|sides| {
+        <[usize; 3]>::try_from(sides)
+            .map_err(|_| StageError::Usage("--input must be channels,height,width, as in 3,32,32".into()))
+    });
+    let train = open_data(&arguments.data, Split::Train, input.transpose()?)?;
+    let test = open_data(&arguments.data, Split::Test, Some(train.shape()))?;
+    if train.images() == test.images() {
+        tracing::warn!("the data set has one part only: the test accuracy is that on the training images");
+    }
+
+    let data = train.digest().to_hex().to_string();
+    let origin = origin(arguments, &train, &data);
+    if !arguments.force && is_there(&files.card, &origin)? {
+        tracing::info!("{} is there already: nothing to do", files.card.display());
+        return Ok(());
+    }
+    let failed = |what: &str, error: candle_core::Error| StageError::other(Code::Failed, format!("{what}: {error}"));
+    let mut trainer = Trainer::new(settings, &train, &device).map_err(|error| {
+        StageError::other(Code::Usage, format!("cannot train a {}: {error}", settings.architecture))
+    })?;
+    let description = Description { settings: settings.clone(), data, position: trainer.position() };
+    let mut log = Vec::new();
+    if !arguments.force && go_on(&files, &description, &mut trainer)? {
+        log = read_log(&files.log, trainer.position().epoch)?;
+        tracing::info!("going on at epoch {}, step {}", trainer.position().epoch + 1, trainer.position().step);
+    }
+
+    let save = |trainer: &Trainer<'_>| {
+        let description = Description { position: trainer.position(), ..description.clone() };
+        checkpoint::save(&files.checkpoint, &description, trainer)
+    };
+    let measure = |trainer: &Trainer<'_>| {
+        evaluate(trainer.result(), &test, MEASURING_BATCH).map_err(|error| failed("cannot measure the teacher", error))
+    };
+    let progress = Progress::start(format!("teach {name}"), trainer.total_steps());
+    progress.advance(trainer.steps_done(), String::new);
+    while !trainer.is_done() {
+        let epoch = trainer.step().map_err(|error| failed("training stopped", error))?;
+        let Some(epoch) = epoch else {
+            progress.advance(1, || running(&trainer, settings));
+            if signals::interrupted().is_some() {
+                save(&trainer)?;
+                signals::check()?;
+            }
+            continue;
+        };
+        progress.advance(1, String::new);
+        let started = Instant::now();
+        let measured = measure(&trainer)?;
+        tell(&epoch, settings.epochs, &measured, started.elapsed().as_secs_f64());
+        log.push(log_line(&epoch, &measured));
+        write_log(&files.log, &log)?;
+        save(&trainer)?;
+        signals::check()?;
+    }
+    progress.finish();
+
+    write_teacher(&files, &trainer, &train, &measure(&trainer)?, &origin)?;
+    match std::fs::remove_file(&files.checkpoint) {
+        Err(source) if source.kind() != ErrorKind::NotFound => {
+            Err(StageError::Write { action: "remove", path: files.checkpoint, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The command that makes the same teacher, and the data it learnt from.
+fn origin(arguments: &TeachArgs, train: &Dataset, digest: &str) -> String {
+    let input = arguments.input.as_ref().map(|sides| {
+        let sides = sides.iter().map(usize::to_string).collect::<Vec<_>>();
+        format!(" --input {}", sides.join(","))
+    });
+    format!(
+        "ssdkd-teach --data {}{} {}; {} training images, blake3 {}",
+        arguments.data,
+        input.unwrap_or_default(),
+        arguments.settings.to_flags(),
+        train.len(),
+        &digest[..16]
+    )
+}
+
+/// Whether the card of exactly this training is there. Another teacher's card is an error: it would be overwritten.
+fn is_there(card: &Path, origin: &str) -> Result<bool, StageError> {
+    if !card.exists() {
+        return Ok(false);
+    }
+    let other = |what: &str| {
+        let path = card.display();
+        StageError::Usage(format!("{path} {what}\nhint: choose another --name or --out, or replace it with --force"))
+    };
+    let found = TeacherCard::load(card).map_err(|_| other("exists and is no teacher's card"))?;
+    if !found.source.starts_with(origin) {
+        return Err(other(&format!("is another teacher, made by: {}", found.source)));
+    }
+    // A damaged teacher is made again.
+    Ok(found.read_weights(card).is_ok())
+}
+
+/// Takes up the checkpoint, if there is one of this training.
+fn go_on(files: &Files, wanted: &Description, trainer: &mut Trainer<'_>) -> Result<bool, StageError> {
+    let path = &files.checkpoint;
+    let Some((found, tensors)) = checkpoint::load(path)? else { return Ok(false) };
+    if (&found.settings, &found.data) != (&wanted.settings, &wanted.data) {
+        let why = if found.settings == wanted.settings {
+            "the training images are others".into()
+        } else {
+            format!("it was made with {}", found.settings.to_flags())
+        };
+        return Err(StageError::Usage(format!(
+            "the checkpoint {} belongs to another training: {why}\nhint: use the same flags, another --name, or --force",
+            path.display()
+        )));
+    }
+    trainer.load_state(found.position, tensors).map_err(|error| checkpoint::unusable(path, error))?;
+    Ok(true)
+}
+
+/// The lines of the epochs that are complete; the log may be ahead of the checkpoint.
+fn read_log(path: &Path, epochs: u32) -> Result<Vec<LogLine>, StageError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(StageError::Read { path: path.into(), source }),
+    };
+    let lines = text.lines().map_while(|line| serde_json::from_str::<LogLine>(line).ok());
+    Ok(lines.take_while(|line| line.epoch <= epochs).collect())
+}
+
+fn write_log(path: &Path, log: &[LogLine]) -> Result<(), StageError> {
+    let lines = log.iter().map(|line| serde_json::to_string(line).expect("a line is plain data") + "\n");
+    write_file(path, lines.collect::<String>().as_bytes())
+}
+
+fn log_line(epoch: &EpochReport, measured: &Evaluation) -> LogLine {
+    LogLine {
+        epoch: epoch.epoch,
+        steps: epoch.steps,
+        lr: epoch.lr,
+        loss: epoch.loss,
+        train_accuracy: epoch.accuracy,
+        test_accuracy: measured.top1,
+        test_loss: measured.loss,
+        seconds: epoch.seconds,
+    }
+}
+
+/// The present epoch so far, beside the bar.
+fn running(trainer: &Trainer<'_>, settings: &TeachSettings) -> String {
+    let at = trainer.position();
+    format!("epoch {}/{}, loss {:.3}", at.epoch + 1, settings.epochs, at.loss / at.step.max(1) as f64)
+}
+
+fn tell(epoch: &EpochReport, epochs: u32, measured: &Evaluation, measuring: f64) {
+    let percent = |share: f64| share * 100.0;
+    tracing::info!(
+        "epoch {}/{epochs}: loss {:.3}, accuracy {:.2} % in training, {:.2} % on the test images; {:.1} s + {measuring:.1} s",
+        epoch.epoch,
+        epoch.loss,
+        percent(epoch.accuracy),
+        percent(measured.top1),
+        epoch.seconds
+    );
+}
+
+/// Weights first, then the card: a card says that the teacher is complete.
+fn write_teacher(
+    files: &Files,
+    trainer: &Trainer<'_>,
+    train: &Dataset,
+    measured: &Evaluation,
+    origin: &str,
+) -> Result<(), StageError> {
+    let network = trainer.result();
+    let bytes = weights::to_safetensors_bytes(&network.store().to_tensors())
+        .map_err(|error| StageError::other(Code::Failed, format!("cannot write the weights: {error}")))?;
+    let spec = network.spec();
+    let card = TeacherCard {
+        card_version: CARD_VERSION,
+        architecture: spec.architecture,
+        names: spec.names.clone(),
+        classes: spec.classes,
+        input: spec.input,
+        mean: spec.mean.clone(),
+        std: spec.std.clone(),
+        class_names: train.class_names().to_vec(),
+        weights: files.weights.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        digest: blake3::hash(&bytes).to_hex().to_string(),
+        parameters: network.store().num_parameters(),
+        source: format!("{origin}; {:.2} % of {} test images", measured.top1 * 100.0, measured.images),
+    };
+    write_file(&files.weights, &bytes)?;
+    write_file(&files.card, card.to_json().as_bytes())?;
+    tracing::info!("{}: {:.2} % of {} test images", files.card.display(), measured.top1 * 100.0, measured.images);
+    Ok(())
+}

@@ -1,0 +1,384 @@
+//! Supervised training: `mean_i CE(f(view(x_i)), y_i)`, SGD, one step at a time.
+//!
+//! Which images a step sees, and through which views, is a function of (seed, epoch, step). So the position and the
+//! tensors are the whole state, and training can stop and go on between any two steps.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+use ssdkd_data::Dataset;
+use ssdkd_nn::random::stream;
+use ssdkd_nn::{Network, NetworkSpec, Pass, Sgd};
+use ssdkd_ops as ops;
+use ssdkd_ops::{CropFlip, Value};
+
+use crate::settings::TeachSettings;
+
+/// Where training is, with the sums of the epoch that is going on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Position {
+    /// Epochs that are complete.
+    pub epoch: u32,
+    /// Steps taken in the present one.
+    pub step: u64,
+    /// Sum of their losses.
+    pub loss: f64,
+    /// Images of theirs that were put into the right class.
+    pub correct: u64,
+    /// Seconds spent on them.
+    pub seconds: f64,
+}
+
+/// What an epoch showed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EpochReport {
+    /// Its number, from 1.
+    pub epoch: u32,
+    /// Steps taken.
+    pub steps: u64,
+    /// The learning rate of the last one.
+    pub lr: f64,
+    /// Mean loss over the steps.
+    pub loss: f64,
+    /// Share of the views that were put into the right class, each by the weights of its own step.
+    pub accuracy: f64,
+    /// Seconds spent on the steps.
+    pub seconds: f64,
+}
+
+/// A network in training.
+pub struct Trainer<'a> {
+    settings: TeachSettings,
+    data: &'a Dataset,
+    network: Network,
+    optimizer: Sgd,
+    average: Option<Network>,
+    position: Position,
+    /// The present epoch and the order of its images.
+    order: Option<(u32, Vec<usize>)>,
+}
+
+const NETWORK: &str = "network.";
+const OPTIMIZER: &str = "optimizer.";
+const AVERAGE: &str = "average.";
+
+impl<'a> Trainer<'a> {
+    /// A fresh network for `data`.
+    pub fn new(settings: &TeachSettings, data: &'a Dataset, device: &Device) -> Result<Self> {
+        if data.len() < 2 {
+            bail!("{} training images are too few: batch normalisation needs two", data.len());
+        }
+        let (mean, std) = data.channel_statistics();
+        let spec = NetworkSpec {
+            architecture: settings.architecture,
+            names: ssdkd_nn::Names::default(),
+            classes: data.classes(),
+            input: data.shape(),
+            mean: settings.mean.clone().unwrap_or(mean),
+            std: settings.std.clone().unwrap_or(std),
+        };
+        let network = Network::create(&spec, settings.seed, device)?;
+        let average = match settings.ema > 0.0 {
+            true => Some(Network::load(&spec, network.store().to_tensors(), device)?),
+            false => None,
+        };
+        let TeachSettings { momentum, weight_decay, nesterov, .. } = *settings;
+        let optimizer = Sgd::new(network.store().parameters(), momentum, weight_decay, nesterov)?;
+        Ok(Self {
+            settings: settings.clone(),
+            data,
+            network,
+            optimizer,
+            average,
+            position: Position::default(),
+            order: None,
+        })
+    }
+
+    /// Images in a step.
+    fn batch(&self) -> usize {
+        (self.settings.batch as usize).min(self.data.len())
+    }
+
+    /// Steps in an epoch.
+    pub fn steps_per_epoch(&self) -> u64 {
+        (self.data.len() / self.batch()) as u64
+    }
+
+    /// Steps in all.
+    pub fn total_steps(&self) -> u64 {
+        self.steps_per_epoch() * u64::from(self.settings.epochs)
+    }
+
+    /// Steps taken so far.
+    pub fn steps_done(&self) -> u64 {
+        u64::from(self.position.epoch) * self.steps_per_epoch() + self.position.step
+    }
+
+    /// Whether all epochs are complete.
+    pub fn is_done(&self) -> bool {
+        self.position.epoch >= self.settings.epochs
+    }
+
+    /// Where it is.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The network to use: the running average where one is kept.
+    pub fn result(&self) -> &Network {
+        self.average.as_ref().unwrap_or(&self.network)
+    }
+
+    /// One step. The last one of an epoch gives the epoch's report.
+    pub fn step(&mut self) -> Result<Option<EpochReport>> {
+        let started = std::time::Instant::now();
+        let (epoch, step) = (self.position.epoch, self.position.step);
+        let indices = self.indices();
+        let targets = indices.iter().map(|&index| self.data.label(index)).collect::<Vec<_>>();
+        let [channels, height, width] = self.data.shape();
+        let images = self.data.gather(&indices);
+        let images = Tensor::from_vec(images, (indices.len(), height, width, channels), self.network.store().device())?;
+        let images = match self.views(indices.len()) {
+            Some(how) => ops::crop_flip(&Value::constant(images), &how)?,
+            None => Value::constant(images),
+        };
+
+        let logits = self.network.forward(&images, &Pass::train())?.logits; // (B, K)
+        let loss = ops::cross_entropy_smoothed(&logits, &targets, self.settings.label_smoothing)?;
+        let predicted = ops::argmax(logits.tensor())?;
+        drop(logits);
+        let loss_value = f64::from(loss.scalar()?);
+        if !loss_value.is_finite() {
+            bail!(
+                "the loss of epoch {}, step {step}, is {loss_value}\nhint: training diverged; use a smaller --lr",
+                epoch + 1
+            );
+        }
+        let lr = self.settings.learning_rate(self.steps_done(), self.total_steps());
+        self.optimizer.step(&loss.backward()?, lr)?;
+        self.update_average()?;
+
+        let at = &mut self.position;
+        at.step += 1;
+        at.loss += loss_value;
+        at.correct += predicted.iter().zip(&targets).filter(|(predicted, target)| predicted == target).count() as u64;
+        at.seconds += started.elapsed().as_secs_f64();
+        if at.step < self.steps_per_epoch() {
+            return Ok(None);
+        }
+        let Position { step: steps, loss, correct, seconds, .. } = self.position;
+        self.position = Position { epoch: epoch + 1, ..Position::default() };
+        Ok(Some(EpochReport {
+            epoch: epoch + 1,
+            steps,
+            lr,
+            loss: loss / steps as f64,
+            accuracy: correct as f64 / (steps * self.batch() as u64) as f64,
+            seconds,
+        }))
+    }
+
+    /// The images of the present step.
+    fn indices(&mut self) -> Vec<usize> {
+        let (epoch, start) = (self.position.epoch, self.position.step as usize * self.batch());
+        let batch = self.batch();
+        let (count, seed) = (self.data.len(), self.settings.seed);
+        let order = match &mut self.order {
+            Some((of, order)) if *of == epoch => order,
+            stale => &mut stale.insert((epoch, shuffled(count, seed, epoch))).1,
+        };
+        order[start..start + batch].to_vec()
+    }
+
+    /// How the images of the present step are cropped and mirrored.
+    fn views(&self, batch: usize) -> Option<CropFlip> {
+        if self.settings.no_augment {
+            return None;
+        }
+        let Position { epoch, step, .. } = self.position;
+        let mut rng = stream(self.settings.seed, "teach views", &[epoch.into(), step]);
+        let padding = self.settings.crop_padding as usize;
+        let mut how = CropFlip { offsets: Vec::new(), flips: Vec::new(), padding };
+        for _ in 0..batch {
+            how.offsets.push((below(&mut rng, 2 * padding + 1), below(&mut rng, 2 * padding + 1)));
+            how.flips.push(below(&mut rng, 2) == 1 && !self.settings.no_flip);
+        }
+        Some(how)
+    }
+
+    fn update_average(&self) -> Result<()> {
+        let Some(average) = &self.average else { return Ok(()) };
+        for ((_, target), (_, source)) in average.store().all().iter().zip(self.network.store().all()) {
+            if source.dtype() == DType::F32 {
+                ops::lerp_assign(target, &source, 1.0 - self.settings.ema)?;
+            } else {
+                target.set(&source)?; // batches seen: a count, not an average
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that a later step needs, besides the position.
+    pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
+        let average = self.average.as_ref().map(|network| network.store().to_tensors()).unwrap_or_default();
+        [(NETWORK, self.network.store().to_tensors()), (OPTIMIZER, self.optimizer.state_tensors()), (AVERAGE, average)]
+            .into_iter()
+            .flat_map(|(prefix, tensors)| {
+                tensors.into_iter().map(move |(name, tensor)| (format!("{prefix}{name}"), tensor))
+            })
+            .collect()
+    }
+
+    /// Goes on from a saved state.
+    ///
+    /// # Errors
+    /// If a tensor is missing, left over or of another shape.
+    pub fn load_state(&mut self, position: Position, tensors: BTreeMap<String, Tensor>) -> Result<()> {
+        if position.epoch > self.settings.epochs || position.step >= self.steps_per_epoch() {
+            bail!("it stands at epoch {}, step {}, which this training does not have", position.epoch, position.step);
+        }
+        let mut parts = [NETWORK, OPTIMIZER, AVERAGE].map(|prefix| (prefix, BTreeMap::new()));
+        for (name, tensor) in tensors {
+            let part = parts.iter_mut().find_map(|(prefix, part)| Some((name.strip_prefix(*prefix)?, part)));
+            let Some((rest, part)) = part else { bail!("it holds an unknown tensor, {name}") };
+            part.insert(rest.to_string(), tensor);
+        }
+        let [(_, network), (_, optimizer), (_, average)] = parts;
+        self.network.store().load_tensors(network)?;
+        self.optimizer.load_state(optimizer)?;
+        match &self.average {
+            Some(kept) => kept.store().load_tensors(average)?,
+            None if average.is_empty() => {}
+            None => bail!("it holds a running average of the weights, and none is wanted"),
+        }
+        self.position = position;
+        Ok(())
+    }
+}
+
+/// 0..count in the order of an epoch.
+fn shuffled(count: usize, seed: u64, epoch: u32) -> Vec<usize> {
+    let mut rng = stream(seed, "teach order", &[epoch.into()]);
+    let mut order = (0..count).collect::<Vec<_>>();
+    for last in (1..count).rev() {
+        order.swap(last, below(&mut rng, last + 1));
+    }
+    order
+}
+
+/// A number in `0..count`, nearly uniform.
+fn below(rng: &mut impl Rng, count: usize) -> usize {
+    ((u64::from(rng.random::<u32>()) * count as u64) >> 32) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ssdkd_data::{Split, shapes};
+
+    fn settings() -> TeachSettings {
+        TeachSettings {
+            architecture: "resnet8".parse().unwrap(),
+            epochs: 2,
+            batch: 8,
+            lr: 0.1,
+            schedule: crate::Schedule::OneCycle,
+            momentum: 0.9,
+            nesterov: true,
+            weight_decay: 5e-4,
+            label_smoothing: 0.1,
+            ema: 0.5,
+            crop_padding: 4,
+            no_flip: false,
+            no_augment: false,
+            seed: 1,
+            mean: None,
+            std: None,
+        }
+    }
+
+    fn bytes(network: &Network) -> Vec<u8> {
+        ssdkd_nn::weights::to_safetensors_bytes(&network.store().to_tensors()).unwrap()
+    }
+
+    #[test]
+    fn an_order_holds_every_image_once_and_differs_between_epochs() {
+        let mut order = shuffled(100, 0, 3);
+        assert_ne!(order, shuffled(100, 0, 4));
+        assert_ne!(order, shuffled(100, 1, 3));
+        order.sort_unstable();
+        assert_eq!(order, (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_epoch_reports_and_leaves_out_what_is_left_over() -> Result<()> {
+        let data = shapes::generate(0, Split::Train, 30);
+        let mut trainer = Trainer::new(&settings(), &data, &Device::Cpu)?;
+        assert_eq!((trainer.steps_per_epoch(), trainer.total_steps()), (3, 6));
+        assert_eq!((trainer.step()?, trainer.step()?), (None, None));
+        let report = trainer.step()?.expect("the third step ends the epoch");
+        assert_eq!((report.epoch, report.steps), (1, 3));
+        assert!(report.loss > 0.0 && (0.0..=1.0).contains(&report.accuracy), "{report:?}");
+        assert_eq!(trainer.position(), Position { epoch: 1, ..Position::default() });
+        Ok(())
+    }
+
+    #[test]
+    fn going_on_from_any_step_gives_the_same_bytes() -> Result<()> {
+        let data = shapes::generate(0, Split::Train, 24);
+        let mut whole = Trainer::new(&settings(), &data, &Device::Cpu)?;
+        let mut parts = Trainer::new(&settings(), &data, &Device::Cpu)?;
+        while !whole.is_done() {
+            whole.step()?;
+            let state = ssdkd_nn::weights::to_safetensors_bytes(&parts.state_tensors())?;
+            let position = parts.position();
+            parts = Trainer::new(&settings(), &data, &Device::Cpu)?;
+            parts.load_state(position, ssdkd_nn::weights::from_safetensors_bytes(&state, &Device::Cpu)?)?;
+            parts.step()?;
+        }
+        assert!(parts.is_done());
+        assert_eq!(bytes(whole.result()), bytes(parts.result()));
+        assert_ne!(bytes(whole.result()), bytes(&whole.network), "the result is the running average");
+        Ok(())
+    }
+
+    #[test]
+    fn a_state_that_does_not_fit_is_refused() -> Result<()> {
+        let data = shapes::generate(0, Split::Train, 24);
+        let mut trainer = Trainer::new(&settings(), &data, &Device::Cpu)?;
+        let refused = |trainer: &mut Trainer<'_>, position, change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
+            let mut state = trainer.state_tensors();
+            state.values_mut().for_each(|tensor| *tensor = tensor.copy().unwrap());
+            change(&mut state);
+            trainer.load_state(position, state).unwrap_err().to_string()
+        };
+        let late = Position { epoch: 3, ..Position::default() };
+        assert!(refused(&mut trainer, late, &|_| ()).contains("epoch 3"));
+        let start = Position::default();
+        let message = refused(&mut trainer, start, &|state| state.retain(|name, _| !name.starts_with(OPTIMIZER)));
+        assert!(message.contains("optimiser's state lacks"), "{message}");
+        let odd = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
+        let message = refused(&mut trainer, start, &|state| drop(state.insert("odd".into(), odd.clone())));
+        assert!(message.contains("unknown tensor, odd"), "{message}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_few_steps_learn_what_they_see_again_and_again() -> Result<()> {
+        let data = shapes::generate(0, Split::Train, 16);
+        let settings =
+            TeachSettings { epochs: 30, ema: 0.0, label_smoothing: 0.0, no_augment: true, batch: 16, ..settings() };
+        let mut trainer = Trainer::new(&settings, &data, &Device::Cpu)?;
+        let first = trainer.step()?.unwrap();
+        let mut last = first;
+        while !trainer.is_done() {
+            last = trainer.step()?.unwrap();
+        }
+        assert!(last.loss < first.loss / 4.0 && last.accuracy > 0.9, "{first:?} {last:?}");
+        Ok(())
+    }
+}

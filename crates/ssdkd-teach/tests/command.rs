@@ -1,0 +1,120 @@
+//! The program as a user drives it: stopped, gone on with, run again, run differently.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use ssdkd_data::{Split, shapes};
+use ssdkd_nn::TeacherCard;
+
+/// A small data set in CIFAR-10's format.
+fn write_data(folder: &Path) {
+    let records = |split, start: usize, count: usize| {
+        let images = shapes::generate(0, split, start + count);
+        (start..start + count)
+            .flat_map(|index| [vec![images.label(index) as u8], images.image(index).to_vec()].concat())
+            .collect::<Vec<_>>()
+    };
+    std::fs::create_dir_all(folder).unwrap();
+    for batch in 0..5 {
+        let path = folder.join(format!("data_batch_{}.bin", batch + 1));
+        std::fs::write(path, records(Split::Train, batch * 8, 8)).unwrap();
+    }
+    std::fs::write(folder.join("test_batch.bin"), records(Split::Test, 0, 20)).unwrap();
+}
+
+fn teach(folder: &Path, out: &str, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ssdkd-teach"));
+    command.current_dir(folder).env_remove("SSDKD_DATA").args(["--data", "data", "--out", out]);
+    command.args(["--architecture", "resnet8", "--epochs", "60", "--batch", "8", "--ema", "0.9"]).args(more);
+    command
+}
+
+#[track_caller]
+fn check(output: &Output, code: i32, parts: &[&str]) {
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{err}");
+    for part in parts {
+        assert!(err.contains(part), "{part:?} is not in:\n{err}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn stopped_and_gone_on_with_gives_the_same_bytes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path();
+    write_data(&folder.join("data"));
+    check(&teach(folder, "whole", &[]).output().unwrap(), 0, &["epoch 60/60", "whole/resnet8.json"]);
+
+    let running = teach(folder, "parts", &[]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let checkpoint = folder.join("parts/resnet8.checkpoint.safetensors");
+    let started = Instant::now();
+    while !checkpoint.exists() {
+        assert!(started.elapsed() < Duration::from_secs(60), "no checkpoint after a minute");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args(["-INT", &running.id().to_string()]).status().unwrap().success());
+    check(&running.wait_with_output().unwrap(), 130, &["stopped by SIGINT", "hint: run the same command again"]);
+    assert!(checkpoint.exists() && !folder.join("parts/resnet8.json").exists());
+
+    // Other settings cannot go on from there.
+    let other = teach(folder, "parts", &["--lr", "0.05"]).output().unwrap();
+    check(&other, 2, &["belongs to another training", "--lr 0.1", "--force"]);
+    check(&teach(folder, "parts", &[]).output().unwrap(), 0, &["going on at epoch", "epoch 60/60"]);
+
+    for file in ["resnet8.safetensors", "resnet8.json"] {
+        let read = |out: &str| std::fs::read(folder.join(out).join(file)).unwrap();
+        assert!(read("whole") == read("parts"), "{file} differs");
+    }
+    let log = std::fs::read_to_string(folder.join("parts/resnet8.training.jsonl")).unwrap();
+    let epochs = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["epoch"].as_u64());
+    assert_eq!(epochs.collect::<Vec<_>>(), (1..=60).map(Some).collect::<Vec<_>>());
+    assert!(!checkpoint.exists(), "a finished training needs no checkpoint");
+}
+
+#[test]
+fn the_result_is_a_teacher_and_is_not_replaced_by_accident() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path();
+    write_data(&folder.join("data"));
+    let flags = ["--epochs", "1", "--name", "small", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25"];
+    let one = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ssdkd-teach"));
+        command.current_dir(folder).env_remove("SSDKD_DATA").args(["--data", "data", "--out", "out"]);
+        command.args(["--architecture", "resnet8", "--batch", "8"]).args(flags).args(more).output().unwrap()
+    };
+    check(&one(&[]), 0, &["small.json"]);
+    let path = folder.join("out/small.json");
+    let card = TeacherCard::load(&path).unwrap();
+    assert_eq!((card.classes, card.input, card.class_names[3].as_str()), (10, [3, 32, 32], "cat"));
+    assert_eq!((card.mean.as_slice(), card.std.as_slice()), (&[0.5; 3][..], &[0.25; 3][..]));
+    assert!(
+        card.source.contains("--epochs 1 --batch 8") && card.source.contains("of 20 test images"),
+        "{}",
+        card.source
+    );
+    card.network(&path, &candle_core::Device::Cpu).unwrap();
+
+    check(&one(&[]), 0, &["nothing to do"]);
+    check(&one(&["--seed", "1"]), 2, &["is another teacher", "--seed 0", "--force"]);
+    assert_eq!(TeacherCard::load(&path).unwrap(), card);
+    check(&one(&["--seed", "1", "--force"]), 0, &["small.json"]);
+    assert_ne!(TeacherCard::load(&path).unwrap().digest, card.digest);
+}
+
+#[test]
+fn mistakes_have_their_exit_codes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path();
+    check(&teach(folder, "out", &[]).output().unwrap(), 3, &["data is missing", "hint:"]);
+    write_data(&folder.join("data"));
+    check(&teach(folder, "out", &["--input", "3,32"]).output().unwrap(), 2, &["--input must be"]);
+    check(&teach(folder, "out", &["--name", "../up"]).output().unwrap(), 2, &["--name"]);
+    check(&teach(folder, "out", &["--mean", "0.5"]).output().unwrap(), 2, &["cannot train a resnet8", "mean"]);
+    check(&teach(folder, "out", &["--device", "cuda"]).output().unwrap(), 2, &["--device cpu"]);
+    check(&teach(folder, "data/test_batch.bin", &[]).output().unwrap(), 1, &["test_batch.bin"]);
+    std::fs::write(folder.join("data/data_batch_3.bin"), b"short").unwrap();
+    check(&teach(folder, "out", &[]).output().unwrap(), 4, &["data_batch_3.bin", "truncated"]);
+    assert!(!folder.join("out").exists());
+}
