@@ -1,0 +1,83 @@
+//! `ssdkd export`: a student leaves with everything that is needed to use it elsewhere.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use ssdkd_context::{Context, STUDENT};
+use ssdkd_nn::{CARD_VERSION, TeacherCard};
+use ssdkd_stage::{StageArgs, exit, write_file};
+
+/// `ssdkd export`
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    stage: StageArgs,
+
+    /// The folder to write student.safetensors, student.json and load_student.py to
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+/// Exports the student of `--round`, or the last one.
+pub fn export(arguments: &ExportArgs) -> Result<()> {
+    let threads = arguments.stage.common.set_up()?;
+    let mut context = Context::open(&arguments.stage, "ssdkd export", threads)?;
+    let last = context.run().latest_complete("distill")?;
+    let round = arguments.stage.round.or(last).context("the run has no student yet\nhint: `ssdkd run RECIPE` first")?;
+    let (bytes, _) = context.read("distill", round, STUDENT)?;
+    let student = context.student_after(round)?;
+    let spec = context.student_spec()?;
+    let teacher = context.teacher_card();
+    let card = TeacherCard {
+        card_version: CARD_VERSION,
+        architecture: spec.architecture,
+        names: spec.names,
+        classes: spec.classes,
+        input: spec.input,
+        mean: spec.mean,
+        std: spec.std,
+        class_names: teacher.class_names.clone(),
+        weights: STUDENT.into(),
+        digest: blake3::hash(&bytes).to_hex().to_string(),
+        parameters: student.store().num_parameters(),
+        source: format!(
+            "distilled without data from {} by ssdkd {}, run {}, seed {}, round {round}",
+            teacher.architecture,
+            env!("CARGO_PKG_VERSION"),
+            context.recipe().run.name,
+            context.recipe().run.seed
+        ),
+    };
+    write_file(&arguments.out.join(STUDENT), &bytes)?;
+    write_file(&arguments.out.join("student.json"), card.to_json().as_bytes())?;
+    write_file(&arguments.out.join("load_student.py"), SNIPPET.as_bytes())?;
+    Ok(exit::print(&format!("{}: the student of round {round}\n", arguments.out.display()))?)
+}
+
+/// The names and shapes are PyTorch's, so PyTorch needs nothing but the model's class.
+const SNIPPET: &str = r#"# Loads the student into a PyTorch model of the same architecture. Tensor names and shapes are PyTorch's.
+import json, pathlib, torch
+from safetensors.torch import load_file
+
+here = pathlib.Path(__file__).parent
+card = json.loads((here / "student.json").read_text())
+state = load_file(here / card["weights"])
+
+
+def load_into(model: torch.nn.Module) -> torch.nn.Module:
+    """`model`: your implementation of card["architecture"] with card["classes"] classes."""
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """images: (B, C, H, W) in [0, 1]."""
+    mean = torch.tensor(card["mean"]).view(1, -1, 1, 1)
+    std = torch.tensor(card["std"]).view(1, -1, 1, 1)
+    return (images - mean) / std
+
+
+if __name__ == "__main__":
+    print(card["architecture"], card["parameters"], "parameters,", len(state), "tensors")
+"#;

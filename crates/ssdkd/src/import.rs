@@ -1,0 +1,106 @@
+//! `ssdkd import`: a trained model becomes a teacher with a card.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use candle_core::Device;
+use clap::Args;
+use ssdkd_nn::weights::WeightsError;
+use ssdkd_nn::{Architecture, CARD_VERSION, Network, TeacherCard, identify, weights};
+use ssdkd_stage::exit::Code;
+use ssdkd_stage::{StageError, exit, write_file};
+
+const CIFAR10: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+/// `ssdkd import`
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// A .pth, .th, .pt or .safetensors file with a state_dict
+    file: PathBuf,
+
+    /// The card to write (.json); the weights go beside it
+    #[arg(long, value_name = "CARD")]
+    out: PathBuf,
+
+    /// What the network is [default: recognised from its tensors]
+    #[arg(long)]
+    architecture: Option<Architecture>,
+
+    /// Height and width of its images
+    #[arg(long, default_value_t = 32)]
+    size: usize,
+
+    /// Mean of each channel that its training subtracted, such as 0.485,0.456,0.406
+    #[arg(long, value_delimiter = ',', default_value = "0.485,0.456,0.406")]
+    mean: Vec<f32>,
+
+    /// Deviation of each channel that its training divided by
+    #[arg(long, value_delimiter = ',', default_value = "0.229,0.224,0.225")]
+    std: Vec<f32>,
+
+    /// Names of its classes, in order [default: CIFAR-10's for ten classes, otherwise numbers]
+    #[arg(long, value_delimiter = ',')]
+    class_names: Vec<String>,
+
+    /// Where it came from, for the card [default: the file's name]
+    #[arg(long)]
+    source: Option<String>,
+}
+
+/// Imports and checks the model, then writes weights and card.
+pub fn import(arguments: &ImportArgs) -> Result<()> {
+    let path = &arguments.file;
+    let tensors = weights::import(path).map_err(|error| {
+        let code = if matches!(error, WeightsError::Read { .. }) { Code::MissingInput } else { Code::Integrity };
+        StageError::other(code, error)
+    })?;
+    let damaged =
+        |reason: String| StageError::other(Code::Integrity, format!("{} cannot be imported: {reason}", path.display()));
+    let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()));
+    let found = identify(&shapes.collect::<BTreeMap<_, _>>()).map_err(damaged)?;
+    let class_names = class_names(arguments, found.classes)?;
+    let file_name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let weights_path = arguments.out.with_extension("safetensors");
+    if weights_path == arguments.out {
+        return Err(StageError::Usage("--out names the card: let it end in .json".into()).into());
+    }
+    let mut card = TeacherCard {
+        card_version: CARD_VERSION,
+        architecture: arguments.architecture.unwrap_or(found.architecture),
+        names: found.names,
+        classes: found.classes,
+        input: [found.channels, arguments.size, arguments.size],
+        mean: arguments.mean.clone(),
+        std: arguments.std.clone(),
+        class_names,
+        weights: file_name(&weights_path),
+        digest: String::new(),
+        parameters: 0,
+        source: arguments.source.clone().unwrap_or_else(|| format!("imported from {}", file_name(path))),
+    };
+    let network = Network::load(&card.spec(), tensors, &Device::Cpu).map_err(|error| damaged(error.to_string()))?;
+    card.parameters = network.store().num_parameters();
+    let bytes = weights::to_safetensors_bytes(&network.store().to_tensors())?;
+    card.digest = blake3::hash(&bytes).to_hex().to_string();
+    write_file(&weights_path, &bytes)?;
+    write_file(&arguments.out, card.to_json().as_bytes())?;
+    Ok(exit::print(&format!(
+        "{}: {} with {} classes and {} parameters\nmean {:?}, std {:?} (--mean, --std; wrong ones cost accuracy: check with `ssdkd-evaluate`)\n",
+        arguments.out.display(),
+        card.architecture,
+        card.classes,
+        card.parameters,
+        card.mean,
+        card.std
+    ))?)
+}
+
+fn class_names(arguments: &ImportArgs, classes: usize) -> Result<Vec<String>, StageError> {
+    match arguments.class_names.len() {
+        0 if classes == 10 => Ok(CIFAR10.map(String::from).into()),
+        0 => Ok((0..classes).map(|class| class.to_string()).collect()),
+        given if given == classes => Ok(arguments.class_names.clone()),
+        given => Err(StageError::Usage(format!("--class-names has {given} names, the model has {classes} classes"))),
+    }
+}

@@ -1,0 +1,55 @@
+//! `ssdkd inspect`: what a file of a run says of itself.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use ssdkd_nn::{identify, weights};
+use ssdkd_stage::exit::Code;
+use ssdkd_stage::{StageError, exit};
+
+/// `ssdkd inspect`
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A .parquet, .json, .safetensors or PyTorch file
+    file: PathBuf,
+}
+
+/// Prints what the file says of itself.
+pub fn inspect(arguments: &InspectArgs) -> Result<()> {
+    let path = &arguments.file;
+    let bytes = std::fs::read(path).map_err(|error| StageError::Missing {
+        what: "the file".into(),
+        path: path.clone(),
+        hint: error.to_string(),
+    })?;
+    let mut text = String::new();
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("parquet") => {
+            let description = ssdkd_shards::describe(bytes, path)?;
+            writeln!(text, "table    {}\nrows     {}", description.table, description.rows)?;
+            for (name, kind) in &description.columns {
+                writeln!(text, "column   {name}: {kind}")?;
+            }
+            for (key, value) in &description.metadata {
+                writeln!(text, "metadata {key} = {value}")?;
+            }
+        }
+        Some("json" | "toml" | "jsonl") => text = String::from_utf8_lossy(&bytes).into_owned(),
+        _ => {
+            let tensors = weights::import(path).map_err(|error| StageError::other(Code::Integrity, error))?;
+            let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()));
+            let shapes = shapes.collect::<BTreeMap<_, _>>();
+            for (name, shape) in &shapes {
+                writeln!(text, "tensor   {name} {shape:?}")?;
+            }
+            match identify(&shapes) {
+                Ok(found) => writeln!(text, "network  {}, {} classes", found.architecture, found.classes)?,
+                Err(_) => writeln!(text, "network  not recognised")?,
+            }
+        }
+    }
+    Ok(exit::print(&text)?)
+}

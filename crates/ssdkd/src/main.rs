@@ -1,0 +1,94 @@
+//! `ssdkd`: the front. Runs whole pipelines, looks into runs, brings teachers in and students out.
+
+mod export;
+mod grid;
+mod import;
+mod inspect;
+mod measure;
+mod report;
+mod run;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use ssdkd_stage::{CommonArgs, StageArgs, exit};
+
+#[global_allocator]
+static ALLOCATOR: ssdkd_ops::CachingAllocator = ssdkd_ops::CachingAllocator::new(4 << 30);
+
+/// Distil a trained vision model into a small one, without its data.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ssdkd",
+    version,
+    after_help = "Exit codes: 0 done or fresh, 1 failed, 2 usage or recipe, 3 missing input, 4 integrity, 130/143 signals"
+)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run all stages of all rounds in one process, then evaluate and report
+    Run(StageArgs),
+    /// Print what a run consists of
+    Plan(run::PlanArgs),
+    /// Say for every round and stage whether it is complete, and what it cost
+    Status(StageArgs),
+    /// Describe a Parquet shard, a manifest, a card or a weight file
+    Inspect(inspect::InspectArgs),
+    /// Measure the students of a run on real data, after the fact
+    Evaluate(StageArgs),
+    /// Write a run's summary and its picture, and print the summary
+    Report(StageArgs),
+    /// Bring a trained model in: a PyTorch checkpoint or safetensors becomes a teacher with a card
+    Import(import::ImportArgs),
+    /// Take a student out: safetensors, a card, and a Python snippet that loads it
+    Export(export::ExportArgs),
+    /// Say what this machine offers
+    Doctor(CommonArgs),
+    /// Print a shell's completions
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    ssdkd_context::finish(body(Program::parse().command))
+}
+
+fn body(command: Command) -> Result<()> {
+    match command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Plan(arguments) => run::plan(&arguments),
+        Command::Status(arguments) => status::status(&arguments),
+        Command::Inspect(arguments) => inspect::inspect(&arguments),
+        Command::Evaluate(arguments) => measure::evaluate(&arguments),
+        Command::Report(arguments) => report::report(&arguments),
+        Command::Import(arguments) => import::import(&arguments),
+        Command::Export(arguments) => export::export(&arguments),
+        Command::Doctor(arguments) => doctor(&arguments),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Program::command(), "ssdkd", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn doctor(arguments: &CommonArgs) -> Result<()> {
+    let threads = arguments.set_up()?;
+    let current = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+    let lines = format!(
+        "version   {}\nthreads   {threads}\nkernels   {:?} (SSDKD_SIMD forces another)\ndevice    cpu\nfolder    {}\n",
+        env!("CARGO_PKG_VERSION"),
+        ssdkd_ops::SimdPath::current()?,
+        current.display()
+    );
+    Ok(exit::print(&lines)?)
+}

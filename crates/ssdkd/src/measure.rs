@@ -1,0 +1,121 @@
+//! Measuring a run's students on real data, after the fact: nothing of it flows back into the run.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use ssdkd_context::{Context, STUDENT};
+use ssdkd_data::{DataError, Dataset, Split};
+use ssdkd_nn::Network;
+use ssdkd_stage::exit::Code;
+use ssdkd_stage::{Progress, StageArgs, StageError, signals, write_file};
+
+/// Images in one forward pass.
+const BATCH: usize = 256;
+
+/// `evaluate/students.json`: what was measured, by the digest of the weights.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measurements {
+    /// What was measured on.
+    pub data: String,
+    /// Digest of its images and labels.
+    pub data_digest: String,
+    /// How many images that was.
+    pub images: usize,
+    /// The teacher's top-1 accuracy.
+    pub teacher: f64,
+    /// Top-1 accuracy by the digest of the student's weights.
+    pub students: BTreeMap<String, f64>,
+}
+
+/// `ssdkd evaluate`
+pub fn evaluate(arguments: &StageArgs) -> Result<()> {
+    let threads = arguments.common.set_up()?;
+    let mut context = Context::open(arguments, "ssdkd evaluate", threads)?;
+    if arguments.dry_run {
+        return Ok(());
+    }
+    measure(&mut context)
+}
+
+/// Where a run's measurements are.
+pub fn path(context: &Context) -> PathBuf {
+    context.run().evaluate().join("students.json")
+}
+
+/// What has been measured of a run; empty if nothing has been.
+pub fn read(context: &Context) -> Result<Measurements> {
+    let path = path(context);
+    match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} is damaged\nhint: remove it and run `ssdkd evaluate` again", path.display())),
+        Err(_) => Ok(Measurements::default()),
+    }
+}
+
+/// Measures the teacher and the students of the last rounds, and of every so-manieth before, unless that is done.
+pub fn measure(context: &mut Context) -> Result<()> {
+    let Some(spec) = data_spec(context) else {
+        tracing::warn!("no data to measure on\nhint: DATA=FOLDER, SSDKD_DATA or evaluate.data names a data set");
+        return Ok(());
+    };
+    let settings = context.recipe().evaluate.clone();
+    let card = context.teacher_card();
+    let mut data = ssdkd_data::open(&spec, Split::Test, Some(card.input)).map_err(data_error)?;
+    if settings.limit > 0 {
+        data.truncate(settings.limit);
+    }
+    let data_digest = data.digest().to_hex().to_string();
+    let mut measured = read(context)?;
+    if measured.data_digest != data_digest {
+        let teacher = context.teacher()?;
+        let teacher = accuracy(&teacher, &data)?;
+        measured = Measurements { data: spec, data_digest, images: data.len(), teacher, ..Measurements::default() };
+    }
+    let rounds = rounds_to_measure(context)?;
+    let progress = Progress::start("evaluate", rounds.len() as u64);
+    for round in rounds {
+        let digest = context.file_digest("distill", round, STUDENT)?;
+        if let Entry::Vacant(place) = measured.students.entry(digest) {
+            signals::check()?;
+            place.insert(accuracy(&*context.student_after(round)?, &data)?);
+        }
+        progress.advance(1, String::new);
+    }
+    progress.finish();
+    let text = serde_json::to_string_pretty(&measured)? + "\n";
+    Ok(write_file(&path(context), text.as_bytes())?)
+}
+
+/// The complete distilling rounds that the recipe wants measured.
+pub fn rounds_to_measure(context: &Context) -> Result<Vec<u32>> {
+    let settings = &context.recipe().evaluate;
+    let mut rounds = context.run().rounds("distill")?;
+    rounds.retain(|&round| round < context.recipe().total_rounds());
+    let first_of_last = rounds.len().saturating_sub(settings.last as usize);
+    let wanted = rounds.iter().enumerate().filter(|&(index, &round)| {
+        let every = settings.every > 0
+            && context.recipe().distilling_round(round).is_some_and(|round| (round + 1) % settings.every == 0);
+        index >= first_of_last || every
+    });
+    Ok(wanted.map(|(_, &round)| round).collect())
+}
+
+/// The recipe's data set, or the environment's.
+fn data_spec(context: &Context) -> Option<String> {
+    let recipe = context.recipe().evaluate.data.clone();
+    let environment = || std::env::var("SSDKD_DATA").ok();
+    Some(recipe).filter(|spec| !spec.is_empty()).or_else(environment).filter(|spec| !spec.is_empty())
+}
+
+fn accuracy(network: &Network, data: &Dataset) -> Result<f64> {
+    Ok(ssdkd_evaluate::evaluate(network, data, BATCH)?.top1)
+}
+
+/// A data set that is not there is a missing input; one that cannot be used is damaged.
+pub fn data_error(error: DataError) -> StageError {
+    StageError::other(Code::Integrity, error)
+}

@@ -1,0 +1,229 @@
+//! The report of a run: the summary, the curve, and a picture of the buffer.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+use ssdkd_context::{Context, STUDENT};
+use ssdkd_nn::Network;
+use ssdkd_shards::manifest::TIMING_FILE;
+use ssdkd_shards::{Pixels, Timing};
+use ssdkd_stage::{StageArgs, exit, write_file};
+
+use crate::{grid, measure};
+
+/// Images of each class in the picture, and how much they are enlarged.
+const COLUMNS: usize = 16;
+const ZOOM: usize = 2;
+
+/// `report/summary.json`
+#[derive(Debug, Serialize)]
+struct Summary {
+    run: String,
+    seed: u64,
+    teacher: String,
+    student: String,
+    teacher_parameters: usize,
+    student_parameters: usize,
+    evaluated_on: String,
+    evaluated_images: usize,
+    teacher_accuracy: Option<f64>,
+    student_accuracy: Option<f64>,
+    student_accuracy_last5: Option<Spread>,
+    distinct_images: u64,
+    distillation_steps: u64,
+    seconds: Seconds,
+    curve: Vec<Point>,
+}
+
+/// Over the last rounds measured (`evaluate.last`, five by default).
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Spread {
+    mean: f64,
+    std: f64,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Seconds {
+    invert: f64,
+    balance: f64,
+    sample: f64,
+    distill: f64,
+    total: f64,
+}
+
+/// One distilling round: its losses, and accuracy where it was measured.
+#[derive(Debug, Serialize)]
+struct Point {
+    round: u32,
+    steps: u64,
+    loss: Option<f64>,
+    agreement: Option<f64>,
+    accuracy: Option<f64>,
+    smallest_class: Option<f64>,
+    largest_class: Option<f64>,
+}
+
+/// `ssdkd report`
+pub fn report(arguments: &StageArgs) -> Result<()> {
+    let threads = arguments.common.set_up()?;
+    let mut context = Context::open(arguments, "ssdkd report", threads)?;
+    write(&mut context)
+}
+
+/// Writes the report's files and prints the summary.
+pub fn write(context: &mut Context) -> Result<()> {
+    let summary = summarise(context)?;
+    let folder = context.run().report();
+    write_file(&folder.join("summary.json"), (serde_json::to_string_pretty(&summary)? + "\n").as_bytes())?;
+    let picture = folder.join("buffer.png");
+    write_file(&picture, &picture_of_buffer(context)?)?;
+    let mut text = describe(&summary)?;
+    writeln!(text, "look at    {}, {}", folder.join("summary.json").display(), picture.display())?;
+    Ok(exit::print(&text)?)
+}
+
+fn summarise(context: &mut Context) -> Result<Summary> {
+    let measured = measure::read(context)?;
+    let (mut images, mut steps, mut seconds) = (0, 0, Seconds::default());
+    for round in context.run().rounds("invert")? {
+        images += metric(context, "invert", round, "images")?.unwrap_or(0.0) as u64;
+    }
+    for (stage, sum) in [
+        ("invert", &mut seconds.invert),
+        ("balance", &mut seconds.balance),
+        ("sample", &mut seconds.sample),
+        ("distill", &mut seconds.distill),
+    ] {
+        for round in context.run().rounds(stage)? {
+            *sum += timing(context, stage, round)?;
+        }
+    }
+    seconds.total = seconds.invert + seconds.balance + seconds.sample + seconds.distill;
+    let mut curve = Vec::new();
+    for round in context.run().rounds("distill")? {
+        steps += metric(context, "distill", round, "steps")?.unwrap_or(0.0) as u64;
+        let digest = context.file_digest("distill", round, STUDENT)?;
+        curve.push(Point {
+            round,
+            steps,
+            loss: metric(context, "distill", round, "loss")?,
+            agreement: metric(context, "distill", round, "agreement")?,
+            accuracy: measured.students.get(&digest).copied(),
+            smallest_class: metric(context, "balance", round, "smallest_class")?,
+            largest_class: metric(context, "balance", round, "largest_class")?,
+        });
+    }
+    let last = curve.iter().rev().take(context.recipe().evaluate.last as usize).filter_map(|point| point.accuracy);
+    let card = context.teacher_card();
+    let student = Network::create(&context.student_spec()?, 0, context.device())?;
+    Ok(Summary {
+        run: context.recipe().run.name.clone(),
+        seed: context.recipe().run.seed,
+        teacher: card.architecture.to_string(),
+        student: context.recipe().student.architecture.clone(),
+        teacher_parameters: card.parameters,
+        student_parameters: student.store().num_parameters(),
+        evaluated_on: measured.data.clone(),
+        evaluated_images: measured.images,
+        teacher_accuracy: (measured.images > 0).then_some(measured.teacher),
+        student_accuracy: curve.last().and_then(|point| point.accuracy),
+        student_accuracy_last5: spread(&last.collect::<Vec<_>>()),
+        distinct_images: images,
+        distillation_steps: steps,
+        seconds,
+        curve,
+    })
+}
+
+fn metric(context: &mut Context, stage: &str, round: u32, name: &str) -> Result<Option<f64>> {
+    Ok(context.complete(stage, round)?.manifest.metrics.get(name).and_then(serde_json::Value::as_f64))
+}
+
+fn timing(context: &Context, stage: &str, round: u32) -> Result<f64> {
+    let path = context.run().file(stage, round, TIMING_FILE);
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let timing: Timing = serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
+    Ok(timing.seconds)
+}
+
+/// Mean and standard deviation (of the population).
+fn spread(values: &[f64]) -> Option<Spread> {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
+    (!values.is_empty()).then_some(Spread { mean, std: variance.sqrt() })
+}
+
+fn describe(summary: &Summary) -> Result<String> {
+    let percent = |value: Option<f64>| value.map_or("not measured".into(), |value| format!("{:.2} %", 100.0 * value));
+    let mut text = String::new();
+    writeln!(text, "\nrun        {} (seed {})", summary.run, summary.seed)?;
+    writeln!(
+        text,
+        "teacher    {} with {} parameters: {}",
+        summary.teacher,
+        summary.teacher_parameters,
+        percent(summary.teacher_accuracy)
+    )?;
+    writeln!(
+        text,
+        "student    {} with {} parameters: {} (last round)",
+        summary.student,
+        summary.student_parameters,
+        percent(summary.student_accuracy)
+    )?;
+    if let Some(spread) = summary.student_accuracy_last5 {
+        writeln!(text, "           {:.2} ± {:.2} % over the last rounds", 100.0 * spread.mean, 100.0 * spread.std)?;
+    }
+    if summary.evaluated_images > 0 {
+        writeln!(text, "           measured on {} images of {}", summary.evaluated_images, summary.evaluated_on)?;
+    }
+    writeln!(text, "images     {} distinct ones synthesised", summary.distinct_images)?;
+    writeln!(text, "steps      {} of distillation", summary.distillation_steps)?;
+    let Seconds { invert, balance, sample, distill, total } = summary.seconds;
+    writeln!(
+        text,
+        "seconds    {invert:.0} synthesis, {balance:.1} balancing, {sample:.0} sampling, {distill:.0} distillation, {total:.0} in all"
+    )?;
+    Ok(text)
+}
+
+/// The newest members of each class of the last buffer.
+fn picture_of_buffer(context: &mut Context) -> Result<Vec<u8>> {
+    let round =
+        context.run().latest_complete("balance")?.context("the run has no buffer yet\nhint: `ssdkd run RECIPE`")?;
+    let card = context.teacher_card();
+    let members = context.buffer(round)?;
+    let size = card.input.iter().product::<usize>();
+    let mut rows = Vec::new();
+    for class in 0..card.classes.min(20) {
+        let of_class = members.iter().rev().filter(|row| row.teacher_class as usize == class).take(COLUMNS);
+        let mut images = Vec::new();
+        for row in of_class {
+            let shard = context.shard(row.birth_round)?;
+            let at = row.row as usize * size;
+            images.push(match &shard.pixels {
+                Pixels::U8(pixels) => pixels[at..at + size].to_vec(),
+                Pixels::F32(pixels) => {
+                    pixels[at..at + size].iter().map(|value| (value * 255.0).round() as u8).collect()
+                }
+            });
+        }
+        rows.push(images);
+    }
+    let rows = rows.iter().map(|images| images.iter().map(Vec::as_slice).collect()).collect::<Vec<Vec<_>>>();
+    grid::contact_sheet(&rows, card.input, ZOOM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spread_is_mean_and_deviation() {
+        let Spread { mean, std } = spread(&[1.0, 3.0]).unwrap();
+        assert!((mean - 2.0).abs() < 1e-12 && (std - 1.0).abs() < 1e-12);
+        assert!(spread(&[]).is_none());
+    }
+}

@@ -1,0 +1,125 @@
+//! Whole runs: all stages in one process, or as a list of commands for a shell.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use clap::Args;
+use ssdkd_context::{Context, Outcome, Recipe};
+use ssdkd_stage::{StageArgs, exit, signals};
+
+use crate::{measure, report};
+
+type Stage = (&'static str, fn(&mut Context, u32) -> Result<Outcome>);
+
+const STAGES: [Stage; 4] = [
+    (ssdkd_invert::STAGE, ssdkd_invert::run),
+    (ssdkd_balance::STAGE, ssdkd_balance::run),
+    (ssdkd_sample::STAGE, ssdkd_sample::run),
+    (ssdkd_distill::STAGE, ssdkd_distill::run),
+];
+
+/// The stages of one round: a warm-up round ends after `balance`.
+fn stages_of(recipe: &Recipe, round: u32) -> &'static [Stage] {
+    if recipe.distilling_round(round).is_some() { &STAGES } else { &STAGES[..2] }
+}
+
+/// `ssdkd run`
+pub fn run(arguments: &StageArgs) -> Result<()> {
+    let threads = arguments.common.set_up()?;
+    let mut context = Context::open(arguments, "ssdkd run", threads)?;
+    if arguments.print_config {
+        return Ok(exit::print(&context.recipe().to_toml())?);
+    }
+    let rounds = arguments.round.map_or(0..context.recipe().total_rounds(), |round| round..round + 1);
+    let mut done = 0;
+    for round in rounds {
+        for (_, stage) in stages_of(context.recipe(), round) {
+            signals::check()?;
+            done += u32::from(stage(&mut context, round)? == Outcome::Done);
+        }
+    }
+    if arguments.dry_run {
+        return Ok(());
+    }
+    if done == 0 {
+        tracing::warn!("all {} rounds are fresh: nothing to do", context.recipe().total_rounds());
+    }
+    measure::measure(&mut context)?;
+    report::write(&mut context)
+}
+
+/// `ssdkd plan`
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Print shell commands, with the programs in this folder
+    #[arg(long, value_name = "BIN")]
+    shell: Option<String>,
+
+    #[command(flatten)]
+    stage: StageArgs,
+}
+
+/// Prints the rounds and stages of a run.
+pub fn plan(arguments: &PlanArgs) -> Result<()> {
+    arguments.stage.common.set_up()?;
+    let recipe = Context::recipe_of(&arguments.stage)?;
+    let mut text = String::new();
+    let Some(folder) = &arguments.shell else {
+        let (invert, distill) = (&recipe.invert, &recipe.distill);
+        let images = recipe.total_rounds() as usize * invert.batches * invert.batch;
+        writeln!(text, "run        {}", recipe.run.name)?;
+        writeln!(text, "rounds     {} warm-up + {} distilling", recipe.run.warmup_rounds, recipe.run.rounds)?;
+        writeln!(text, "images     {images} synthesised, {} kept", recipe.balance.capacity)?;
+        writeln!(text, "steps      {} of {} images", recipe.run.rounds as usize * distill.steps, distill.batch)?;
+        return Ok(exit::print(&text)?);
+    };
+    let flags = shell_flags(&arguments.stage);
+    let recipe_path = quote(&arguments.stage.recipe.to_string_lossy());
+    for round in 0..recipe.total_rounds() {
+        for (stage, _) in stages_of(&recipe, round) {
+            writeln!(text, "{folder}/ssdkd-{stage} {recipe_path} --round {round}{flags}")?;
+        }
+    }
+    writeln!(text, "{folder}/ssdkd evaluate {recipe_path}{flags}")?;
+    writeln!(text, "{folder}/ssdkd report {recipe_path}{flags}")?;
+    Ok(exit::print(&text)?)
+}
+
+/// The flags of `plan` that its commands need, too.
+fn shell_flags(arguments: &StageArgs) -> String {
+    let mut words = vec!["--runs".to_string(), quote(&arguments.runs.to_string_lossy())];
+    for assignment in &arguments.set {
+        words.extend(["--set".into(), quote(assignment)]);
+    }
+    for (given, flag) in [
+        (arguments.force, "--force"),
+        (arguments.verify, "--verify"),
+        (arguments.dry_run, "--dry-run"),
+        (arguments.common.quiet, "--quiet"),
+    ] {
+        words.extend(given.then(|| flag.to_string()));
+    }
+    if let Some(threads) = arguments.common.threads {
+        words.extend(["--threads".into(), threads.to_string()]);
+    }
+    words.iter().map(|word| format!(" {word}")).collect()
+}
+
+/// A word for a POSIX shell.
+fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quote;
+
+    #[test]
+    fn words_survive_a_shell() {
+        assert_eq!(quote("pipelines/a-b_1.toml"), "pipelines/a-b_1.toml");
+        assert_eq!(quote("my runs"), "'my runs'");
+        assert_eq!(quote("it's"), "'it'\\''s'");
+        assert_eq!(quote(""), "''");
+    }
+}
