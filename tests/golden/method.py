@@ -1,0 +1,324 @@
+"""Golden values of the method, from PyTorch: `method.safetensors`, read by the tests of ssdkd-method.
+
+Every formula is written down once more here, in PyTorch's words and with its automatic gradients, from the same
+sources as the Rust code. Inputs are either stored with the results or made by `formula`, an integer hash that the tests
+repeat, so that the networks need no stored weights.
+"""
+
+import pathlib
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+torch.set_num_threads(1)
+golden = {}
+
+
+def formula(seed: int, shape, scale: float = 1.0) -> torch.Tensor:
+    """Numbers in [-scale, scale) by an integer hash of (seed, position)."""
+    h = np.arange(int(np.prod(shape)), dtype=np.uint32) * np.uint32(2654435761) + np.uint32(seed * 40503 + 12345)
+    h ^= h >> np.uint32(15)
+    h *= np.uint32(2246822519)
+    h ^= h >> np.uint32(13)
+    values = (h.astype(np.float64) / 2.0**32 - 0.5) * (2.0 * scale)
+    return torch.from_numpy(values.astype(np.float32)).reshape(shape)
+
+
+def nhwc(x):
+    return x.detach().permute(0, 2, 3, 1).contiguous()
+
+
+def keep(name, value):
+    golden[name] = torch.as_tensor(value, dtype=torch.float32).detach().contiguous().clone()
+
+
+# --- batch-norm statistics, without and with momentum ---------------------------------------------------------------
+
+inputs = [formula(1, (3, 4, 4, 2)), formula(2, (3, 2, 2, 5), 2.0)]  # (B, H, W, C) at two layers
+running = [(formula(3, (2,)), formula(4, (2,)) + 1.5), (formula(5, (5,)), formula(6, (5,)) + 1.5)]
+
+
+def statistics(x):
+    return x.mean((0, 1, 2)), x.var((0, 1, 2), unbiased=False)
+
+
+def bn_loss(layers, averages, momentum):
+    loss = 0.0
+    for i, x in enumerate(layers):
+        mean, variance = statistics(x)
+        if averages is not None:
+            mean = (1 - momentum) * mean + momentum * averages[i][0]
+            variance = (1 - momentum) * variance + momentum * averages[i][1]
+        loss = loss + torch.norm(mean - running[i][0]) + torch.norm(variance - running[i][1])
+    return loss
+
+
+first = [x.clone().requires_grad_() for x in inputs]
+loss = bn_loss(first, None, 0.9)
+loss.backward()
+keep("bn.first.loss", loss)
+for i, x in enumerate(first):
+    keep(f"bn.first.grad.{i}", x.grad)
+
+averages = [tuple(s.detach() for s in statistics(x)) for x in inputs]
+second = [(x * 0.5 + 0.25).requires_grad_() for x in inputs]
+loss = bn_loss(second, averages, 0.9)
+loss.backward()
+keep("bn.second.loss", loss)
+for i, x in enumerate(second):
+    keep(f"bn.second.grad.{i}", x.grad)
+averages = [
+    tuple(0.9 * a + 0.1 * s.detach() for a, s in zip(average, statistics(x))) for average, x in zip(averages, second)
+]
+keep("bn.third.loss", bn_loss(inputs, averages, 0.9))
+
+# --- φ, task, balance and adversarial terms over logits ---------------------------------------------------------------
+
+# In double precision from here on, so that only the other side rounds.
+counts = torch.tensor([5.0, 0.0, 12.0, 3.0]).double()
+teacher_logits = formula(10, (6, 4), 3.0).double()
+student_logits = formula(11, (6, 4), 3.0).double()
+targets = torch.tensor([0, 3, 2, 2, 1, 0])
+
+
+def phi(t, form, gamma):
+    p = t.softmax(1)
+    n = counts[p.argmax(1)]
+    diversity = {
+        "share": 1 - n / counts.sum(),
+        "ratio": 1 / (1 + n * len(counts) / counts.sum()),
+        "off": torch.ones_like(n),
+    }[form]
+    return diversity * (1 - p.max(1).values) ** gamma
+
+
+for form, gamma in [("share", 1.0), ("ratio", 2.0), ("off", 0.5)]:
+    keep(f"phi.{form}", phi(teacher_logits, form, gamma))
+
+for name, y in [("targets", targets), ("predicted", teacher_logits.argmax(1))]:
+    t = teacher_logits.clone().requires_grad_()
+    loss = (phi(t, "share", 1.0).detach() * F.cross_entropy(t, y, reduction="none")).mean()
+    loss.backward()
+    keep(f"task.{name}.loss", loss)
+    keep(f"task.{name}.grad", t.grad)
+
+
+def kl(t, s, temperature=1.0):
+    return F.kl_div((s / temperature).log_softmax(1), (t / temperature).softmax(1), reduction="none").sum(1)
+
+
+def adversarial(t, s, masked):
+    mask = (s.argmax(1) == t.argmax(1)).float() if masked else torch.ones(len(t))
+    return -(kl(t, s) * mask).mean()
+
+
+for masked in [False, True]:
+    t, s = teacher_logits.clone().requires_grad_(), student_logits.clone().requires_grad_()
+    loss = adversarial(t, s, masked)
+    loss.backward()
+    name = "masked" if masked else "plain"
+    keep(f"adversarial.{name}.loss", loss)
+    keep(f"adversarial.{name}.grad.teacher", t.grad)
+    keep(f"adversarial.{name}.grad.student", s.grad)
+
+# --- the student's loss at T = 20 with importance weights -------------------------------------------------------------
+
+weights = (formula(12, (6,), 0.5) + 0.5).double()
+s = student_logits.clone().requires_grad_()
+loss = (weights * kl(teacher_logits, s, 20.0)).mean() * 20.0**2
+loss.backward()
+keep("student.loss", loss)
+keep("student.grad", s.grad)
+keep("student.disagreement", kl(teacher_logits, student_logits))
+
+# --- networks with formula weights: ResNet-8 of the CIFAR family, the generator of Fast-Datafree ------------------------
+
+MEAN, STD = torch.tensor([0.4, 0.5, 0.6]).double(), torch.tensor([0.2, 0.25, 0.3]).double()
+
+
+def normalise(x):  # (B, C, H, W)
+    return (x - MEAN[:, None, None]) / STD[:, None, None]
+
+
+class Block(torch.nn.Module):
+    def __init__(self, channels, out, stride):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(channels, out, 3, stride, 1, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(out)
+        self.conv2 = torch.nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        self.bn2 = torch.nn.BatchNorm2d(out)
+        self.stride, self.pad = stride, (out - channels) // 2
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.stride != 1:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad))
+        return F.relu(y + x)
+
+
+class ResNet8(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(16)
+        self.layer1 = torch.nn.Sequential(Block(16, 16, 1))
+        self.layer2 = torch.nn.Sequential(Block(16, 32, 2))
+        self.layer3 = torch.nn.Sequential(Block(32, 64, 2))
+        self.linear = torch.nn.Linear(64, classes)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(normalise(x))))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean((2, 3)))
+
+
+class Generator(torch.nn.Module):
+    def __init__(self, latent, width, size):
+        super().__init__()
+        self.shape = (-1, width * 2, size // 4, size // 4)
+        self.l1 = torch.nn.Sequential(torch.nn.Linear(latent, width * 2 * (size // 4) ** 2))
+        self.conv_blocks = torch.nn.Sequential(
+            torch.nn.BatchNorm2d(width * 2),
+            torch.nn.Upsample(scale_factor=2),
+            torch.nn.Conv2d(width * 2, width * 2, 3, 1, 1, bias=False),
+            torch.nn.BatchNorm2d(width * 2),
+            torch.nn.LeakyReLU(0.2),
+            torch.nn.Upsample(scale_factor=2),
+            torch.nn.Conv2d(width * 2, width, 3, 1, 1, bias=False),
+            torch.nn.BatchNorm2d(width),
+            torch.nn.LeakyReLU(0.2),
+            torch.nn.Conv2d(width, 3, 3, 1, 1),
+            torch.nn.Sigmoid(),
+        )
+
+    def forward(self, z):
+        return self.conv_blocks(self.l1(z).reshape(self.shape))
+
+
+def fill(net, salt):
+    """Formula weights: seeds from the names, so that the order of parameters does not matter."""
+    for name, value in net.state_dict().items():
+        if value.dtype != torch.float32:
+            continue
+        seed = 0x811C9DC5 ^ salt
+        for byte in name.encode():  # FNV-1a
+            seed = ((seed ^ byte) * 0x01000193) & 0xFFFFFFFF
+        h = formula(seed % 100_003, tuple(value.shape))
+        if name.endswith("running_mean"):
+            h = 0.2 * h
+        elif name.endswith("running_var"):
+            h = 1.0 + 0.5 * h
+        elif value.ndim > 1:
+            h = h * float(np.float32(np.sqrt(6.0 / value[0].numel())))
+        elif name.endswith("weight"):
+            h = 1.0 + 0.2 * h
+        else:
+            h = 0.1 * h
+        value.copy_(h)
+    return net.double()
+
+
+with torch.no_grad():
+    teacher, other = fill(ResNet8(4), 1).eval(), fill(ResNet8(4), 2).eval()
+for parameter in [*teacher.parameters(), *other.parameters()]:
+    parameter.requires_grad_(False)
+
+taps = []
+for module in teacher.modules():
+    if isinstance(module, torch.nn.BatchNorm2d):
+        module.register_forward_hook(lambda m, i, o: taps.append((m, i[0])))
+
+# --- two meta batches of three inner steps each, with the adversary and φ ------------------------------------------------
+
+with torch.no_grad():
+    meta = fill(Generator(8, 4, 8), 3).train()
+LR_G, LR_Z, STEPS = 2e-3, 1e-2, 3
+meta_optimizer = torch.optim.Adam(meta.parameters(), LR_G * STEPS, betas=(0.5, 0.999))
+averages = None
+for batch in range(2):
+    z = formula(20 + batch, (5, 8), 2.0).double().requires_grad_()
+    y = torch.tensor([0, 1, 2, 3, batch])
+    clone = Generator(8, 4, 8).double().train()
+    clone.load_state_dict(meta.state_dict())
+    inner = torch.optim.Adam([{"params": clone.parameters()}, {"params": [z], "lr": LR_Z}], LR_G, betas=(0.5, 0.999))
+    meta_optimizer.zero_grad()
+    for p in meta.parameters():
+        p.grad = torch.zeros_like(p)
+    best = None
+    for step in range(STEPS):
+        x = clone(z)
+        taps.clear()
+        t, s = teacher(x), other(x)
+        now = [(i.mean((0, 2, 3)), i.var((0, 2, 3), unbiased=False)) for _, i in taps]
+        loss_bn = 0.0
+        for i, (module, _) in enumerate(taps):
+            mean, variance = now[i]
+            if averages is not None:
+                mean, variance = (0.1 * a + 0.9 * b for a, b in zip(now[i], averages[i]))
+            loss_bn = loss_bn + torch.norm(mean - module.running_mean) + torch.norm(variance - module.running_var)
+        loss_oh = (phi(t, "share", 1.0).detach() * F.cross_entropy(t, y, reduction="none")).mean()
+        loss_adv = adversarial(t, s, True)
+        loss = 10.0 * loss_bn + 0.5 * loss_oh + 1.1 * loss_adv
+        keep(f"meta.{batch}.losses.{step}", torch.stack([loss_bn, loss_oh, loss_adv, loss]))
+        if best is None or loss.item() < best[0]:
+            best = (loss.item(), x.detach().clone())
+        inner.zero_grad()
+        loss.backward()
+        for p, q in zip(meta.parameters(), clone.parameters()):
+            p.grad += q.grad
+        inner.step()
+    averages = [tuple(a.detach() for a in now[i]) if averages is None else
+                tuple(0.9 * b + 0.1 * a.detach() for a, b in zip(now[i], averages[i])) for i in range(len(now))]
+    meta_optimizer.step()
+    keep(f"meta.{batch}.images", nhwc(best[1]))
+for name, p in meta.named_parameters():
+    keep(f"meta.generator.{name}", p)
+
+# --- three steps of the persistent generator ------------------------------------------------------------------------------
+
+with torch.no_grad():
+    one = fill(Generator(8, 4, 8), 3).train()
+optimizer = torch.optim.Adam(one.parameters(), 1e-3, betas=(0.5, 0.999))
+for step in range(3):
+    x = one(formula(30 + step, (5, 8), 2.0).double())
+    taps.clear()
+    t, s = teacher(x), other(x)
+    loss_bn = sum(
+        torch.norm(i.mean((0, 2, 3)) - m.running_mean) + torch.norm(i.var((0, 2, 3), unbiased=False) - m.running_var)
+        for m, i in taps
+    )
+    loss_oh = F.cross_entropy(t, t.argmax(1))
+    mean = t.softmax(1).mean(0)
+    loss_bal = (mean * mean.log()).sum()
+    loss_adv = adversarial(t, s, False)
+    loss = 1.0 * loss_bn + 0.5 * loss_oh + 10.0 * loss_bal + 1.0 * loss_adv
+    keep(f"persistent.losses.{step}", torch.stack([loss_bn, loss_oh, loss_bal, loss_adv, loss]))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+keep("persistent.images", nhwc(x))
+for name, p in one.named_parameters():
+    keep(f"persistent.generator.{name}", p)
+
+# --- two steps of the student -----------------------------------------------------------------------------------------------
+
+student = other.train()
+for parameter in student.parameters():
+    parameter.requires_grad_(True)
+sgd = torch.optim.SGD(student.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
+for step in range(2):
+    x = (formula(40 + step, (6, 8, 8, 3), 0.5) + 0.5).double().permute(0, 3, 1, 2)
+    t, s = teacher(x), student(x)
+    loss = (weights * kl(t, s, 4.0)).mean() * 4.0**2
+    sgd.zero_grad()
+    loss.backward()
+    norm = torch.sqrt(sum((p.grad**2).sum() for p in student.parameters()))
+    keep(f"distil.{step}", torch.stack([loss, norm, (t.argmax(1) == s.argmax(1)).double().mean()]))
+    keep(f"distil.{step}.disagreement", kl(t, s))
+    sgd.step()
+for name in ["conv1.weight", "linear.weight", "bn1.running_mean", "bn1.running_var"]:
+    keep(f"distil.student.{name}", student.state_dict()[name])
+
+save_file(golden, pathlib.Path(__file__).with_suffix(".safetensors"))

@@ -1,0 +1,6 @@
+//! Drives the binaries as a user would. One test binary, so that the workspace links once.
+
+mod bad_input;
+mod pipeline;
+mod shards;
+mod support;

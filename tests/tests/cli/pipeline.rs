@@ -1,0 +1,104 @@
+//! Whole runs: chained binaries, one process, second runs, changed recipes.
+
+use crate::support::Scratch;
+
+/// The chain that `make pipeline` runs.
+fn chain(scratch: &Scratch, runs: &str) {
+    for round in 0..4 {
+        let round_text = round.to_string();
+        let arguments = ["tiny.toml", "--runs", runs, "--round", &round_text];
+        for stage in ["ssdkd-invert", "ssdkd-balance"] {
+            scratch.succeed(stage, &arguments);
+        }
+        if round >= 2 {
+            for stage in ["ssdkd-sample", "ssdkd-distill"] {
+                scratch.succeed(stage, &arguments);
+            }
+        }
+    }
+    scratch.succeed("ssdkd", &["evaluate", "tiny.toml", "--runs", runs]);
+    scratch.succeed("ssdkd", &["report", "tiny.toml", "--runs", runs]);
+}
+
+#[test]
+fn one_process_and_many_leave_the_same_bytes_at_any_thread_count() {
+    let scratch = Scratch::new();
+    chain(&scratch, "chained");
+    scratch.succeed("ssdkd", &["run", "tiny.toml", "--runs", "whole", "--threads", "1"]);
+    scratch.succeed("ssdkd", &["run", "tiny.toml", "--runs", "threaded", "--threads", "3"]);
+    let chained = scratch.artefacts("chained/tiny");
+    assert!(chained.keys().any(|path| path == "distill/0003/student.safetensors"), "{:?}", chained.keys());
+    assert_eq!(chained, scratch.artefacts("whole/tiny"));
+    assert_eq!(chained, scratch.artefacts("threaded/tiny"));
+}
+
+#[test]
+fn the_shell_plan_is_the_chain() {
+    let scratch = Scratch::new();
+    let (plan, _) = scratch.succeed("ssdkd", &["plan", "tiny.toml", "--shell", "BIN"]);
+    let lines = plan.lines().filter(|line| line.contains("--round")).collect::<Vec<_>>();
+    assert_eq!(lines.len(), 2 * 2 + 2 * 4, "{plan}");
+    assert!(lines[0].contains("BIN/ssdkd-invert") && lines[0].contains("--round 0"), "{plan}");
+    assert!(lines[11].contains("BIN/ssdkd-distill") && lines[11].contains("--round 3"), "{plan}");
+}
+
+#[test]
+fn a_second_run_does_nothing_and_says_so() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    let before = scratch.artefacts("runs/tiny");
+    let modified = |path: &str| std::fs::metadata(scratch.path(path)).and_then(|data| data.modified()).unwrap();
+    let manifest = "runs/tiny/distill/0003/manifest.json";
+    let made = modified(manifest);
+    let (_, err) = scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    assert!(err.contains("nothing to do"), "{err}");
+    assert_eq!(modified(manifest), made);
+    assert_eq!(before, scratch.artefacts("runs/tiny"));
+    let (_, err) = scratch.succeed("ssdkd-balance", &["tiny.toml", "--round", "1"]);
+    assert!(err.contains("fresh"), "{err}");
+}
+
+#[test]
+fn a_changed_key_reruns_what_depends_on_it_and_says_why() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    let before = scratch.artefacts("runs/tiny");
+    let (_, err) = scratch.succeed("ssdkd-distill", &["tiny.toml", "--round", "2", "--set", "distill.lr=0.05"]);
+    assert!(err.contains("distill.lr 0.1 → 0.05"), "{err}");
+    let after = scratch.artefacts("runs/tiny");
+    let changed = before.keys().filter(|path| before.get(*path) != after.get(*path)).collect::<Vec<_>>();
+    assert!(changed.iter().all(|path| path.starts_with("distill/0002/") || *path == "recipe.toml"), "{changed:?}");
+    // Back to the recipe as it was: the same bytes again.
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    assert_eq!(before, scratch.artefacts("runs/tiny"));
+}
+
+#[test]
+fn the_summary_holds_the_promised_numbers() {
+    let scratch = Scratch::new();
+    let (out, _) = scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    assert!(out.contains("teacher") && out.contains("student"), "{out}");
+    let text = std::fs::read(scratch.path("runs/tiny/report/summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    for key in ["teacher_accuracy", "student_accuracy"] {
+        assert!((0.0..=1.0).contains(&summary[key].as_f64().unwrap()), "{summary}");
+    }
+    assert!(summary["student_accuracy_last5"]["mean"].is_f64() && summary["student_accuracy_last5"]["std"].is_f64());
+    assert_eq!(summary["distinct_images"], 4 * 24);
+    assert_eq!(summary["distillation_steps"], 4);
+    assert_eq!(summary["seed"], 3);
+    assert!(summary["student_parameters"].as_u64() < summary["teacher_parameters"].as_u64());
+    let seconds = |key: &str| summary["seconds"][key].as_f64().unwrap();
+    let parts = ["invert", "balance", "sample", "distill"].map(seconds);
+    assert!((parts.iter().sum::<f64>() - seconds("total")).abs() < 1e-6 && parts.iter().all(|&part| part > 0.0));
+    let picture = std::fs::read(scratch.path("runs/tiny/report/buffer.png")).unwrap();
+    assert!(picture.starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let scratch = Scratch::new();
+    let (_, err) = scratch.succeed("ssdkd-invert", &["tiny.toml", "--round", "0", "--dry-run"]);
+    assert!(err.contains("missing"), "{err}");
+    assert!(!scratch.path("runs/tiny/invert").exists());
+}
