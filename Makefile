@@ -1,0 +1,68 @@
+# SSD-KD: make orders, each binary decides what is fresh. `make help` lists the targets.
+
+PIPELINE ?= pipelines/shapes.toml
+RUNS     ?= runs
+DATA     ?=
+ARGS     ?=
+ROUND    ?=
+
+CARGO ?= cargo
+BIN   := target/release
+FLAGS := --runs $(RUNS) $(ARGS)
+
+export SSDKD_DATA := $(DATA)
+
+.PHONY: help build pipeline run invert balance sample distill evaluate report status test lint fmt bench \
+        data-cifar10 data-cifar100 teacher-shapes golden python clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build every binary, optimised
+	$(CARGO) build --release --workspace --bins
+
+pipeline: build ## distil: all stages of all rounds, each stage its own process (PIPELINE=, DATA=, RUNS=, ARGS=)
+	@$(BIN)/ssdkd plan $(PIPELINE) $(FLAGS) --shell $(BIN) | sh -e
+
+run: build ## the same in one process, models kept in memory
+	@$(BIN)/ssdkd run $(PIPELINE) $(FLAGS)
+
+invert balance sample distill: build ## rerun one stage of one round (ROUND=n)
+	@test -n "$(ROUND)" || { echo "make $@ needs ROUND=n" >&2; exit 2; }
+	@$(BIN)/ssdkd-$@ $(PIPELINE) --round $(ROUND) $(FLAGS)
+
+evaluate report status: build ## measure the students of a run; write its report; say what is fresh
+	@$(BIN)/ssdkd $@ $(PIPELINE) $(FLAGS)
+
+test: build ## unit, golden, property and end-to-end tests
+	$(CARGO) test --release --workspace
+
+lint: ## rustfmt and clippy, warnings refused
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+fmt: ## format the sources
+	$(CARGO) fmt --all
+
+bench: ## kernel benchmarks
+	$(CARGO) bench -p ssdkd-ops
+
+data-cifar10: ## fetch CIFAR-10 from its authors' site into data/cifar10
+	@data/fetch-cifar.sh 10
+
+data-cifar100: ## fetch CIFAR-100 from its authors' site into data/cifar100
+	@data/fetch-cifar.sh 100
+
+teacher-shapes: build ## remake the shipped teacher (data/teachers/README.md)
+	@data/teachers/make-shapes-teacher.sh
+
+python: ## .venv with pyarrow, DuckDB and Polars, to look into shards
+	@test -x .venv/bin/python || python3 -m venv .venv
+	@.venv/bin/python -c 'import pyarrow, duckdb, polars' 2>/dev/null || \
+	  .venv/bin/pip install --quiet pyarrow duckdb polars numpy
+
+golden: ## remake the golden values (needs PyTorch in PYTHON's environment)
+	@for script in tests/golden/*.py; do case $$script in *check_*) ;; *) $${PYTHON:-python3} $$script ;; esac; done
+
+clean: ## remove build output (runs are yours: remove them by hand)
+	$(CARGO) clean
