@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 exec "${BIN:-target/release}/ssdkd-teach" --data shapes:0 --architecture resnet20 --out data/teachers --name shapes-resnet20 \
-  --epochs 10 --batch 128 --lr 0.2 --schedule one-cycle --crop-padding 2 --no-flip --seed 0 "$@"
+  --epochs 5 --batch 128 --lr 0.2 --schedule one-cycle --crop-padding 2 --seed 0 "$@"

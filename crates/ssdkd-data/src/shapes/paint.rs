@@ -72,16 +72,16 @@ impl Paint {
     pub(super) fn random(rng: &mut Draw, first: Colour, second: Colour) -> Self {
         let across = rng.direction();
         let pattern = match rng.below(8) {
-            0 => Pattern::Plain,
-            1 | 2 => Pattern::Gradient { across, width: rng.between(18.0, 36.0) },
-            3 => Pattern::Stripes {
+            0..=2 => Pattern::Plain,
+            3 => Pattern::Gradient { across, width: rng.between(18.0, 36.0) },
+            4 => Pattern::Stripes {
                 across,
                 period: rng.between(3.0, 9.0),
                 share: rng.between(0.35, 0.65),
                 hardness: rng.between(1.5, 8.0),
             },
-            4 => Pattern::Checks { across, period: rng.between(3.5, 10.0) },
-            5 => {
+            5 => Pattern::Checks { across, period: rng.between(3.5, 10.0) },
+            6 => {
                 let period = rng.between(4.0, 8.0);
                 Pattern::Dots { across, period, radius: period * rng.between(0.2, 0.38) }
             }

@@ -48,6 +48,12 @@ impl Draw {
         }
     }
 
+    /// A direction near (1, 0): its second number is within ±`most`.
+    pub(super) fn lean(&mut self, most: f32) -> [f32; 2] {
+        let sin = self.between(-most, most);
+        [(1.0 - sin * sin).sqrt(), sin]
+    }
+
     /// Bell-shaped, mean 0, variance 1: the sum of four uniform bytes, which is normal enough for sensor noise.
     pub(super) fn bell(&mut self) -> f32 {
         let sum: u32 = self.0.next_u32().to_le_bytes().map(u32::from).iter().sum();

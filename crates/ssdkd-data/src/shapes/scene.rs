@@ -68,12 +68,11 @@ fn edge(distance: f32) -> f32 {
 
 impl Scene {
     pub(super) fn random(rng: &mut Draw, class: usize) -> Self {
-        let radius = rng.between(7.0, 13.0);
-        let room = (HALF - 0.8 * radius).max(0.0);
-        let centre = [rng.between(-room, room), rng.between(-room, room)];
+        let radius = rng.between(9.0, 13.0);
+        let centre = [rng.between(-3.0, 3.0), rng.between(-3.0, 3.0)];
 
-        let [cos, sin] = rng.direction();
-        let stretch = rng.between(0.84, 1.19);
+        let [cos, sin] = rng.lean(0.3);
+        let stretch = rng.between(0.88, 1.14);
         let mirror = if rng.chance(0.5) { 1.0 } else { -1.0 };
         let (sx, sy) = (mirror * stretch / radius, 1.0 / (radius * stretch));
         let to_figure = [cos * sx, sin * sx, -sin * sy, cos * sy];
@@ -87,8 +86,8 @@ impl Scene {
         } else {
             (0.0, 0.0, 1.0)
         };
-        let behind = (0..2 + rng.below(7)).map(|_| Speck::random(rng, [0.6, 2.0])).collect();
-        let before = (0..rng.below(4)).map(|_| Speck::random(rng, [0.5, 1.1])).collect();
+        let behind = (0..rng.below(5)).map(|_| Speck::random(rng, [0.6, 1.6])).collect();
+        let before = (0..rng.below(3)).map(|_| Speck::random(rng, [0.5, 1.0])).collect();
         Self {
             class,
             centre,
@@ -114,12 +113,12 @@ impl Scene {
             let ground = random_colour(rng, [0.0, 0.8], [0.08, 0.95]);
             let [figure_accent, ground_accent] = [figure, ground].map(|base| {
                 let accent = random_colour(rng, [0.0, 1.0], [0.05, 1.0]);
-                mix(base, accent, rng.between(0.2, 0.6))
+                mix(base, accent, rng.between(0.1, 0.4))
             });
-            let apart = contrast(figure, ground) > 0.32
+            let apart = contrast(figure, ground) > 0.4
                 && [(figure, ground_accent), (figure_accent, ground), (figure_accent, ground_accent)]
                     .iter()
-                    .all(|&(f, g)| contrast(f, g) > 0.16);
+                    .all(|&(f, g)| contrast(f, g) > 0.24);
             if apart {
                 return (Paint::random(rng, figure, figure_accent), Paint::random(rng, ground, ground_accent));
             }
