@@ -6,7 +6,7 @@
 //! ```text
 //! δ_i(x) = w_{i−1}(x) · KL( f_t(x) ‖ f_s(x) )                      priority; w = 1 at first                        [R]
 //! P_i(x) = (|δ_i(x)| + ε)^α / Σ_{x' in B} (|δ_i(x')| + ε)^α        probability of a draw                           [R]
-//! w_i(x) = (N · P_i(x))^{−β}, divided by the largest in B          importance weight                         [R][C: PER]
+//! w_i(x) = (N · P_i(x))^{−β} / scale                               importance weight                         [R][C: PER]
 //! ```
 //!
 //! The previous weight inside δ damps what was drawn too often. Open in the paper, hence settings \[O\]: whether it does
@@ -15,6 +15,11 @@
 //! each \[C: PER\], which leaves every expectation as it is and lowers the variance.
 //!
 //! α = 0 gives uniform draws and w = 1; β = 0 gives w = 1.
+//!
+//! **The scale.** Prioritised experience replay divides by the largest w in the buffer, so that weights only shrink a step.
+//! Disagreements span orders of magnitude, and the largest w belongs to the sample that disagrees least: at β = 1 the
+//! drawn samples then have a mean weight of N · min P, a hundredth or less, and the student stops learning as β rises.
+//! So the default divides by the mean weight of a draw, Σ P·w, which keeps the size of the loss whatever α and β \[O\].
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -38,6 +43,8 @@ pub struct SampleSettings {
     pub epsilon: f64,
     /// Whose disagreement is measured each round.
     pub refresh: Refresh,
+    /// What importance weights are divided by.
+    pub scale: Scale,
     /// Whether w scales the student's loss \[O\].
     pub weight_loss: bool,
     /// Whether the previous w enters δ \[R\].
@@ -53,6 +60,7 @@ impl Default for SampleSettings {
             beta_end: 1.0,
             epsilon: 1e-6,
             refresh: Refresh::All,
+            scale: Scale::Mean,
             weight_loss: true,
             damping: true,
         }
@@ -67,6 +75,18 @@ pub enum Refresh {
     All,
     /// Only that of samples drawn in the last round, as observed in training; the others keep their priority.
     Drawn,
+}
+
+/// What importance weights are divided by; see the [module](self).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scale {
+    /// The mean weight of a draw: the loss keeps its size \[O\].
+    Mean,
+    /// The largest weight in the buffer \[C: PER\].
+    Largest,
+    /// Nothing: w = (N·P)^−β as it is \[R\].
+    One,
 }
 
 impl SampleSettings {
@@ -97,7 +117,7 @@ pub struct Prioritised {
     pub priority: f64,
     /// P, the probability of one draw.
     pub probability: f64,
-    /// w, in `(0, 1]`.
+    /// w, above 0; 1 is the weight of an unweighted sample, except under [`Scale::Largest`], where it is the largest.
     pub weight: f64,
 }
 
@@ -158,7 +178,7 @@ pub fn prioritise(
     }
     let (probabilities, weights) = if settings.enabled {
         let probabilities = probabilities(&priorities, settings.alpha, settings.epsilon);
-        let weights = importance_weights(&probabilities, beta);
+        let weights = importance_weights(&probabilities, beta, settings.scale);
         (probabilities, weights)
     } else {
         (vec![1.0 / priorities.len() as f64; priorities.len()], vec![1.0; priorities.len()])
@@ -175,11 +195,15 @@ fn probabilities(priorities: &[f64], alpha: f64, epsilon: f64) -> Vec<f64> {
 }
 
 /// w from P.
-fn importance_weights(probabilities: &[f64], beta: f64) -> Vec<f64> {
+fn importance_weights(probabilities: &[f64], beta: f64, scale: Scale) -> Vec<f64> {
     let n = probabilities.len() as f64;
     let weights = probabilities.iter().map(|probability| (n * probability).powf(-beta)).collect::<Vec<_>>();
-    let largest = weights.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-    weights.into_iter().map(|weight| weight / largest).collect()
+    let scale = match scale {
+        Scale::Mean => probabilities.iter().zip(&weights).map(|(probability, weight)| probability * weight).sum(),
+        Scale::Largest => weights.iter().copied().fold(f64::MIN_POSITIVE, f64::max),
+        Scale::One => 1.0,
+    };
+    weights.into_iter().map(|weight| weight / scale).collect()
 }
 
 /// The cumulative P of a buffer, to draw from.
@@ -240,7 +264,7 @@ mod tests {
             let rows = prioritise(&settings(alpha, false), beta, &vec![(0.0, 1.0); kl.len()], &measured(&kl)).unwrap();
             prop_assert!((rows.iter().map(|row| row.probability).sum::<f64>() - 1.0).abs() < 1e-9);
             for (row, &a) in rows.iter().zip(&kl) {
-                prop_assert!(row.weight > 0.0 && row.weight <= 1.0);
+                prop_assert!(row.weight > 0.0 && row.weight.is_finite());
                 for (other, &b) in rows.iter().zip(&kl) {
                     if a > b {
                         prop_assert!(row.probability > other.probability && row.weight <= other.weight);
@@ -250,18 +274,35 @@ mod tests {
         }
 
         #[test]
+        fn the_scale_fixes_the_mean_of_a_draw_or_the_largest_weight(
+            kl in prop::collection::vec(0.0_f32..20.0, 1..60),
+            alpha in 0.0_f64..1.0,
+            beta in 0.0_f64..1.0,
+        ) {
+            let rows = |scale| {
+                let settings = SampleSettings { alpha, scale, damping: false, ..Default::default() };
+                prioritise(&settings, beta, &vec![(0.0, 1.0); kl.len()], &measured(&kl)).unwrap()
+            };
+            let mean = rows(Scale::Mean).iter().map(|row| row.probability * row.weight).sum::<f64>();
+            prop_assert!((mean - 1.0).abs() < 1e-9);
+            let largest = rows(Scale::Largest).iter().map(|row| row.weight).fold(0.0, f64::max);
+            prop_assert_eq!(largest, 1.0);
+        }
+
+        #[test]
         fn without_alpha_draws_are_uniform_and_weights_one(
             kl in prop::collection::vec(0.0_f32..20.0, 1..60),
             beta in 0.0_f64..1.0,
         ) {
             let rows = prioritise(&settings(0.0, true), beta, &vec![(0.0, 0.7); kl.len()], &measured(&kl)).unwrap();
-            prop_assert!(rows.iter().all(|row| row.probability == 1.0 / kl.len() as f64 && row.weight == 1.0));
+            let even = 1.0 / kl.len() as f64;
+            prop_assert!(rows.iter().all(|row| row.probability == even && (row.weight - 1.0).abs() < 1e-12));
         }
 
         #[test]
         fn without_beta_weights_are_one(kl in prop::collection::vec(0.0_f32..20.0, 1..60)) {
             let rows = prioritise(&settings(1.0, true), 0.0, &vec![(0.0, 0.7); kl.len()], &measured(&kl)).unwrap();
-            prop_assert!(rows.iter().all(|row| row.weight == 1.0));
+            prop_assert!(rows.iter().all(|row| (row.weight - 1.0).abs() < 1e-12));
         }
     }
 
@@ -274,20 +315,26 @@ mod tests {
         assert!(!off.needs_measuring() && SampleSettings::default().needs_measuring());
     }
 
-    #[test]
-    fn the_formula_by_hand() {
-        let rows = prioritise(
-            &SampleSettings { alpha: 0.5, epsilon: 1e-12, ..Default::default() },
-            0.5,
-            &[(9.0, 0.5), (4.0, 0.1)],
-            &[Some(2.0), None],
-        )
-        .unwrap();
-        // δ = (0.5·2, 4); powers (1, 2); P = (1/3, 2/3); (N·P)^−β = (1.5^½, 0.75^½), over the first.
+    #[track_caller]
+    fn check_by_hand(scale: Scale, expected: [f64; 2]) {
+        let settings = SampleSettings { alpha: 0.5, epsilon: 1e-12, scale, ..Default::default() };
+        let rows = prioritise(&settings, 0.5, &[(9.0, 0.5), (4.0, 0.1)], &[Some(2.0), None]).unwrap();
+        // δ = (0.5·2, 4); powers (1, 2); P = (1/3, 2/3).
         assert!((rows[0].priority - 1.0).abs() < 1e-9 && (rows[1].priority - 4.0).abs() < 1e-9);
         assert!((rows[0].probability - 1.0 / 3.0).abs() < 1e-9);
-        assert_eq!(rows[0].weight, 1.0);
-        assert!((rows[1].weight - 0.5_f64.sqrt()).abs() < 1e-9);
+        for (row, expected) in rows.iter().zip(expected) {
+            assert!((row.weight - expected).abs() < 1e-9, "{scale:?}: {rows:?}");
+        }
+    }
+
+    #[test]
+    fn the_formula_by_hand() {
+        // (N·P)^−β
+        let (first, second) = (1.5_f64.sqrt(), 0.75_f64.sqrt());
+        check_by_hand(Scale::One, [first, second]);
+        check_by_hand(Scale::Largest, [1.0, second / first]);
+        let mean = (first + 2.0 * second) / 3.0;
+        check_by_hand(Scale::Mean, [first / mean, second / mean]);
     }
 
     #[test]

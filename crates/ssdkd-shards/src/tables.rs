@@ -61,7 +61,7 @@ table! {
         priority: f64,
         /// P, the probability of one draw; sums to 1.
         probability: f64,
-        /// w, in `(0, 1]`.
+        /// w, above 0.
         weight: f64,
     }
 
