@@ -5,6 +5,7 @@
 //! stable \[S\]. Which samples have to go is not known from the abstract, so it is a setting \[O\]:
 //!
 //! - `crowded`: from the class that holds the most samples, the one with the lowest priority; again and again
+//! - `crowded-fifo`: from the class that holds the most samples, the oldest; again and again
 //! - `fifo`: the oldest
 //! - `lowest-priority`: the one with the lowest priority, whatever its class
 //!
@@ -50,6 +51,8 @@ impl BalanceSettings {
 pub enum Eviction {
     /// The lowest priority of the largest class: levels the class counts.
     Crowded,
+    /// The oldest of the largest class: levels the class counts, and forgets what the generator made when it was worse.
+    CrowdedFifo,
     /// The oldest: the buffer is the newest `capacity` samples.
     Fifo,
     /// The lowest priority.
@@ -75,7 +78,7 @@ pub struct Member {
     pub birth_round: u32,
     /// δ, 0 or above; a new sample's is set when it enters.
     pub priority: f64,
-    /// The importance weight w, in `(0, 1]`; 1 for a new sample.
+    /// The importance weight w, above 0; 1 for a new sample.
     pub weight: f64,
 }
 
@@ -155,7 +158,8 @@ impl ReplayBuffer {
         self.admit(arrivals)?;
         let surplus = self.members.len().saturating_sub(self.settings.capacity);
         let leaving = match self.settings.eviction {
-            Eviction::Crowded => self.most_crowded(surplus),
+            Eviction::Crowded => self.most_crowded(surplus, lower_priority),
+            Eviction::CrowdedFifo => self.most_crowded(surplus, older),
             Eviction::Fifo => self.first_by(surplus, older),
             Eviction::LowestPriority => self.first_by(surplus, lower_priority),
         };
@@ -221,15 +225,15 @@ impl ReplayBuffer {
         indices.into_iter().take(surplus).collect()
     }
 
-    /// Takes from the largest class (the first of equals) its lowest priority, `surplus` times.
-    fn most_crowded(&self, surplus: usize) -> HashSet<usize> {
+    /// Takes from the largest class (the first of equals) the member that comes first in `order`, `surplus` times.
+    fn most_crowded(&self, surplus: usize, order: fn(&Member, &Member) -> Ordering) -> HashSet<usize> {
         // Of each class the members, the next to go at the end.
         let mut queues = vec![Vec::new(); self.classes];
         for (index, member) in self.members.iter().enumerate() {
             queues[member.class as usize].push(index);
         }
         for queue in &mut queues {
-            queue.sort_by(|&a, &b| lower_priority(&self.members[b], &self.members[a]));
+            queue.sort_by(|&a, &b| order(&self.members[b], &self.members[a]));
         }
         let mut leaving = HashSet::new();
         for _ in 0..surplus {
@@ -283,6 +287,9 @@ mod tests {
         // Classes (3, 4, 1): the lowest of class 1; then the classes are level and the first of them gives.
         check_evicted(Eviction::Crowded, &[1, 1], &[1, 3]);
         check_evicted(Eviction::Crowded, &[], &[]);
+        // The same classes give, but their oldest.
+        check_evicted(Eviction::CrowdedFifo, &[0, 0], &[0, 1]);
+        check_evicted(Eviction::CrowdedFifo, &[1, 1], &[0, 3]);
     }
 
     #[test]
@@ -327,7 +334,12 @@ mod tests {
     }
 
     fn any_eviction() -> impl proptest::strategy::Strategy<Value = Eviction> {
-        prop_oneof![Just(Eviction::Crowded), Just(Eviction::Fifo), Just(Eviction::LowestPriority)]
+        prop_oneof![
+            Just(Eviction::Crowded),
+            Just(Eviction::CrowdedFifo),
+            Just(Eviction::Fifo),
+            Just(Eviction::LowestPriority)
+        ]
     }
 
     proptest! {
