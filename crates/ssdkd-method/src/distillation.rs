@@ -4,7 +4,8 @@
 //! L_S = mean_i w_i · T² · KL( softmax(t_i / T) ‖ softmax(s_i / T) )                                               [C]
 //! ```
 //!
-//! Teacher logits t and student logits s are of the same augmented view of image i; w_i is the importance weight from
+//! Teacher logits t and student logits s are of the same view of image i, [augmented](crate::augment) and, where the
+//! settings say so, [mixed](crate::mixing); w_i is the importance weight from
 //! the [priority sampling](crate::priority) (1 if it does not scale the loss). T² keeps the gradient's size when T
 //! changes. The student is in training mode, the teacher in evaluation mode. The step also yields what the next round's
 //! priorities may be made of: each sample's KL at T = 1, and how often the two networks name the same class.
@@ -25,6 +26,7 @@ use ssdkd_ops::{Gradients, Value};
 
 use crate::augment::AugmentSettings;
 use crate::check;
+use crate::mixing::{mix_colours, mix_up};
 
 /// `[distill]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,6 +54,10 @@ pub struct DistillSettings {
     pub weight_decay: f64,
     /// Decay of a running average of the student, in `[0, 1)`, kept beside it; 0: none \[O\].
     pub ema: f64,
+    /// Strength of the random colours of each view, 0 or above; 0: none \[O\].
+    pub colour: f64,
+    /// Largest share of a second image in each view, 0 to 1; 0: none \[O\].
+    pub mixup: f64,
     /// The views of the images that both networks see.
     pub augment: AugmentSettings,
 }
@@ -70,6 +76,8 @@ impl Default for DistillSettings {
             nesterov: false,
             weight_decay: 5e-4,
             ema: 0.0,
+            colour: 0.0,
+            mixup: 0.0,
             augment: AugmentSettings::default(),
         }
     }
@@ -93,6 +101,8 @@ impl DistillSettings {
         }
         check::not_negative("distill.weight_decay", self.weight_decay)?;
         check::decay("distill.ema", self.ema)?;
+        check::not_negative("distill.colour", self.colour)?;
+        check::fraction("distill.mixup", self.mixup)?;
         self.augment.validate("distill")
     }
 
@@ -169,7 +179,9 @@ impl Distiller {
         (step, total): (u64, u64),
         views: &mut ChaCha8Rng,
     ) -> Result<StepReport> {
-        let views = self.settings.augment.view(&Value::constant(images.clone()), views)?;
+        let images = mix_colours(images, self.settings.colour, views)?;
+        let images = mix_up(&images, self.settings.mixup, views)?;
+        let views = self.settings.augment.view(&Value::constant(images), views)?;
         let teacher_logits = teacher.forward(&views, &Pass::eval())?.logits; // (B, K)
         let student_logits = student.forward(&views, &Pass::train())?.logits; // (B, K)
         let loss = distillation_loss(&teacher_logits, &student_logits, self.settings.temperature, weights)?;
@@ -417,6 +429,7 @@ mod tests {
         assert_eq!(DistillSettings::default().validate(), Ok(()));
         check(DistillSettings { lr_min: 1.0, ..Default::default() }, "distill.lr_min is 1");
         check(DistillSettings { nesterov: true, momentum: 0.0, ..Default::default() }, "distill.nesterov");
+        check(DistillSettings { mixup: 1.5, ..Default::default() }, "distill.mixup is 1.5");
         check(DistillSettings { temperature: 0.0, ..Default::default() }, "distill.temperature is 0");
     }
 }

@@ -17,7 +17,7 @@
 //! | [`buffer`] | the small replay buffer and its partial update |
 //! | [`priority`] | δ, the sampling probabilities, the importance weights, the draws |
 //! | [`distillation`] | one step of the student |
-//! | [`augment`], [`diagnostics`] | the views both networks see; figures that say whether the images are any good |
+//! | [`augment`], [`mixing`], [`diagnostics`] | the views both networks see; figures that say whether the images are any good |
 //!
 //! # Evidence
 //!
@@ -46,6 +46,7 @@ mod golden;
 pub mod inversion;
 pub mod inversion_loss;
 pub mod meta_generator;
+pub mod mixing;
 pub mod modulation;
 pub mod persistent_generator;
 pub mod priority;
@@ -57,4 +58,4 @@ pub use distillation::{DistillSettings, Distiller, OptimizerKind, StepReport};
 pub use inversion::{ImageFormat, InvertSettings, Position, Strategy, Synthesis, Synthesizer, TargetRule};
 pub use inversion_loss::{BatchNormMomentum, InversionTerms, LossWeights};
 pub use modulation::{Diversity, Factors, Modulation, ModulationSettings};
-pub use priority::{Prioritised, Refresh, SampleSettings};
+pub use priority::{Prioritised, Refresh, SampleSettings, Scale};
