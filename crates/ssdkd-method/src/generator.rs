@@ -160,6 +160,7 @@ mod tests {
             width: 4,
             batch: 6,
             steps: 2,
+            bn_momentum: 0.9,
             reset_round: 2,
             ..Default::default()
         }

@@ -57,7 +57,8 @@ pub struct InvertSettings {
     pub adv: f64,
     /// Whether the adversarial term counts only images on which teacher and student agree: no \[O\], yes \[C\].
     pub adv_mask: bool,
-    /// Momentum of the averaged batch-norm statistics, in `[0, 1)`; 0 switches averaging off \[C: 0.9\].
+    /// Momentum of the averaged batch-norm statistics, in `[0, 1)`; 0 switches averaging off. `persistent`: 0 \[O\];
+    /// `meta`: 0.9 \[C\].
     ///
     /// It scales the gradient of L_BN by one minus itself: bn = 10 at 0.9 pulls like bn = 1 at 0.
     pub bn_momentum: f64,
@@ -92,7 +93,7 @@ impl Default for InvertSettings {
             bal: 10.0,
             adv: 1.0,
             adv_mask: false,
-            bn_momentum: 0.9,
+            bn_momentum: 0.0,
             targets: TargetRule::Predicted,
             reset_round: 0,
             image_format: ImageFormat::U8,

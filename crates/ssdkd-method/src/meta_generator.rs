@@ -132,6 +132,7 @@ mod tests {
             lr_g: 2e-3,
             lr_z: 1e-2,
             bn: 10.0,
+            bn_momentum: 0.9,
             bal: 0.0,
             adv: 1.1,
             adv_mask: true,

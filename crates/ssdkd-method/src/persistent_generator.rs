@@ -90,14 +90,8 @@ mod tests {
     fn three_steps_are_those_of_pytorch() {
         let golden = Golden::load();
         let (teacher, student) = (network(1), network(2));
-        let settings = InvertSettings {
-            latent: 8,
-            width: 4,
-            batch: 5,
-            bn_momentum: 0.0,
-            augment: AugmentSettings::OFF,
-            ..Default::default()
-        };
+        let settings =
+            InvertSettings { latent: 8, width: 4, batch: 5, augment: AugmentSettings::OFF, ..Default::default() };
         let modulation = Modulation::new(ModulationSettings::OFF, &[]);
         let objective = Objective {
             teacher: &teacher,
