@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Golden, assert_close, assert_refuses, assert_same, check_gradients, check_same_bytes, flat, numbers, tensor};
+use common::{
+    Golden, assert_close, assert_refuses, assert_same, check_gradients, check_same_bytes, flat, numbers, tensor,
+};
 use ssdkd_ops::{Value, avg_pool2d, global_avg_pool, max_pool2d, reshape, subsample_pad, upsample_nearest};
 
 #[test]
