@@ -66,7 +66,7 @@ fn serve() -> Result<()> {
             continue;
         }
         if current.as_ref().is_none_or(|(name, _)| *name != row) {
-            current = None; // its memory first
+            drop(current.take()); // its memory first
             let mut fresh = step(&row)?;
             fresh()?;
             current = Some((row.clone(), fresh));

@@ -23,9 +23,12 @@ struct Case<'a> {
     running_variance: Tensor,
 }
 
+/// The output; mean and variance of a tapped one; what a training one found in its batch.
+type Outputs = (Value, Option<(Value, Value)>, Option<BatchMoments>);
+
 impl Case<'_> {
     /// `values` are x, gamma, beta and perhaps the residual.
-    fn run(&self, values: &[Value]) -> Result<(Value, Option<(Value, Value)>, Option<BatchMoments>)> {
+    fn run(&self, values: &[Value]) -> Result<Outputs> {
         let (mean, variance) = (&self.running_mean, &self.running_variance);
         let [x, gamma, beta, ..] = values else { panic!("x, gamma and beta") };
         let residual = values.get(3);

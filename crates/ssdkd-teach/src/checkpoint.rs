@@ -37,8 +37,11 @@ pub(crate) fn save(path: &Path, description: &Description, trainer: &Trainer<'_>
     write_file(path, &bytes)
 }
 
+/// What a checkpoint holds: what it belongs to, and the trainer's state.
+pub(crate) type Checkpoint = (Description, BTreeMap<String, Tensor>);
+
 /// Reads a checkpoint, if there is one.
-pub(crate) fn load(path: &Path) -> Result<Option<(Description, BTreeMap<String, Tensor>)>, StageError> {
+pub(crate) fn load(path: &Path) -> Result<Option<Checkpoint>, StageError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

@@ -81,10 +81,8 @@ impl<'a> Trainer<'a> {
             std: settings.std.clone().unwrap_or(std),
         };
         let network = Network::create(&spec, settings.seed, device)?;
-        let average = match settings.ema > 0.0 {
-            true => Some(Network::load(&spec, network.store().to_tensors(), device)?),
-            false => None,
-        };
+        let average =
+            if settings.ema > 0.0 { Some(Network::load(&spec, network.store().to_tensors(), device)?) } else { None };
         let TeachSettings { momentum, weight_decay, nesterov, .. } = *settings;
         let optimizer = Sgd::new(network.store().parameters(), momentum, weight_decay, nesterov)?;
         Ok(Self {
@@ -352,7 +350,9 @@ mod tests {
         let mut trainer = Trainer::new(&settings(), &data, &Device::Cpu)?;
         let refused = |trainer: &mut Trainer<'_>, position, change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
             let mut state = trainer.state_tensors();
-            state.values_mut().for_each(|tensor| *tensor = tensor.copy().unwrap());
+            for tensor in state.values_mut() {
+                *tensor = tensor.copy().unwrap();
+            }
             change(&mut state);
             trainer.load_state(position, state).unwrap_err().to_string()
         };

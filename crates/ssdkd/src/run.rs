@@ -102,7 +102,7 @@ fn shell_flags(arguments: &StageArgs) -> String {
     if let Some(threads) = arguments.common.threads {
         words.extend(["--threads".into(), threads.to_string()]);
     }
-    words.iter().map(|word| format!(" {word}")).collect()
+    [String::new()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
 }
 
 /// A word for a POSIX shell.

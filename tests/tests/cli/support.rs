@@ -62,7 +62,7 @@ impl Scratch {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let scratch = Self { folder };
         let teacher = workspace().join("data/teachers/shapes-resnet20.json");
-        scratch.write("tiny.toml", &TINY.replace("TEACHER", teacher.to_str().expect("a UTF-8 path")));
+        scratch.write("tiny.toml", TINY.replace("TEACHER", teacher.to_str().expect("a UTF-8 path")));
         scratch
     }
 
