@@ -80,10 +80,11 @@ fn describe(error: &(dyn Error + 'static)) -> String {
     for error in chain(error) {
         let text = error.to_string();
         let (text, hint): (Vec<_>, Vec<_>) = text.lines().partition(|line| !line.starts_with("hint: "));
-        let text = text.join("\n");
+        let text = text.into_iter().filter(|line| !is_frame(line)).collect::<Vec<_>>().join("\n");
+        let text = text.trim_end();
         // An error that prints its source itself would say everything twice.
-        if lines.iter().all(|line| !line.contains(&text)) {
-            lines.push(text);
+        if lines.iter().all(|line| !line.contains(text)) {
+            lines.push(text.into());
         }
         hints.extend(hint.into_iter().map(String::from).filter(|hint| !hints.contains(hint)).collect::<Vec<_>>());
     }
@@ -93,6 +94,15 @@ fn describe(error: &(dyn Error + 'static)) -> String {
         text.push_str(&hint);
     }
     text
+}
+
+/// A line of a backtrace: `  12: function` or `      at file:line`. With RUST_BACKTRACE set, candle writes the whole of it
+/// into the message, in the middle of what the user should read.
+fn is_frame(line: &str) -> bool {
+    let rest = line.trim_start();
+    let (number, name) = rest.split_once(": ").unwrap_or(("", ""));
+    let numbered = !number.is_empty() && !name.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    rest.len() < line.len() && (numbered || rest.starts_with("at "))
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -136,6 +146,16 @@ mod tests {
             describe(&*error),
             "error: round 7 failed: no such column\n  cause: cannot load the buffer\nhint: rerun `balance`"
         );
+    }
+
+    #[test]
+    fn backtraces_are_left_out() {
+        let error =
+            layer("NaN at 3\n   0: bt\n             at /src/error.rs:260:25\n  21: _start\n\nhint: retrain", None);
+        assert_eq!(describe(&*error), "error: NaN at 3\nhint: retrain");
+        // What a TOML error looks like is no backtrace.
+        let toml = "not a table\nat line 7:\n  |\n7 | steps: 3\n  |      ^";
+        assert_eq!(describe(&*layer(toml, None)), format!("error: {toml}"));
     }
 
     #[test]
