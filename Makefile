@@ -12,7 +12,7 @@ FLAGS := --runs $(RUNS) $(ARGS)
 
 export SSDKD_DATA := $(DATA)
 
-.PHONY: help build pipeline run invert balance sample distill evaluate report status test lint fmt bench \
+.PHONY: help build pipeline run invert balance sample distill evaluate report status test lint fmt bench bench-pytorch \
         data-cifar10 data-cifar100 teacher-shapes golden python clean
 
 help: ## list the targets
@@ -44,8 +44,14 @@ lint: ## rustfmt and clippy, warnings refused
 fmt: ## format the sources
 	$(CARGO) fmt --all
 
-bench: ## kernel benchmarks
-	$(CARGO) bench -p ssdkd-ops
+bench: ## kernels and whole steps on this machine
+	$(CARGO) bench --workspace --bench kernels --bench steps
+
+bench-pytorch: ## whole steps beside PyTorch's, interleaved: a table and target/bench/pytorch.json (ARGS=--help)
+	@test -x .venv-bench/bin/python || python3 -m venv .venv-bench
+	@.venv-bench/bin/python -c 'import torch' 2>/dev/null || .venv-bench/bin/pip install --quiet torch numpy
+	$(CARGO) bench --workspace --bench steps --no-run
+	.venv-bench/bin/python crates/ssdkd-method/benches/pytorch.py $(ARGS)
 
 data-cifar10: ## fetch CIFAR-10 from its authors' site into data/cifar10
 	@data/fetch-cifar.sh 10
