@@ -10,6 +10,7 @@ import pathlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from networks import Generator, ResNet
 from safetensors.torch import save_file
 
 torch.set_num_threads(1)
@@ -142,59 +143,14 @@ def normalise(x):  # (B, C, H, W)
     return (x - MEAN[:, None, None]) / STD[:, None, None]
 
 
-class Block(torch.nn.Module):
-    def __init__(self, channels, out, stride):
-        super().__init__()
-        self.conv1 = torch.nn.Conv2d(channels, out, 3, stride, 1, bias=False)
-        self.bn1 = torch.nn.BatchNorm2d(out)
-        self.conv2 = torch.nn.Conv2d(out, out, 3, 1, 1, bias=False)
-        self.bn2 = torch.nn.BatchNorm2d(out)
-        self.stride, self.pad = stride, (out - channels) // 2
+class ResNet8(ResNet):
+    """The logits of images in [0, 1]."""
 
-    def forward(self, x):
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        if self.stride != 1:
-            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad))
-        return F.relu(y + x)
-
-
-class ResNet8(torch.nn.Module):
     def __init__(self, classes):
-        super().__init__()
-        self.conv1 = torch.nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = torch.nn.BatchNorm2d(16)
-        self.layer1 = torch.nn.Sequential(Block(16, 16, 1))
-        self.layer2 = torch.nn.Sequential(Block(16, 32, 2))
-        self.layer3 = torch.nn.Sequential(Block(32, 64, 2))
-        self.linear = torch.nn.Linear(64, classes)
+        super().__init__([16, 32, 64], [1, 1, 1], "A", "linear", classes)
 
     def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(normalise(x))))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean((2, 3)))
-
-
-class Generator(torch.nn.Module):
-    def __init__(self, latent, width, size):
-        super().__init__()
-        self.shape = (-1, width * 2, size // 4, size // 4)
-        self.l1 = torch.nn.Sequential(torch.nn.Linear(latent, width * 2 * (size // 4) ** 2))
-        self.conv_blocks = torch.nn.Sequential(
-            torch.nn.BatchNorm2d(width * 2),
-            torch.nn.Upsample(scale_factor=2),
-            torch.nn.Conv2d(width * 2, width * 2, 3, 1, 1, bias=False),
-            torch.nn.BatchNorm2d(width * 2),
-            torch.nn.LeakyReLU(0.2),
-            torch.nn.Upsample(scale_factor=2),
-            torch.nn.Conv2d(width * 2, width, 3, 1, 1, bias=False),
-            torch.nn.BatchNorm2d(width),
-            torch.nn.LeakyReLU(0.2),
-            torch.nn.Conv2d(width, 3, 3, 1, 1),
-            torch.nn.Sigmoid(),
-        )
-
-    def forward(self, z):
-        return self.conv_blocks(self.l1(z).reshape(self.shape))
+        return super().forward(normalise(x))[1]
 
 
 def fill(net, salt):
@@ -233,14 +189,14 @@ for module in teacher.modules():
 # --- two meta batches of three inner steps each, with the adversary and φ ------------------------------------------------
 
 with torch.no_grad():
-    meta = fill(Generator(8, 4, 8), 3).train()
+    meta = fill(Generator(8, 4, 8, 3), 3).train()
 LR_G, LR_Z, STEPS = 2e-3, 1e-2, 3
 meta_optimizer = torch.optim.Adam(meta.parameters(), LR_G * STEPS, betas=(0.5, 0.999))
 averages = None
 for batch in range(2):
     z = formula(20 + batch, (5, 8), 2.0).double().requires_grad_()
     y = torch.tensor([0, 1, 2, 3, batch])
-    clone = Generator(8, 4, 8).double().train()
+    clone = Generator(8, 4, 8, 3).double().train()
     clone.load_state_dict(meta.state_dict())
     inner = torch.optim.Adam([{"params": clone.parameters()}, {"params": [z], "lr": LR_Z}], LR_G, betas=(0.5, 0.999))
     meta_optimizer.zero_grad()
@@ -279,7 +235,7 @@ for name, p in meta.named_parameters():
 # --- three steps of the persistent generator ------------------------------------------------------------------------------
 
 with torch.no_grad():
-    one = fill(Generator(8, 4, 8), 3).train()
+    one = fill(Generator(8, 4, 8, 3), 3).train()
 optimizer = torch.optim.Adam(one.parameters(), 1e-3, betas=(0.5, 0.999))
 for step in range(3):
     x = one(formula(30 + step, (5, 8), 2.0).double())

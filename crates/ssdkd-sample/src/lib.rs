@@ -73,7 +73,9 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let priorities = rows.collect::<Vec<_>>();
     let measured = disagreements.iter().flatten().map(|&kl| f64::from(kl)).collect::<Vec<_>>();
     job.metric("measured", measured.len() as f64);
-    job.metric("mean_kl", measured.iter().sum::<f64>() / measured.len().max(1) as f64);
+    if !measured.is_empty() {
+        job.metric("mean_kl", measured.iter().sum::<f64>() / measured.len() as f64);
+    }
     job.metric("effective_samples", 1.0 / members.iter().map(|member| member.probability.powi(2)).sum::<f64>());
     job.write_table("priorities.parquet", &priorities)?;
     job.write_table("draws.parquet", &draws)?;
