@@ -1,6 +1,6 @@
 //! The context of a run: opened once by a program, passed to each stage.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
@@ -40,6 +40,8 @@ pub struct Context {
     device: Device,
     kept: Kept,
     complete: HashMap<(String, u32), Rc<Complete>>,
+    /// In a dry run: stages that would have been run by now.
+    would_run: HashSet<(&'static str, u32)>,
     card: Rc<TeacherCard>,
     card_path: PathBuf,
     _lock: Option<RunLock>,
@@ -81,6 +83,7 @@ impl Context {
             device,
             kept: Kept::default(),
             complete: HashMap::new(),
+            would_run: HashSet::new(),
             card: Rc::new(card),
             card_path,
             _lock: lock,
@@ -171,7 +174,13 @@ impl Context {
         if round > last {
             return Err(StageError::Usage(format!("round {round} is not one of this run's rounds, 0 to {last}")).into());
         }
+        if let Some((input, of)) = plan.inputs.iter().find(|input| self.would_run.contains(*input)) {
+            tracing::warn!("{stage} {round:04}: would run ({input} {of:04}, which it reads, would run)");
+            self.would_run.insert((stage, round));
+            return Ok(None);
+        }
         let wanted = match self.fingerprint(plan) {
+            // Another process's dry run made nothing for this one to read.
             Err(error) if self.options.dry_run => {
                 tracing::warn!("{stage} {round:04}: cannot be judged yet: {error:#}");
                 return Ok(None);
@@ -186,6 +195,7 @@ impl Context {
         let why = if self.options.force { "forced".into() } else { state.describe() };
         if self.options.dry_run {
             tracing::warn!("{stage} {round:04}: would run ({why})");
+            self.would_run.insert((stage, round));
             return Ok(None);
         }
         match state {

@@ -13,6 +13,9 @@
 #![allow(unsafe_code)]
 #![expect(clippy::inline_always, reason = "kernels have to take on the target features of their callers")]
 
+#[doc = include_str!("../KERNELS.md")]
+pub mod kernels {}
+
 mod activation;
 mod alloc;
 mod augment;

@@ -100,5 +100,18 @@ fn a_dry_run_writes_nothing() {
     let scratch = Scratch::new();
     let (_, err) = scratch.succeed("ssdkd-invert", &["tiny.toml", "--round", "0", "--dry-run"]);
     assert!(err.contains("missing"), "{err}");
+    let (_, err) = scratch.succeed("ssdkd", &["run", "tiny.toml", "--dry-run"]);
+    assert_eq!(err.matches("would run (").count(), 2 * 2 + 2 * 4, "{err}");
     assert!(!scratch.path("runs/tiny/invert").exists());
+}
+
+#[test]
+fn a_dry_run_follows_what_would_change() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    let (_, err) = scratch.succeed("ssdkd", &["run", "tiny.toml", "--dry-run", "--set", "distill.lr=0.05"]);
+    assert!(err.contains("distill 0002: would run (stale: distill.lr 0.1 → 0.05)"), "{err}");
+    // The next round's images are made against that student; the rounds before it stay.
+    assert!(err.contains("invert 0003: would run (distill 0002, which it reads, would run)"), "{err}");
+    assert!(!err.contains("sample 0002: would run"), "{err}");
 }
