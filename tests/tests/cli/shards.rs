@@ -16,7 +16,7 @@ fn pyarrow_duckdb_and_polars_open_the_shards_of_a_run() {
     }
     let scratch = Scratch::new();
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
-    let script = workspace().join("tests/golden/check_shards.py");
+    let script = workspace().join("tests/golden/check_run.py");
     let output = Command::new(&python).arg(script).arg(scratch.path("runs/tiny")).output().expect("python starts");
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{err}");
