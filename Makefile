@@ -12,7 +12,7 @@ FLAGS := --runs $(RUNS) $(ARGS)
 
 export SSDKD_DATA := $(DATA)
 
-.PHONY: help build pipeline run invert balance sample distill evaluate report status test lint fmt bench bench-pytorch \
+.PHONY: help build pipeline run invert balance sample distill evaluate report status test lint fmt bench bench-pytorch sanitize \
         data-cifar10 data-cifar100 teacher-shapes golden python clean
 
 help: ## list the targets
@@ -52,6 +52,10 @@ bench-pytorch: ## whole steps beside PyTorch's, interleaved: a table and target/
 	@.venv-bench/bin/python -c 'import torch' 2>/dev/null || .venv-bench/bin/pip install --quiet torch numpy
 	$(CARGO) bench --workspace --bench steps --no-run
 	.venv-bench/bin/python crates/ssdkd-method/benches/pytorch.py $(ARGS)
+
+sanitize: ## the operations' tests under AddressSanitizer; leaks aside, as the caching allocator keeps blocks by design
+	RUSTC_BOOTSTRAP=1 ASAN_OPTIONS=detect_leaks=0 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --release -p ssdkd-ops --tests \
+	  --target $$(rustc -vV | sed -n 's/^host: //p') --target-dir target/sanitize
 
 data-cifar10: ## fetch CIFAR-10 from its authors' site into data/cifar10
 	@data/fetch-cifar.sh 10
