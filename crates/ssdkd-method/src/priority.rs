@@ -18,7 +18,7 @@
 //!
 //! **The scale.** Prioritised experience replay divides by the largest w in the buffer, so that weights only shrink a step.
 //! Disagreements span orders of magnitude, and the largest w belongs to the sample that disagrees least: at β = 1 the
-//! drawn samples then have a mean weight of N · min P, a hundredth or less, and the student stops learning as β rises.
+//! drawn samples then have a mean weight of N · min P, a hundredth or less, and the student learns ever less as β rises.
 //! So the default divides by the mean weight of a draw, Σ P·w, which keeps the size of the loss whatever α and β \[O\].
 
 use rand::Rng;
