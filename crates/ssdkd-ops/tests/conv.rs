@@ -183,6 +183,21 @@ fn layers_of_the_networks() {
 }
 
 #[test]
+fn fewer_multiplications() {
+    for (batch, size, channels, outputs, padding) in [
+        (3, [8, 8], 16, 16, 1),
+        (2, [9, 7], 32, 48, 1),
+        (2, [12, 9], 48, 16, 0),
+        (5, [5, 4], 16, 80, 2),
+        (40, [1, 1], 16, 16, 1),
+        (33, [4, 4], 128, 144, 1),
+        (35, [2, 2], 272, 32, 1),
+    ] {
+        check(Case { size, ..plain(batch, 0, channels, outputs, 3, Conv2dSpec::new(1, padding)) });
+    }
+}
+
+#[test]
 fn weights_larger_than_a_cache() {
     check(plain(2, 4, 300, 70, 3, Conv2dSpec::new(1, 1)));
     check(plain(3, 1, 2500, 33, 1, Conv2dSpec::default()));
@@ -274,6 +289,8 @@ fn the_same_bytes_on_any_number_of_threads() {
     for case in [
         plain(33, 8, 16, 40, 3, Conv2dSpec::new(1, 1)),
         plain(40, 4, 70, 64, 3, Conv2dSpec::new(1, 1)),
+        plain(40, 8, 32, 48, 3, Conv2dSpec::new(1, 1)),
+        plain(9, 4, 256, 64, 3, Conv2dSpec::new(1, 1)),
         plain(9, 8, 1, 1, 3, Conv2dSpec { groups: 24, ..Conv2dSpec::new(2, 1) }),
         plain(1, 64, 8, 8, 3, Conv2dSpec::new(2, 1)),
     ] {
