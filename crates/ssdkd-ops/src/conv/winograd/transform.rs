@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{CHANNELS, FREQUENCIES, MAX_WIDTH, Panel, TILE, Tiles, WINDOW};
 use crate::parallel::SharedMut;
-use crate::simd::{SimdPath, Vector, dispatch};
+use crate::simd::{SimdPath, Vector, dispatch, prefetch};
 use crate::vectorised::vectorised;
 
 /// Images as a convolution reads them: their size (H, W, C), and zeros around.
@@ -23,6 +23,7 @@ fn kernel_into_products([first, second, third]: [f32; 3]) -> [f32; WINDOW] {
 }
 
 /// Gᵀ u.
+#[inline(always)]
 fn products_into_kernel([a, b, c, d, e, f]: [f32; WINDOW]) -> [f32; 3] {
     let (near, wide) = ((b + c) / -6.0, d + e);
     [a / 4.0 + near + wide / 24.0, (c - b) / 6.0 + (d - e) / 12.0, near + wide / 6.0 + f]
@@ -98,12 +99,29 @@ vectorised! {
     }
 }
 
-/// Gᵀ u G of the sums of one kernel's gradient.
-pub(super) fn kernel_gradient(sums: &[f32; FREQUENCIES]) -> [f32; 9] {
-    let rows: [[f32; 3]; WINDOW] =
-        std::array::from_fn(|row| products_into_kernel(std::array::from_fn(|column| sums[WINDOW * row + column])));
-    let columns = [0, 1, 2].map(|column| products_into_kernel(rows.map(|row| row[column])));
-    std::array::from_fn(|at| columns[at % 3][at / 3])
+vectorised! {
+    /// Gᵀ u G of the sums of kernels' gradients side by side.
+    pub(super) fn kernel_gradients(sums: &[[f32; MAX_WIDTH]; FREQUENCIES], gradients: &mut [[f32; MAX_WIDTH]; 9]) {
+        for lane in 0..MAX_WIDTH {
+            let mut rows = [[0.0; 3]; WINDOW];
+            for row in 0..WINDOW {
+                let mut numbers = [0.0; WINDOW];
+                for column in 0..WINDOW {
+                    numbers[column] = sums[WINDOW * row + column][lane];
+                }
+                rows[row] = products_into_kernel(numbers);
+            }
+            for column in 0..3 {
+                let mut numbers = [0.0; WINDOW];
+                for row in 0..WINDOW {
+                    numbers[row] = rows[row][column];
+                }
+                for (row, number) in products_into_kernel(numbers).into_iter().enumerate() {
+                    gradients[3 * row + column][lane] = number;
+                }
+            }
+        }
+    }
 }
 
 /// Bᵀ d B of a range of tiles, written to a panel: one row for each tile.
@@ -164,7 +182,12 @@ unsafe fn transform_input<V: Vector>(job: &TransformInput, to: *mut f32) {
                 for column in 0..WINDOW {
                     let mut numbers = [V::zero(); WINDOW];
                     for row in 0..WINDOW {
-                        numbers[row] = V::load(pixels[row][column].add(channel));
+                        let number = pixels[row][column].wrapping_add(channel);
+                        numbers[row] = V::load(number);
+                        // What this window shares with the one before or above is in the cache.
+                        if row >= WINDOW - TILE && column >= WINDOW - TILE {
+                            prefetch(number.wrapping_add(TILE * channels));
+                        }
                     }
                     let numbers = into_products(numbers);
                     for row in 0..WINDOW {
@@ -230,7 +253,9 @@ unsafe fn transform_gradient<V: Vector>(job: &TransformGradient, to: *mut f32) {
                 for column in 0..TILE {
                     let mut numbers = [V::zero(); TILE];
                     for row in 0..TILE {
-                        numbers[row] = V::load(pixels[row][column].add(channel));
+                        let number = pixels[row][column].wrapping_add(channel);
+                        numbers[row] = V::load(number);
+                        prefetch(number.wrapping_add(TILE * channels));
                     }
                     let numbers = back_into_products(numbers);
                     for row in 0..WINDOW {

@@ -6,7 +6,7 @@
 
 use super::multiply::Update;
 use super::transform::{self, Images, TransformGradient, TransformInput};
-use super::{CHANNELS, FREQUENCIES, Panel, Tiles, blocks, with_panels};
+use super::{CHANNELS, FREQUENCIES, MAX_WIDTH, Panel, Tiles, blocks, with_panels};
 use crate::conv::shape::ConvShape;
 use crate::parallel::{self, SharedMut};
 use crate::simd::{self, SimdPath};
@@ -69,23 +69,26 @@ pub(crate) fn weight_gradient(path: SimdPath, shape: &ConvShape, input: &[f32], 
     parallel::for_each_piece(parts * blocks.len(), |piece| {
         let (channels, block) = (channels(piece / blocks.len()), &blocks[piece % blocks.len()]);
         let start = FREQUENCIES * channels.start * outputs + channels.len() * block.start;
-        let mut sums = vec![[0.0; FREQUENCIES]; block.len()];
+        let (mut sums, mut gradients) = ([[0.0; MAX_WIDTH]; FREQUENCIES], [[0.0; MAX_WIDTH]; 9]);
         for channel in 0..channels.len() {
-            for sums in &mut sums {
-                sums.fill(0.0);
-            }
-            for partial in partials.chunks(partial_len) {
-                for frequency in 0..FREQUENCIES {
-                    let at = start + frequency * channels.len() * outputs + channel * block.len();
-                    for (sums, number) in sums.iter_mut().zip(&partial[at..at + block.len()]) {
-                        sums[frequency] += number;
+            for (frequency, sums) in sums.iter_mut().enumerate() {
+                let at = start + frequency * channels.len() * outputs + channel * block.len();
+                let mut chunks = partials.chunks(partial_len).map(|partial| &partial[at..at + block.len()]);
+                sums[..block.len()].copy_from_slice(chunks.next().unwrap_or_default());
+                for chunk in chunks {
+                    for (sum, number) in sums.iter_mut().zip(chunk) {
+                        *sum += number;
                     }
                 }
             }
-            for (output, sums) in block.clone().zip(&sums) {
+            transform::kernel_gradients(path, &sums, &mut gradients);
+            for (lane, output) in block.clone().enumerate() {
                 let at = (output * inputs + channels.start + channel) * 9;
                 // SAFETY: pieces differ in input or in output channels.
-                unsafe { out.part(at..at + 9) }.copy_from_slice(&transform::kernel_gradient(sums));
+                let kernel = unsafe { out.part(at..at + 9) };
+                for (number, gradients) in kernel.iter_mut().zip(&gradients) {
+                    *number = gradients[lane];
+                }
             }
         }
     });
