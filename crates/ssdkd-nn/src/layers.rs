@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor, Var};
 use candle_nn::init::{FanInOut, NonLinearity, NormalOrUniform};
 use candle_nn::{Init, VarBuilder};
 use ssdkd_ops as ops;
-use ssdkd_ops::{Activation, BatchMoments, Conv2dSpec, Value};
+use ssdkd_ops::{Activation, BatchMoments, Conv2dSpec, FrozenNorm, Value};
 
 use crate::pass::{Pass, Statistics, Tap};
 
@@ -86,8 +86,30 @@ impl Conv2d {
 
     /// (B, H, W, in) to (B, H', W', out).
     pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Value> {
+        self.forward_residual(x, None, pass)
+    }
+
+    /// `conv(x) + residual`.
+    pub fn forward_residual(&self, x: &Value, residual: Option<&Value>, pass: &Pass) -> Result<Value> {
         let bias = self.bias.as_ref().map(|bias| pass.parameter(bias));
-        ops::conv2d(x, &pass.parameter(&self.weight), bias.as_ref(), self.spec)
+        ops::conv2d_then(x, &pass.parameter(&self.weight), bias.as_ref(), self.spec, residual, Activation::None)
+    }
+
+    /// `activation(norm(conv(x)) + residual)`; one operation where nobody asks for what lies between.
+    pub fn forward_normed(
+        &self,
+        x: &Value,
+        norm: &BatchNorm2d,
+        residual: Option<&Value>,
+        activation: Activation,
+        pass: &Pass,
+    ) -> Result<Value> {
+        if !pass.is_frozen() {
+            return norm.forward_residual(&self.forward(x, pass)?, residual, activation, pass);
+        }
+        let (weight, bias) = ops::fold_batch_norm(&self.weight, self.bias.as_ref(), norm.frozen())?;
+        let (weight, bias) = (Value::constant(weight), Value::constant(bias));
+        ops::conv2d_then(x, &weight, Some(&bias), self.spec, residual, activation)
     }
 }
 
@@ -154,6 +176,16 @@ impl BatchNorm2d {
                 });
                 Ok(y)
             }
+        }
+    }
+
+    fn frozen(&self) -> FrozenNorm<'_> {
+        FrozenNorm {
+            gamma: &self.weight,
+            beta: &self.bias,
+            mean: &self.running_mean,
+            variance: &self.running_var,
+            eps: EPS,
         }
     }
 

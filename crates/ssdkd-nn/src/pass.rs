@@ -68,6 +68,11 @@ impl Pass {
         if self.gradients { Value::leaf(tensor) } else { Value::constant(tensor.clone()) }
     }
 
+    /// Whether batch normalisation is a constant scale and shift that nobody looks into, and may be folded away.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.statistics == Statistics::Running && !self.gradients
+    }
+
     pub(crate) fn leave_tap(&self, tap: Tap) {
         self.taps.borrow_mut().push(tap);
     }

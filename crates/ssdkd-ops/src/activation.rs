@@ -3,7 +3,7 @@
 use candle_core::{Result, bail};
 
 use crate::value::Value;
-use crate::vectorised::{map, map_pairs};
+use crate::vectorised::{map, map_pairs, vectorised};
 
 /// What a normalisation applies to its result, in the same pass over memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -81,6 +81,15 @@ impl Rectifier for Leaky {
     #[inline(always)]
     fn backward(self, z: f32, grad: f32) -> f32 {
         if z > 0.0 { grad } else { grad * self.0 }
+    }
+}
+
+vectorised! {
+    /// `x = activation(x)`
+    pub(crate) fn rectify_in_place<A: Rectifier>(x: &mut [f32], activation: A) {
+        for x in x {
+            *x = activation.forward(*x);
+        }
     }
 }
 

@@ -7,12 +7,14 @@
 //! | `pack` | the order of the weights |
 //! | `apply` | how a convolution is cut into units of work |
 //! | `tile` | the loop in registers |
+//! | `epilogue` | what is done to an output before it is written |
 //! | `weight_gradient` | the same three questions for the gradient of the weight |
 //! | `depthwise` | convolutions without a sum over channels |
 //! | `winograd` | 3×3 convolutions with stride 1, by fewer multiplications |
 
 mod apply;
 mod depthwise;
+mod epilogue;
 mod gather;
 mod pack;
 mod shape;
@@ -20,15 +22,19 @@ mod tile;
 mod weight_gradient;
 mod winograd;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
+use crate::activation::{self, Activation, Leaky, Rectifier, with_rectifier};
 use crate::device;
 use crate::parallel;
 use crate::simd::SimdPath;
 use crate::value::Value;
+use crate::vectorised::map_pairs;
+use epilogue::Epilogue;
 use gather::Gather;
 pub use shape::Conv2dSpec;
 pub(crate) use shape::ConvShape;
+pub use winograd::with_direct_convolutions;
 
 /// Cross-correlation, as every deep-learning library calls convolution.
 ///
@@ -39,67 +45,108 @@ pub(crate) use shape::ConvShape;
 /// # Errors
 /// If the shapes do not fit together, or a tensor is not contiguous `f32` on the CPU.
 pub fn conv2d(x: &Value, weight: &Value, bias: Option<&Value>, spec: Conv2dSpec) -> Result<Value> {
-    let shape = ConvShape::new(x.dims(), weight.dims(), bias.map(Value::dims), spec)?;
-    record(x, weight, bias, shape, "conv2d", &shape.output_dims())
+    conv2d_then(x, weight, bias, spec, None, Activation::None)
 }
 
-/// Records a convolution of `shape` whose result has dimensions `dims` (which may be written with fewer axes).
-pub(crate) fn record(
+/// `activation(conv2d(x) + residual)`, written once: the residual is added and the activation taken while the numbers are
+/// in registers. The `residual` has the shape of the result.
+///
+/// # Errors
+/// As [`conv2d`], and if the residual has another shape.
+pub fn conv2d_then(
     x: &Value,
     weight: &Value,
     bias: Option<&Value>,
-    shape: ConvShape,
-    name: &'static str,
-    dims: &[usize],
+    spec: Conv2dSpec,
+    residual: Option<&Value>,
+    activation: Activation,
 ) -> Result<Value> {
-    let out = {
-        let bias = bias.map(|bias| device::slice(bias.tensor(), name)).transpose()?;
-        let (x, weight) = (device::slice(x.tensor(), name)?, device::slice(weight.tensor(), name)?);
-        forward(&shape, &x, &weight, bias.as_deref())?
-    };
-    let out = device::tensor(out, dims)?;
-
-    let wants_bias = bias.is_some_and(Value::wants_gradient);
-    // Each gradient needs the other factor, and no gradient needs its own.
-    let kept_weight = x.wants_gradient().then(|| weight.tensor().clone());
-    let kept_x = weight.wants_gradient().then(|| x.tensor().clone());
-    let (x_dims, weight_dims) = (x.dims().to_vec(), weight.dims().to_vec());
-    let inputs = [Some(x), Some(weight), bias].into_iter().flatten().collect::<Vec<_>>();
-    let has_bias = bias.is_some();
-    Ok(Value::record1(out, &inputs, move |gradient: &Tensor| {
-        let gradient = device::slice(gradient, name)?;
-        let to_x = match &kept_weight {
-            Some(weight) => {
-                let weight = device::slice(weight, name)?;
-                Some(device::tensor(input_gradient(&shape, &gradient, &weight)?, &*x_dims)?)
-            }
-            None => None,
-        };
-        let to_weight = match &kept_x {
-            Some(x) => {
-                let x = device::slice(x, name)?;
-                Some(device::tensor(weight_gradient(&shape, &x, &gradient)?, &*weight_dims)?)
-            }
-            None => None,
-        };
-        let mut gradients = vec![to_x, to_weight];
-        if has_bias {
-            let to_bias = wants_bias.then(|| device::tensor(bias_gradient(&shape, &gradient), shape.output[2]));
-            gradients.push(to_bias.transpose()?);
-        }
-        Ok(gradients)
-    }))
+    let shape = ConvShape::new(x.dims(), weight.dims(), bias.map(Value::dims), spec)?;
+    let dims = shape.output_dims();
+    if let Some(residual) = residual
+        && residual.dims() != dims
+    {
+        bail!("conv2d: the residual has shape {:?}, the result has {dims:?}", residual.dims());
+    }
+    activation.check("conv2d")?;
+    Convolution { x, weight, bias, residual, activation, shape, name: "conv2d" }.record(&dims)
 }
 
-fn forward(shape: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Result<Vec<f32>> {
-    let path = SimdPath::current()?;
-    let mut out = device::unspecified(shape.batch * shape.output_len());
-    if winograd::suits(shape) {
-        winograd::forward(path, shape, x, weight, bias, &mut out);
-        return Ok(out);
+/// A convolution of known sizes, and what follows it.
+pub(crate) struct Convolution<'a> {
+    pub x: &'a Value,
+    pub weight: &'a Value,
+    pub bias: Option<&'a Value>,
+    pub residual: Option<&'a Value>,
+    pub activation: Activation,
+    pub shape: ConvShape,
+    pub name: &'static str,
+}
+
+impl Convolution<'_> {
+    /// Computes and records it; the result has dimensions `dims` (which may be written with fewer axes than the shape's).
+    pub fn record(&self, dims: &[usize]) -> Result<Value> {
+        let Self { x, weight, bias, residual, activation, shape, name } = *self;
+        let out = device::tensor(self.forward()?, dims)?;
+
+        // Each gradient needs the other factor, and no gradient needs its own.
+        let kept_weight = x.wants_gradient().then(|| weight.tensor().clone());
+        let kept_x = weight.wants_gradient().then(|| x.tensor().clone());
+        let kept_out = (activation != Activation::None).then(|| out.clone());
+        let (x_dims, weight_dims) = (x.dims().to_vec(), weight.dims().to_vec());
+        let inputs = [Some(x), Some(weight), bias, residual].into_iter().flatten().collect::<Vec<_>>();
+        let (wants_bias, wants_residual) = (bias.map(Value::wants_gradient), residual.map(Value::wants_gradient));
+        Ok(Value::record1(out, &inputs, move |gradient: &Tensor| {
+            let before = match &kept_out {
+                Some(out) => with_rectifier!(activation, |r| map_pairs(name, out, gradient, |y, g| r.backward(y, g)))?,
+                None => gradient.clone(),
+            };
+            let gradient = device::slice(&before, name)?;
+            let to_x = match &kept_weight {
+                Some(weight) => {
+                    let weight = device::slice(weight, name)?;
+                    Some(device::tensor(input_gradient(&shape, &gradient, &weight)?, &*x_dims)?)
+                }
+                None => None,
+            };
+            let to_weight = match &kept_x {
+                Some(x) => {
+                    let x = device::slice(x, name)?;
+                    Some(device::tensor(weight_gradient(&shape, &x, &gradient)?, &*weight_dims)?)
+                }
+                None => None,
+            };
+            let mut gradients = vec![to_x, to_weight];
+            if let Some(wants) = wants_bias {
+                let to_bias = wants.then(|| device::tensor(bias_gradient(&shape, &gradient), shape.output[2]));
+                gradients.push(to_bias.transpose()?);
+            }
+            drop(gradient);
+            if let Some(wants) = wants_residual {
+                gradients.push(wants.then_some(before));
+            }
+            Ok(gradients)
+        }))
     }
-    gather(path, shape, &Gather::forward(shape), x, weight, bias, &mut out);
-    Ok(out)
+
+    fn forward(&self) -> Result<Vec<f32>> {
+        let (shape, name) = (&self.shape, self.name);
+        let path = SimdPath::current()?;
+        let (x, weight) = (device::slice(self.x.tensor(), name)?, device::slice(self.weight.tensor(), name)?);
+        let bias = self.bias.map(|bias| device::slice(bias.tensor(), name)).transpose()?;
+        let residual = self.residual.map(|residual| device::slice(residual.tensor(), name)).transpose()?;
+        let epilogue = Epilogue { residual: residual.as_deref(), relu: self.activation == Activation::Relu };
+        let mut out = device::unspecified(shape.batch * shape.output_len());
+        if winograd::suits(shape) {
+            winograd::forward(path, shape, &x, &weight, bias.as_deref(), epilogue, &mut out);
+        } else {
+            gather(path, shape, &Gather::forward(shape), &x, &weight, bias.as_deref(), epilogue, &mut out);
+        }
+        if let Activation::LeakyRelu(slope) = self.activation {
+            parallel::for_each_rows(&mut out, 1, |_, out| activation::rectify_in_place(path, out, Leaky(slope)));
+        }
+        Ok(out)
+    }
 }
 
 fn input_gradient(shape: &ConvShape, gradient: &[f32], weight: &[f32]) -> Result<Vec<f32>> {
@@ -107,12 +154,13 @@ fn input_gradient(shape: &ConvShape, gradient: &[f32], weight: &[f32]) -> Result
     let mut out = device::unspecified(shape.batch * shape.input_len());
     if winograd::suits(shape) {
         winograd::input_gradient(path, shape, gradient, weight, &mut out);
-        return Ok(out);
+    } else {
+        gather(path, shape, &Gather::input_gradient(shape), gradient, weight, None, Epilogue::default(), &mut out);
     }
-    gather(path, shape, &Gather::input_gradient(shape), gradient, weight, None, &mut out);
     Ok(out)
 }
 
+#[expect(clippy::too_many_arguments, reason = "one call for both directions")]
 fn gather(
     path: SimdPath,
     shape: &ConvShape,
@@ -120,12 +168,13 @@ fn gather(
     x: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
+    epilogue: Epilogue,
     out: &mut [f32],
 ) {
     if shape.is_depthwise() {
-        depthwise::apply(path, gather, x, weight, bias, out);
+        depthwise::apply(path, gather, x, weight, bias, epilogue, out);
     } else {
-        apply::apply(path, gather, x, weight, bias, out);
+        apply::apply(path, gather, x, weight, bias, epilogue, out);
     }
 }
 

@@ -37,7 +37,7 @@ mod vectorised;
 pub use activation::{Activation, leaky_relu, relu, sigmoid};
 pub use alloc::{CachingAllocator, allocated_bytes, peak_bytes, reset_peak};
 pub use augment::{CropFlip, crop_flip};
-pub use conv::{Conv2dSpec, conv2d};
+pub use conv::{Conv2dSpec, conv2d, conv2d_then, with_direct_convolutions};
 pub use elementwise::{
     add, affine_channels, mean_all, nchw_to_nhwc, reshape, round_to_u8_levels, scale, sum_all, weighted_sum,
 };
@@ -46,7 +46,9 @@ pub use loss::{
     argmax, confidence, cross_entropy, cross_entropy_smoothed, kl_divergence, kl_per_sample, l2_distance,
     mean_softmax_negentropy, softmax,
 };
-pub use norm::{BatchMoments, batch_norm_eval, batch_norm_tapped, batch_norm_train, channel_moments};
+pub use norm::{
+    BatchMoments, FrozenNorm, batch_norm_eval, batch_norm_tapped, batch_norm_train, channel_moments, fold_batch_norm,
+};
 pub use optim::{adam_step, copy_assign, lerp_assign, sgd_step};
 pub use pool::{avg_pool2d, global_avg_pool, max_pool2d};
 pub use resample::{subsample_pad, upsample_nearest};

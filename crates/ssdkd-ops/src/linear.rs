@@ -3,7 +3,8 @@
 
 use candle_core::{Result, bail};
 
-use crate::conv::{self, Conv2dSpec, ConvShape};
+use crate::activation::Activation;
+use crate::conv::{Conv2dSpec, ConvShape, Convolution};
 use crate::value::Value;
 
 /// `x · weightᵀ + bias`: `x` (B, I), `weight` (O, I) as PyTorch stores it, `bias` (O,); the result is (B, O).
@@ -23,5 +24,6 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>) -> Result<Value> 
         bail!("linear: the bias has shape {:?}, the weight asks for [{outputs}]", bias.dims());
     }
     let shape = ConvShape::new(&[1, batch, 1, inputs], &[outputs, inputs, 1, 1], None, Conv2dSpec::default())?;
-    conv::record(x, weight, bias, shape, "linear", &[batch, outputs])
+    let activation = Activation::None;
+    Convolution { x, weight, bias, residual: None, activation, shape, name: "linear" }.record(&[batch, outputs])
 }

@@ -5,6 +5,7 @@
 //! in the cache, and gradients recompute what is cheaper to recompute than to read.
 
 mod backward;
+mod fold;
 mod kernels;
 mod moments;
 
@@ -14,6 +15,7 @@ use rayon::prelude::*;
 use self::backward::{GateSource, Saved, Statistics, line_gradient};
 use self::kernels::normalise_add;
 use self::moments::Moments;
+pub use fold::{FrozenNorm, fold_batch_norm};
 use crate::activation::{Activation, Rectifier, with_rectifier};
 use crate::device;
 use crate::simd::SimdPath;

@@ -135,14 +135,17 @@ pub(crate) trait Vector: Copy {
     unsafe fn add(self, other: Self) -> Self;
 
     unsafe fn subtract(self, other: Self) -> Self;
+
+    /// The positive numbers, and 0 for the others; NaN stays NaN.
+    unsafe fn relu(self) -> Self;
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m128, __m256, __m512, _mm_add_ps, _mm_fmadd_ps, _mm_loadu_ps, _mm_set1_ps, _mm_setzero_ps, _mm_storeu_ps,
-        _mm_sub_ps, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps,
+        __m128, __m256, __m512, _mm_add_ps, _mm_fmadd_ps, _mm_loadu_ps, _mm_max_ps, _mm_set1_ps, _mm_setzero_ps, _mm_storeu_ps,
+        _mm_sub_ps, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_set1_ps,
         _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
     };
 
@@ -150,7 +153,7 @@ mod x86 {
 
     macro_rules! vector {
         ($type:ty, $lanes:literal, $zero:ident, $load:ident, $splat:ident, $store:ident, $multiply_add:ident,
-         $add:ident, $subtract:ident) => {
+         $add:ident, $subtract:ident, $max:ident) => {
             // SAFETY: the caller guarantees the instructions and the pointers, as the trait asks.
             impl Vector for $type {
                 const LANES: usize = $lanes;
@@ -190,13 +193,19 @@ mod x86 {
                 unsafe fn subtract(self, other: Self) -> Self {
                     unsafe { $subtract(self, other) }
                 }
+
+                #[inline(always)]
+                unsafe fn relu(self) -> Self {
+                    // Of two numbers that cannot be compared, the instruction takes the second.
+                    unsafe { $max($zero(), self) }
+                }
             }
         };
     }
 
-    vector!(__m128, 4, _mm_setzero_ps, _mm_loadu_ps, _mm_set1_ps, _mm_storeu_ps, _mm_fmadd_ps, _mm_add_ps, _mm_sub_ps);
-    vector!(__m256, 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_fmadd_ps, _mm256_add_ps, _mm256_sub_ps);
-    vector!(__m512, 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_fmadd_ps, _mm512_add_ps, _mm512_sub_ps);
+    vector!(__m128, 4, _mm_setzero_ps, _mm_loadu_ps, _mm_set1_ps, _mm_storeu_ps, _mm_fmadd_ps, _mm_add_ps, _mm_sub_ps, _mm_max_ps);
+    vector!(__m256, 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_fmadd_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_max_ps);
+    vector!(__m512, 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_fmadd_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_max_ps);
 }
 
 /// Four numbers in a plain array, which compilers keep in one 128-bit register where there is one.
@@ -241,6 +250,11 @@ impl Vector for Portable {
     #[inline(always)]
     unsafe fn subtract(self, other: Self) -> Self {
         Self(std::array::from_fn(|lane| self.0[lane] - other.0[lane]))
+    }
+
+    #[inline(always)]
+    unsafe fn relu(self) -> Self {
+        Self(self.0.map(|number| if number <= 0.0 { 0.0 } else { number }))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use proptest::prelude::*;
-use ssdkd_ops::{Conv2dSpec, SimdPath, Value, conv2d, linear};
+use ssdkd_ops::{Activation, Conv2dSpec, SimdPath, Value, add, conv2d, conv2d_then, leaky_relu, linear, relu};
 
 fn paths() -> impl Iterator<Item = SimdPath> {
     SimdPath::ALL.into_iter().filter(|path| path.is_available())
@@ -228,6 +228,83 @@ fn windows_that_lie_in_the_padding() {
     check(plain(1, 2, 3, 4, 3, Conv2dSpec::new(1, 5)));
     check(plain(1, 3, 2, 3, 1, Conv2dSpec::new(4, 3)));
     check(plain(1, 3, 2, 3, 2, Conv2dSpec { dilation: 4, ..Conv2dSpec::new(3, 4) }));
+}
+
+/// The output and the gradients of x, weight, bias and residual: in one operation, or one after the other.
+fn with_residual(case: &Case, activation: Activation, fused: bool) -> Result<[Vec<f32>; 5]> {
+    let arrays = case.arrays();
+    let x = tensor(&arrays.x, &case.input())?;
+    let weight = tensor(&arrays.weight, &case.weight())?;
+    let bias = tensor(&arrays.bias, &[case.weight()[0]])?;
+    let len = case.output().iter().product();
+    let residual = tensor(&numbers(len, 5), &case.output())?;
+    let [in_x, in_weight, in_bias, in_residual] = [&x, &weight, &bias, &residual].map(Value::leaf);
+    let y = if fused {
+        conv2d_then(&in_x, &in_weight, Some(&in_bias), case.spec, Some(&in_residual), activation)?
+    } else {
+        let sum = add(&conv2d(&in_x, &in_weight, Some(&in_bias), case.spec)?, &in_residual)?;
+        match activation {
+            Activation::None => sum,
+            Activation::Relu => relu(&sum)?,
+            Activation::LeakyRelu(slope) => leaky_relu(&sum, slope)?,
+        }
+    };
+    let result = flat(y.tensor())?;
+    let gradients = y.backward_from(tensor(&numbers(len, 4), &case.output())?)?;
+    let of = |tensor: &Tensor| flat(gradients.get(tensor).expect("a leaf has a gradient"));
+    Ok([result, of(&x)?, of(&weight)?, of(&bias)?, of(&residual)?])
+}
+
+#[test]
+fn what_follows_is_the_same_in_one_operation() -> Result<()> {
+    let depthwise = Conv2dSpec { groups: 20, ..Conv2dSpec::new(1, 1) };
+    for case in [
+        plain(3, 8, 16, 48, 3, Conv2dSpec::new(1, 1)),
+        plain(9, 7, 16, 16, 3, Conv2dSpec::new(1, 0)),
+        plain(2, 8, 16, 37, 3, Conv2dSpec::new(2, 1)),
+        plain(2, 5, 3, 3, 3, Conv2dSpec::new(1, 1)),
+        plain(2, 4, 300, 20, 3, Conv2dSpec::new(1, 1)),
+        plain(2, 6, 1, 1, 3, depthwise),
+    ] {
+        for activation in [Activation::None, Activation::Relu, Activation::LeakyRelu(0.2)] {
+            for path in paths() {
+                path.force(|| {
+                    let apart = with_residual(&case, activation, false)?;
+                    for (at, (fused, apart)) in
+                        with_residual(&case, activation, true)?.into_iter().zip(apart).enumerate()
+                    {
+                        assert_eq!(fused, apart, "number {at} of {case:?}, {activation:?} on {}", path.name());
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_not_a_number_stays_so() -> Result<()> {
+    let case = plain(1, 4, 4, 4, 3, Conv2dSpec::new(1, 1));
+    let x = Value::constant(tensor(&vec![f32::NAN; 64], &case.input())?);
+    let weight = Value::constant(tensor(&case.arrays().weight, &case.weight())?);
+    for path in paths() {
+        let y = path.force(|| conv2d_then(&x, &weight, None, case.spec, None, Activation::Relu))?;
+        assert!(flat(y.tensor())?.iter().all(|number| number.is_nan()), "{}", path.name());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_residual_of_another_shape_is_refused() -> Result<()> {
+    let case = plain(1, 4, 4, 4, 3, Conv2dSpec::new(1, 1));
+    let arrays = case.arrays();
+    let x = Value::constant(tensor(&arrays.x, &case.input())?);
+    let weight = Value::constant(tensor(&arrays.weight, &case.weight())?);
+    let residual = Value::constant(tensor(&arrays.x[..16], &[1, 2, 2, 4])?);
+    let refused = conv2d_then(&x, &weight, None, case.spec, Some(&residual), Activation::None);
+    assert!(refused.err().is_some_and(|error| error.to_string().contains("the residual has shape [1, 2, 2, 4]")));
+    Ok(())
 }
 
 fn any_case() -> impl Strategy<Value = Case> {

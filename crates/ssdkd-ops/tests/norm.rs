@@ -7,8 +7,8 @@ use common::{
     Golden, assert_close, assert_refuses, assert_same, check_gradients, check_same_bytes, flat, numbers, tensor,
 };
 use ssdkd_ops::{
-    Activation, BatchMoments, Value, add, batch_norm_eval, batch_norm_tapped, batch_norm_train, channel_moments,
-    reshape, weighted_sum,
+    Activation, BatchMoments, Conv2dSpec, FrozenNorm, Value, add, batch_norm_eval, batch_norm_tapped, batch_norm_train,
+    channel_moments, conv2d, conv2d_then, fold_batch_norm, reshape, weighted_sum,
 };
 
 const EPS: f64 = 1e-5;
@@ -288,4 +288,29 @@ fn refuses_what_does_not_fit() {
     assert_refuses(eval, &["batch_norm_eval", "channel 2", "negative"]);
     let tapped = batch_norm_tapped(&x, &five, &five, six.tensor(), &negative, EPS, None, Activation::None);
     assert_refuses(tapped, &["batch_norm_tapped", "running mean", "[6]"]);
+}
+
+#[test]
+fn a_folded_normalisation_is_the_same_layer() -> Result<()> {
+    let (x, weight, bias) = (numbers((2, 6, 6, 5), 1), numbers((7, 5, 3, 3), 2), numbers(7, 3));
+    let (gamma, beta, mean) = (numbers(7, 4), numbers(7, 5), numbers(7, 6));
+    let variance = (numbers(7, 7) + 1.5)?;
+    let norm = FrozenNorm { gamma: &gamma, beta: &beta, mean: &mean, variance: &variance, eps: EPS };
+    let constant = |tensor: &Tensor| Value::constant(tensor.clone());
+    for bias in [None, Some(&bias)] {
+        let (folded, shift) = fold_batch_norm(&weight, bias, norm)?;
+        let spec = Conv2dSpec::new(1, 1);
+        let leaf = Value::leaf(&x);
+        let one = conv2d_then(&leaf, &constant(&folded), Some(&constant(&shift)), spec, None, Activation::Relu)?;
+        let y = conv2d(&leaf, &constant(&weight), bias.map(constant).as_ref(), spec)?;
+        let (gamma, beta) = (constant(&gamma), constant(&beta));
+        let two = batch_norm_eval(&y, &gamma, &beta, &mean, &variance, EPS, None, Activation::Relu)?;
+        assert_close("output", one.tensor(), two.tensor(), 1e-6);
+        let gradient = numbers((2, 6, 6, 7), 8);
+        let [one, two] = [one.backward_from(gradient.clone())?, two.backward_from(gradient)?];
+        let of = |gradients: &ssdkd_ops::Gradients| gradients.get(&x).expect("a gradient of x").clone();
+        assert_close("gradient of x", &of(&one), &of(&two), 1e-6);
+    }
+    assert_refuses(fold_batch_norm(&weight, Some(&numbers(3, 1)), norm), &["fold_batch_norm", "the bias", "[7]"]);
+    Ok(())
 }

@@ -86,7 +86,7 @@ impl ResNet {
 
     /// From normalised images (B, H, W, C).
     pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Output> {
-        let mut x = self.bn1.forward(&self.conv1.forward(x, pass)?, Activation::Relu, pass)?;
+        let mut x = self.conv1.forward_normed(x, &self.bn1, None, Activation::Relu, pass)?;
         for block in &self.blocks {
             x = block.forward(&x, pass)?;
         }
@@ -125,14 +125,13 @@ impl Block {
     }
 
     fn forward(&self, x: &Value, pass: &Pass) -> Result<Value> {
-        let y = self.bn1.forward(&self.conv1.forward(x, pass)?, Activation::Relu, pass)?;
-        let y = self.conv2.forward(&y, pass)?;
+        let y = self.conv1.forward_normed(x, &self.bn1, None, Activation::Relu, pass)?;
         let residual = match &self.shortcut {
             Path::Identity => x.clone(),
             Path::Pad(stride, channels) => ops::subsample_pad(x, *stride, *channels)?,
-            Path::Convolution(conv, bn) => bn.forward(&conv.forward(x, pass)?, Activation::None, pass)?,
+            Path::Convolution(conv, bn) => conv.forward_normed(x, bn, None, Activation::None, pass)?,
         };
-        self.bn2.forward_residual(&y, Some(&residual), Activation::Relu, pass)
+        self.conv2.forward_normed(&y, &self.bn2, Some(&residual), Activation::Relu, pass)
     }
 }
 

@@ -49,7 +49,7 @@ impl Vgg {
         let mut x = x.clone();
         for (block, layers) in self.blocks.iter().enumerate() {
             for (conv, bn) in layers {
-                x = bn.forward(&conv.forward(&x, pass)?, Activation::Relu, pass)?;
+                x = conv.forward_normed(&x, bn, None, Activation::Relu, pass)?;
             }
             if block < 3 || (block == 3 && height == 64) {
                 x = ops::max_pool2d(&x, 2, 2, 0)?;

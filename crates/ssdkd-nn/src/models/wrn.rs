@@ -78,13 +78,13 @@ impl Block {
 
     fn forward(&self, x: &Value, pass: &Pass) -> Result<Value> {
         let activated = self.bn1.forward(x, Activation::Relu, pass)?;
-        let y = self.bn2.forward(&self.conv1.forward(&activated, pass)?, Activation::Relu, pass)?;
-        let y = self.conv2.forward(&y, pass)?;
-        match &self.shortcut {
-            // Where the shape changes, the shortcut starts behind the activation.
-            Some(shortcut) => ops::add(&shortcut.forward(&activated, pass)?, &y),
-            None => ops::add(x, &y),
-        }
+        let y = self.conv1.forward_normed(&activated, &self.bn2, None, Activation::Relu, pass)?;
+        // Where the shape changes, the shortcut starts behind the activation.
+        let residual = match &self.shortcut {
+            Some(shortcut) => shortcut.forward(&activated, pass)?,
+            None => x.clone(),
+        };
+        self.conv2.forward_residual(&y, Some(&residual), pass)
     }
 }
 

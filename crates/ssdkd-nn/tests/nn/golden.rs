@@ -36,8 +36,17 @@ fn batch_counts(store: &Store) -> Vec<i64> {
     counts.map(|(_, var)| var.to_scalar().unwrap()).collect()
 }
 
+/// Rounding decides the sign of a few numbers before a ReLU, and with it whether a pixel's part is in a gradient. That the
+/// direct convolution rounds as PyTorch's does makes the narrow comparison possible; noise of 3·10⁻⁶ in PyTorch's own
+/// convolutions moves the gradients of the smallest network by 10⁻².
 #[track_caller]
 fn check(architecture: &str, names: &Names) {
+    ops::with_direct_convolutions(|| check_within(architecture, names, 5e-4));
+    check_within(architecture, names, 2e-2);
+}
+
+#[track_caller]
+fn check_within(architecture: &str, names: &Names, of_gradients: f32) {
     let golden = Golden::load();
     let (network, store) = classifier(architecture, names, CLASSES);
     fill(&store);
@@ -84,8 +93,8 @@ fn check(architecture: &str, names: &Names) {
     let loss = ops::cross_entropy(&output.logits, &TARGETS, None).unwrap();
     golden.check(&name("train.loss"), &[loss.scalar().unwrap()], 1e-5);
     let gradients = loss.backward().unwrap();
-    golden.check(&name("train.images"), &summary(gradients.get(&images).unwrap()), 5e-4);
-    golden.check_rows(&name("train.gradients"), &gradient_rows(&store, &gradients), 5e-4);
+    golden.check(&name("train.images"), &summary(gradients.get(&images).unwrap()), of_gradients);
+    golden.check_rows(&name("train.gradients"), &gradient_rows(&store, &gradients), of_gradients);
     golden.check_rows(&name("train.buffers"), &buffer_rows(&store), 2e-5);
     assert!(batch_counts(&store).iter().all(|&count| count == 1));
 }

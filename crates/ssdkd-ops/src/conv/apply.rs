@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::ops::Range;
 
+use super::epilogue::Epilogue;
 use super::gather::{Gather, Region};
 use super::pack::{self, Block, PackedPhase, Run};
 use super::tile::{self, Job, Part, Pixel};
@@ -32,6 +33,7 @@ pub(crate) fn apply(
     input: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
+    epilogue: Epilogue,
     out: &mut [f32],
 ) {
     let lanes = simd::lanes(path);
@@ -52,10 +54,11 @@ pub(crate) fn apply(
     });
     let phases = phases.collect::<Vec<_>>();
 
+    assert!(epilogue.residual.is_none_or(|residual| residual.len() == out.len()));
     let out = SharedMut::new(out);
     parallel::for_each_piece(plan.units(), |unit| {
         let unit = plan.unit(unit);
-        let pass = Pass { path, gather, plan: &plan, phases: &phases, bias: &bias };
+        let pass = Pass { path, gather, plan: &plan, phases: &phases, bias: &bias, epilogue };
         // SAFETY: units differ in images, rows or channels, so that no two write the same number.
         unsafe { pass.run(input, &unit, &blocks[unit.blocks.clone()], out) };
     });
@@ -184,6 +187,7 @@ struct Pass<'a> {
     plan: &'a Plan,
     phases: &'a [PreparedPhase],
     bias: &'a [f32],
+    epilogue: Epilogue<'a>,
 }
 
 impl Pass<'_> {
@@ -215,6 +219,7 @@ impl Pass<'_> {
                     blocks,
                     weights: &phase.weights,
                     bias: self.bias,
+                    epilogue: self.epilogue.at(unit.images.start * out_len),
                     input: input.as_ptr(),
                     output: out.at(unit.images.start * out_len),
                 };

@@ -4,6 +4,7 @@
 //! output pixel, a register of channels is summed over the taps that lie inside of the image. Memory bounds this, not
 //! arithmetic.
 
+use super::epilogue::Epilogue;
 use super::gather::{Gather, Phase};
 use super::shape::ConvShape;
 use crate::parallel::{self, SharedMut};
@@ -16,6 +17,7 @@ pub(crate) fn apply(
     input: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
+    epilogue: Epilogue,
     out: &mut [f32],
 ) {
     let channels = gather.output[2];
@@ -33,10 +35,11 @@ pub(crate) fn apply(
         for phase in gather.phases.iter().filter(|phase| row < phase.size[0]) {
             let out_row = image * out_height + row * gather.out_step + phase.start[0];
             // SAFETY: units and phases differ in output rows, or share a row between phases of one unit, one by one.
-            let out_row = unsafe { out.part(out_row * out_width * channels..(out_row + 1) * out_width * channels) };
-            let job = &Job { gather, phase, row, input: image_in, weight: &packed, bias };
+            let numbers = unsafe { out.part(out_row * out_width * channels..(out_row + 1) * out_width * channels) };
+            let (job, out) = (&Job { gather, phase, row, input: image_in, weight: &packed, bias }, &mut *numbers);
             // SAFETY: a path is only obtained where the CPU has its instructions.
-            unsafe { dispatch!(path, sum_taps, [], [], [], (job: &Job, out_row: &mut [f32])) }
+            unsafe { dispatch!(path, sum_taps, [], [], [], (job: &Job, out: &mut [f32])) }
+            epilogue.finish(path, numbers, out_row * out_width * channels);
         }
     });
 }

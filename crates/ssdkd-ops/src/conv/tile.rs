@@ -5,6 +5,7 @@
 //! so that the multiply-add units, not memory, are what limits it. Pixels are given by address, not by a rectangle, so
 //! that tiles run across row and image borders and small maps fill them as well as large ones.
 
+use super::epilogue::RawEpilogue;
 use super::pack::{Block, PackedPhase, Registers, Run};
 use crate::simd::{SimdPath, Vector, dispatch, prefetch};
 
@@ -29,8 +30,18 @@ pub(crate) struct Job<'a> {
     pub weights: &'a PackedPhase,
     /// See [`pack_bias`](super::pack::pack_bias).
     pub bias: &'a [f32],
+    pub epilogue: RawEpilogue,
     pub input: *const f32,
     pub output: *mut f32,
+}
+
+/// Where a segment stands among those of a sum.
+#[derive(Clone, Copy)]
+struct Position {
+    /// The sum begins with the bias.
+    first: bool,
+    /// The sum is complete and goes through the epilogue.
+    last: bool,
 }
 
 /// Computes all pixels and blocks of `job`.
@@ -39,7 +50,7 @@ pub(crate) struct Job<'a> {
 /// - For every pixel, block and run, `input + pixel.input + block.input + run.offset` starts `run.len` readable numbers,
 ///   and the packed weights have rows `run.weight..run.weight + run.len`.
 /// - For every pixel and block, `output + pixel.output + block.output` starts `block.count` numbers that may be
-///   written, and that nobody else reads or writes meanwhile.
+///   written, and that nobody else reads or writes meanwhile; so many readable numbers are in the epilogue's residual.
 /// - The CPU has the instructions of `path`, and blocks, weights and bias were packed for its lanes.
 pub(crate) unsafe fn run(path: SimdPath, job: &Job) {
     // SAFETY: handed on. The sizes keep tile × 2 sums, two weights and a broadcast within the registers of each path.
@@ -53,16 +64,18 @@ pub(crate) unsafe fn run(path: SimdPath, job: &Job) {
 #[inline(always)]
 unsafe fn run_tiles<V: Vector, const FULL: usize, const HALF: usize, const FEW: usize>(job: &Job) {
     for block in job.blocks {
-        for segment in 0..job.weights.segments.len() {
+        let segments = job.weights.segments.len();
+        for segment in 0..segments {
             for part in job.parts {
-                let (first, runs) = (segment == 0, &*part.runs[segment]);
+                let runs = &*part.runs[segment];
+                let position = Position { first: segment == 0, last: segment + 1 == segments };
                 // SAFETY: handed on.
                 unsafe {
                     match block.registers {
-                        Registers::Two => run_pixels::<V, FULL, HALF, FEW, 2>(job, block, first, runs, part.pixels),
-                        Registers::One => run_pixels::<V, FULL, HALF, FEW, 1>(job, block, first, runs, part.pixels),
+                        Registers::Two => run_pixels::<V, FULL, HALF, FEW, 2>(job, block, position, runs, part.pixels),
+                        Registers::One => run_pixels::<V, FULL, HALF, FEW, 1>(job, block, position, runs, part.pixels),
                         Registers::Narrow => {
-                            run_pixels::<V::Narrow, FULL, HALF, FEW, 1>(job, block, first, runs, part.pixels);
+                            run_pixels::<V::Narrow, FULL, HALF, FEW, 1>(job, block, position, runs, part.pixels);
                         }
                     }
                 }
@@ -79,11 +92,11 @@ unsafe fn run_tiles<V: Vector, const FULL: usize, const HALF: usize, const FEW: 
 unsafe fn run_pixels<V: Vector, const FULL: usize, const HALF: usize, const FEW: usize, const VECTORS: usize>(
     job: &Job,
     block: &Block,
-    first: bool,
+    position: Position,
     runs: &[Run],
     pixels: &[Pixel],
 ) {
-    if runs.is_empty() && !first {
+    if runs.is_empty() && !position.first && !(position.last && job.epilogue.is_something()) {
         return;
     }
     let (full, rest) = pixels.as_chunks::<FULL>();
@@ -97,13 +110,13 @@ unsafe fn run_pixels<V: Vector, const FULL: usize, const HALF: usize, const FEW:
                     prefetch(job.input.wrapping_add(pixel.input + block.input).wrapping_offset(run.offset));
                 }
             }
-            tile::<V, FULL, VECTORS>(job, block, first, runs, pixels);
+            tile::<V, FULL, VECTORS>(job, block, position, runs, pixels);
         }
         match rest.len() {
             0 => {}
-            few if few <= FEW => tile::<V, FEW, VECTORS>(job, block, first, runs, &repeat_last(rest)),
-            half if half <= HALF => tile::<V, HALF, VECTORS>(job, block, first, runs, &repeat_last(rest)),
-            _ => tile::<V, FULL, VECTORS>(job, block, first, runs, &repeat_last(rest)),
+            few if few <= FEW => tile::<V, FEW, VECTORS>(job, block, position, runs, &repeat_last(rest)),
+            half if half <= HALF => tile::<V, HALF, VECTORS>(job, block, position, runs, &repeat_last(rest)),
+            _ => tile::<V, FULL, VECTORS>(job, block, position, runs, &repeat_last(rest)),
         }
     }
 }
@@ -123,7 +136,7 @@ fn repeat_last<const PIXELS: usize>(pixels: &[Pixel]) -> [Pixel; PIXELS] {
 unsafe fn tile<V: Vector, const PIXELS: usize, const VECTORS: usize>(
     job: &Job,
     block: &Block,
-    first: bool,
+    position: Position,
     runs: &[Run],
     pixels: &[Pixel; PIXELS],
 ) {
@@ -133,7 +146,7 @@ unsafe fn tile<V: Vector, const PIXELS: usize, const VECTORS: usize>(
     unsafe {
         let output = |pixel: usize| job.output.add(pixels[pixel].output + block.output);
         let mut sums = [[V::zero(); VECTORS]; PIXELS];
-        if first {
+        if position.first {
             let bias = block.bias(job.bias).as_ptr();
             for vector in 0..VECTORS {
                 let bias = V::load(bias.add(vector * V::LANES));
@@ -174,6 +187,11 @@ unsafe fn tile<V: Vector, const PIXELS: usize, const VECTORS: usize>(
                 weight = weight.add(width);
             }
         }
+        if position.last && job.epilogue.is_something() {
+            for pixel in 0..PIXELS {
+                sums[pixel] = finish(&job.epilogue, sums[pixel], pixels[pixel].output + block.output, block.count);
+            }
+        }
         if block.count == width {
             for pixel in 0..PIXELS {
                 for vector in 0..VECTORS {
@@ -185,6 +203,41 @@ unsafe fn tile<V: Vector, const PIXELS: usize, const VECTORS: usize>(
                 store_part(sums[pixel], output(pixel), block.count);
             }
         }
+    }
+}
+
+/// The epilogue of the `count` numbers that belong at `at`.
+///
+/// # Safety
+/// As [`run`].
+#[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
+#[inline(always)]
+unsafe fn finish<V: Vector, const VECTORS: usize>(
+    epilogue: &RawEpilogue,
+    mut sums: [V; VECTORS],
+    at: usize,
+    count: usize,
+) -> [V; VECTORS] {
+    // SAFETY: handed on; a part of a block is read as a part.
+    unsafe {
+        if count == VECTORS * V::LANES {
+            for vector in 0..VECTORS {
+                sums[vector] = epilogue.apply(sums[vector], at + vector * V::LANES);
+            }
+            return sums;
+        }
+        if let Some(residual) = epilogue.residual {
+            let residual: [V; VECTORS] = load_part(residual.add(at), count);
+            for vector in 0..VECTORS {
+                sums[vector] = sums[vector].add(residual[vector]);
+            }
+        }
+        if epilogue.relu {
+            for vector in 0..VECTORS {
+                sums[vector] = sums[vector].relu();
+            }
+        }
+        sums
     }
 }
 

@@ -28,11 +28,13 @@ mod multiply;
 mod transform;
 mod weight_gradient;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use self::multiply::Product;
 use self::transform::{Images, TransformBack, TransformInput};
+use super::epilogue::Epilogue;
 use super::shape::ConvShape;
 use crate::device;
 use crate::parallel::{self, SharedMut};
@@ -52,9 +54,6 @@ const FREQUENCIES: usize = WINDOW * WINDOW;
 /// Channel counts have to be multiples of this, the widest register.
 const CHANNELS: usize = 16;
 
-/// Tiles below which transforming the weight costs more than it saves.
-const ENOUGH_TILES: usize = 32;
-
 /// Pixels of an image for each of its tiles, of 16, below which too many are wasted.
 const ENOUGH_PIXELS: usize = 8;
 
@@ -72,13 +71,14 @@ const ENOUGH_UNITS: usize = 16;
 /// fall into one set of the cache.
 const SPREAD: usize = 16;
 
-/// Whether `shape` is computed this way: a function of the shape alone, the same in all directions and on all paths.
+/// Whether `shape` is computed this way: the same in all directions, on all paths and for any number of images, so that
+/// what a network makes of an image depends on nothing else.
 pub(crate) fn suits(shape: &ConvShape) -> bool {
+    if only_direct() {
+        return false;
+    }
     let spec = shape.spec;
-    let worthwhile = |image: [usize; 3]| {
-        let tiles = Tiles::of(shape.batch, image);
-        tiles.count() >= ENOUGH_TILES && tiles.rows * tiles.columns * ENOUGH_PIXELS <= image[0] * image[1]
-    };
+    let worthwhile = |image: [usize; 3]| Tiles::of(1, image).count() * ENOUGH_PIXELS <= image[0] * image[1];
     shape.kernel == [3, 3]
         && [spec.stride, spec.dilation, spec.groups] == [1, 1, 1]
         && spec.padding <= 2
@@ -88,6 +88,28 @@ pub(crate) fn suits(shape: &ConvShape) -> bool {
         && worthwhile(shape.output)
 }
 
+thread_local! {
+    static ONLY_DIRECT: Cell<bool> = const { Cell::new(false) };
+}
+
+fn only_direct() -> bool {
+    static CHOSEN: OnceLock<bool> = OnceLock::new();
+    ONLY_DIRECT.get() || *CHOSEN.get_or_init(|| std::env::var("SSDKD_CONV").is_ok_and(|wanted| wanted == "direct"))
+}
+
+/// Runs `work` with the convolutions that it calls on this thread computed as they are defined, sum by sum, as the
+/// environment variable `SSDKD_CONV=direct` has it for a whole program: for tests and comparisons.
+pub fn with_direct_convolutions<R>(work: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ONLY_DIRECT.set(self.0);
+        }
+    }
+    let _restore = Restore(ONLY_DIRECT.replace(true));
+    work()
+}
+
 /// The output of `shape`, every number of `out`.
 pub(crate) fn forward(
     path: SimdPath,
@@ -95,18 +117,19 @@ pub(crate) fn forward(
     x: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
+    epilogue: Epilogue,
     out: &mut [f32],
 ) {
     let images = Images { size: shape.input, padding: shape.spec.padding };
     let kernels = Kernels::new(path, shape, weight, Direction::Forward);
-    apply(path, images, Tiles::of(shape.batch, shape.output), &kernels, x, bias, out);
+    apply(path, images, Tiles::of(shape.batch, shape.output), &kernels, x, bias, epilogue, out);
 }
 
 /// The gradient of `shape`'s input, every number of `out`.
 pub(crate) fn input_gradient(path: SimdPath, shape: &ConvShape, gradient: &[f32], weight: &[f32], out: &mut [f32]) {
     let images = Images { size: shape.output, padding: 2 - shape.spec.padding };
     let kernels = Kernels::new(path, shape, weight, Direction::Backward);
-    apply(path, images, Tiles::of(shape.batch, shape.input), &kernels, gradient, None, out);
+    apply(path, images, Tiles::of(shape.batch, shape.input), &kernels, gradient, None, Epilogue::default(), out);
 }
 
 /// The tiles of a batch of images, in order: image, row, column.
@@ -241,6 +264,7 @@ fn with_panels(first: Panel, second: Panel, work: impl FnOnce(&mut [f32], &mut [
     });
 }
 
+#[expect(clippy::too_many_arguments, reason = "one call for each direction")]
 fn apply(
     path: SimdPath,
     images: Images,
@@ -248,6 +272,7 @@ fn apply(
     kernels: &Kernels,
     input: &[f32],
     bias: Option<&[f32]>,
+    epilogue: Epilogue,
     out: &mut [f32],
 ) {
     let Kernels { inputs, outputs, ref numbers } = *kernels;
@@ -266,7 +291,7 @@ fn apply(
             Product { rows, depth: inputs, width: outputs, left: (transformed, before), right: numbers, panel: after }
                 .run(path, products);
             // SAFETY: units have different tiles, whose pixels are different.
-            unsafe { TransformBack { products, panel: after, bias, tiles, range }.run(path, out) };
+            unsafe { TransformBack { products, panel: after, bias, epilogue, tiles, range }.run(path, out) };
         });
     });
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{CHANNELS, FREQUENCIES, MAX_WIDTH, Panel, TILE, Tiles, WINDOW};
+use crate::conv::epilogue::Epilogue;
 use crate::parallel::SharedMut;
 use crate::simd::{SimdPath, Vector, dispatch, prefetch};
 use crate::vectorised::vectorised;
@@ -274,12 +275,13 @@ unsafe fn transform_gradient<V: Vector>(job: &TransformGradient, to: *mut f32) {
     }
 }
 
-/// Aᵀ m A of a range of tiles, and the bias, written to the output's pixels.
+/// Aᵀ m A of a range of tiles, the bias and the epilogue, written to the output's pixels.
 pub(super) struct TransformBack<'a> {
     pub(super) products: &'a [f32],
     pub(super) panel: Panel,
     /// (C,).
     pub(super) bias: &'a [f32],
+    pub(super) epilogue: Epilogue<'a>,
     pub(super) tiles: Tiles,
     pub(super) range: Range<usize>,
 }
@@ -292,8 +294,9 @@ impl TransformBack<'_> {
         assert!(self.range.end <= self.tiles.count() && self.bias.len() == channels);
         assert!(channels <= self.panel.row && self.range.len() * self.panel.row <= self.panel.frequency);
         assert!(self.products.len() >= self.panel.len() && channels.is_multiple_of(CHANNELS));
-        // Panics unless the output is as large as the tiles say.
-        out.at(self.tiles.batch * self.tiles.image.iter().product::<usize>());
+        let len = self.tiles.batch * self.tiles.image.iter().product::<usize>();
+        assert!(self.epilogue.residual.is_none_or(|residual| residual.len() == len));
+        out.at(len); // panics if the output is smaller than the tiles say
         let (job, out) = (self, out.at(0));
         // SAFETY: tiles, channels and panel fit the slices, as asserted; the caller vouches for the pixels.
         unsafe { dispatch!(path, transform_back, [], [], [], (job: &TransformBack, out: *mut f32)) }
@@ -306,9 +309,10 @@ impl TransformBack<'_> {
 #[inline(always)]
 unsafe fn transform_back<V: Vector>(job: &TransformBack, out: *mut f32) {
     let [height, width, channels] = job.tiles.image;
+    let epilogue = job.epilogue.at(0);
     for (row, tile) in job.range.clone().enumerate() {
         let [image, top, left] = job.tiles.pixel(tile);
-        let to = out.wrapping_add(((image * height + top) * width + left) * channels);
+        let start = ((image * height + top) * width + left) * channels;
         let (rows, columns) = (TILE.min(height - top), TILE.min(width - left));
         let from = job.products.as_ptr().wrapping_add(row * job.panel.row);
         for channel in (0..channels).step_by(V::LANES) {
@@ -331,7 +335,8 @@ unsafe fn transform_back<V: Vector>(job: &TransformBack, out: *mut f32) {
                     let numbers = out_of_products(window[row]);
                     for column in 0..TILE {
                         if row < rows && column < columns {
-                            numbers[column].add(bias).store(to.add(channel + (row * width + column) * channels));
+                            let at = start + channel + (row * width + column) * channels;
+                            epilogue.apply(numbers[column].add(bias), at).store(out.add(at));
                         }
                     }
                 }
