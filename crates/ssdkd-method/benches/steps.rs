@@ -1,5 +1,5 @@
 //! Seconds of whole steps: forward passes and training steps of the networks, one iteration of the inversion, one step of
-//! the distillation.
+//! the distillation; and of single convolutions, for the comparison with PyTorch.
 //!
 //! ```text
 //! cargo bench --workspace --bench steps [-- SUBSTRING-OF-A-ROW]     a table
@@ -23,6 +23,8 @@ static ALLOCATOR: CachingAllocator = CachingAllocator::new(4 << 30);
 
 const NETWORKS: [&str; 7] = ["resnet20", "resnet56", "wrn-16-1", "wrn-16-2", "wrn-40-2", "resnet18", "vgg11"];
 const BATCHES: [usize; 2] = [128, 256];
+/// One 3×3 convolution, `MAPxINxOUT`: the shapes that the networks spend their time on.
+const CONVOLUTIONS: [&str; 6] = ["32x16x16", "32x32x32", "32x64x64", "16x64x64", "8x128x128", "4x512x512"];
 const TEACHER: &str = "wrn-40-2";
 const STUDENT: &str = "wrn-16-1";
 
@@ -96,6 +98,9 @@ fn rows() -> Vec<String> {
         }
         rows.extend(["invert", "distil"].map(|kind| format!("{kind} {TEACHER}/{STUDENT} {batch}")));
     }
+    for kind in ["forward", "input", "weight"] {
+        rows.extend(CONVOLUTIONS.iter().map(|shape| format!("conv-{kind} {shape} {}", BATCHES[0])));
+    }
     rows
 }
 
@@ -103,7 +108,10 @@ fn step(row: &str) -> Result<Step> {
     let words = row.split(' ').collect::<Vec<_>>();
     let [kind, network, batch] = words[..] else { bail!("a row reads KIND NETWORK BATCH, not {row:?}") };
     let Ok(batch) = batch.parse::<usize>() else { bail!("{batch:?} is not a batch size") };
-    let images = uniform_tensor(&mut stream(0, "images", &[]), (0.0, 1.0), (batch, 32, 32, 3), &Device::Cpu)?;
+    if let Some(direction) = kind.strip_prefix("conv-") {
+        return convolution(direction, network, batch);
+    }
+    let images = random((batch, 32, 32, 3))?;
     match kind {
         "forward" => Ok(forward(build(network)?, images)),
         "train" => train(build(network)?, images),
@@ -111,6 +119,30 @@ fn step(row: &str) -> Result<Step> {
         "distil" => distil(images),
         _ => bail!("{kind:?} is not a kind of step"),
     }
+}
+
+fn random(shape: (usize, usize, usize, usize)) -> Result<Tensor> {
+    uniform_tensor(&mut stream(0, "images", &[]), (0.0, 1.0), shape, &Device::Cpu)
+}
+
+/// The output, the input's gradient or the weight's gradient alone.
+fn convolution(direction: &str, shape: &str, batch: usize) -> Result<Step> {
+    let sizes = shape.split('x').filter_map(|size| size.parse().ok()).collect::<Vec<usize>>();
+    let [size, inputs, outputs] = sizes[..] else { bail!("a convolution reads MAPxINxOUT, not {shape:?}") };
+    let (x, weight) = (random((batch, size, size, inputs))?, random((outputs, inputs, 3, 3))?);
+    let gradient = random((batch, size, size, outputs))?;
+    let spec = ops::Conv2dSpec::new(1, 1);
+    let (x, weight) = match direction {
+        "forward" => (Value::constant(x), Value::constant(weight)),
+        "input" => (Value::leaf(&x), Value::constant(weight)),
+        "weight" => (Value::constant(x), Value::leaf(&weight)),
+        _ => bail!("{direction:?} is not a direction of a convolution"),
+    };
+    if direction == "forward" {
+        return Ok(Box::new(move || ops::conv2d(&x, &weight, None, spec).map(|_| ())));
+    }
+    let y = ops::conv2d(&x, &weight, None, spec)?;
+    Ok(Box::new(move || y.clone().backward_from(gradient.clone()).map(|_| ())))
 }
 
 fn build(architecture: &str) -> Result<Network> {

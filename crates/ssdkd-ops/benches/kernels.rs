@@ -1,82 +1,192 @@
-//! GFLOP/s of the convolution kernels at the shapes that the networks spend their time on.
+//! The convolution kernels at the shapes that the networks spend their time on, beside the multiply-add peak of the machine.
 //!
 //! ```text
-//! cargo bench -p ssdkd-ops [-- SUBSTRING-OF-A-ROW]
+//! cargo bench --workspace --bench kernels [-- FILTER]
 //! ```
 //!
-//! Prints tab-separated columns: the best of several repetitions, after a warm-up, of the forward pass, the input's
-//! gradient and the weight's gradient. `benches/pytorch.py` prints the same columns for PyTorch.
+//! An item is a floating-point operation of the direct sum: two for each product. Kernels that need fewer products than the
+//! direct sum (3×3 with stride 1) may therefore go beyond the peak; `direct` shows the same shapes without that.
 
-use std::time::{Duration, Instant};
+#![allow(unsafe_code, reason = "the peak is measured with the instructions themselves")]
 
-use candle_core::{Device, Result, Tensor};
-use ssdkd_ops::{CachingAllocator, Conv2dSpec, Value, conv2d};
+use std::fmt::{self, Display};
+
+use candle_core::{Device, Tensor};
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use ssdkd_ops::{CachingAllocator, Conv2dSpec, Value, conv2d, with_direct_convolutions};
 
 #[global_allocator]
 static ALLOCATOR: CachingAllocator = CachingAllocator::new(4 << 30);
 
-/// Size of the map, input channels, output channels, kernel, stride, batch.
-const SHAPES: [(usize, usize, usize, usize, usize, usize); 16] = [
-    (32, 3, 16, 3, 1, 128),
-    (32, 16, 16, 3, 1, 128),
-    (32, 32, 32, 3, 1, 128),
-    (32, 64, 64, 3, 1, 128),
-    (16, 64, 64, 3, 1, 128),
-    (8, 128, 128, 3, 1, 128),
-    (4, 512, 512, 3, 1, 128),
-    (32, 16, 32, 3, 2, 128),
-    (16, 32, 64, 3, 2, 128),
-    (8, 256, 512, 3, 2, 128),
-    (32, 16, 32, 1, 1, 128),
-    (32, 16, 32, 1, 2, 128),
-    (8, 256, 256, 1, 1, 128),
-    (32, 64, 3, 3, 1, 128),
-    (16, 128, 128, 3, 1, 128),
-    (8, 128, 128, 3, 1, 1),
-];
-
-fn main() -> Result<()> {
-    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with("--")).unwrap_or_default();
-    println!("map\tin\tout\tkernel\tstride\tbatch\tforward\tinput_gradient\tweight_gradient");
-    for (size, channels, outputs, kernel, stride, batch) in SHAPES {
-        let row = format!("{size}\t{channels}\t{outputs}\t{kernel}\t{stride}\t{batch}");
-        if !row.replace('\t', " ").contains(&wanted) {
-            continue;
-        }
-        let spec = Conv2dSpec::new(stride, kernel / 2);
-        let x = Tensor::rand(-1f32, 1f32, (batch, size, size, channels), &Device::Cpu)?;
-        let weight = Tensor::rand(-1f32, 1f32, (outputs, channels, kernel, kernel), &Device::Cpu)?;
-        let constant = |tensor: &Tensor| Value::constant(tensor.clone());
-        let gradient = conv2d(&constant(&x), &constant(&weight), None, spec)?.tensor().affine(0.5, 0.1)?;
-        let products = gradient.elem_count() * channels * kernel * kernel;
-        let rate = |best: Duration| 2.0 * products as f64 / best.as_secs_f64() / 1e9;
-
-        let forward = best(|| {
-            let start = Instant::now();
-            conv2d(&constant(&x), &constant(&weight), None, spec)?;
-            Ok(start.elapsed())
-        })?;
-        let backward = |x: Value, weight: Value| {
-            best(|| {
-                let y = conv2d(&x, &weight, None, spec)?;
-                let start = Instant::now();
-                y.backward_from(gradient.clone())?;
-                Ok(start.elapsed())
-            })
-        };
-        let to_x = backward(Value::leaf(&x), constant(&weight))?;
-        let to_weight = backward(constant(&x), Value::leaf(&weight))?;
-        println!("{row}\t{:.0}\t{:.0}\t{:.0}", rate(forward), rate(to_x), rate(to_weight));
-    }
-    Ok(())
+fn main() {
+    divan::main();
 }
 
-/// The shortest time that `run` reports, over a third of a second.
-fn best(mut run: impl FnMut() -> Result<Duration>) -> Result<Duration> {
-    let mut best = run()?;
-    let end = Instant::now() + Duration::from_millis(300);
-    while Instant::now() < end {
-        best = best.min(run()?);
+/// A square map, input channels, output channels, kernel, stride, batch.
+struct Shape(usize, usize, usize, usize, usize, usize);
+
+impl Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(size, channels, outputs, kernel, stride, batch) = self;
+        write!(f, "{size}x{size} {channels}>{outputs} {kernel}x{kernel}/{stride} b{batch}")
     }
-    Ok(best)
+}
+
+const SHAPES: [Shape; 16] = [
+    Shape(32, 3, 16, 3, 1, 128),
+    Shape(32, 16, 16, 3, 1, 128),
+    Shape(32, 32, 32, 3, 1, 128),
+    Shape(32, 64, 64, 3, 1, 128),
+    Shape(16, 64, 64, 3, 1, 128),
+    Shape(16, 128, 128, 3, 1, 128),
+    Shape(8, 128, 128, 3, 1, 128),
+    Shape(8, 128, 128, 3, 1, 1),
+    Shape(4, 512, 512, 3, 1, 128),
+    Shape(32, 16, 32, 3, 2, 128),
+    Shape(16, 32, 64, 3, 2, 128),
+    Shape(8, 256, 512, 3, 2, 128),
+    Shape(32, 16, 32, 1, 1, 128),
+    Shape(32, 16, 32, 1, 2, 128),
+    Shape(8, 256, 256, 1, 1, 128),
+    Shape(32, 64, 3, 3, 1, 128),
+];
+
+struct Tensors {
+    x: Tensor,
+    weight: Tensor,
+    gradient: Tensor,
+    spec: Conv2dSpec,
+    operations: ItemsCount,
+}
+
+impl Shape {
+    fn tensors(&self) -> Tensors {
+        let &Self(size, channels, outputs, kernel, stride, batch) = self;
+        let random = |dims: (usize, usize, usize, usize)| Tensor::rand(-1f32, 1f32, dims, &Device::Cpu).expect("memory");
+        let x = random((batch, size, size, channels));
+        let weight = random((outputs, channels, kernel, kernel));
+        let out = size.div_ceil(stride);
+        let gradient = random((batch, out, out, outputs));
+        let operations = ItemsCount::new(2 * batch * out * out * outputs * channels * kernel * kernel);
+        Tensors { x, weight, gradient, spec: Conv2dSpec::new(stride, kernel / 2), operations }
+    }
+}
+
+impl Tensors {
+    fn forward(&self, x: &Value, weight: &Value) -> Value {
+        conv2d(x, weight, None, self.spec).expect("the shapes fit together")
+    }
+
+    fn bench_forward(&self, bencher: Bencher) {
+        let (x, weight) = (Value::constant(self.x.clone()), Value::constant(self.weight.clone()));
+        bencher.counter(self.operations.clone()).bench_local(|| self.forward(&x, &weight));
+    }
+
+    fn bench_backward(&self, bencher: Bencher, x: &Value, weight: &Value) {
+        bencher
+            .counter(self.operations.clone())
+            .with_inputs(|| self.forward(x, weight))
+            .bench_local_values(|y| y.backward_from(self.gradient.clone()).expect("a gradient of the right shape"));
+    }
+}
+
+#[divan::bench(args = SHAPES, max_time = 0.5)]
+fn forward(bencher: Bencher, shape: &Shape) {
+    shape.tensors().bench_forward(bencher);
+}
+
+#[divan::bench(args = SHAPES, max_time = 0.5)]
+fn input_gradient(bencher: Bencher, shape: &Shape) {
+    let tensors = shape.tensors();
+    tensors.bench_backward(bencher, &Value::leaf(&tensors.x), &Value::constant(tensors.weight.clone()));
+}
+
+#[divan::bench(args = SHAPES, max_time = 0.5)]
+fn weight_gradient(bencher: Bencher, shape: &Shape) {
+    let tensors = shape.tensors();
+    tensors.bench_backward(bencher, &Value::constant(tensors.x.clone()), &Value::leaf(&tensors.weight));
+}
+
+mod direct {
+    use super::{Bencher, SHAPES, Shape, Value, with_direct_convolutions};
+
+    #[divan::bench(args = SHAPES, max_time = 0.5)]
+    fn forward(bencher: Bencher, shape: &Shape) {
+        with_direct_convolutions(|| shape.tensors().bench_forward(bencher));
+    }
+
+    #[divan::bench(args = SHAPES, max_time = 0.5)]
+    fn weight_gradient(bencher: Bencher, shape: &Shape) {
+        let tensors = shape.tensors();
+        let x = Value::constant(tensors.x.clone());
+        with_direct_convolutions(|| tensors.bench_backward(bencher, &x, &Value::leaf(&tensors.weight)));
+    }
+}
+
+/// What the multiply-add units of all threads do at most: sums that stay in registers.
+#[cfg(target_arch = "x86_64")]
+mod peak {
+    use std::arch::x86_64::{_mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_reduce_add_ps, _mm512_set1_ps};
+    use std::hint::black_box;
+
+    use super::{Bencher, ItemsCount};
+
+    const STEPS: usize = 1 << 20;
+
+    /// Independent sums: more than the latency of a multiply-add times the number of units.
+    const SUMS: usize = 12;
+
+    /// # Safety
+    /// The CPU has the instructions.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn f32_products() -> f32 {
+        let factor = _mm512_set1_ps(black_box(0.999));
+        // Different ones, or the compiler finds that they are the same sum.
+        let mut sums: [_; SUMS] = std::array::from_fn(|at| _mm512_set1_ps(at as f32));
+        for _ in 0..STEPS {
+            for at in 0..SUMS {
+                sums[at] = _mm512_fmadd_ps(factor, factor, sums[at]);
+            }
+        }
+        sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
+    }
+
+    /// # Safety
+    /// The CPU has the instructions.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn bf16_products() -> f32 {
+        let ones = _mm512_set1_ps(black_box(1.0));
+        // SAFETY: registers of the same size; any bits are numbers.
+        let factor = unsafe { std::mem::transmute(ones) };
+        let mut sums: [_; SUMS] = std::array::from_fn(|at| _mm512_set1_ps(at as f32));
+        for _ in 0..STEPS {
+            for at in 0..SUMS {
+                sums[at] = _mm512_dpbf16_ps(sums[at], factor, factor);
+            }
+        }
+        sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
+    }
+
+    fn on_all_threads(bencher: Bencher, lanes: usize, work: impl Fn() -> f32 + Sync) {
+        let threads = rayon::current_num_threads();
+        let operations = ItemsCount::new(2 * threads * STEPS * SUMS * lanes);
+        bencher.counter(operations).bench_local(|| rayon::broadcast(|_| black_box(work())));
+    }
+
+    #[divan::bench(max_time = 0.5)]
+    fn multiply_add_f32(bencher: Bencher) {
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the CPU has the instructions.
+            on_all_threads(bencher, 16, || unsafe { f32_products() });
+        }
+    }
+
+    #[divan::bench(max_time = 0.5)]
+    fn multiply_add_bf16(bencher: Bencher) {
+        if is_x86_feature_detected!("avx512bf16") {
+            // SAFETY: the CPU has the instructions.
+            on_all_threads(bencher, 32, || unsafe { bf16_products() });
+        }
+    }
 }

@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use proptest::prelude::*;
-use ssdkd_ops::{Activation, Conv2dSpec, SimdPath, Value, add, conv2d, conv2d_then, leaky_relu, linear, relu};
+use ssdkd_ops::{Activation, Conv2dSpec, SimdPath, Value, add, conv2d, conv2d_then, leaky_relu, linear, relu, with_direct_convolutions};
 
 fn paths() -> impl Iterator<Item = SimdPath> {
     SimdPath::ALL.into_iter().filter(|path| path.is_available())
@@ -327,6 +327,21 @@ proptest! {
     #[test]
     fn any_convolution(case in any_case().prop_filter("the kernel fits", Case::is_possible)) {
         check(case);
+    }
+
+    #[test]
+    fn any_convolution_of_fewer_multiplications(
+        batch in 1usize..5,
+        size in [1usize..14, 1usize..14],
+        channels in (1usize..5, 1usize..5),
+        padding in 0usize..3,
+    ) {
+        let spec = Conv2dSpec::new(1, padding);
+        let case = Case { batch, size, channels: 16 * channels.0, outputs: 16 * channels.1, kernel: [3, 3], spec };
+        if case.is_possible() {
+            check(case);
+            with_direct_convolutions(|| check(case));
+        }
     }
 }
 
