@@ -206,6 +206,7 @@ impl Context {
         let origin = ssdkd_shards::Origin { stage: stage.into(), fingerprint: wanted.fingerprint() };
         let folder = StageFolder::begin(&self.run, wanted)?;
         let started_at = logging::now();
+        ssdkd_ops::reset_peak();
         Ok(Some(Job {
             stage,
             round,
@@ -244,7 +245,8 @@ impl Context {
     pub fn finish(&mut self, job: Job) -> Result<()> {
         let Job { stage, round, folder, metrics, started, started_at, .. } = job;
         let seconds = started.elapsed().as_secs_f64();
-        let timing = Timing { started_at, seconds, threads: self.threads, device: "cpu".into() };
+        let peak_bytes = ssdkd_ops::peak_bytes() as u64;
+        let timing = Timing { started_at, seconds, threads: self.threads, device: "cpu".into(), peak_bytes };
         let summary = metrics.iter().map(|(name, value)| format!("{name} {:.4}", value.as_f64().unwrap_or(0.0)));
         let summary = summary.collect::<Vec<_>>().join(", ");
         let complete = folder.commit(metrics, &timing)?;

@@ -35,6 +35,8 @@ NETWORKS = {
     "vgg11": lambda: Vgg11(10),
 }
 CONVOLUTIONS = ("32x16x16", "32x32x32", "32x64x64", "16x64x64", "8x128x128", "4x512x512")  # MAPxINxOUT, 3x3
+CALLS = 10  # of a single convolution in a step, as in steps.rs
+PAUSE = 0.3  # seconds in which PyTorch's threads stop spinning after their work, before ours is timed
 TEACHER, STUDENT = "wrn-40-2", "wrn-16-1"
 LAYOUTS = {"nchw": torch.contiguous_format, "channels-last": torch.channels_last}
 
@@ -73,12 +75,13 @@ def convolution(direction, shape, batch, layout):
 
     def run():
         with torch.inference_mode():
-            if direction == "forward":
-                F.conv2d(x, weight, padding=1)
-            else:
-                torch.ops.aten.convolution_backward(
-                    gradient, x, weight, None, once, once, once, False, [0, 0], 1, wanted
-                )
+            for _ in range(CALLS):
+                if direction == "forward":
+                    F.conv2d(x, weight, padding=1)
+                else:
+                    torch.ops.aten.convolution_backward(
+                        gradient, x, weight, None, once, once, once, False, [0, 0], 1, wanted
+                    )
 
     return run
 
@@ -201,12 +204,16 @@ def measure(row, ours, alternations, with_compile):
     ours.step(row)
     times, mine, peak = {variant: [] for variant in variants}, [], 0
     for _ in range(alternations):
+        time.sleep(PAUSE)
         spent, bytes_held = ours.step(row)
         mine.append(spent)
         peak = max(peak, bytes_held)
         for variant, run in variants.items():
             times[variant].append(seconds(run))
     ours.forget()
+    if row.startswith("conv-"):
+        mine = [spent / CALLS for spent in mine]
+        times = {variant: [spent / CALLS for spent in spents] for variant, spents in times.items()}
     best = min(times, key=lambda variant: statistics.median(times[variant]))
     ratios = sorted(theirs / own for theirs, own in zip(times[best], mine))
     return {

@@ -25,6 +25,8 @@ const NETWORKS: [&str; 7] = ["resnet20", "resnet56", "wrn-16-1", "wrn-16-2", "wr
 const BATCHES: [usize; 2] = [128, 256];
 /// One 3×3 convolution, `MAPxINxOUT`: the shapes that the networks spend their time on.
 const CONVOLUTIONS: [&str; 6] = ["32x16x16", "32x32x32", "32x64x64", "16x64x64", "8x128x128", "4x512x512"];
+/// Calls of one convolution in a step: alone it would be too short to time.
+const CALLS: usize = 10;
 const TEACHER: &str = "wrn-40-2";
 const STUDENT: &str = "wrn-16-1";
 
@@ -125,7 +127,7 @@ fn random(shape: (usize, usize, usize, usize)) -> Result<Tensor> {
     uniform_tensor(&mut stream(0, "images", &[]), (0.0, 1.0), shape, &Device::Cpu)
 }
 
-/// The output, the input's gradient or the weight's gradient alone.
+/// The output, the input's gradient or the weight's gradient alone, [`CALLS`] times.
 fn convolution(direction: &str, shape: &str, batch: usize) -> Result<Step> {
     let sizes = shape.split('x').filter_map(|size| size.parse().ok()).collect::<Vec<usize>>();
     let [size, inputs, outputs] = sizes[..] else { bail!("a convolution reads MAPxINxOUT, not {shape:?}") };
@@ -139,10 +141,10 @@ fn convolution(direction: &str, shape: &str, batch: usize) -> Result<Step> {
         _ => bail!("{direction:?} is not a direction of a convolution"),
     };
     if direction == "forward" {
-        return Ok(Box::new(move || ops::conv2d(&x, &weight, None, spec).map(|_| ())));
+        return Ok(Box::new(move || (0..CALLS).try_for_each(|_| ops::conv2d(&x, &weight, None, spec).map(|_| ()))));
     }
     let y = ops::conv2d(&x, &weight, None, spec)?;
-    Ok(Box::new(move || y.clone().backward_from(gradient.clone()).map(|_| ())))
+    Ok(Box::new(move || (0..CALLS).try_for_each(|_| y.clone().backward_from(gradient.clone()).map(|_| ()))))
 }
 
 fn build(architecture: &str) -> Result<Network> {

@@ -13,6 +13,7 @@
 
 use candle_core::{Result, Tensor};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 use ssdkd_nn::{Network, Pass};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
@@ -20,7 +21,8 @@ use ssdkd_ops::Value;
 use crate::augment::AugmentSettings;
 
 /// Figures of a set of images; see the [module](self).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Diagnostics {
     /// Share of images, in `[0, 1]`.
     pub agreement: f64,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! L_S = mean_i w_i · T² · KL( softmax(t_i / T) ‖ softmax(s_i / T) )                                               [C]
+//!       mean |t − s|                                                                      [C: DFAD, for its baseline]
 //! ```
 //!
 //! Teacher logits t and student logits s are of the same view of image i, [augmented](crate::augment) and, where the
@@ -26,6 +27,7 @@ use ssdkd_ops::{Gradients, Value};
 
 use crate::augment::AugmentSettings;
 use crate::check;
+use crate::inversion_loss::Discrepancy;
 use crate::mixing::{mix_colours, mix_up};
 
 /// `[distill]`
@@ -36,6 +38,8 @@ pub struct DistillSettings {
     pub steps: usize,
     /// Images in a step, 2–65536 \[C: 256\].
     pub batch: usize,
+    /// What the student learns to close: "kl", or "l1" of the logits, which knows no temperature and no weights \[C: DFAD\].
+    pub loss: Discrepancy,
     /// T, above 0 \[C: 20\].
     pub temperature: f64,
     /// Who moves the weights.
@@ -67,6 +71,7 @@ impl Default for DistillSettings {
         Self {
             steps: 40,
             batch: 128,
+            loss: Discrepancy::Kl,
             temperature: 4.0,
             optimizer: OptimizerKind::Sgd,
             lr: 0.1,
@@ -184,7 +189,10 @@ impl Distiller {
         let views = self.settings.augment.view(&Value::constant(images), views)?;
         let teacher_logits = teacher.forward(&views, &Pass::eval())?.logits; // (B, K)
         let student_logits = student.forward(&views, &Pass::train())?.logits; // (B, K)
-        let loss = distillation_loss(&teacher_logits, &student_logits, self.settings.temperature, weights)?;
+        let loss = match self.settings.loss {
+            Discrepancy::Kl => distillation_loss(&teacher_logits, &student_logits, self.settings.temperature, weights)?,
+            Discrepancy::L1 => ops::mean_absolute_difference(&teacher_logits, &student_logits)?,
+        };
 
         let disagreement = disagreement(teacher_logits.tensor(), student_logits.tensor())?;
         let agreement = agreement(teacher_logits.tensor(), student_logits.tensor())?;

@@ -1,4 +1,4 @@
-//! What both generator strategies hold and do: the network with its optimiser and averages, the draws, the finished batch.
+//! What the strategies hold and do alike: the network with its optimiser and averages, the draws, the finished batch.
 
 use std::collections::BTreeMap;
 
@@ -37,24 +37,7 @@ impl TrainedGenerator {
 
     /// z (B, latent), standard normal.
     pub(crate) fn latents(&self, position: Position, step: usize) -> Result<Tensor> {
-        let mut rng = draws(position, "invert/latents", step);
-        normal_tensor(&mut rng, (self.settings.batch, self.settings.latent), self.store.device())
-    }
-
-    /// The classes that the images of a batch should be of; `None`: whatever the teacher takes them for.
-    pub(crate) fn targets(&self, position: Position, classes: usize) -> Option<Vec<u32>> {
-        let mut rng = draws(position, "invert/targets", 0);
-        let batch = self.settings.batch;
-        match self.settings.targets {
-            TargetRule::Predicted => None,
-            TargetRule::Random => Some((0..batch).map(|_| rng.random_range(0..classes as u32)).collect()),
-            TargetRule::Balanced => {
-                // Which classes get the remainder is left to chance.
-                let mut order = (0..classes as u32).collect::<Vec<_>>();
-                order.shuffle(&mut rng);
-                Some(order.into_iter().cycle().take(batch).collect())
-            }
-        }
+        draw_latents(&self.settings, position, step, self.store.device())
     }
 
     /// Draws the first linear layer anew, N(0, 0.02) and zero bias, in the one batch where the settings say so.
@@ -73,26 +56,6 @@ impl TrainedGenerator {
             }
         }
         Ok(())
-    }
-
-    /// Rounds the images (B, H, W, C), and has the teacher look at what will be stored.
-    pub(crate) fn finish(
-        &self,
-        teacher: &Network,
-        images: &Tensor,
-        targets: Option<Vec<u32>>,
-        terms: InversionTerms,
-    ) -> Result<Synthesis> {
-        let images = match self.settings.image_format {
-            ImageFormat::U8 => ops::round_to_u8_levels(images)?,
-            ImageFormat::F32 => images.clone(),
-        };
-        let teacher_logits = teacher.logits(&images)?;
-        let targets = match targets {
-            Some(targets) => targets,
-            None => ops::argmax(&teacher_logits)?,
-        };
-        Ok(Synthesis { images, targets, teacher_logits, terms })
     }
 
     /// `generator.…`, `optimizer.…`, `batch_norm.…`.
@@ -123,6 +86,52 @@ impl TrainedGenerator {
         self.optimizer.load_state(optimizer)?;
         self.averages.load_state(&averages)
     }
+}
+
+/// z (B, latent), standard normal.
+pub(crate) fn draw_latents(
+    settings: &InvertSettings,
+    position: Position,
+    step: usize,
+    device: &Device,
+) -> Result<Tensor> {
+    normal_tensor(&mut draws(position, "invert/latents", step), (settings.batch, settings.latent), device)
+}
+
+/// The classes that the images of a batch should be of; `None`: whatever the teacher takes them for.
+pub(crate) fn draw_targets(settings: &InvertSettings, position: Position, classes: usize) -> Option<Vec<u32>> {
+    let mut rng = draws(position, "invert/targets", 0);
+    let batch = settings.batch;
+    match settings.targets {
+        TargetRule::Predicted => None,
+        TargetRule::Random => Some((0..batch).map(|_| rng.random_range(0..classes as u32)).collect()),
+        TargetRule::Balanced => {
+            // Which classes get the remainder is left to chance.
+            let mut order = (0..classes as u32).collect::<Vec<_>>();
+            order.shuffle(&mut rng);
+            Some(order.into_iter().cycle().take(batch).collect())
+        }
+    }
+}
+
+/// Rounds the images (B, H, W, C), and has the teacher look at what will be stored.
+pub(crate) fn finish(
+    settings: &InvertSettings,
+    teacher: &Network,
+    images: &Tensor,
+    targets: Option<Vec<u32>>,
+    terms: InversionTerms,
+) -> Result<Synthesis> {
+    let images = match settings.image_format {
+        ImageFormat::U8 => ops::round_to_u8_levels(images)?,
+        ImageFormat::F32 => images.clone(),
+    };
+    let teacher_logits = teacher.logits(&images)?;
+    let targets = match targets {
+        Some(targets) => targets,
+        None => ops::argmax(&teacher_logits)?,
+    };
+    Ok(Synthesis { images, targets, teacher_logits, terms })
 }
 
 const GENERATOR: &str = "generator.";
@@ -255,12 +264,10 @@ mod tests {
 
     #[test]
     fn balanced_targets_are_even_and_random_ones_are_not_always() {
-        let teacher = network(1);
         let counts = |targets, batch| {
             let settings = InvertSettings { batch, targets, ..settings(Strategy::Meta) };
-            let generator = TrainedGenerator::new(settings, &teacher, 9, &Device::Cpu).unwrap();
             let mut counts = [0; 4];
-            for class in generator.targets(position(0, None, 0), 4).unwrap() {
+            for class in draw_targets(&settings, position(0, None, 0), 4).unwrap() {
                 counts[class as usize] += 1;
             }
             counts

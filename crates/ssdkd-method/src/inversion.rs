@@ -1,14 +1,16 @@
 //! Inversion: from the teacher alone to a batch of labelled images.
 //!
-//! A generator g turns latents z ~ N(0, 1) into images that score well in the [loss of the inversion](crate::inversion_loss).
-//! There are two ways to spend the generator steps \[O\]:
+//! Images are made to score well in the [loss of the inversion](crate::inversion_loss). There are four ways to make them:
 //!
-//! - [`meta`](crate::meta_generator): g is a starting point. For each batch a clone of it *and* the latents are trained
-//!   for some steps; g itself takes one step towards where clones go \[C: Fast-Datafree\].
 //! - [`persistent`](crate::persistent_generator): one generator is trained all along, with fresh latents each step, so
-//!   that it follows the student's mistakes \[C: DAFL and DFAD work this way\].
+//!   that it follows the student's mistakes \[O\]\[C: DAFL, ZSKT, DFAD, DFQ and DDAD work this way\].
+//! - [`meta`](crate::meta_generator): the generator is a starting point. For each batch a clone of it *and* the latents are
+//!   trained for some steps; the generator itself takes one step towards where clones go \[C: Fast-Datafree\].
+//! - [`pixels`](crate::pixel_optimisation): no generator; the pixels themselves are trained \[C: DeepInversion\].
+//! - [`contrastive`](crate::contrastive_inversion): a fresh generator for each batch, whose images are to differ from those
+//!   before \[C: CMI\].
 //!
-//! The two share everything else, and that is here: settings, draws, the finished batch, saving and restoring.
+//! They share everything else, and that is here: settings, draws, the finished batch, saving and restoring.
 
 use std::collections::BTreeMap;
 
@@ -18,16 +20,18 @@ use ssdkd_nn::Network;
 
 use crate::augment::AugmentSettings;
 use crate::check;
-use crate::inversion_loss::{InversionTerms, LossWeights};
+use crate::contrastive_inversion::ContrastiveInversion;
+use crate::inversion_loss::{Discrepancy, InversionTerms, LossWeights};
 use crate::meta_generator::MetaGenerator;
 use crate::modulation::{Modulation, ModulationSettings};
 use crate::persistent_generator::PersistentGenerator;
+use crate::pixel_optimisation::PixelOptimisation;
 
 /// `[invert]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct InvertSettings {
-    /// How generator steps are spent.
+    /// How images are made.
     pub strategy: Strategy,
     /// Length of z \[C: 256\].
     pub latent: usize,
@@ -37,11 +41,13 @@ pub struct InvertSettings {
     pub batch: usize,
     /// Batches synthesised in a round.
     pub batches: usize,
-    /// Generator steps for each batch; for `meta` the inner steps of the clone \[C: 2, 5 or 10\].
+    /// Steps for each batch: of the generator; for `meta` of the clone \[C: 2, 5 or 10\]; for `pixels` of the images \[C: 2000\];
+    /// for `contrastive` of the batch's generator \[C: 200 or 500\].
     pub steps: usize,
     /// Adam's learning rate for the generator. `persistent`: 1e-3 \[O\]; `meta`: 5e-3, 3e-3, 2e-3 for 2, 5, 10 steps \[C\].
     pub lr_g: f64,
-    /// `meta` only: Adam's learning rate for the latents, 0.015, 0.01, 0.01 for 2, 5, 10 steps \[C\].
+    /// Adam's learning rate for what is trained beside the generator. `meta` and `contrastive`: the latents, 0.015, 0.01, 0.01 for
+    /// 2, 5, 10 steps \[C\]; `pixels`: the pixels, 0.05 in units of the image's range \[C: DeepInversion, in normalised units\].
     pub lr_z: f64,
     /// Adam's first decay, in `[0, 1)` \[C: 0.5\].
     pub beta1: f64,
@@ -53,8 +59,12 @@ pub struct InvertSettings {
     pub oh: f64,
     /// Factor of the class balance within a batch. `persistent`: 10 \[O\]; `meta`: 0 \[C\].
     pub bal: f64,
+    /// Factor of the activation of the teacher's features: 0; DAFL: 1e-3 \[C\].
+    pub act: f64,
     /// Factor of the adversarial term: 1 \[O\]; 1, 1.1 or 1.33 \[C\].
     pub adv: f64,
+    /// What the adversarial term measures: "kl", or "l1" of the logits \[C: DFAD\].
+    pub discrepancy: Discrepancy,
     /// Whether the adversarial term counts only images on which teacher and student agree: no \[O\], yes \[C\].
     pub adv_mask: bool,
     /// Momentum of the averaged batch-norm statistics, in `[0, 1)`; 0 switches averaging off. `persistent`: 0 \[O\];
@@ -62,8 +72,18 @@ pub struct InvertSettings {
     ///
     /// It scales the gradient of L_BN by one minus itself: bn = 10 at 0.9 pulls like bn = 1 at 0.
     pub bn_momentum: f64,
-    /// Which classes the images should be of; `persistent` knows only "predicted".
+    /// Which classes the images should be of; `persistent` knows only "predicted", which `pixels` and `contrastive` do not.
     pub targets: TargetRule,
+    /// `pixels` only: factor of the total variation \[C: DeepInversion: 2.5e-5 and more\].
+    pub tv: f64,
+    /// `pixels` only: factor of the norm of all pixels, seen from mid-grey \[C: DeepInversion: 3e-8 and more\].
+    pub l2: f64,
+    /// `contrastive` only: factor of the contrastive term \[C: CMI: 0.8\].
+    pub cr: f64,
+    /// `contrastive` only: its temperature \[C: CMI: 0.1\].
+    pub cr_temperature: f64,
+    /// `contrastive` only: images whose features are remembered \[C: CMI: 4096\].
+    pub cr_bank: usize,
     /// Draw the first linear layer anew, once, at the start of the so-manieth round after the warm-up (from 1);
     /// 0: never \[C: 120 for `meta`\].
     pub reset_round: u32,
@@ -91,10 +111,17 @@ impl Default for InvertSettings {
             bn: 1.0,
             oh: 0.5,
             bal: 10.0,
+            act: 0.0,
             adv: 1.0,
+            discrepancy: Discrepancy::Kl,
             adv_mask: false,
             bn_momentum: 0.0,
             targets: TargetRule::Predicted,
+            tv: 0.0,
+            l2: 0.0,
+            cr: 0.8,
+            cr_temperature: 0.1,
+            cr_bank: 4096,
             reset_round: 0,
             image_format: ImageFormat::U8,
             augment: AugmentSettings::default(),
@@ -120,25 +147,45 @@ impl InvertSettings {
         check::not_negative("invert.bal", self.bal)?;
         check::not_negative("invert.adv", self.adv)?;
         check::decay("invert.bn_momentum", self.bn_momentum)?;
-        if self.bn == 0.0 && self.oh == 0.0 && self.bal == 0.0 {
-            // `adv` alone would leave the warm-up without a loss.
-            return Err("invert.bn, invert.oh and invert.bal are all 0; the warm-up needs one of them above 0".into());
+        check::not_negative("invert.act", self.act)?;
+        check::not_negative("invert.tv", self.tv)?;
+        check::not_negative("invert.l2", self.l2)?;
+        check::not_negative("invert.cr", self.cr)?;
+        check::positive("invert.cr_temperature", self.cr_temperature)?;
+        check::count("invert.cr_bank", self.cr_bank, 0..=1_000_000)?;
+        if !self.loss_weights().any(true) {
+            return Err("invert.bn, oh, bal, act and adv are all 0; one of them must be above 0".into());
         }
-        if self.strategy == Strategy::Persistent && self.targets != TargetRule::Predicted {
+        if self.strategy != Strategy::Persistent && !self.loss_weights().any(false) {
+            return Err("invert.bn, oh, bal and act are all 0; the warm-up needs one of them above 0".into());
+        }
+        if self.adv_mask && self.discrepancy != Discrepancy::Kl {
+            return Err("invert.adv_mask is true; it must be false unless invert.discrepancy is \"kl\"".into());
+        }
+        match (self.strategy, self.targets) {
             // Its latents are drawn afresh each step and know nothing of a class.
-            return Err("invert.targets is not \"predicted\"; the others need invert.strategy = \"meta\"".into());
-        }
+            (Strategy::Persistent, TargetRule::Random | TargetRule::Balanced) => {
+                Err("invert.targets is not \"predicted\"; the others need another invert.strategy".into())
+            }
+            // What starts as noise would stay what the teacher takes noise for.
+            (Strategy::Pixels | Strategy::Contrastive, TargetRule::Predicted) => {
+                Err("invert.targets is \"predicted\"; this invert.strategy needs \"random\" or \"balanced\""
+                    .to_string())
+            }
+            _ => Ok(()),
+        }?;
         self.augment.validate("invert")?;
         self.phi.validate()
     }
 
     /// The factors of the loss.
     pub fn loss_weights(&self) -> LossWeights {
-        LossWeights { bn: self.bn, oh: self.oh, bal: self.bal, adv: self.adv, adv_mask: self.adv_mask }
+        let Self { bn, oh, bal, act, adv, discrepancy, adv_mask, .. } = *self;
+        LossWeights { bn, oh, bal, act, adv, discrepancy, adv_mask }
     }
 }
 
-/// How generator steps are spent; see the [module](self).
+/// How images are made; see the [module](self).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
@@ -146,6 +193,10 @@ pub enum Strategy {
     Persistent,
     /// A meta-learnt starting point, cloned for each batch.
     Meta,
+    /// No generator: the pixels are trained.
+    Pixels,
+    /// A fresh generator for each batch, against the images before.
+    Contrastive,
 }
 
 /// Which classes the images should be of.
@@ -196,12 +247,16 @@ pub struct Synthesis {
     pub terms: InversionTerms,
 }
 
-/// The generator in whichever way it is trained, with all of its state.
+/// What makes images, in whichever way, with all of its state.
 pub enum Synthesizer {
     /// [`Strategy::Meta`].
     Meta(MetaGenerator),
     /// [`Strategy::Persistent`].
     Persistent(PersistentGenerator),
+    /// [`Strategy::Pixels`].
+    Pixels(PixelOptimisation),
+    /// [`Strategy::Contrastive`].
+    Contrastive(ContrastiveInversion),
 }
 
 impl Synthesizer {
@@ -211,6 +266,10 @@ impl Synthesizer {
             Strategy::Meta => Self::Meta(MetaGenerator::new(settings.clone(), teacher, seed, device)?),
             Strategy::Persistent => {
                 Self::Persistent(PersistentGenerator::new(settings.clone(), teacher, seed, device)?)
+            }
+            Strategy::Pixels => Self::Pixels(PixelOptimisation::new(settings.clone(), device)),
+            Strategy::Contrastive => {
+                Self::Contrastive(ContrastiveInversion::new(settings.clone(), teacher, seed, device)?)
             }
         })
     }
@@ -226,6 +285,8 @@ impl Synthesizer {
         match self {
             Self::Meta(generator) => generator.synthesize(teacher, student, modulation, position),
             Self::Persistent(generator) => generator.synthesize(teacher, student, modulation, position),
+            Self::Pixels(pixels) => pixels.synthesize(teacher, student, modulation, position),
+            Self::Contrastive(generator) => generator.synthesize(teacher, student, modulation, position),
         }
     }
 
@@ -234,6 +295,8 @@ impl Synthesizer {
         match self {
             Self::Meta(generator) => generator.state_tensors(),
             Self::Persistent(generator) => generator.state_tensors(),
+            Self::Pixels(_) => BTreeMap::new(), // each batch starts from noise
+            Self::Contrastive(generator) => generator.state_tensors(),
         }
     }
 
@@ -242,6 +305,8 @@ impl Synthesizer {
         match self {
             Self::Meta(generator) => generator.load_state(tensors),
             Self::Persistent(generator) => generator.load_state(tensors),
+            Self::Pixels(_) => Ok(()),
+            Self::Contrastive(generator) => generator.load_state(tensors),
         }
     }
 }
@@ -266,7 +331,13 @@ mod tests {
         check_refused(|s| s.bn_momentum = 1.0, "invert.bn_momentum is 1");
         check_refused(|s| s.phi.gamma = -0.5, "invert.phi.gamma is -0.5");
         check_refused(|s| s.augment.crop_padding = 65, "invert.augment.crop_padding is 65");
-        check_refused(|s| s.targets = TargetRule::Balanced, "invert.strategy = \"meta\"");
-        check_refused(|s| (s.bn, s.oh, s.bal) = (0.0, 0.0, 0.0), "invert.bn, invert.oh and invert.bal are all 0");
+        check_refused(|s| s.targets = TargetRule::Balanced, "need another invert.strategy");
+        check_refused(|s| s.strategy = Strategy::Pixels, "needs \"random\" or \"balanced\"");
+        check_refused(|s| (s.bn, s.oh, s.bal, s.adv) = (0.0, 0.0, 0.0, 0.0), "are all 0; one of them");
+        check_refused(
+            |s| (s.bn, s.oh, s.bal, s.strategy) = (0.0, 0.0, 0.0, Strategy::Meta),
+            "the warm-up needs one of them",
+        );
+        check_refused(|s| (s.adv_mask, s.discrepancy) = (true, Discrepancy::L1), "invert.adv_mask is true");
     }
 }

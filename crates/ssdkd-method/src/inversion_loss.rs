@@ -6,8 +6,10 @@
 //! L_BN  = Σ_l ‖μ_l(x) − μ_run,l‖₂ + ‖σ²_l(x) − σ²_run,l‖₂                                                      [R][C]
 //! L_CE  = mean_i φ(x_i) · CE(t_i, y_i)                                                                            [R]
 //! L_bal = Σ_c p̄_c ln p̄_c            p̄: batch mean of softmax(t)                                          [C: DAFL][O]
+//! L_act = − mean |penultimate features of the teacher|                                                      [C: DAFL]
 //! L_adv = − mean_i m_i · KL(softmax t_i ‖ softmax s_i)                                             [C: Fast-Datafree]
-//! L_G   = bn·L_BN + oh·L_CE + bal·L_bal + adv·L_adv                                                               [C]
+//!         − mean |t − s|                                                                                   [C: DFAD]
+//! L_G   = bn·L_BN + oh·L_CE + bal·L_bal + act·L_act + adv·L_adv                                                   [C]
 //! ```
 //!
 //! **Batch-norm statistics.** μ_l and σ²_l (biased) are taken over N, H and W of the *input* of every batch norm of the
@@ -18,11 +20,14 @@
 //! **Adversary.** At temperature 1, with gradients into x through *both* networks, and only after the warm-up. The mask
 //! m_i = 1\[argmax s_i = argmax t_i\] of Fast-Datafree rewards disagreement in confidence and stops at the decision
 //! boundary; without it (m_i = 1) the generator may cross it.
+//!
+//! **Activation.** Images of the kind a network was trained on excite its features more than noise does; DAFL rewards that.
 
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, bail};
-use ssdkd_nn::{Network, Pass, Tap};
+use serde::{Deserialize, Serialize};
+use ssdkd_nn::{Network, Output, Pass, Tap};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
@@ -37,10 +42,31 @@ pub struct LossWeights {
     pub oh: f64,
     /// Of the class balance within the batch.
     pub bal: f64,
+    /// Of the activation of the teacher's features.
+    pub act: f64,
     /// Of the adversarial term.
     pub adv: f64,
+    /// What teacher and student are to disagree in.
+    pub discrepancy: Discrepancy,
     /// Whether the adversarial term counts only images on which teacher and student agree.
     pub adv_mask: bool,
+}
+
+impl LossWeights {
+    /// Whether there is anything to learn from, with or without a student.
+    pub fn any(&self, student: bool) -> bool {
+        [self.bn, self.oh, self.bal, self.act].iter().any(|factor| *factor != 0.0) || (student && self.adv != 0.0)
+    }
+}
+
+/// What the adversarial term measures, and in DFAD what the student learns to close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Discrepancy {
+    /// KL of the probabilities.
+    Kl,
+    /// Mean absolute difference of the logits \[C: DFAD\].
+    L1,
 }
 
 /// The terms of one batch, before their factors; a term that was not computed is 0.
@@ -52,6 +78,8 @@ pub struct InversionTerms {
     pub task: f32,
     /// L_bal, in nats: −ln(classes) when the batch is even, 0 when it is of one class.
     pub balance: f32,
+    /// L_act: 0 or below.
+    pub activation: f32,
     /// L_adv: 0 or below.
     pub adversarial: f32,
     /// L_G: the terms times their factors.
@@ -78,6 +106,8 @@ pub struct Judgement {
     pub terms: InversionTerms,
     /// Mean and variance (C,) of every batch norm's input, for [`BatchNormMomentum::update`].
     pub statistics: Vec<(Tensor, Tensor)>,
+    /// The teacher's penultimate features (B, F) of the views.
+    pub features: Value,
 }
 
 impl Objective<'_> {
@@ -88,7 +118,7 @@ impl Objective<'_> {
     pub fn judge(&self, views: &Value, targets: Option<&[u32]>, momentum: &BatchNormMomentum) -> Result<Judgement> {
         let weights = self.weights;
         let pass = if weights.bn == 0.0 { Pass::eval() } else { Pass::tapped() };
-        let teacher_logits = self.teacher.forward(views, &pass)?.logits; // (B, K)
+        let Output { features, logits: teacher_logits } = self.teacher.forward(views, &pass)?; // (B, F), (B, K)
         let taps = pass.take_taps();
 
         let mut total = Vec::new();
@@ -107,20 +137,29 @@ impl Objective<'_> {
         if weights.bal != 0.0 {
             terms.balance = term(weights.bal, ops::mean_softmax_negentropy(&teacher_logits)?)?;
         }
+        if weights.act != 0.0 {
+            // Features are pooled behind a ReLU: none is negative.
+            terms.activation = term(weights.act, ops::scale(&ops::mean_all(&features)?, -1.0)?)?;
+        }
         if let (Some(student), true) = (self.student, weights.adv != 0.0) {
             let student_logits = student.forward(views, &Pass::eval())?.logits;
-            terms.adversarial =
-                term(weights.adv, adversarial_loss(&teacher_logits, &student_logits, weights.adv_mask)?)?;
+            let loss = match weights.discrepancy {
+                Discrepancy::Kl => adversarial_loss(&teacher_logits, &student_logits, weights.adv_mask)?,
+                Discrepancy::L1 => ops::scale(&ops::mean_absolute_difference(&teacher_logits, &student_logits)?, -1.0)?,
+            };
+            terms.adversarial = term(weights.adv, loss)?;
         }
         if total.is_empty() {
-            bail!("the generator has no loss: all factors that apply now are 0\nhint: set invert.bn, oh, bal or adv");
+            bail!(
+                "the generator has no loss: all factors that apply now are 0\nhint: set invert.bn, oh, bal, act or adv"
+            );
         }
         let total = ops::weighted_sum(&total.iter().map(|(factor, value)| (*factor, value)).collect::<Vec<_>>())?;
         terms.total = total.scalar()?;
         if !terms.total.is_finite() {
             bail!("the generator's loss is not finite: {terms:?}\nhint: lower invert.lr_g");
         }
-        Ok(Judgement { total, terms, statistics: taps.iter().map(statistics).collect() })
+        Ok(Judgement { total, terms, statistics: taps.iter().map(statistics).collect(), features })
     }
 }
 

@@ -13,7 +13,7 @@
 //! |---|---|
 //! | [`modulation`] | φ, which balances what the generator makes |
 //! | [`inversion_loss`] | what makes an image good: batch-norm statistics, task, balance, adversary |
-//! | [`inversion`] | one synthesis batch: settings, draws, and the two strategies [`meta_generator`] and [`persistent_generator`] |
+//! | [`inversion`] | one synthesis batch: settings, draws, and the strategies [`persistent_generator`], [`meta_generator`], [`pixel_optimisation`] and [`contrastive_inversion`] |
 //! | [`buffer`] | the small replay buffer and its partial update |
 //! | [`priority`] | δ, the sampling probabilities, the importance weights, the draws |
 //! | [`distillation`] | one step of the student |
@@ -38,6 +38,7 @@
 pub mod augment;
 pub mod buffer;
 mod check;
+pub mod contrastive_inversion;
 pub mod diagnostics;
 pub mod distillation;
 mod generator;
@@ -49,6 +50,7 @@ pub mod meta_generator;
 pub mod mixing;
 pub mod modulation;
 pub mod persistent_generator;
+pub mod pixel_optimisation;
 pub mod priority;
 
 pub use augment::AugmentSettings;
@@ -56,6 +58,6 @@ pub use buffer::{BalanceSettings, Eviction, Member, ReplayBuffer};
 pub use diagnostics::{Diagnostics, diagnose};
 pub use distillation::{DistillSettings, Distiller, OptimizerKind, StepReport};
 pub use inversion::{ImageFormat, InvertSettings, Position, Strategy, Synthesis, Synthesizer, TargetRule};
-pub use inversion_loss::{BatchNormMomentum, InversionTerms, LossWeights};
+pub use inversion_loss::{BatchNormMomentum, Discrepancy, InversionTerms, LossWeights};
 pub use modulation::{Diversity, Factors, Modulation, ModulationSettings};
 pub use priority::{Prioritised, Refresh, SampleSettings, Scale};

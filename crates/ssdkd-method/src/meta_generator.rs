@@ -18,7 +18,7 @@ use candle_core::{Device, Result, Tensor, Var, bail};
 use ssdkd_nn::{Adam, Network, Pass};
 use ssdkd_ops::Value;
 
-use crate::generator::{TrainedGenerator, build, draws};
+use crate::generator::{TrainedGenerator, build, draw_targets, draws, finish};
 use crate::inversion::{InvertSettings, Position, Synthesis};
 use crate::inversion_loss::{InversionTerms, Objective};
 use crate::modulation::Modulation;
@@ -43,9 +43,9 @@ impl MetaGenerator {
         self.0.reset_if_due(position)?;
         let objective = Objective { teacher, student, weights: self.0.settings.loss_weights(), modulation };
         let latents = self.0.latents(position, 0)?;
-        let targets = self.0.targets(position, teacher.classes());
+        let targets = draw_targets(&self.0.settings, position, teacher.classes());
         let (images, terms) = self.meta_step(&objective, &latents, targets.as_deref(), position)?;
-        self.0.finish(teacher, &images, targets, terms)
+        finish(&self.0.settings, teacher, &images, targets, terms)
     }
 
     /// One meta step from given latents (B, latent): the best images (B, H, W, C) and their loss.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! each step:  z ~ N(0, 1) afresh;  x = g(z);  t = f_t(view(x)),  s = f_s(view(x)) after the warm-up
-//!             L_G = bn·L_BN + oh·mean φ·CE(t, argmax t) + bal·Σ_c p̄_c ln p̄_c + adv·L_adv                      [O][C: DAFL]
+//!             L_G = bn·L_BN + oh·mean φ·CE(t, argmax t) + bal·Σ_c p̄_c ln p̄_c + act·L_act + adv·L_adv          [O][C: DAFL]
 //!             one Adam step on g
 //! ```
 //!
@@ -16,7 +16,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use ssdkd_nn::{Network, Pass};
 use ssdkd_ops::Value;
 
-use crate::generator::{TrainedGenerator, draws};
+use crate::generator::{TrainedGenerator, draws, finish};
 use crate::inversion::{InvertSettings, Position, Synthesis};
 use crate::inversion_loss::{InversionTerms, Objective};
 use crate::modulation::Modulation;
@@ -40,6 +40,12 @@ impl PersistentGenerator {
     ) -> Result<Synthesis> {
         self.0.reset_if_due(position)?;
         let objective = Objective { teacher, student, weights: self.0.settings.loss_weights(), modulation };
+        if !objective.weights.any(student.is_some()) {
+            // A generator that only follows the student has nothing to learn in the warm-up.
+            let latents = Value::constant(self.0.latents(position, 0)?);
+            let images = self.0.network.forward(&latents, &Pass::train_frozen())?;
+            return finish(&self.0.settings, teacher, images.tensor(), None, InversionTerms::default());
+        }
         let mut last = None;
         for step in 0..self.0.settings.steps {
             let latents = self.0.latents(position, step)?;
@@ -49,7 +55,7 @@ impl PersistentGenerator {
             bail!("invert.steps is 0; a batch needs at least one generator step")
         };
         self.0.averages.update(statistics)?;
-        self.0.finish(teacher, &images, None, terms)
+        finish(&self.0.settings, teacher, &images, None, terms)
     }
 
     /// One Adam step on fresh latents (B, latent): the images (B, H, W, C), their loss, their batch statistics.

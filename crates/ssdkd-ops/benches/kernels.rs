@@ -63,7 +63,8 @@ struct Tensors {
 impl Shape {
     fn tensors(&self) -> Tensors {
         let &Self(size, channels, outputs, kernel, stride, batch) = self;
-        let random = |dims: (usize, usize, usize, usize)| Tensor::rand(-1f32, 1f32, dims, &Device::Cpu).expect("memory");
+        let random =
+            |dims: (usize, usize, usize, usize)| Tensor::rand(-1f32, 1f32, dims, &Device::Cpu).expect("memory");
         let x = random((batch, size, size, channels));
         let weight = random((outputs, channels, kernel, kernel));
         let out = size.div_ceil(stride);

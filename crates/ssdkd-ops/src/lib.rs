@@ -30,8 +30,10 @@ mod optim;
 mod parallel;
 mod pool;
 mod resample;
+mod rows;
 mod simd;
 mod value;
+mod variation;
 mod vectorised;
 
 pub use activation::{Activation, leaky_relu, relu, sigmoid};
@@ -44,7 +46,7 @@ pub use elementwise::{
 pub use linear::linear;
 pub use loss::{
     argmax, confidence, cross_entropy, cross_entropy_smoothed, kl_divergence, kl_per_sample, l2_distance,
-    mean_softmax_negentropy, softmax,
+    mean_absolute_difference, mean_softmax_negentropy, softmax,
 };
 pub use norm::{
     BatchMoments, FrozenNorm, batch_norm_eval, batch_norm_tapped, batch_norm_train, channel_moments, fold_batch_norm,
@@ -52,5 +54,7 @@ pub use norm::{
 pub use optim::{adam_step, copy_assign, lerp_assign, sgd_step};
 pub use pool::{avg_pool2d, global_avg_pool, max_pool2d};
 pub use resample::{subsample_pad, upsample_nearest};
+pub use rows::{side_by_side, unit_rows};
 pub use simd::SimdPath;
 pub use value::{Backward, Gradients, Value};
+pub use variation::total_variation;

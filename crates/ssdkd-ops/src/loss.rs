@@ -150,6 +150,40 @@ pub fn l2_distance(x: &Value, target: &Tensor) -> Result<Value> {
     }))
 }
 
+/// The mean of |a − b| over all numbers; gradients flow into both, 0 where they are equal.
+///
+/// # Errors
+/// If the shapes differ, or there are no numbers.
+pub fn mean_absolute_difference(a: &Value, b: &Value) -> Result<Value> {
+    let operation = "mean_absolute_difference";
+    check_same_shape(operation, a.tensor(), b.tensor())?;
+    let count = a.tensor().elem_count();
+    if count == 0 {
+        bail!("{operation}: tensors of shape {:?} have no mean", a.dims());
+    }
+    let sum = {
+        let (a, b) = (device::slice(a.tensor(), operation)?, device::slice(b.tensor(), operation)?);
+        sum_pairs(&a, &b, |a, b| (a - b).abs())?
+    };
+    let (a_wants, b_wants) = (a.wants_gradient(), b.wants_gradient());
+    let (kept_a, kept_b) = (a.tensor().clone(), b.tensor().clone());
+    Ok(Value::record1(scalar_tensor(sum / count as f64)?, &[a, b], move |flow| {
+        let factor = (scalar_of(operation, flow)? / count as f64) as f32;
+        let pull = |factor: f32| {
+            map_pairs(operation, &kept_a, &kept_b, |a, b| {
+                if a > b {
+                    factor
+                } else if a < b {
+                    -factor
+                } else {
+                    0.0
+                }
+            })
+        };
+        Ok(vec![a_wants.then(|| pull(factor)).transpose()?, b_wants.then(|| pull(-factor)).transpose()?])
+    }))
+}
+
 /// `Σ_c p̄_c ln p̄_c`, p̄ the mean over the batch of softmax(logits), logits (B, K).
 ///
 /// Least, −ln K, when the batch as a whole has every class alike: minimising it balances a generator's classes.

@@ -15,12 +15,12 @@ use rayon::prelude::*;
 use self::backward::{GateSource, Saved, Statistics, line_gradient};
 use self::kernels::normalise_add;
 use self::moments::Moments;
-pub use fold::{FrozenNorm, fold_batch_norm};
 use crate::activation::{Activation, Rectifier, with_rectifier};
 use crate::device;
 use crate::simd::SimdPath;
 use crate::value::Value;
 use crate::vectorised::{affine_slice, pattern, pattern_piece_rows};
+pub use fold::{FrozenNorm, fold_batch_norm};
 
 /// What a normalisation found in its batch.
 #[derive(Clone, Debug)]

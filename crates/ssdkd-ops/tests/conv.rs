@@ -3,7 +3,10 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use proptest::prelude::*;
-use ssdkd_ops::{Activation, Conv2dSpec, SimdPath, Value, add, conv2d, conv2d_then, leaky_relu, linear, relu, with_direct_convolutions};
+use ssdkd_ops::{
+    Activation, Conv2dSpec, SimdPath, Value, add, conv2d, conv2d_then, leaky_relu, linear, relu,
+    with_direct_convolutions,
+};
 
 fn paths() -> impl Iterator<Item = SimdPath> {
     SimdPath::ALL.into_iter().filter(|path| path.is_available())

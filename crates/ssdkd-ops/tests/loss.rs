@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use common::{Golden, assert_close, assert_refuses, check_gradients, check_same_bytes, flat, numbers, tensor};
 use ssdkd_ops::{
     Value, argmax, confidence, cross_entropy, cross_entropy_smoothed, kl_divergence, kl_per_sample, l2_distance,
-    mean_softmax_negentropy, softmax,
+    mean_absolute_difference, mean_softmax_negentropy, side_by_side, softmax, total_variation, unit_rows,
 };
 
 const TARGETS: [u32; 6] = [0, 6, 3, 3, 1, 5];
@@ -47,6 +47,29 @@ fn gradients_agree_with_differences() {
             &[numbers((6, 7), 1), numbers((6, 7), 2)],
         );
     }
+}
+
+#[test]
+fn gradients_of_the_baselines_terms_agree_with_differences() {
+    let rows = [numbers((6, 7), 1), numbers((6, 7), 2)];
+    check_gradients(|x| mean_absolute_difference(&x[0], &x[1]), &rows);
+    check_gradients(|x| unit_rows(&x[0]), &rows[..1]);
+    check_gradients(|x| side_by_side(&x[0], &x[1]), &[numbers((3, 4), 1), numbers((3, 2), 2)]);
+    check_gradients(|x| total_variation(&x[0]), &[numbers((2, 4, 5, 3), 1)]);
+}
+
+#[test]
+fn terms_of_the_baselines_by_hand() {
+    let leaf = |numbers: &[f32], shape: &[usize]| Value::leaf(&tensor(numbers, shape));
+    let difference = mean_absolute_difference(&leaf(&[1.0, -2.0], &[1, 2]), &leaf(&[0.0, 4.0], &[1, 2])).unwrap();
+    assert_eq!(difference.scalar().unwrap(), 3.5);
+    // Right: 1, 1; below: 2, 2; diagonals: 1 and 3.
+    let variation = total_variation(&leaf(&[0.0, 1.0, 2.0, 3.0], &[1, 2, 2, 1])).unwrap();
+    let expected = 2.0_f32.sqrt() + 8.0_f32.sqrt() + 1.0 + 3.0;
+    assert!((variation.scalar().unwrap() - expected).abs() < 1e-6);
+    let flat_image = leaf(&[0.5; 12], &[1, 2, 2, 3]);
+    assert_eq!(total_variation(&flat_image).unwrap().scalar().unwrap(), 0.0);
+    assert_eq!(flat(unit_rows(&leaf(&[3.0, 4.0, 0.0, 0.0], &[2, 2])).unwrap().tensor()), [0.6, 0.8, 0.0, 0.0]);
 }
 
 #[test]

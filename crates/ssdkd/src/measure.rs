@@ -5,15 +5,21 @@ use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use ssdkd_context::{Context, STUDENT};
+use ssdkd_context::{Context, SHARD, STUDENT};
 use ssdkd_data::{DataError, Dataset, Split};
+use ssdkd_method::Diagnostics;
 use ssdkd_nn::Network;
+use ssdkd_nn::random::stream;
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{Progress, StageArgs, StageError, signals, write_file};
 
 /// Images in one forward pass.
 const BATCH: usize = 256;
+
+/// Images that are judged of a data set and of each shard, at most.
+const JUDGED: usize = 512;
 
 /// `evaluate/students.json`: what was measured, by the digest of the weights.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -29,6 +35,12 @@ pub struct Measurements {
     pub teacher: f64,
     /// Top-1 accuracy by the digest of the student's weights.
     pub students: BTreeMap<String, f64>,
+    /// Whether these images are any good, judged by the teacher as a run's own are: what to compare those with.
+    #[serde(default)]
+    pub real: Option<Diagnostics>,
+    /// The same of the images of a round, by the digest of their shard.
+    #[serde(default)]
+    pub shards: BTreeMap<String, Diagnostics>,
 }
 
 /// `ssdkd evaluate`
@@ -75,6 +87,9 @@ pub fn measure(context: &mut Context) -> Result<()> {
         let teacher = accuracy(&teacher, &data)?;
         measured = Measurements { data: spec, data_digest, images: data.len(), teacher, ..Measurements::default() };
     }
+    if measured.real.is_none() {
+        measured.real = Some(judge_real(context, &data)?);
+    }
     let rounds = rounds_to_measure(context)?;
     let progress = Progress::start("evaluate", rounds.len() as u64);
     for round in rounds {
@@ -83,11 +98,36 @@ pub fn measure(context: &mut Context) -> Result<()> {
             signals::check()?;
             place.insert(accuracy(&*context.student_after(round)?, &data)?);
         }
+        let digest = context.file_digest("invert", round, SHARD)?;
+        if let Entry::Vacant(place) = measured.shards.entry(digest) {
+            place.insert(judge_shard(context, round)?);
+        }
         progress.advance(1, String::new);
     }
     progress.finish();
     let text = serde_json::to_string_pretty(&measured)? + "\n";
     Ok(write_file(&path(context), text.as_bytes())?)
+}
+
+/// The figures of the first real images.
+fn judge_real(context: &mut Context, data: &Dataset) -> Result<Diagnostics> {
+    let [channels, height, width] = data.shape();
+    let indices = (0..data.len().min(JUDGED)).collect::<Vec<_>>();
+    let images = Tensor::from_vec(data.gather(&indices), (indices.len(), height, width, channels), context.device())?;
+    judge(context, &images)
+}
+
+/// The figures of the first images that a round made.
+fn judge_shard(context: &mut Context, round: u32) -> Result<Diagnostics> {
+    let rows = context.shard(round)?.samples.len().min(JUDGED) as u32;
+    let images = context.images(&(0..rows).map(|row| (round, row)).collect::<Vec<_>>())?;
+    judge(context, &images)
+}
+
+/// The same views every time, so that figures differ by their images alone.
+fn judge(context: &mut Context, images: &Tensor) -> Result<Diagnostics> {
+    let views = context.recipe().distill.augment;
+    Ok(ssdkd_method::diagnose(&*context.teacher()?, images, views, &mut stream(0, "evaluate/views", &[]))?)
 }
 
 /// The complete distilling rounds that the recipe wants measured.

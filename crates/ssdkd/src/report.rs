@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use ssdkd_context::{Context, STUDENT};
+use ssdkd_context::{Context, SHARD, STUDENT};
+use ssdkd_method::Diagnostics;
 use ssdkd_nn::Network;
 use ssdkd_shards::manifest::TIMING_FILE;
 use ssdkd_shards::{Pixels, Timing};
@@ -30,8 +31,10 @@ struct Summary {
     teacher_accuracy: Option<f64>,
     student_accuracy: Option<f64>,
     student_accuracy_last5: Option<Spread>,
+    real_images: Option<Diagnostics>,
     distinct_images: u64,
     distillation_steps: u64,
+    peak_mib: u64,
     seconds: Seconds,
     curve: Vec<Point>,
 }
@@ -62,6 +65,7 @@ struct Point {
     accuracy: Option<f64>,
     smallest_class: Option<f64>,
     largest_class: Option<f64>,
+    images: Option<Diagnostics>,
 }
 
 /// `ssdkd report`
@@ -85,7 +89,7 @@ pub fn write(context: &mut Context) -> Result<()> {
 
 fn summarise(context: &mut Context) -> Result<Summary> {
     let measured = measure::read(context)?;
-    let (mut images, mut steps, mut seconds) = (0, 0, Seconds::default());
+    let (mut images, mut steps, mut peak, mut seconds) = (0, 0, 0, Seconds::default());
     for round in context.run().rounds("invert")? {
         images += metric(context, "invert", round, "images")?.unwrap_or(0.0) as u64;
     }
@@ -96,7 +100,9 @@ fn summarise(context: &mut Context) -> Result<Summary> {
         ("distill", &mut seconds.distill),
     ] {
         for round in context.run().rounds(stage)? {
-            *sum += timing(context, stage, round)?;
+            let timing = timing(context, stage, round)?;
+            *sum += timing.seconds;
+            peak = peak.max(timing.peak_bytes);
         }
     }
     seconds.total = seconds.invert + seconds.balance + seconds.sample + seconds.distill;
@@ -104,6 +110,7 @@ fn summarise(context: &mut Context) -> Result<Summary> {
     for round in context.run().rounds("distill")? {
         steps += metric(context, "distill", round, "steps")?.unwrap_or(0.0) as u64;
         let digest = context.file_digest("distill", round, STUDENT)?;
+        let shard = context.file_digest("invert", round, SHARD)?;
         curve.push(Point {
             round,
             steps,
@@ -112,6 +119,7 @@ fn summarise(context: &mut Context) -> Result<Summary> {
             accuracy: measured.students.get(&digest).copied(),
             smallest_class: metric(context, "balance", round, "smallest_class")?,
             largest_class: metric(context, "balance", round, "largest_class")?,
+            images: measured.shards.get(&shard).copied(),
         });
     }
     let last = curve.iter().rev().take(context.recipe().evaluate.last as usize).filter_map(|point| point.accuracy);
@@ -129,8 +137,10 @@ fn summarise(context: &mut Context) -> Result<Summary> {
         teacher_accuracy: (measured.images > 0).then_some(measured.teacher),
         student_accuracy: curve.last().and_then(|point| point.accuracy),
         student_accuracy_last5: spread(&last.collect::<Vec<_>>()),
+        real_images: measured.real,
         distinct_images: images,
         distillation_steps: steps,
+        peak_mib: peak >> 20,
         seconds,
         curve,
     })
@@ -140,11 +150,10 @@ fn metric(context: &mut Context, stage: &str, round: u32, name: &str) -> Result<
     Ok(context.complete(stage, round)?.manifest.metrics.get(name).and_then(serde_json::Value::as_f64))
 }
 
-fn timing(context: &Context, stage: &str, round: u32) -> Result<f64> {
+fn timing(context: &Context, stage: &str, round: u32) -> Result<Timing> {
     let path = context.run().file(stage, round, TIMING_FILE);
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let timing: Timing = serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
-    Ok(timing.seconds)
+    serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))
 }
 
 /// Mean and standard deviation (of the population).
@@ -180,7 +189,18 @@ fn describe(summary: &Summary) -> Result<String> {
         writeln!(text, "           measured on {} images of {}", summary.evaluated_images, summary.evaluated_on)?;
     }
     writeln!(text, "images     {} distinct ones synthesised", summary.distinct_images)?;
+    let newest = summary.curve.iter().rev().find_map(|point| point.images);
+    for (which, figures) in [("the newest", newest), ("real ones", summary.real_images)] {
+        if let Some(Diagnostics { agreement, feature_spread, pixel_spread }) = figures {
+            writeln!(
+                text,
+                "           {which}: class survives a view {:.0} %, spread within class {feature_spread:.3} in features, {pixel_spread:.3} in pixels",
+                100.0 * agreement
+            )?;
+        }
+    }
     writeln!(text, "steps      {} of distillation", summary.distillation_steps)?;
+    writeln!(text, "memory     {} MiB at most", summary.peak_mib)?;
     let Seconds { invert, balance, sample, distill, total } = summary.seconds;
     writeln!(
         text,

@@ -57,8 +57,7 @@ pub(crate) fn weight_gradient(path: SimdPath, shape: &ConvShape, input: &[f32], 
                 TransformInput { input, zeros, images, tiles, range: range.clone(), channels, panel: left }
                     .run(path, inputs);
                 TransformGradient { gradient, zeros, tiles, range, panel: right }.run(path, gradients);
-                Update { rows, depth, width: outputs, left: (inputs, left), right: (gradients, right) }
-                    .run(path, sums);
+                Update { rows, depth, width: outputs, left: (inputs, left), right: (gradients, right) }.run(path, sums);
             }
         });
     });
