@@ -45,6 +45,9 @@ pub struct Recipe {
 pub struct RunSettings {
     /// Folder name under the runs folder.
     pub name: String,
+    /// What the method is called in tables; says nothing to the stages.
+    #[serde(default = "default_method")]
+    pub method: String,
     /// All randomness is a function of (seed, stage, round, step).
     #[serde(default)]
     pub seed: u64,
@@ -52,6 +55,10 @@ pub struct RunSettings {
     pub warmup_rounds: u32,
     /// Rounds of all four stages, after the warm-up.
     pub rounds: u32,
+}
+
+fn default_method() -> String {
+    "SSD-KD".into()
 }
 
 /// `[teacher]`

@@ -81,12 +81,12 @@ impl Tensors {
 
     fn bench_forward(&self, bencher: Bencher) {
         let (x, weight) = (Value::constant(self.x.clone()), Value::constant(self.weight.clone()));
-        bencher.counter(self.operations.clone()).bench_local(|| self.forward(&x, &weight));
+        bencher.counter(self.operations).bench_local(|| self.forward(&x, &weight));
     }
 
     fn bench_backward(&self, bencher: Bencher, x: &Value, weight: &Value) {
         bencher
-            .counter(self.operations.clone())
+            .counter(self.operations)
             .with_inputs(|| self.forward(x, weight))
             .bench_local_values(|y| y.backward_from(self.gradient.clone()).expect("a gradient of the right shape"));
     }
@@ -128,7 +128,9 @@ mod direct {
 /// What the multiply-add units of all threads do at most: sums that stay in registers.
 #[cfg(target_arch = "x86_64")]
 mod peak {
-    use std::arch::x86_64::{_mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_reduce_add_ps, _mm512_set1_ps};
+    use std::arch::x86_64::{
+        __m512, __m512bh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_reduce_add_ps, _mm512_set1_ps,
+    };
     use std::hint::black_box;
 
     use super::{Bencher, ItemsCount};
@@ -159,7 +161,7 @@ mod peak {
     unsafe fn bf16_products() -> f32 {
         let ones = _mm512_set1_ps(black_box(1.0));
         // SAFETY: registers of the same size; any bits are numbers.
-        let factor = unsafe { std::mem::transmute(ones) };
+        let factor = unsafe { std::mem::transmute::<__m512, __m512bh>(ones) };
         let mut sums: [_; SUMS] = std::array::from_fn(|at| _mm512_set1_ps(at as f32));
         for _ in 0..STEPS {
             for at in 0..SUMS {

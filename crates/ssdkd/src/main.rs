@@ -1,10 +1,12 @@
 //! `ssdkd`: the front. Runs whole pipelines, looks into runs, brings teachers in and students out.
 
+mod compare;
 mod export;
 mod grid;
 mod import;
 mod inspect;
 mod measure;
+mod plot;
 mod report;
 mod run;
 mod status;
@@ -46,6 +48,8 @@ enum Command {
     Evaluate(StageArgs),
     /// Write a run's summary and its picture, and print the summary
     Report(StageArgs),
+    /// Put several runs into one table and one picture
+    Compare(compare::CompareArgs),
     /// Bring a trained model in: a PyTorch checkpoint or safetensors becomes a teacher with a card
     Import(import::ImportArgs),
     /// Take a student out: safetensors, a card, and a Python snippet that loads it
@@ -71,6 +75,7 @@ fn body(command: Command) -> Result<()> {
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Evaluate(arguments) => measure::evaluate(&arguments),
         Command::Report(arguments) => report::report(&arguments),
+        Command::Compare(arguments) => compare::compare(&arguments),
         Command::Import(arguments) => import::import(&arguments),
         Command::Export(arguments) => export::export(&arguments),
         Command::Doctor(arguments) => doctor(&arguments),

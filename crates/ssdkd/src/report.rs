@@ -1,9 +1,10 @@
-//! The report of a run: the summary, the curve, and a picture of the buffer.
+//! The report of a run: the summary, the curve, pictures of the buffer.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use ssdkd_context::{Context, SHARD, STUDENT};
 use ssdkd_method::Diagnostics;
 use ssdkd_nn::Network;
@@ -11,58 +12,65 @@ use ssdkd_shards::manifest::TIMING_FILE;
 use ssdkd_shards::{Pixels, Timing};
 use ssdkd_stage::{StageArgs, exit, write_file};
 
-use crate::{grid, measure};
+use crate::{grid, measure, plot, run};
 
 /// Images of each class in the picture, and how much they are enlarged.
 const COLUMNS: usize = 16;
 const ZOOM: usize = 2;
 
+/// The file name of [`Summary`].
+pub const SUMMARY: &str = "summary.json";
+
 /// `report/summary.json`
-#[derive(Debug, Serialize)]
-struct Summary {
-    run: String,
-    seed: u64,
-    teacher: String,
-    student: String,
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Summary {
+    pub run: String,
+    pub method: String,
+    pub seed: u64,
+    pub command: String,
+    pub teacher: String,
+    pub student: String,
     teacher_parameters: usize,
     student_parameters: usize,
     evaluated_on: String,
     evaluated_images: usize,
     teacher_accuracy: Option<f64>,
-    student_accuracy: Option<f64>,
-    student_accuracy_last5: Option<Spread>,
+    pub student_accuracy: Option<f64>,
+    pub student_accuracy_last5: Option<Spread>,
     real_images: Option<Diagnostics>,
-    distinct_images: u64,
-    distillation_steps: u64,
-    peak_mib: u64,
-    seconds: Seconds,
-    curve: Vec<Point>,
+    pub distinct_images: u64,
+    pub distillation_steps: u64,
+    pub peak_mib: u64,
+    pub seconds: Seconds,
+    pub curve: Vec<Point>,
 }
 
 /// Over the last rounds measured (`evaluate.last`, five by default).
-#[derive(Debug, Clone, Copy, Serialize)]
-struct Spread {
-    mean: f64,
-    std: f64,
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Spread {
+    pub mean: f64,
+    pub std: f64,
 }
 
-#[derive(Debug, Default, Serialize)]
-struct Seconds {
-    invert: f64,
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Seconds {
+    pub invert: f64,
     balance: f64,
     sample: f64,
-    distill: f64,
-    total: f64,
+    pub distill: f64,
+    pub total: f64,
 }
 
 /// One distilling round: its losses, and accuracy where it was measured.
-#[derive(Debug, Serialize)]
-struct Point {
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Point {
     round: u32,
-    steps: u64,
+    pub steps: u64,
+    /// What all stages up to here cost.
+    pub seconds: f64,
     loss: Option<f64>,
     agreement: Option<f64>,
-    accuracy: Option<f64>,
+    pub accuracy: Option<f64>,
     smallest_class: Option<f64>,
     largest_class: Option<f64>,
     images: Option<Diagnostics>,
@@ -72,27 +80,31 @@ struct Point {
 pub fn report(arguments: &StageArgs) -> Result<()> {
     let threads = arguments.common.set_up()?;
     let mut context = Context::open(arguments, "ssdkd report", threads)?;
-    write(&mut context)
+    write(&mut context, arguments)
 }
 
 /// Writes the report's files and prints the summary.
-pub fn write(context: &mut Context) -> Result<()> {
-    let summary = summarise(context)?;
+pub fn write(context: &mut Context, arguments: &StageArgs) -> Result<()> {
+    let summary = summarise(context, arguments)?;
     let folder = context.run().report();
-    write_file(&folder.join("summary.json"), (serde_json::to_string_pretty(&summary)? + "\n").as_bytes())?;
+    write_file(&folder.join(SUMMARY), (serde_json::to_string_pretty(&summary)? + "\n").as_bytes())?;
     let picture = folder.join("buffer.png");
     write_file(&picture, &picture_of_buffer(context)?)?;
+    for (name, chart) in charts_of_buffer(context)? {
+        write_file(&folder.join(name), chart.as_bytes())?;
+    }
     let mut text = describe(&summary)?;
-    writeln!(text, "look at    {}, {}", folder.join("summary.json").display(), picture.display())?;
+    writeln!(text, "look at    {}, {}", folder.join(SUMMARY).display(), picture.display())?;
     Ok(exit::print(&text)?)
 }
 
-fn summarise(context: &mut Context) -> Result<Summary> {
+fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
     let measured = measure::read(context)?;
     let (mut images, mut steps, mut peak, mut seconds) = (0, 0, 0, Seconds::default());
     for round in context.run().rounds("invert")? {
         images += metric(context, "invert", round, "images")?.unwrap_or(0.0) as u64;
     }
+    let mut by_round = BTreeMap::<u32, f64>::new();
     for (stage, sum) in [
         ("invert", &mut seconds.invert),
         ("balance", &mut seconds.balance),
@@ -102,6 +114,7 @@ fn summarise(context: &mut Context) -> Result<Summary> {
         for round in context.run().rounds(stage)? {
             let timing = timing(context, stage, round)?;
             *sum += timing.seconds;
+            *by_round.entry(round).or_default() += timing.seconds;
             peak = peak.max(timing.peak_bytes);
         }
     }
@@ -114,6 +127,7 @@ fn summarise(context: &mut Context) -> Result<Summary> {
         curve.push(Point {
             round,
             steps,
+            seconds: by_round.range(..=round).map(|(_, seconds)| seconds).sum(),
             loss: metric(context, "distill", round, "loss")?,
             agreement: metric(context, "distill", round, "agreement")?,
             accuracy: measured.students.get(&digest).copied(),
@@ -127,7 +141,9 @@ fn summarise(context: &mut Context) -> Result<Summary> {
     let student = Network::create(&context.student_spec()?, 0, context.device())?;
     Ok(Summary {
         run: context.recipe().run.name.clone(),
+        method: context.recipe().run.method.clone(),
         seed: context.recipe().run.seed,
+        command: run::command_of(arguments),
         teacher: card.architecture.to_string(),
         student: context.recipe().student.architecture.clone(),
         teacher_parameters: card.parameters,
@@ -234,6 +250,26 @@ fn picture_of_buffer(context: &mut Context) -> Result<Vec<u8>> {
     }
     let rows = rows.iter().map(|images| images.iter().map(Vec::as_slice).collect()).collect::<Vec<Vec<_>>>();
     grid::contact_sheet(&rows, card.input, ZOOM)
+}
+
+/// Class counts and the teacher's confidence over the last buffer: file names and charts.
+fn charts_of_buffer(context: &mut Context) -> Result<[(&'static str, String); 2]> {
+    const BINS: usize = 20;
+    let round =
+        context.run().latest_complete("balance")?.context("the run has no buffer yet\nhint: `ssdkd run RECIPE`")?;
+    let card = context.teacher_card();
+    let (mut classes, mut confidences) = (vec![0.0; card.classes], [0.0; BINS]);
+    for member in context.buffer(round)? {
+        classes[member.teacher_class as usize] += 1.0;
+        confidences[((member.teacher_confidence * BINS as f32) as usize).min(BINS - 1)] += 1.0;
+    }
+    let names = (0..card.classes).map(|class| card.class_names.get(class).cloned().unwrap_or(class.to_string()));
+    let bins = (0..BINS).map(|bin| format!("{:.2}", (bin + 1) as f64 / BINS as f64)).collect::<Vec<_>>();
+    let title = format!("buffer of round {round}");
+    Ok([
+        ("classes.svg", plot::bars(&title, ("teacher's class", "images"), &names.collect::<Vec<_>>(), &classes)?),
+        ("confidence.svg", plot::bars(&title, ("teacher's confidence, up to", "images"), &bins, &confidences)?),
+    ])
 }
 
 #[cfg(test)]

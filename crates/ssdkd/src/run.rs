@@ -45,7 +45,7 @@ pub fn run(arguments: &StageArgs) -> Result<()> {
         tracing::warn!("all {} rounds are fresh: nothing to do", context.recipe().total_rounds());
     }
     measure::measure(&mut context)?;
-    report::write(&mut context)
+    report::write(&mut context, arguments)
 }
 
 /// `ssdkd plan`
@@ -103,6 +103,15 @@ fn shell_flags(arguments: &StageArgs) -> String {
         words.extend(["--threads".into(), threads.to_string()]);
     }
     [String::new()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// The command that makes a run of these arguments from nothing.
+pub fn command_of(arguments: &StageArgs) -> String {
+    let mut words = vec!["ssdkd".into(), "run".into(), quote(&arguments.recipe.to_string_lossy())];
+    for assignment in &arguments.set {
+        words.extend(["--set".into(), quote(assignment)]);
+    }
+    words.join(" ")
 }
 
 /// A word for a POSIX shell.

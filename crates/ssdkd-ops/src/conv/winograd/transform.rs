@@ -35,7 +35,8 @@ fn products_into_kernel([a, b, c, d, e, f]: [f32; WINDOW]) -> [f32; 3] {
 unsafe fn into_products<V: Vector>([a, b, c, d, e, f]: [V; WINDOW]) -> [V; WINDOW] {
     // SAFETY: the caller has the instructions of `V`.
     unsafe {
-        let [two, four, minus_two, minus_four, minus_five] = [2.0, 4.0, -2.0, -4.0, -5.0].map(|x: f32| V::splat(&x));
+        let [two, four, minus_two, minus_four, minus_five] =
+            [2.0, 4.0, -2.0, -4.0, -5.0].map(|x: f32| V::splat(&raw const x));
         let (even, odd) = (minus_four.multiply_add(c, e), minus_four.multiply_add(b, d));
         let (wide_even, wide_odd) = (e.subtract(c), d.subtract(b));
         [
@@ -54,7 +55,7 @@ unsafe fn into_products<V: Vector>([a, b, c, d, e, f]: [V; WINDOW]) -> [V; WINDO
 unsafe fn out_of_products<V: Vector>([a, b, c, d, e, f]: [V; WINDOW]) -> [V; TILE] {
     // SAFETY: as above.
     unsafe {
-        let [two, four, eight] = [2.0, 4.0, 8.0].map(|x: f32| V::splat(&x));
+        let [two, four, eight] = [2.0, 4.0, 8.0].map(|x: f32| V::splat(&raw const x));
         let (even, odd, wide_even, wide_odd) = (b.add(c), b.subtract(c), d.add(e), d.subtract(e));
         [
             a.add(even).add(wide_even),
@@ -70,10 +71,9 @@ unsafe fn out_of_products<V: Vector>([a, b, c, d, e, f]: [V; WINDOW]) -> [V; TIL
 unsafe fn back_into_products<V: Vector>([a, b, c, d]: [V; TILE]) -> [V; WINDOW] {
     // SAFETY: as above.
     unsafe {
-        let [two, four] = [2.0, 4.0].map(|x: f32| V::splat(&x));
+        let [two, four, minus_two] = [2.0, 4.0, -2.0].map(|x: f32| V::splat(&raw const x));
         let (even, odd, wide_even) = (a.add(c), b.add(d), four.multiply_add(c, a));
         let half_odd = four.multiply_add(d, b);
-        let minus_two = V::splat(&-2.0);
         [
             a,
             even.add(odd),

@@ -1,0 +1,88 @@
+//! The recipes that come with the project: all of them are valid, every baseline runs, and runs can be compared.
+
+use std::path::{Path, PathBuf};
+
+use crate::support::{Scratch, workspace};
+
+fn recipes(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("the recipes are part of the repository");
+    let mut recipes = entries.map(|entry| entry.expect("a readable entry").path()).collect::<Vec<_>>();
+    recipes.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    recipes.sort();
+    recipes
+}
+
+#[test]
+fn every_recipe_is_valid() {
+    let scratch = Scratch::new();
+    let pipelines = workspace().join("pipelines");
+    let all = [recipes(&pipelines), recipes(&pipelines.join("baselines"))].concat();
+    assert!(all.len() > 20, "{all:?}");
+    for recipe in all {
+        let (plan, _) = scratch.succeed("ssdkd", &["plan", recipe.to_str().expect("a UTF-8 path")]);
+        assert!(plan.contains("distilling"), "{plan}");
+    }
+}
+
+/// Changes that make any recipe a matter of a second, on the shapes and their teacher.
+fn tiny() -> Vec<String> {
+    let teacher = workspace().join("data/teachers/shapes-resnet20.json");
+    let teacher = format!("teacher.card={}", teacher.display());
+    let settings = [
+        &teacher,
+        "student.architecture=resnet8",
+        "run.warmup_rounds=1",
+        "run.rounds=2",
+        "invert.batch=10",
+        "invert.batches=1",
+        "invert.steps=2",
+        "invert.width=4",
+        "invert.latent=16",
+        "distill.steps=2",
+        "distill.batch=8",
+        "evaluate.data=shapes:0",
+        "evaluate.limit=20",
+    ];
+    settings.iter().flat_map(|setting| ["--set".to_string(), (*setting).to_string()]).collect()
+}
+
+#[test]
+fn every_baseline_runs_and_all_can_be_compared() {
+    let scratch = Scratch::new();
+    let tiny = tiny();
+    let mut runs = Vec::new();
+    for recipe in recipes(&workspace().join("pipelines/baselines")) {
+        let mut arguments = vec!["run", recipe.to_str().expect("a UTF-8 path")];
+        arguments.extend(tiny.iter().map(String::as_str));
+        let (out, _) = scratch.succeed("ssdkd", &arguments);
+        assert!(out.contains("real ones: class survives a view"), "{out}");
+        let name = recipe.file_stem().and_then(|name| name.to_str()).expect("a UTF-8 name");
+        runs.push(format!("runs/cifar10-resnet20-resnet20-{name}"));
+    }
+    let mut arguments = vec!["compare", "--out", "compared"];
+    arguments.extend(runs.iter().map(String::as_str));
+    let (table, _) = scratch.succeed("ssdkd", &arguments);
+    for method in ["DAFL", "DFAD", "DeepInversion", "CMI", "Fast-5", "SSD-KD, paper form"] {
+        assert!(table.contains(method), "{method} is not in {table}");
+    }
+    let rows = std::fs::read(scratch.path("compared/results.json")).unwrap();
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&rows).unwrap();
+    assert_eq!(rows.len(), runs.len());
+    for row in rows {
+        assert_eq!(row["pair"], "resnet20 → resnet8");
+        assert_eq!((&row["steps"], &row["distinct_images"]), (&4.into(), &30.into()), "{row}");
+        assert!(row["last"].is_f64() && row["peak_mib"].as_u64() > Some(0), "{row}");
+        assert!(row["command"].as_str().unwrap().contains("--set distill.steps=2"), "{row}");
+    }
+    let chart = std::fs::read_to_string(scratch.path("compared/accuracy-over-time.svg")).unwrap();
+    assert!(chart.contains("cifar10-resnet20-resnet20-cmi"), "{chart}");
+    for chart in ["classes.svg", "confidence.svg"] {
+        assert!(scratch.path(&runs[0]).join("report").join(chart).exists());
+    }
+}
+
+#[test]
+fn a_run_without_a_report_is_not_compared() {
+    let scratch = Scratch::new();
+    scratch.fail("ssdkd", &["compare", "runs/none"], 3, &["runs/none/report/summary.json", "ssdkd report runs/none"]);
+}
