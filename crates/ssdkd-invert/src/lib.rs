@@ -7,7 +7,7 @@
 use anyhow::Result;
 use serde_json::json;
 use ssdkd_context::{Context, Job, Outcome, Plan, Role, SHARD, images};
-use ssdkd_method::{ImageFormat, Modulation, Position, Synthesis, Synthesizer};
+use ssdkd_method::{ImageFormat, Inversion, Modulation, Position, Strategy, Synthesis};
 use ssdkd_nn::weights;
 use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, PixelFormat, Pixels, SampleRow};
 
@@ -42,13 +42,13 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     };
     let modulation = Modulation::new(settings.phi, &class_counts);
     let seed = context.recipe().run.seed;
-    let mut synthesizer = generator_before(context, round)?;
+    let mut inversion = generator_before(context, round)?;
 
     let mut batches = Vec::with_capacity(settings.batches);
     let progress = context.progress(STAGE, round, settings.batches as u64);
     for batch in 0..settings.batches as u32 {
         let position = Position { seed, round, distilling_round, batch };
-        let made = synthesizer.synthesize(&teacher, student.as_deref(), &modulation, position)?;
+        let made = inversion.synthesize(&teacher, student.as_deref(), &modulation, position)?;
         progress.advance(1, || {
             let terms = &made.terms;
             format!("bn {:.2} ce {:.2} adv {:.2}", terms.batch_norm, terms.task, terms.adversarial)
@@ -70,28 +70,28 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
         job.metric(name, term);
     }
     job.write(SHARD, &shard.encode()?, Some(shard.samples.len() as u64), Role::Data)?;
-    let state = weights::to_safetensors_bytes(&synthesizer.state_tensors())?;
+    let state = weights::to_safetensors_bytes(&inversion.state_tensors())?;
     let digest = job.write(GENERATOR, &state, None, Role::State)?;
     context.finish(job)?;
-    context.kept().put("generator", &digest, synthesizer);
+    context.kept().put("generator", &digest, inversion);
     Ok(Outcome::Done)
 }
 
 /// The generator that the round before left, or a fresh one.
-fn generator_before(context: &mut Context, round: u32) -> Result<Synthesizer> {
+fn generator_before(context: &mut Context, round: u32) -> Result<Box<dyn Inversion>> {
     let settings = context.recipe().invert.clone();
     let seed = context.recipe().run.seed;
     let (teacher, device) = (context.teacher()?, context.device().clone());
     let Some(previous) = round.checked_sub(1) else {
-        return Ok(Synthesizer::new(&settings, &teacher, seed, &device)?);
+        return Ok(Strategy::start(&settings, &teacher, seed, &device)?);
     };
     let digest = context.file_digest(STAGE, previous, GENERATOR)?;
     if let Some(kept) = context.kept().take("generator", &digest) {
         return Ok(kept);
     }
-    let mut synthesizer = Synthesizer::new(&settings, &teacher, seed, &device)?;
-    synthesizer.load_state(context.read_tensors(STAGE, previous, GENERATOR)?)?;
-    Ok(synthesizer)
+    let mut inversion = Strategy::start(&settings, &teacher, seed, &device)?;
+    inversion.load_state(context.read_tensors(STAGE, previous, GENERATOR)?)?;
+    Ok(inversion)
 }
 
 /// One shard of all batches, in order.

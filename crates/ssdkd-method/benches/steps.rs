@@ -12,7 +12,8 @@ use std::time::Instant;
 use candle_core::{Device, Result, Tensor, bail};
 use ssdkd_method::persistent_generator::PersistentGenerator;
 use ssdkd_method::{
-    AugmentSettings, DistillSettings, Distiller, InvertSettings, Modulation, ModulationSettings, Position,
+    AugmentSettings, DistillSettings, Distiller, Inversion as _, InvertSettings, Modulation, ModulationSettings,
+    Position,
 };
 use ssdkd_nn::random::{stream, uniform_tensor};
 use ssdkd_nn::{Architecture, Names, Network, NetworkSpec, Pass, Sgd};

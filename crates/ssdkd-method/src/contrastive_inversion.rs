@@ -23,7 +23,7 @@ use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
 use crate::generator::{build, draw_latents, draw_targets, draws, finish};
-use crate::inversion::{InvertSettings, Position, Synthesis};
+use crate::inversion::{Inversion, InvertSettings, Position, Synthesis};
 use crate::inversion_loss::{BatchNormMomentum, InversionTerms, Objective};
 use crate::modulation::Modulation;
 
@@ -74,8 +74,35 @@ impl ContrastiveInversion {
         Ok(Self { settings, device: device.clone(), head_store, head, head_adam, bank: None })
     }
 
-    /// Trains a generator for one batch of images, and remembers their features.
-    pub fn synthesize(
+    /// L_cr of the features (B, F) of two views of the same images.
+    fn contrast(&self, features: &Value, others: &Value) -> Result<Value> {
+        let (u, v) = (self.head.forward(features)?, self.head.forward(others)?);
+        let mut similarities = ops::linear(&u, &v, None)?; // (B, B)
+        if let Some(bank) = &self.bank {
+            let before = self.head.forward(&Value::constant(bank.clone()))?;
+            similarities = ops::side_by_side(&similarities, &ops::linear(&u, &before, None)?)?; // (B, B + M)
+        }
+        let own = (0..u.dims()[0] as u32).collect::<Vec<_>>();
+        ops::cross_entropy(&ops::scale(&similarities, 1.0 / self.settings.cr_temperature)?, &own, None)
+    }
+
+    /// Puts features (B, F) into the bank.
+    fn remember(&mut self, features: &Tensor) -> Result<()> {
+        let all = match &self.bank {
+            Some(bank) => Tensor::cat(&[bank, features], 0)?,
+            None => features.clone(),
+        };
+        let kept = all.dim(0)?.min(self.settings.cr_bank);
+        self.bank = match kept {
+            0 => None,
+            kept => Some(all.narrow(0, all.dim(0)? - kept, kept)?.copy()?),
+        };
+        Ok(())
+    }
+}
+
+impl Inversion for ContrastiveInversion {
+    fn synthesize(
         &mut self,
         teacher: &Network,
         student: Option<&Network>,
@@ -124,34 +151,7 @@ impl ContrastiveInversion {
         finish(&settings, teacher, &images, targets, terms)
     }
 
-    /// L_cr of the features (B, F) of two views of the same images.
-    fn contrast(&self, features: &Value, others: &Value) -> Result<Value> {
-        let (u, v) = (self.head.forward(features)?, self.head.forward(others)?);
-        let mut similarities = ops::linear(&u, &v, None)?; // (B, B)
-        if let Some(bank) = &self.bank {
-            let before = self.head.forward(&Value::constant(bank.clone()))?;
-            similarities = ops::side_by_side(&similarities, &ops::linear(&u, &before, None)?)?; // (B, B + M)
-        }
-        let own = (0..u.dims()[0] as u32).collect::<Vec<_>>();
-        ops::cross_entropy(&ops::scale(&similarities, 1.0 / self.settings.cr_temperature)?, &own, None)
-    }
-
-    /// Puts features (B, F) into the bank.
-    fn remember(&mut self, features: &Tensor) -> Result<()> {
-        let all = match &self.bank {
-            Some(bank) => Tensor::cat(&[bank, features], 0)?,
-            None => features.clone(),
-        };
-        let kept = all.dim(0)?.min(self.settings.cr_bank);
-        self.bank = match kept {
-            0 => None,
-            kept => Some(all.narrow(0, all.dim(0)? - kept, kept)?.copy()?),
-        };
-        Ok(())
-    }
-
-    /// `head.…`, `optimizer.…`, `bank`.
-    pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
+    fn state_tensors(&self) -> BTreeMap<String, Tensor> {
         let prefixed = |prefix: &str, tensors: BTreeMap<String, Tensor>| {
             tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect::<Vec<_>>()
         };
@@ -161,8 +161,7 @@ impl ContrastiveInversion {
         head.into_iter().chain(optimizer).chain(bank).collect()
     }
 
-    /// Takes up a saved state; the error names what does not fit.
-    pub fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
+    fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
         let (mut head, mut optimizer) = (BTreeMap::new(), BTreeMap::new());
         self.bank = None;
         for (name, tensor) in tensors {

@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use crate::augment::AugmentSettings;
     use crate::golden::{network, numbers};
-    use crate::inversion::{Strategy, Synthesizer};
+    use crate::inversion::{Inversion, Strategy};
     use crate::modulation::{Modulation, ModulationSettings};
 
     fn settings(strategy: Strategy) -> InvertSettings {
@@ -187,30 +187,26 @@ mod tests {
     fn check_resumes(strategy: Strategy) {
         let (teacher, student) = (network(1), network(2));
         let modulation = Modulation::new(ModulationSettings::default(), &[5, 0, 12, 3]);
-        let make = |synthesizer: &mut Synthesizer, rounds: std::ops::Range<u32>| {
+        let make = |inversion: &mut dyn Inversion, rounds: std::ops::Range<u32>| {
             let batch = |(round, batch): (u32, u32)| {
                 let distilling = round.checked_sub(1);
                 let student = distilling.map(|_| &student);
-                bits(
-                    &synthesizer
-                        .synthesize(&teacher, student, &modulation, position(round, distilling, batch))
-                        .unwrap(),
-                )
+                bits(&inversion.synthesize(&teacher, student, &modulation, position(round, distilling, batch)).unwrap())
             };
             rounds.flat_map(|round| [(round, 0), (round, 1)]).map(batch).collect::<Vec<_>>()
         };
-        let fresh = || Synthesizer::new(&settings(strategy), &teacher, 9, &Device::Cpu).unwrap();
-        let mut synthesizer = fresh();
-        make(&mut synthesizer, 0..2);
+        let fresh = || Strategy::start(&settings(strategy), &teacher, 9, &Device::Cpu).unwrap();
+        let mut inversion = fresh();
+        make(&mut *inversion, 0..2);
         let copy = |(name, tensor): (String, Tensor)| (name, tensor.copy().unwrap());
-        let state = synthesizer.state_tensors().into_iter().map(copy).collect::<BTreeMap<_, _>>();
-        let expected = make(&mut synthesizer, 2..4);
+        let state = inversion.state_tensors().into_iter().map(copy).collect::<BTreeMap<_, _>>();
+        let expected = make(&mut *inversion, 2..4);
 
         let mut resumed = fresh();
         resumed.load_state(state.clone()).unwrap();
-        assert_eq!(make(&mut resumed, 2..4), expected);
+        assert_eq!(make(&mut *resumed, 2..4), expected);
         let mut restarted = fresh();
-        assert_ne!(make(&mut restarted, 2..4), expected, "the state matters");
+        assert_ne!(make(&mut *restarted, 2..4), expected, "the state matters");
 
         // What does not fit is refused by name.
         for missing in ["optimizer.l1.0.weight.first", "batch_norm.mean.0001", "generator.l1.0.bias"] {
@@ -233,8 +229,8 @@ mod tests {
     fn a_batch_is_rounded_and_labelled_by_the_teacher() {
         let teacher = network(1);
         let modulation = Modulation::new(ModulationSettings::OFF, &[]);
-        let mut synthesizer = Synthesizer::new(&settings(Strategy::Persistent), &teacher, 9, &Device::Cpu).unwrap();
-        let made = synthesizer.synthesize(&teacher, None, &modulation, position(0, None, 0)).unwrap();
+        let mut inversion = Strategy::start(&settings(Strategy::Persistent), &teacher, 9, &Device::Cpu).unwrap();
+        let made = inversion.synthesize(&teacher, None, &modulation, position(0, None, 0)).unwrap();
         assert_eq!(made.images.dims(), [6, 8, 8, 3]);
         for x in numbers(&made.images) {
             let level = x * 255.0;
@@ -256,8 +252,8 @@ mod tests {
                 ModulationSettings { gamma: 0.0, ..Default::default() }
             };
             let modulation = Modulation::new(phi, counts);
-            let mut synthesizer = Synthesizer::new(&settings(Strategy::Meta), &teacher, 9, &Device::Cpu).unwrap();
-            bits(&synthesizer.synthesize(&teacher, None, &modulation, position(0, None, 0)).unwrap())
+            let mut inversion = Strategy::start(&settings(Strategy::Meta), &teacher, 9, &Device::Cpu).unwrap();
+            bits(&inversion.synthesize(&teacher, None, &modulation, position(0, None, 0)).unwrap())
         });
         assert_eq!(made[0], made[1]);
     }
@@ -313,9 +309,9 @@ mod tests {
             augment: AugmentSettings::OFF,
             ..settings(Strategy::Persistent)
         };
-        let mut synthesizer = Synthesizer::new(&settings, &teacher, 9, &Device::Cpu).unwrap();
+        let mut inversion = Strategy::start(&settings, &teacher, 9, &Device::Cpu).unwrap();
         let total =
-            |batch| synthesizer.synthesize(&teacher, None, &modulation, position(0, None, batch)).unwrap().terms.total;
+            |batch| inversion.synthesize(&teacher, None, &modulation, position(0, None, batch)).unwrap().terms.total;
         let totals = (0..30).map(total).collect::<Vec<_>>();
         let mean = |totals: &[f32]| totals.iter().sum::<f32>() / totals.len() as f32;
         assert!(mean(&totals[25..]) < 0.9 * mean(&totals[1..6]), "{totals:?}");

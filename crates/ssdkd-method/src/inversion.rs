@@ -247,67 +247,39 @@ pub struct Synthesis {
     pub terms: InversionTerms,
 }
 
-/// What makes images, in whichever way, with all of its state.
-pub enum Synthesizer {
-    /// [`Strategy::Meta`].
-    Meta(MetaGenerator),
-    /// [`Strategy::Persistent`].
-    Persistent(PersistentGenerator),
-    /// [`Strategy::Pixels`].
-    Pixels(PixelOptimisation),
-    /// [`Strategy::Contrastive`].
-    Contrastive(ContrastiveInversion),
-}
-
-impl Synthesizer {
-    /// A fresh generator for a teacher's images, its weights a function of `seed`.
-    pub fn new(settings: &InvertSettings, teacher: &Network, seed: u64, device: &Device) -> Result<Self> {
-        Ok(match settings.strategy {
-            Strategy::Meta => Self::Meta(MetaGenerator::new(settings.clone(), teacher, seed, device)?),
-            Strategy::Persistent => {
-                Self::Persistent(PersistentGenerator::new(settings.clone(), teacher, seed, device)?)
-            }
-            Strategy::Pixels => Self::Pixels(PixelOptimisation::new(settings.clone(), device)),
-            Strategy::Contrastive => {
-                Self::Contrastive(ContrastiveInversion::new(settings.clone(), teacher, seed, device)?)
-            }
-        })
-    }
-
+/// One way to make images, with all of its state.
+pub trait Inversion {
     /// Makes one batch, learning on the way. `student` is `None` during the warm-up.
-    pub fn synthesize(
+    fn synthesize(
         &mut self,
         teacher: &Network,
         student: Option<&Network>,
         modulation: &Modulation,
         position: Position,
-    ) -> Result<Synthesis> {
-        match self {
-            Self::Meta(generator) => generator.synthesize(teacher, student, modulation, position),
-            Self::Persistent(generator) => generator.synthesize(teacher, student, modulation, position),
-            Self::Pixels(pixels) => pixels.synthesize(teacher, student, modulation, position),
-            Self::Contrastive(generator) => generator.synthesize(teacher, student, modulation, position),
-        }
-    }
+    ) -> Result<Synthesis>;
 
     /// Everything that a later round needs to go on to the same bits.
-    pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
-        match self {
-            Self::Meta(generator) => generator.state_tensors(),
-            Self::Persistent(generator) => generator.state_tensors(),
-            Self::Pixels(_) => BTreeMap::new(), // each batch starts from noise
-            Self::Contrastive(generator) => generator.state_tensors(),
-        }
-    }
+    fn state_tensors(&self) -> BTreeMap<String, Tensor>;
 
-    /// Takes up a saved state.
-    pub fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        match self {
-            Self::Meta(generator) => generator.load_state(tensors),
-            Self::Persistent(generator) => generator.load_state(tensors),
-            Self::Pixels(_) => Ok(()),
-            Self::Contrastive(generator) => generator.load_state(tensors),
-        }
+    /// Takes up a saved state; the error names what does not fit.
+    fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()>;
+}
+
+impl Strategy {
+    /// A fresh start for a teacher's images; what is drawn is a function of `seed`.
+    pub fn start(
+        settings: &InvertSettings,
+        teacher: &Network,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Box<dyn Inversion>> {
+        let owned = settings.clone();
+        Ok(match settings.strategy {
+            Self::Persistent => Box::new(PersistentGenerator::new(owned, teacher, seed, device)?),
+            Self::Meta => Box::new(MetaGenerator::new(owned, teacher, seed, device)?),
+            Self::Pixels => Box::new(PixelOptimisation::new(owned, device)),
+            Self::Contrastive => Box::new(ContrastiveInversion::new(owned, teacher, seed, device)?),
+        })
     }
 }
 

@@ -57,7 +57,7 @@ pub use augment::AugmentSettings;
 pub use buffer::{BalanceSettings, Eviction, Member, ReplayBuffer};
 pub use diagnostics::{Diagnostics, diagnose};
 pub use distillation::{DistillSettings, Distiller, OptimizerKind, StepReport};
-pub use inversion::{ImageFormat, InvertSettings, Position, Strategy, Synthesis, Synthesizer, TargetRule};
+pub use inversion::{ImageFormat, Inversion, InvertSettings, Position, Strategy, Synthesis, TargetRule};
 pub use inversion_loss::{BatchNormMomentum, Discrepancy, InversionTerms, LossWeights};
 pub use modulation::{Diversity, Factors, Modulation, ModulationSettings};
 pub use priority::{Prioritised, Refresh, SampleSettings, Scale};

@@ -19,7 +19,7 @@ use ssdkd_nn::{Adam, Network, Pass};
 use ssdkd_ops::Value;
 
 use crate::generator::{TrainedGenerator, build, draw_targets, draws, finish};
-use crate::inversion::{InvertSettings, Position, Synthesis};
+use crate::inversion::{Inversion, InvertSettings, Position, Synthesis};
 use crate::inversion_loss::{InversionTerms, Objective};
 use crate::modulation::Modulation;
 
@@ -30,22 +30,6 @@ impl MetaGenerator {
     /// A fresh generator, its weights a function of `seed`.
     pub fn new(settings: InvertSettings, teacher: &Network, seed: u64, device: &Device) -> Result<Self> {
         Ok(Self(TrainedGenerator::new(settings, teacher, seed, device)?))
-    }
-
-    /// Optimises one batch of images, and moves the starting point.
-    pub fn synthesize(
-        &mut self,
-        teacher: &Network,
-        student: Option<&Network>,
-        modulation: &Modulation,
-        position: Position,
-    ) -> Result<Synthesis> {
-        self.0.reset_if_due(position)?;
-        let objective = Objective { teacher, student, weights: self.0.settings.loss_weights(), modulation };
-        let latents = self.0.latents(position, 0)?;
-        let targets = draw_targets(&self.0.settings, position, teacher.classes());
-        let (images, terms) = self.meta_step(&objective, &latents, targets.as_deref(), position)?;
-        finish(&self.0.settings, teacher, &images, targets, terms)
     }
 
     /// One meta step from given latents (B, latent): the best images (B, H, W, C) and their loss.
@@ -98,14 +82,29 @@ impl MetaGenerator {
             None => bail!("invert.steps is 0; a batch needs at least one inner step"),
         }
     }
+}
 
-    /// See [`Synthesizer::state_tensors`](crate::Synthesizer::state_tensors).
-    pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
+impl Inversion for MetaGenerator {
+    fn synthesize(
+        &mut self,
+        teacher: &Network,
+        student: Option<&Network>,
+        modulation: &Modulation,
+        position: Position,
+    ) -> Result<Synthesis> {
+        self.0.reset_if_due(position)?;
+        let objective = Objective { teacher, student, weights: self.0.settings.loss_weights(), modulation };
+        let latents = self.0.latents(position, 0)?;
+        let targets = draw_targets(&self.0.settings, position, teacher.classes());
+        let (images, terms) = self.meta_step(&objective, &latents, targets.as_deref(), position)?;
+        finish(&self.0.settings, teacher, &images, targets, terms)
+    }
+
+    fn state_tensors(&self) -> BTreeMap<String, Tensor> {
         self.0.state_tensors()
     }
 
-    /// See [`Synthesizer::load_state`](crate::Synthesizer::load_state).
-    pub fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
+    fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
         self.0.load_state(tensors)
     }
 }

@@ -17,7 +17,7 @@ use ssdkd_nn::{Network, Pass};
 use ssdkd_ops::Value;
 
 use crate::generator::{TrainedGenerator, draws, finish};
-use crate::inversion::{InvertSettings, Position, Synthesis};
+use crate::inversion::{Inversion, InvertSettings, Position, Synthesis};
 use crate::inversion_loss::{InversionTerms, Objective};
 use crate::modulation::Modulation;
 
@@ -30,8 +30,23 @@ impl PersistentGenerator {
         Ok(Self(TrainedGenerator::new(settings, teacher, seed, device)?))
     }
 
-    /// Takes the steps of one batch; the images are those of the last step, as they were judged.
-    pub fn synthesize(
+    /// One Adam step on fresh latents (B, latent): the images (B, H, W, C), their loss, their batch statistics.
+    fn step(&mut self, objective: &Objective<'_>, latents: Tensor, position: Position, step: usize) -> Result<Step> {
+        let generator = &mut self.0;
+        let settings = &generator.settings;
+        let images = generator.network.forward(&Value::constant(latents), &Pass::train())?; // (B, H, W, C)
+        let views = settings.augment.view(&images, &mut draws(position, "invert/views", step))?;
+        let judgement = objective.judge(&views, None, &generator.averages)?;
+        let made = images.tensor().clone();
+        drop((images, views));
+        let gradients = judgement.total.backward()?;
+        generator.optimizer.step(&gradients, settings.lr_g)?;
+        Ok((made, judgement.terms, judgement.statistics))
+    }
+}
+
+impl Inversion for PersistentGenerator {
+    fn synthesize(
         &mut self,
         teacher: &Network,
         student: Option<&Network>,
@@ -58,27 +73,11 @@ impl PersistentGenerator {
         finish(&self.0.settings, teacher, &images, None, terms)
     }
 
-    /// One Adam step on fresh latents (B, latent): the images (B, H, W, C), their loss, their batch statistics.
-    fn step(&mut self, objective: &Objective<'_>, latents: Tensor, position: Position, step: usize) -> Result<Step> {
-        let generator = &mut self.0;
-        let settings = &generator.settings;
-        let images = generator.network.forward(&Value::constant(latents), &Pass::train())?; // (B, H, W, C)
-        let views = settings.augment.view(&images, &mut draws(position, "invert/views", step))?;
-        let judgement = objective.judge(&views, None, &generator.averages)?;
-        let made = images.tensor().clone();
-        drop((images, views));
-        let gradients = judgement.total.backward()?;
-        generator.optimizer.step(&gradients, settings.lr_g)?;
-        Ok((made, judgement.terms, judgement.statistics))
-    }
-
-    /// See [`Synthesizer::state_tensors`](crate::Synthesizer::state_tensors).
-    pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
+    fn state_tensors(&self) -> BTreeMap<String, Tensor> {
         self.0.state_tensors()
     }
 
-    /// See [`Synthesizer::load_state`](crate::Synthesizer::load_state).
-    pub fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
+    fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
         self.0.load_state(tensors)
     }
 }

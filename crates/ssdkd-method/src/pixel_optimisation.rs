@@ -12,6 +12,8 @@
 //! come in \[O\]. Its competition term is a Jensen-Shannon divergence; here it is the L_adv that all strategies share \[O\]. Each batch
 //! starts anew: there is no state.
 
+use std::collections::BTreeMap;
+
 use candle_core::{Device, Result, Tensor, Var, bail};
 use ssdkd_nn::random::normal_tensor;
 use ssdkd_nn::{Adam, Network};
@@ -19,7 +21,7 @@ use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
 use crate::generator::{draw_targets, draws, finish};
-use crate::inversion::{InvertSettings, Position, Synthesis};
+use crate::inversion::{Inversion, InvertSettings, Position, Synthesis};
 use crate::inversion_loss::{BatchNormMomentum, InversionTerms, Objective};
 use crate::modulation::Modulation;
 
@@ -33,22 +35,6 @@ impl PixelOptimisation {
     /// Holds the settings and nothing else.
     pub fn new(settings: InvertSettings, device: &Device) -> Self {
         Self { settings, device: device.clone() }
-    }
-
-    /// Optimises one batch of images.
-    pub fn synthesize(
-        &self,
-        teacher: &Network,
-        student: Option<&Network>,
-        modulation: &Modulation,
-        position: Position,
-    ) -> Result<Synthesis> {
-        let settings = &self.settings;
-        let objective = Objective { teacher, student, weights: settings.loss_weights(), modulation };
-        let targets = draw_targets(settings, position, teacher.classes());
-        let pixels = Var::from_tensor(&self.noise(teacher, position)?)?;
-        let (images, terms) = self.optimise(&objective, &pixels, targets.as_deref(), position)?;
-        finish(settings, teacher, &images, targets, terms)
     }
 
     /// Moves `pixels` (B, H, W, C) down the loss; the best images on the way, and their loss.
@@ -102,6 +88,35 @@ impl PixelOptimisation {
     }
 }
 
+impl Inversion for PixelOptimisation {
+    fn synthesize(
+        &mut self,
+        teacher: &Network,
+        student: Option<&Network>,
+        modulation: &Modulation,
+        position: Position,
+    ) -> Result<Synthesis> {
+        let settings = &self.settings;
+        let objective = Objective { teacher, student, weights: settings.loss_weights(), modulation };
+        let targets = draw_targets(settings, position, teacher.classes());
+        let pixels = Var::from_tensor(&self.noise(teacher, position)?)?;
+        let (images, terms) = self.optimise(&objective, &pixels, targets.as_deref(), position)?;
+        finish(settings, teacher, &images, targets, terms)
+    }
+
+    /// Each batch starts from noise.
+    fn state_tensors(&self) -> BTreeMap<String, Tensor> {
+        BTreeMap::new()
+    }
+
+    fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
+        match tensors.keys().next() {
+            Some(name) => bail!("pixels have no state, the saved one holds {name}"),
+            None => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,7 +145,7 @@ mod tests {
     fn synthesize(steps: usize) -> Synthesis {
         let modulation = Modulation::new(ModulationSettings::OFF, &[]);
         let position = Position { seed: 3, round: 0, distilling_round: None, batch: 0 };
-        let pixels = PixelOptimisation::new(settings(steps), &Device::Cpu);
+        let mut pixels = PixelOptimisation::new(settings(steps), &Device::Cpu);
         pixels.synthesize(&network(1), None, &modulation, position).unwrap()
     }
 
