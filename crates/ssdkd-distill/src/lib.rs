@@ -105,10 +105,10 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
 ///
 /// Training moves the student's weights in place, so nobody else may keep it under its old digest.
 fn student_and_optimizer(context: &mut Context, round: u32, distilling_round: u32) -> Result<(Rc<Network>, Distiller)> {
-    let settings = context.recipe().distill.clone();
+    let (settings, teacher) = (context.recipe().distill.clone(), context.teacher()?);
     if distilling_round == 0 {
         let student = context.release_student_before(round)?;
-        let distiller = Distiller::new(settings, &student)?;
+        let distiller = Distiller::new(settings, &teacher, &student)?;
         return Ok((student, distiller));
     }
     let student_digest = context.file_digest(STAGE, round - 1, STUDENT)?;
@@ -118,7 +118,7 @@ fn student_and_optimizer(context: &mut Context, round: u32, distilling_round: u3
         return Ok(pair);
     }
     let student = context.release_student_before(round)?;
-    let mut distiller = Distiller::new(settings, &student)?;
+    let mut distiller = Distiller::new(settings, &teacher, &student)?;
     distiller.load_state(context.read_tensors(STAGE, round - 1, OPTIMIZER)?)?;
     Ok((student, distiller))
 }

@@ -193,7 +193,7 @@ fn invert(batch: usize) -> Result<Step> {
 fn distil(images: Tensor) -> Result<Step> {
     let (teacher, student) = (build(TEACHER)?, build(STUDENT)?);
     let settings = DistillSettings { lr: 1e-3, augment: AugmentSettings::OFF, ..Default::default() };
-    let mut distiller = Distiller::new(settings, &student)?;
+    let mut distiller = Distiller::new(settings, &teacher, &student)?;
     Ok(Box::new(move || {
         distiller.step(&teacher, &student, &images, None, (0, 1), &mut stream(0, "views", &[])).map(|_| ())
     }))

@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use candle_core::{Device, Result, Tensor, Var, bail};
 use rand::Rng;
 use ssdkd_nn::random::stream;
 use ssdkd_nn::{Adam, Draw, Linear, Network, Pass, Store};
@@ -66,10 +66,7 @@ impl ContrastiveInversion {
     /// An untrained head and an empty bank; the head's weights are a function of `seed`.
     pub fn new(settings: InvertSettings, teacher: &Network, seed: u64, device: &Device) -> Result<Self> {
         let head_store = Store::seeded(device, stream(seed, "invert/head", &[]).random());
-        let (height, width, channels) = teacher.input_shape();
-        let blank = Value::constant(Tensor::zeros((1, height, width, channels), DType::F32, device)?);
-        let features = teacher.forward(&blank, &Pass::eval())?.features.dims()[1];
-        let head = Head::new(features, &head_store)?;
+        let head = Head::new(teacher.features()?, &head_store)?;
         let head_adam = Adam::new(head_store.parameters(), settings.beta1, settings.beta2, 0.0)?;
         Ok(Self { settings, device: device.clone(), head_store, head, head_adam, bank: None })
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! L_S = mean_i w_i · T² · KL( softmax(t_i / T) ‖ softmax(s_i / T) )                                               [C]
 //!       mean |t − s|                                                                      [C: DFAD, for its baseline]
+//!       + features · L_F                                                                     [O]: see `hints.rs`
 //! ```
 //!
 //! Teacher logits t and student logits s are of the same view of image i, [augmented](crate::augment) and, where the
@@ -21,12 +22,13 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Result, Tensor, bail};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use ssdkd_nn::{Adam, Network, Pass, Sgd, Store, schedule};
+use ssdkd_nn::{Adam, Network, Output, Pass, Sgd, Store, schedule};
 use ssdkd_ops as ops;
 use ssdkd_ops::{Gradients, Value};
 
 use crate::augment::AugmentSettings;
 use crate::check;
+use crate::hints::Hints;
 use crate::inversion_loss::Discrepancy;
 use crate::mixing::{mix_colours, mix_up};
 
@@ -42,6 +44,8 @@ pub struct DistillSettings {
     pub loss: Discrepancy,
     /// T, above 0 \[C: 20\].
     pub temperature: f64,
+    /// Factor of the distance of the penultimate features; 0: answers alone \[O\].
+    pub features: f64,
     /// Who moves the weights.
     pub optimizer: OptimizerKind,
     /// Highest learning rate \[C: 0.2\].
@@ -73,6 +77,7 @@ impl Default for DistillSettings {
             batch: 128,
             loss: Discrepancy::Kl,
             temperature: 4.0,
+            features: 0.0,
             optimizer: OptimizerKind::Sgd,
             lr: 0.1,
             lr_min: 1e-4,
@@ -94,6 +99,7 @@ impl DistillSettings {
         check::count("distill.steps", self.steps, 1..=1_000_000)?;
         check::count("distill.batch", self.batch, 2..=65_536)?;
         check::positive("distill.temperature", self.temperature)?;
+        check::not_negative("distill.features", self.features)?;
         check::positive("distill.lr", self.lr)?;
         check::not_negative("distill.lr_min", self.lr_min)?;
         if self.lr_min > self.lr {
@@ -150,6 +156,7 @@ pub struct StepReport {
 pub struct Distiller {
     settings: DistillSettings,
     optimizer: Optimizer,
+    hints: Option<Hints>,
     average: Option<Store>,
 }
 
@@ -160,8 +167,10 @@ enum Optimizer {
 
 impl Distiller {
     /// A fresh optimiser for `student`, whose weights the steps will move in place.
-    pub fn new(settings: DistillSettings, student: &Network) -> Result<Self> {
-        let parameters = student.store().parameters();
+    pub fn new(settings: DistillSettings, teacher: &Network, student: &Network) -> Result<Self> {
+        let hints = if settings.features > 0.0 { Some(Hints::new(teacher, student)?) } else { None };
+        let mut parameters = student.store().parameters();
+        parameters.extend(hints.iter().flat_map(Hints::parameters));
         let optimizer = match settings.optimizer {
             OptimizerKind::Sgd => {
                 Optimizer::Sgd(Sgd::new(parameters, settings.momentum, settings.weight_decay, settings.nesterov)?)
@@ -169,7 +178,7 @@ impl Distiller {
             OptimizerKind::Adam => Optimizer::Adam(Adam::new(parameters, 0.9, 0.999, settings.weight_decay)?),
         };
         let average = if settings.ema > 0.0 { Some(student.store().deep_clone()?) } else { None };
-        Ok(Self { settings, optimizer, average })
+        Ok(Self { settings, optimizer, hints, average })
     }
 
     /// One step, number `step` (from 0) of `total` in the run, on `images` (B, H, W, C) in `[0, 1]`.
@@ -187,12 +196,17 @@ impl Distiller {
         let images = mix_colours(images, self.settings.colour, views)?;
         let images = mix_up(&images, self.settings.mixup, views)?;
         let views = self.settings.augment.view(&Value::constant(images), views)?;
-        let teacher_logits = teacher.forward(&views, &Pass::eval())?.logits; // (B, K)
-        let student_logits = student.forward(&views, &Pass::train())?.logits; // (B, K)
-        let loss = match self.settings.loss {
+        let Output { features: teacher_features, logits: teacher_logits } = teacher.forward(&views, &Pass::eval())?;
+        let Output { features, logits: student_logits } = student.forward(&views, &Pass::train())?; // (B, F), (B, K)
+        let mut loss = match self.settings.loss {
             Discrepancy::Kl => distillation_loss(&teacher_logits, &student_logits, self.settings.temperature, weights)?,
             Discrepancy::L1 => ops::mean_absolute_difference(&teacher_logits, &student_logits)?,
         };
+        if let Some(hints) = &self.hints {
+            let distance = hints.loss(&features, teacher_features.tensor())?;
+            loss = ops::weighted_sum(&[(1.0, &loss), (self.settings.features, &distance)])?;
+        }
+        drop(features);
 
         let disagreement = disagreement(teacher_logits.tensor(), student_logits.tensor())?;
         let agreement = agreement(teacher_logits.tensor(), student_logits.tensor())?;
@@ -229,7 +243,7 @@ impl Distiller {
         self.average.as_ref().map(Store::to_tensors)
     }
 
-    /// Everything beside the student that a later step needs: `optimizer.…` and `average.…`.
+    /// Everything beside the student that a later step needs: `optimizer.…`, `projector.…` and `average.…`.
     pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
         let optimizer = match &self.optimizer {
             Optimizer::Sgd(sgd) => sgd.state_tensors(),
@@ -238,16 +252,22 @@ impl Distiller {
         let prefixed = |prefix: &str, tensors: BTreeMap<String, Tensor>| {
             tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect::<Vec<_>>()
         };
-        let average = prefixed(AVERAGE, self.average().unwrap_or_default());
-        prefixed(OPTIMIZER, optimizer).into_iter().chain(average).collect()
+        let projector = self.hints.as_ref().map(Hints::to_tensors).unwrap_or_default();
+        let average = self.average().unwrap_or_default();
+        [(OPTIMIZER, optimizer), (PROJECTOR, projector), (AVERAGE, average)]
+            .into_iter()
+            .flat_map(|(prefix, tensors)| prefixed(prefix, tensors))
+            .collect()
     }
 
     /// Takes up a saved state; the error names what does not fit these settings.
     pub fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        let (mut optimizer, mut average) = (BTreeMap::new(), BTreeMap::new());
+        let (mut optimizer, mut projector, mut average) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (name, tensor) in tensors {
             if let Some(name) = name.strip_prefix(OPTIMIZER) {
                 optimizer.insert(name.to_owned(), tensor);
+            } else if let Some(name) = name.strip_prefix(PROJECTOR) {
+                projector.insert(name.to_owned(), tensor);
             } else if let Some(name) = name.strip_prefix(AVERAGE) {
                 average.insert(name.to_owned(), tensor);
             } else {
@@ -257,6 +277,14 @@ impl Distiller {
         match &mut self.optimizer {
             Optimizer::Sgd(sgd) => sgd.load_state(optimizer)?,
             Optimizer::Adam(adam) => adam.load_state(optimizer)?,
+        }
+        match &self.hints {
+            Some(hints) => hints.load_tensors(projector)?,
+            None if projector.is_empty() => {}
+            None => bail!(
+                "the optimiser state holds a projector of features, but distill.features is 0\n\
+                 hint: set distill.features as it was when the state was saved"
+            ),
         }
         match &self.average {
             Some(store) => store.load_tensors(average),
@@ -270,6 +298,7 @@ impl Distiller {
 }
 
 const OPTIMIZER: &str = "optimizer.";
+const PROJECTOR: &str = "projector.";
 const AVERAGE: &str = "average.";
 
 /// L_S of teacher and student logits (B, K); see the [module](self).
@@ -309,6 +338,7 @@ fn gradient_norm(store: &Store, gradients: &Gradients) -> Result<f32> {
 mod tests {
     use super::*;
     use crate::golden::{Golden, formula, network, numbers};
+    use ssdkd_nn::NetworkSpec;
     use ssdkd_nn::random::{stream, uniform_tensor};
 
     fn images(seed: u32) -> Tensor {
@@ -320,7 +350,7 @@ mod tests {
         let golden = Golden::load();
         let (teacher, student) = (network(1), network(2));
         let settings = DistillSettings { lr: 0.05, lr_min: 0.05, augment: AugmentSettings::OFF, ..Default::default() };
-        let mut distiller = Distiller::new(settings, &student).unwrap();
+        let mut distiller = Distiller::new(settings, &teacher, &student).unwrap();
         let weights = numbers(&(formula(12, &[6], 0.5) + 0.5).unwrap());
         for step in 0..2 {
             let rng = &mut stream(0, "test", &[]);
@@ -354,7 +384,7 @@ mod tests {
     fn check_resumes(settings: &DistillSettings) {
         let teacher = network(1);
         let student = network(2);
-        let mut distiller = Distiller::new(settings.clone(), &student).unwrap();
+        let mut distiller = Distiller::new(settings.clone(), &teacher, &student).unwrap();
         train(&mut distiller, &teacher, &student, 0..3);
         let copies = |tensors: BTreeMap<String, Tensor>| {
             tensors.into_iter().map(|(name, tensor)| (name, tensor.copy().unwrap())).collect::<BTreeMap<_, _>>()
@@ -363,7 +393,7 @@ mod tests {
         let expected = train(&mut distiller, &teacher, &student, 3..6);
 
         let resumed = network(7);
-        let mut distiller_again = Distiller::new(settings.clone(), &resumed).unwrap();
+        let mut distiller_again = Distiller::new(settings.clone(), &teacher, &resumed).unwrap();
         resumed.store().load_tensors(weights).unwrap();
         distiller_again.load_state(state).unwrap();
         assert_eq!(train(&mut distiller_again, &teacher, &resumed, 3..6), expected);
@@ -380,13 +410,14 @@ mod tests {
         check_resumes(&DistillSettings::default());
         check_resumes(&DistillSettings { nesterov: true, ema: 0.9, ..Default::default() });
         check_resumes(&DistillSettings { optimizer: OptimizerKind::Adam, lr: 1e-3, ..Default::default() });
+        check_resumes(&DistillSettings { features: 2.0, ..Default::default() });
     }
 
     #[test]
     fn a_state_of_other_settings_is_refused() {
-        let student = network(2);
-        let averaging = Distiller::new(DistillSettings { ema: 0.9, ..Default::default() }, &student).unwrap();
-        let mut plain = Distiller::new(DistillSettings::default(), &student).unwrap();
+        let (teacher, student) = (network(1), network(2));
+        let averaging = Distiller::new(DistillSettings { ema: 0.9, ..Default::default() }, &teacher, &student).unwrap();
+        let mut plain = Distiller::new(DistillSettings::default(), &teacher, &student).unwrap();
         let error = plain.load_state(averaging.state_tensors()).unwrap_err().to_string();
         assert!(error.contains("distill.ema"), "{error}");
         let unknown = BTreeMap::from([("velocity".to_owned(), images(1))]);
@@ -397,7 +428,7 @@ mod tests {
     fn the_student_learns() {
         let (teacher, student) = (network(1), network(2));
         let settings = DistillSettings { lr: 0.05, ..Default::default() };
-        let mut distiller = Distiller::new(settings, &student).unwrap();
+        let mut distiller = Distiller::new(settings, &teacher, &student).unwrap();
         let reports = train(&mut distiller, &teacher, &student, 0..30);
         let mean = |reports: &[StepReport]| reports.iter().map(|report| report.loss).sum::<f32>() / 5.0;
         let (first, last) = (mean(&reports[..5]), mean(&reports[25..]));
@@ -405,10 +436,36 @@ mod tests {
     }
 
     #[test]
+    fn features_are_learnt_too() {
+        // As many features as the teacher, and more, where a projector stands between.
+        for student in ["resnet8", "wrn-16-2"] {
+            let teacher = network(1);
+            let spec = NetworkSpec { architecture: student.parse().unwrap(), ..teacher.spec().clone() };
+            let student = Network::create(&spec, 5, teacher.store().device()).unwrap();
+            let settings = DistillSettings { features: 20.0, lr: 0.02, ..Default::default() };
+            let mut distiller = Distiller::new(settings, &teacher, &student).unwrap();
+            let distance = |distiller: &Distiller| {
+                let views = Value::constant(images(9));
+                let of = |network: &Network| network.forward(&views, &Pass::train_frozen()).unwrap().features;
+                let hints = distiller.hints.as_ref().unwrap();
+                let teacher = teacher.forward(&views, &Pass::eval()).unwrap().features;
+                hints.loss(&of(&student), teacher.tensor()).unwrap().scalar().unwrap()
+            };
+            let before = distance(&distiller);
+            train(&mut distiller, &teacher, &student, 0..30);
+            let after = distance(&distiller);
+            assert!(after < 0.9 * before, "{before} fell only to {after}");
+            let projectors = distiller.state_tensors().keys().filter(|name| name.starts_with("projector.")).count();
+            assert_eq!(projectors, if student.features().unwrap() == 64 { 0 } else { 2 });
+        }
+    }
+
+    #[test]
     fn the_average_follows_the_student() {
         let (teacher, student) = (network(1), network(2));
         let before = student.store().deep_clone().unwrap().to_tensors();
-        let mut distiller = Distiller::new(DistillSettings { ema: 0.75, ..Default::default() }, &student).unwrap();
+        let mut distiller =
+            Distiller::new(DistillSettings { ema: 0.75, ..Default::default() }, &teacher, &student).unwrap();
         train(&mut distiller, &teacher, &student, 0..1);
         let (after, average) = (student.store().to_tensors(), distiller.average().unwrap());
         let name = "linear.weight";

@@ -44,6 +44,7 @@ pub mod distillation;
 mod generator;
 #[cfg(test)]
 mod golden;
+mod hints;
 pub mod inversion;
 pub mod inversion_loss;
 pub mod meta_generator;

@@ -97,6 +97,13 @@ impl Network {
         self.spec.classes
     }
 
+    /// Numbers in its penultimate features.
+    pub fn features(&self) -> Result<usize> {
+        let (height, width, channels) = self.input_shape();
+        let blank = Tensor::zeros((1, height, width, channels), DType::F32, self.store.device())?;
+        Ok(self.forward(&Value::constant(blank), &Pass::eval())?.features.dims()[1])
+    }
+
     /// Height, width and channels of its images.
     pub fn input_shape(&self) -> (usize, usize, usize) {
         let [channels, height, width] = self.spec.input;

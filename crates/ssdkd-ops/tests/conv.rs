@@ -141,18 +141,31 @@ fn computed(case: &Case, arrays: &Arrays, gradient: &[f32]) -> Result<[Vec<f32>;
     Ok([result, of(&x)?, of(&weight)?, of(&bias)?])
 }
 
+/// How far the plain sums may be off, relative to the largest number.
+const DIRECT: f64 = 1e-5;
+
+/// How far those by fewer multiplications may be off: their transforms cost two bits.
+const TRANSFORMED: f64 = 4e-5;
+
 #[track_caller]
-fn assert_close(what: &str, case: &impl std::fmt::Debug, computed: &[f32], expected: &[f64]) {
+fn assert_close(what: &str, case: &impl std::fmt::Debug, computed: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(computed.len(), expected.len(), "{what} of {case:?}");
     let scale = expected.iter().fold(1.0f64, |scale, number| scale.max(number.abs()));
     for (at, (computed, expected)) in computed.iter().zip(expected).enumerate() {
         let difference = (f64::from(*computed) - expected).abs();
-        assert!(difference <= 1e-5 * scale, "{what}[{at}] of {case:?}: {computed}, expected {expected}");
+        assert!(difference <= tolerance * scale, "{what}[{at}] of {case:?}: {computed}, expected {expected}");
     }
 }
 
 #[track_caller]
 fn check(case: Case) {
+    let spec = case.spec;
+    let may_be_transformed = case.kernel == [3, 3] && [spec.stride, spec.dilation, spec.groups] == [1, 1, 1];
+    check_within(case, if may_be_transformed { TRANSFORMED } else { DIRECT });
+}
+
+#[track_caller]
+fn check_within(case: Case, tolerance: f64) {
     let arrays = case.arrays();
     let gradient = numbers(case.output().iter().product(), 4);
     let expected = reference(&case, &arrays, &gradient);
@@ -160,7 +173,7 @@ fn check(case: Case) {
         let computed = path.force(|| computed(&case, &arrays, &gradient)).expect("the shapes fit together");
         let names = ["output", "gradient of x", "gradient of weight", "gradient of bias"];
         for ((name, computed), expected) in names.iter().zip(&computed).zip(&expected) {
-            assert_close(&format!("{name} on {}", path.name()), &case, computed, expected);
+            assert_close(&format!("{name} on {}", path.name()), &case, computed, expected, tolerance);
         }
     }
 }
@@ -343,7 +356,7 @@ proptest! {
         let case = Case { batch, size, channels: 16 * channels.0, outputs: 16 * channels.1, kernel: [3, 3], spec };
         if case.is_possible() {
             check(case);
-            with_direct_convolutions(|| check(case));
+            with_direct_convolutions(|| check_within(case, DIRECT));
         }
     }
 }
@@ -431,12 +444,12 @@ fn linear_layers() -> Result<()> {
                 let bias = tensor(&arrays.bias, &[outputs])?;
                 let y = linear(&Value::leaf(&x), &Value::leaf(&weight), Some(&Value::leaf(&bias)))?;
                 assert_eq!(y.dims(), [batch, outputs]);
-                assert_close("output", &case, &flat(y.tensor())?, &expected[0]);
+                assert_close("output", &case, &flat(y.tensor())?, &expected[0], DIRECT);
                 let gradients = y.backward_from(tensor(&gradient, &[batch, outputs])?)?;
                 for (leaf, expected) in [&x, &weight, &bias].into_iter().zip(&expected[1..]) {
                     let gradient = gradients.get(leaf).expect("a leaf has a gradient");
                     assert_eq!(gradient.dims(), leaf.dims());
-                    assert_close("gradient", &case, &flat(gradient)?, expected);
+                    assert_close("gradient", &case, &flat(gradient)?, expected, DIRECT);
                 }
                 Ok(())
             })?;
@@ -515,7 +528,13 @@ fn the_same_numbers_as_pytorch() -> Result<()> {
                 let check = |name: &str, computed: &Tensor| -> Result<()> {
                     assert_eq!(computed.dims(), of(name).dims());
                     let expected = flat(of(name))?.into_iter().map(f64::from).collect::<Vec<_>>();
-                    assert_close(&format!("{name} on {}", path.name()), &case, &flat(computed)?, &expected);
+                    assert_close(
+                        &format!("{name} on {}", path.name()),
+                        &case,
+                        &flat(computed)?,
+                        &expected,
+                        TRANSFORMED,
+                    );
                     Ok(())
                 };
                 check("y", y.tensor())?;

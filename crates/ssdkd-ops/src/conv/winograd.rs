@@ -16,7 +16,7 @@
 //!
 //! The sum over input channels commutes with Aᵀ·A, so the products at each of the thirty-six places ("frequencies"), over
 //! all tiles and channels, are one matrix product: 2.25 multiply-adds for an output pixel and a pair of channels, not 9.
-//! The price is a few more bits of rounding than the direct sum has (a test holds it below 10⁻⁵ of the largest output).
+//! The price is a few more bits of rounding than the direct sum has (tests hold it below 4·10⁻⁵ of the largest output).
 //!
 //! The input's gradient is the same with kernels turned round, and the weight's gradient is the same identity transposed
 //! (`weight_gradient`): dg = Gᵀ [ Σ_tiles (Bᵀ d B) ⊙ (A dY Aᵀ) ] G.
