@@ -137,7 +137,7 @@ impl Convolution<'_> {
         let residual = self.residual.map(|residual| device::slice(residual.tensor(), name)).transpose()?;
         let epilogue = Epilogue { residual: residual.as_deref(), relu: self.activation == Activation::Relu };
         let mut out = device::unspecified(shape.batch * shape.output_len());
-        if winograd::suits(shape) {
+        if winograd::suits(shape)? {
             winograd::forward(path, shape, &x, &weight, bias.as_deref(), epilogue, &mut out);
         } else {
             gather(path, shape, &Gather::forward(shape), &x, &weight, bias.as_deref(), epilogue, &mut out);
@@ -152,7 +152,7 @@ impl Convolution<'_> {
 fn input_gradient(shape: &ConvShape, gradient: &[f32], weight: &[f32]) -> Result<Vec<f32>> {
     let path = SimdPath::current()?;
     let mut out = device::unspecified(shape.batch * shape.input_len());
-    if winograd::suits(shape) {
+    if winograd::suits(shape)? {
         winograd::input_gradient(path, shape, gradient, weight, &mut out);
     } else {
         gather(path, shape, &Gather::input_gradient(shape), gradient, weight, None, Epilogue::default(), &mut out);
@@ -181,7 +181,7 @@ fn gather(
 fn weight_gradient(shape: &ConvShape, x: &[f32], gradient: &[f32]) -> Result<Vec<f32>> {
     let path = SimdPath::current()?;
     let mut out = device::unspecified(shape.weight_len());
-    if winograd::suits(shape) {
+    if winograd::suits(shape)? {
         winograd::weight_gradient(path, shape, x, gradient, &mut out);
     } else if shape.is_depthwise() {
         depthwise::weight_gradient(path, shape, x, gradient, &mut out);

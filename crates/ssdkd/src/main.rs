@@ -90,7 +90,7 @@ fn doctor(arguments: &CommonArgs) -> Result<()> {
     let threads = arguments.set_up()?;
     let current = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
     let lines = format!(
-        "version   {}\nthreads   {threads}\nkernels   {:?} (SSDKD_SIMD forces another)\ndevice    cpu\nfolder    {}\n",
+        "version   {}\nthreads   {threads}\nkernels   {:?} (SSDKD_SIMD forces another; SSDKD_CONV=direct: plain sums)\ndevice    cpu\nfolder    {}\n",
         env!("CARGO_PKG_VERSION"),
         ssdkd_ops::SimdPath::current()?,
         current.display()

@@ -32,6 +32,8 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use candle_core::{Result, bail};
+
 use self::multiply::Product;
 use self::transform::{Images, TransformBack, TransformInput};
 use super::epilogue::Epilogue;
@@ -73,28 +75,45 @@ const SPREAD: usize = 16;
 
 /// Whether `shape` is computed this way: the same in all directions, on all paths and for any number of images, so that
 /// what a network makes of an image depends on nothing else.
-pub(crate) fn suits(shape: &ConvShape) -> bool {
-    if only_direct() {
-        return false;
+///
+/// # Errors
+/// If `SSDKD_CONV` has a value that means nothing.
+pub(crate) fn suits(shape: &ConvShape) -> Result<bool> {
+    if only_direct()? {
+        return Ok(false);
     }
     let spec = shape.spec;
     let worthwhile = |image: [usize; 3]| Tiles::of(1, image).count() * ENOUGH_PIXELS <= image[0] * image[1];
-    shape.kernel == [3, 3]
+    Ok(shape.kernel == [3, 3]
         && [spec.stride, spec.dilation, spec.groups] == [1, 1, 1]
         && spec.padding <= 2
         && shape.input[2].is_multiple_of(CHANNELS)
         && shape.output[2].is_multiple_of(CHANNELS)
         && worthwhile(shape.input)
-        && worthwhile(shape.output)
+        && worthwhile(shape.output))
 }
 
 thread_local! {
     static ONLY_DIRECT: Cell<bool> = const { Cell::new(false) };
 }
 
-fn only_direct() -> bool {
-    static CHOSEN: OnceLock<bool> = OnceLock::new();
-    ONLY_DIRECT.get() || *CHOSEN.get_or_init(|| std::env::var("SSDKD_CONV").is_ok_and(|wanted| wanted == "direct"))
+fn only_direct() -> Result<bool> {
+    static CHOSEN: OnceLock<std::result::Result<bool, String>> = OnceLock::new();
+    if ONLY_DIRECT.get() {
+        return Ok(true);
+    }
+    match CHOSEN.get_or_init(|| choose(std::env::var("SSDKD_CONV").ok().as_deref())) {
+        Ok(direct) => Ok(*direct),
+        Err(message) => bail!("{message}"),
+    }
+}
+
+fn choose(wanted: Option<&str>) -> std::result::Result<bool, String> {
+    match wanted {
+        None | Some("") => Ok(false),
+        Some("direct") => Ok(true),
+        Some(other) => Err(format!("SSDKD_CONV={other}: no such way\nhint: direct, or unset it")),
+    }
 }
 
 /// Runs `work` with the convolutions that it calls on this thread computed as they are defined, sum by sum, as the
@@ -294,4 +313,15 @@ fn apply(
             unsafe { TransformBack { products, panel: after, bias, epilogue, tiles, range }.run(path, out) };
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::choose;
+
+    #[test]
+    fn the_environment_names_a_way() {
+        assert_eq!((choose(None), choose(Some("")), choose(Some("direct"))), (Ok(false), Ok(false), Ok(true)));
+        assert!(choose(Some("drect")).is_err_and(|message| message.contains("hint: direct")));
+    }
 }
