@@ -246,7 +246,14 @@ impl Context {
         let Job { stage, round, folder, metrics, started, started_at, .. } = job;
         let seconds = started.elapsed().as_secs_f64();
         let peak_bytes = ssdkd_ops::peak_bytes() as u64;
-        let timing = Timing { started_at, seconds, threads: self.threads, device: "cpu".into(), peak_bytes };
+        let timing = Timing {
+            started_at,
+            seconds,
+            threads: self.threads,
+            device: "cpu".into(),
+            machine: processor(),
+            peak_bytes,
+        };
         let summary = metrics.iter().map(|(name, value)| format!("{name} {:.4}", value.as_f64().unwrap_or(0.0)));
         let summary = summary.collect::<Vec<_>>().join(", ");
         let complete = folder.commit(metrics, &timing)?;
@@ -311,4 +318,11 @@ fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
         write_file(path, bytes)?;
     }
     Ok(())
+}
+
+/// The name of the processor, as Linux knows it.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    name.trim_start_matches([' ', '\t', ':']).into()
 }

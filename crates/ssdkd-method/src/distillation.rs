@@ -44,7 +44,7 @@ pub struct DistillSettings {
     pub loss: Discrepancy,
     /// T, above 0 \[C: 20\].
     pub temperature: f64,
-    /// Factor of the distance of the penultimate features; 0: answers alone \[O\].
+    /// Factor of the distance of the feature maps; 0: answers alone \[O\].
     pub features: f64,
     /// Who moves the weights.
     pub optimizer: OptimizerKind,
@@ -196,17 +196,17 @@ impl Distiller {
         let images = mix_colours(images, self.settings.colour, views)?;
         let images = mix_up(&images, self.settings.mixup, views)?;
         let views = self.settings.augment.view(&Value::constant(images), views)?;
-        let Output { features: teacher_features, logits: teacher_logits } = teacher.forward(&views, &Pass::eval())?;
-        let Output { features, logits: student_logits } = student.forward(&views, &Pass::train())?; // (B, F), (B, K)
+        let Output { maps: teacher_maps, logits: teacher_logits, .. } = teacher.forward(&views, &Pass::eval())?;
+        let Output { maps, logits: student_logits, .. } = student.forward(&views, &Pass::train())?; // …, (B, K)
         let mut loss = match self.settings.loss {
             Discrepancy::Kl => distillation_loss(&teacher_logits, &student_logits, self.settings.temperature, weights)?,
             Discrepancy::L1 => ops::mean_absolute_difference(&teacher_logits, &student_logits)?,
         };
         if let Some(hints) = &self.hints {
-            let distance = hints.loss(&features, teacher_features.tensor())?;
+            let distance = hints.loss(&maps, &teacher_maps)?;
             loss = ops::weighted_sum(&[(1.0, &loss), (self.settings.features, &distance)])?;
         }
-        drop(features);
+        drop((maps, teacher_maps));
 
         let disagreement = disagreement(teacher_logits.tensor(), student_logits.tensor())?;
         let agreement = agreement(teacher_logits.tensor(), student_logits.tensor())?;
@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn features_are_learnt_too() {
-        // As many features as the teacher, and more, where a projector stands between.
+        // As many channels as the teacher, and more, where projectors stand between: a convolution for each of three blocks.
         for student in ["resnet8", "wrn-16-2"] {
             let teacher = network(1);
             let spec = NetworkSpec { architecture: student.parse().unwrap(), ..teacher.spec().clone() };
@@ -446,17 +446,17 @@ mod tests {
             let mut distiller = Distiller::new(settings, &teacher, &student).unwrap();
             let distance = |distiller: &Distiller| {
                 let views = Value::constant(images(9));
-                let of = |network: &Network| network.forward(&views, &Pass::train_frozen()).unwrap().features;
+                let of = |network: &Network| network.forward(&views, &Pass::train_frozen()).unwrap().maps;
                 let hints = distiller.hints.as_ref().unwrap();
-                let teacher = teacher.forward(&views, &Pass::eval()).unwrap().features;
-                hints.loss(&of(&student), teacher.tensor()).unwrap().scalar().unwrap()
+                let teacher = teacher.forward(&views, &Pass::eval()).unwrap().maps;
+                hints.loss(&of(&student), &teacher).unwrap().scalar().unwrap()
             };
             let before = distance(&distiller);
             train(&mut distiller, &teacher, &student, 0..30);
             let after = distance(&distiller);
             assert!(after < 0.9 * before, "{before} fell only to {after}");
             let projectors = distiller.state_tensors().keys().filter(|name| name.starts_with("projector.")).count();
-            assert_eq!(projectors, if student.features().unwrap() == 64 { 0 } else { 2 });
+            assert_eq!(projectors, if student.features().unwrap() == 64 { 0 } else { 12 });
         }
     }
 

@@ -1,50 +1,84 @@
-//! What the student can learn from a teacher beside its answers: the features that the answers are made of \[C: FitNets,
-//! Romero et al. 2015\]\[O\].
+//! What the student can learn from a teacher beside its answers: the feature maps that the answers are made of \[C:
+//! FitNets, Romero et al. 2015\]\[O\].
 //!
 //! ```text
-//! L_F = ‖P(a) − b‖₂ / ‖b‖₂      a, b: penultimate features of student and teacher of one batch of views
+//! L_F = (1/M) Σ_m ‖P_m(a_m) − b_m‖₂ / ‖b_m‖₂      a_m, b_m: maps (B, H, W, C) of student and teacher, of one batch of views
 //! ```
 //!
-//! A row of logits says ten numbers about an image, a row of features says sixty-four and more: the fewer images there are,
-//! the more that matters. P is the identity where the networks have as many features, and otherwise a linear map that is
-//! trained with the student and not part of it. The distance is relative, so that its factor means the same for any teacher.
+//! A row of logits says ten numbers about an image, its maps say ten thousands: the fewer images and steps there are, the more
+//! that matters. m runs over the student's blocks whose resolution the teacher has too; b_m is of the teacher's block that
+//! is as deep among its own of that resolution. P_m is the identity where both have as many channels, and otherwise a 1×1
+//! convolution that is trained with the student and not part of it. The distance is relative, so that its factor means
+//! the same for any teacher.
 
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var, bail};
 use rand::Rng;
 use ssdkd_nn::random::stream;
-use ssdkd_nn::{Draw, Linear, Network, Pass, Store};
+use ssdkd_nn::{Conv2d, Draw, Network, Pass, Store};
 use ssdkd_ops as ops;
-use ssdkd_ops::Value;
+use ssdkd_ops::{Conv2dSpec, Value};
 
-/// P and its weights; see the [module](self).
+/// The P_m and their weights; see the [module](self).
 pub(crate) struct Hints {
     store: Store,
-    /// `None`: the identity.
-    projector: Option<Linear>,
+    pairs: Vec<Pair>,
+}
+
+/// A map of the student, and the teacher's that it should be like.
+struct Pair {
+    student: usize,
+    teacher: usize,
+    /// P_m; `None`: the identity.
+    projector: Option<Conv2d>,
 }
 
 impl Hints {
-    /// A fresh P between two networks.
+    /// Fresh P_m between two networks.
+    ///
+    /// # Errors
+    /// If the networks have no resolution in common.
     pub(crate) fn new(teacher: &Network, student: &Network) -> Result<Self> {
         let store = Store::seeded(student.store().device(), stream(0, "distill/projector", &[]).random());
-        let (from, to) = (student.features()?, teacher.features()?);
-        let projector = if from == to { None } else { Some(Linear::new(from, to, Draw::PYTORCH, store.builder())?) };
-        Ok(Self { store, projector })
+        let (theirs, ours) = (teacher.map_shapes()?, student.map_shapes()?);
+        let mut pairs = Vec::new();
+        for (student, teacher) in matched(&ours, &theirs) {
+            let (from, to) = (ours[student].2, theirs[teacher].2);
+            let projector = if from == to {
+                None
+            } else {
+                let vb = store.builder().pp(student);
+                Some(Conv2d::with_bias((from, to, 1), Conv2dSpec::new(1, 0), Draw::PYTORCH, vb)?)
+            };
+            pairs.push(Pair { student, teacher, projector });
+        }
+        if pairs.is_empty() {
+            bail!(
+                "no feature map of a {} has the size of one of a {}\nhint: set distill.features to 0",
+                student.spec().architecture,
+                teacher.spec().architecture
+            );
+        }
+        Ok(Self { store, pairs })
     }
 
-    /// L_F of the features of both networks, (B, F_s) and (B, F_t); the teacher's get no gradient.
-    pub(crate) fn loss(&self, student: &Value, teacher: &Tensor) -> Result<Value> {
-        let projected = match &self.projector {
-            Some(projector) => projector.forward(student, &Pass::train())?,
-            None => student.clone(),
-        };
-        let norm = f64::from(teacher.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt();
-        if norm == 0.0 {
-            bail!("all of the teacher's features are 0\nhint: set distill.features to 0");
+    /// L_F of the maps of both networks; the teacher's get no gradient.
+    pub(crate) fn loss(&self, student: &[Value], teacher: &[Value]) -> Result<Value> {
+        let mut distances = Vec::new();
+        for pair in &self.pairs {
+            let (map, target) = (&student[pair.student], teacher[pair.teacher].tensor());
+            let projected = match &pair.projector {
+                Some(projector) => projector.forward(map, &Pass::train())?,
+                None => map.clone(),
+            };
+            let norm = f64::from(target.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt();
+            if norm == 0.0 {
+                bail!("all features of one of the teacher's blocks are 0\nhint: set distill.features to 0");
+            }
+            distances.push((1.0 / (norm * self.pairs.len() as f64), ops::l2_distance(&projected, target)?));
         }
-        ops::scale(&ops::l2_distance(&projected, teacher)?, 1.0 / norm)
+        ops::weighted_sum(&distances.iter().map(|(factor, distance)| (*factor, distance)).collect::<Vec<_>>())
     }
 
     /// What is trained beside the student.
@@ -52,7 +86,7 @@ impl Hints {
         self.store.parameters().into_iter().map(|(name, var)| (format!("projector.{name}"), var)).collect()
     }
 
-    /// P's weights, by their names.
+    /// The weights of the P_m, by their names.
     pub(crate) fn to_tensors(&self) -> BTreeMap<String, Tensor> {
         self.store.to_tensors()
     }
@@ -60,5 +94,47 @@ impl Hints {
     /// Takes up saved weights; the error names what does not fit.
     pub(crate) fn load_tensors(&self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
         self.store.load_tensors(tensors)
+    }
+}
+
+/// Height, width and channels of a map.
+type Shape = (usize, usize, usize);
+
+/// Which of the student's maps goes with which of the teacher's: of the same resolution, and as deep there.
+fn matched(student: &[Shape], teacher: &[Shape]) -> Vec<(usize, usize)> {
+    let of_resolution = |maps: &[Shape], shape: Shape| {
+        let same = maps.iter().enumerate().filter(|(_, map)| (map.0, map.1) == (shape.0, shape.1));
+        same.map(|(index, _)| index).collect::<Vec<_>>()
+    };
+    let mut pairs = Vec::new();
+    for (index, &shape) in student.iter().enumerate() {
+        let (ours, theirs) = (of_resolution(student, shape), of_resolution(teacher, shape));
+        if theirs.is_empty() {
+            continue;
+        }
+        // The k-th of n blocks has done k/n of the work: so has the ⌈k/n · m⌉-th of m.
+        let place = 1 + ours.iter().filter(|&&other| other < index).count();
+        pairs.push((index, theirs[(place * theirs.len()).div_ceil(ours.len()) - 1]));
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_go_with_those_as_deep() {
+        let maps = |counts: [usize; 3]| {
+            let sizes = [32, 16, 8].into_iter().zip(counts);
+            sizes.flat_map(|(size, count)| vec![(size, size, 16); count]).collect::<Vec<_>>()
+        };
+        let nine = maps([9, 9, 9]);
+        let expected = [2, 5, 8, 11, 14, 17, 20, 23, 26];
+        assert_eq!(matched(&maps([3, 3, 3]), &nine), expected.into_iter().enumerate().collect::<Vec<_>>());
+        assert_eq!(matched(&maps([2, 0, 1]), &maps([3, 1, 1])), [(0, 1), (1, 2), (2, 4)]);
+        // More blocks than the teacher has: some share one.
+        assert_eq!(matched(&maps([3, 0, 0]), &maps([2, 0, 0])), [(0, 0), (1, 1), (2, 1)]);
+        assert_eq!(matched(&maps([1, 0, 0]), &maps([0, 2, 0])), []);
     }
 }

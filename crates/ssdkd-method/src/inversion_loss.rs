@@ -118,7 +118,7 @@ impl Objective<'_> {
     pub fn judge(&self, views: &Value, targets: Option<&[u32]>, momentum: &BatchNormMomentum) -> Result<Judgement> {
         let weights = self.weights;
         let pass = if weights.bn == 0.0 { Pass::eval() } else { Pass::tapped() };
-        let Output { features, logits: teacher_logits } = self.teacher.forward(views, &pass)?; // (B, F), (B, K)
+        let Output { features, logits: teacher_logits, .. } = self.teacher.forward(views, &pass)?; // (B, F), (B, K)
         let taps = pass.take_taps();
 
         let mut total = Vec::new();

@@ -99,9 +99,18 @@ impl Network {
 
     /// Numbers in its penultimate features.
     pub fn features(&self) -> Result<usize> {
+        Ok(self.probe()?.features.dims()[1])
+    }
+
+    /// Height, width and channels of the [maps](Output::maps) it makes of an image.
+    pub fn map_shapes(&self) -> Result<Vec<(usize, usize, usize)>> {
+        Ok(self.probe()?.maps.iter().map(|map| (map.dims()[1], map.dims()[2], map.dims()[3])).collect())
+    }
+
+    fn probe(&self) -> Result<Output> {
         let (height, width, channels) = self.input_shape();
         let blank = Tensor::zeros((1, height, width, channels), DType::F32, self.store.device())?;
-        Ok(self.forward(&Value::constant(blank), &Pass::eval())?.features.dims()[1])
+        self.forward(&Value::constant(blank), &Pass::eval())
     }
 
     /// Height, width and channels of its images.

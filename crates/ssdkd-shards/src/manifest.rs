@@ -82,6 +82,9 @@ pub struct Timing {
     pub threads: usize,
     /// `cpu`, `cuda:0`.
     pub device: String,
+    /// The processor's name; empty if it has none.
+    #[serde(default)]
+    pub machine: String,
     /// Most memory allocated at once, bytes; 0 if nobody counted.
     #[serde(default)]
     pub peak_bytes: u64,

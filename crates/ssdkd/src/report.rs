@@ -33,14 +33,17 @@ pub struct Summary {
     teacher_parameters: usize,
     student_parameters: usize,
     evaluated_on: String,
-    evaluated_images: usize,
-    teacher_accuracy: Option<f64>,
+    pub evaluated_images: usize,
+    pub teacher_accuracy: Option<f64>,
     pub student_accuracy: Option<f64>,
     pub student_accuracy_last5: Option<Spread>,
     real_images: Option<Diagnostics>,
     pub distinct_images: u64,
     pub distillation_steps: u64,
     pub peak_mib: u64,
+    /// What it last ran on, and when (UTC).
+    pub machine: String,
+    pub date: String,
     pub seconds: Seconds,
     pub curve: Vec<Point>,
 }
@@ -101,6 +104,7 @@ pub fn write(context: &mut Context, arguments: &StageArgs) -> Result<()> {
 fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
     let measured = measure::read(context)?;
     let (mut images, mut steps, mut peak, mut seconds) = (0, 0, 0, Seconds::default());
+    let (mut machine, mut started_at) = (String::new(), String::new());
     for round in context.run().rounds("invert")? {
         images += metric(context, "invert", round, "images")?.unwrap_or(0.0) as u64;
     }
@@ -116,6 +120,10 @@ fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
             *sum += timing.seconds;
             *by_round.entry(round).or_default() += timing.seconds;
             peak = peak.max(timing.peak_bytes);
+            if timing.started_at > started_at {
+                machine = format!("{}, {} threads on {}", timing.machine, timing.threads, timing.device);
+                started_at = timing.started_at;
+            }
         }
     }
     seconds.total = seconds.invert + seconds.balance + seconds.sample + seconds.distill;
@@ -157,6 +165,8 @@ fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
         distinct_images: images,
         distillation_steps: steps,
         peak_mib: peak >> 20,
+        machine,
+        date: started_at.chars().take("2026-01-01".len()).collect(),
         seconds,
         curve,
     })

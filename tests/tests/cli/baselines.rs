@@ -70,12 +70,17 @@ fn every_baseline_runs_and_all_can_be_compared() {
     assert_eq!(rows.len(), runs.len());
     for row in rows {
         assert_eq!(row["pair"], "resnet20 → resnet8");
+        assert!(row["machine"].as_str().unwrap().contains("threads on cpu"), "{row}");
         assert_eq!((&row["steps"], &row["distinct_images"]), (&4.into(), &30.into()), "{row}");
         assert!(row["last"].is_f64() && row["peak_mib"].as_u64() > Some(0), "{row}");
         assert!(row["command"].as_str().unwrap().contains("--set distill.steps=2"), "{row}");
     }
-    let chart = std::fs::read_to_string(scratch.path("compared/accuracy-over-time.svg")).unwrap();
-    assert!(chart.contains("cifar10-resnet20-resnet20-cmi"), "{chart}");
+    let chart = std::fs::read_to_string(scratch.path("compared/resnet20-resnet8-over-time.svg")).unwrap();
+    assert!(chart.contains("CMI, seed 0"), "{chart}");
+    // What is recorded outlives its run, and a run compared again takes its own place.
+    std::fs::remove_dir_all(scratch.path(&runs[1])).unwrap();
+    let (again, _) = scratch.succeed("ssdkd", &["compare", "--out", "compared", &runs[0]]);
+    assert_eq!(again, table);
     for chart in ["classes.svg", "confidence.svg"] {
         assert!(scratch.path(&runs[0]).join("report").join(chart).exists());
     }
@@ -85,4 +90,5 @@ fn every_baseline_runs_and_all_can_be_compared() {
 fn a_run_without_a_report_is_not_compared() {
     let scratch = Scratch::new();
     scratch.fail("ssdkd", &["compare", "runs/none"], 3, &["runs/none/report/summary.json", "ssdkd report runs/none"]);
+    scratch.fail("ssdkd", &["compare", "--out", "none"], 3, &["none/results.json", "name the folders of the runs"]);
 }

@@ -87,12 +87,14 @@ impl ResNet {
     /// From normalised images (B, H, W, C).
     pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Output> {
         let mut x = self.conv1.forward_normed(x, &self.bn1, None, Activation::Relu, pass)?;
+        let mut maps = Vec::new();
         for block in &self.blocks {
             x = block.forward(&x, pass)?;
+            maps.push(x.clone());
         }
         let features = ops::global_avg_pool(&x)?; // (B, F)
         let logits = self.head.forward(&features, pass)?;
-        Ok(Output { features, logits })
+        Ok(Output { maps, features, logits })
     }
 }
 

@@ -46,10 +46,11 @@ impl Vgg {
     /// From normalised images (B, H, W, C).
     pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Output> {
         let height = x.dims()[1];
-        let mut x = x.clone();
+        let (mut x, mut maps) = (x.clone(), Vec::new());
         for (block, layers) in self.blocks.iter().enumerate() {
             for (conv, bn) in layers {
                 x = conv.forward_normed(&x, bn, None, Activation::Relu, pass)?;
+                maps.push(x.clone());
             }
             if block < 3 || (block == 3 && height == 64) {
                 x = ops::max_pool2d(&x, 2, 2, 0)?;
@@ -57,6 +58,6 @@ impl Vgg {
         }
         let features = ops::global_avg_pool(&x)?; // (B, 512)
         let logits = self.classifier.forward(&features, pass)?;
-        Ok(Output { features, logits })
+        Ok(Output { maps, features, logits })
     }
 }

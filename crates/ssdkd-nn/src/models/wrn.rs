@@ -51,12 +51,14 @@ impl Wrn {
     /// From normalised images (B, H, W, C).
     pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Output> {
         let mut x = self.conv1.forward(x, pass)?;
+        let mut maps = Vec::new();
         for block in &self.blocks {
             x = block.forward(&x, pass)?;
+            maps.push(x.clone());
         }
         let features = ops::global_avg_pool(&self.bn1.forward(&x, Activation::Relu, pass)?)?; // (B, F)
         let logits = self.fc.forward(&features, pass)?;
-        Ok(Output { features, logits })
+        Ok(Output { maps, features, logits })
     }
 }
 

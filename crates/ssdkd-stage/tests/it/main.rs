@@ -29,7 +29,14 @@ fn wanted(round: u32, lr: f64) -> FingerprintInput {
 }
 
 fn timing() -> Timing {
-    Timing { started_at: "2024-01-01T00:00:00Z".into(), seconds: 1.5, threads: 2, device: "cpu".into(), peak_bytes: 0 }
+    Timing {
+        started_at: "2024-01-01T00:00:00Z".into(),
+        seconds: 1.5,
+        threads: 2,
+        device: "cpu".into(),
+        machine: String::new(),
+        peak_bytes: 0,
+    }
 }
 
 /// A finished output: a student, an optimiser's state and a table in a folder.
