@@ -3,11 +3,13 @@
 mod compare;
 mod export;
 mod grid;
+mod histogram;
 mod import;
 mod inspect;
 mod measure;
 mod plot;
 mod report;
+mod results;
 mod run;
 mod status;
 

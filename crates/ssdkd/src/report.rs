@@ -12,6 +12,7 @@ use ssdkd_shards::manifest::TIMING_FILE;
 use ssdkd_shards::{Pixels, Timing};
 use ssdkd_stage::{StageArgs, exit, write_file};
 
+use crate::histogram::{BINS, Histogram};
 use crate::{grid, measure, plot, run};
 
 /// Images of each class in the picture, and how much they are enlarged.
@@ -39,6 +40,10 @@ pub struct Summary {
     pub student_accuracy_last5: Option<Spread>,
     real_images: Option<Diagnostics>,
     pub distinct_images: u64,
+    /// Images in the last buffer.
+    pub buffer: u64,
+    /// What the last rounds made.
+    pub made: Histogram,
     pub distillation_steps: u64,
     pub peak_mib: u64,
     /// What it last ran on, and when (UTC).
@@ -145,8 +150,13 @@ fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
         });
     }
     let last = curve.iter().rev().take(context.recipe().evaluate.last as usize).filter_map(|point| point.accuracy);
-    let card = context.teacher_card();
+    let buffer = match context.run().latest_complete("balance")? {
+        Some(round) => metric(context, "balance", round, "members")?.unwrap_or(0.0) as u64,
+        None => 0,
+    };
     let student = Network::create(&context.student_spec()?, 0, context.device())?;
+    let made = Histogram::of_recent(context)?;
+    let card = context.teacher_card();
     Ok(Summary {
         run: context.recipe().run.name.clone(),
         method: context.recipe().run.method.clone(),
@@ -163,6 +173,8 @@ fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
         student_accuracy_last5: spread(&last.collect::<Vec<_>>()),
         real_images: measured.real,
         distinct_images: images,
+        buffer,
+        made,
         distillation_steps: steps,
         peak_mib: peak >> 20,
         machine,
@@ -264,21 +276,19 @@ fn picture_of_buffer(context: &mut Context) -> Result<Vec<u8>> {
 
 /// Class counts and the teacher's confidence over the last buffer: file names and charts.
 fn charts_of_buffer(context: &mut Context) -> Result<[(&'static str, String); 2]> {
-    const BINS: usize = 20;
     let round =
         context.run().latest_complete("balance")?.context("the run has no buffer yet\nhint: `ssdkd run RECIPE`")?;
+    let Histogram { classes, confidences } = Histogram::of_buffer(context, round)?;
     let card = context.teacher_card();
-    let (mut classes, mut confidences) = (vec![0.0; card.classes], [0.0; BINS]);
-    for member in context.buffer(round)? {
-        classes[member.teacher_class as usize] += 1.0;
-        confidences[((member.teacher_confidence * BINS as f32) as usize).min(BINS - 1)] += 1.0;
-    }
     let names = (0..card.classes).map(|class| card.class_names.get(class).cloned().unwrap_or(class.to_string()));
-    let bins = (0..BINS).map(|bin| format!("{:.2}", (bin + 1) as f64 / BINS as f64)).collect::<Vec<_>>();
+    let bins = (1..=BINS).map(|bin| format!("{:.2}", bin as f64 / BINS as f64)).collect::<Vec<_>>();
     let title = format!("buffer of round {round}");
+    let bars = |x: &str, labels: &[String], counts: &[u64]| {
+        plot::bars(&title, (x, "images"), labels, &counts.iter().map(|&count| count as f64).collect::<Vec<_>>())
+    };
     Ok([
-        ("classes.svg", plot::bars(&title, ("teacher's class", "images"), &names.collect::<Vec<_>>(), &classes)?),
-        ("confidence.svg", plot::bars(&title, ("teacher's confidence, up to", "images"), &bins, &confidences)?),
+        ("classes.svg", bars("teacher's class", &names.collect::<Vec<_>>(), &classes)?),
+        ("confidence.svg", bars("teacher's confidence, up to", &bins, &confidences)?),
     ])
 }
 

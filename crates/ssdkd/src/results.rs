@@ -1,0 +1,231 @@
+//! The record of results: a row for each run, which outlives it.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use ssdkd_nn::TeacherCard;
+use ssdkd_stage::StageError;
+
+use crate::histogram::Histogram;
+use crate::report::{SUMMARY, Summary};
+
+/// `results.json`: one of these for each run. Accuracies are shares, times seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// `teacher → student`.
+    pub pair: String,
+    pub method: String,
+    pub seed: u64,
+    pub teacher: Option<f64>,
+    pub last: Option<f64>,
+    pub last5_mean: Option<f64>,
+    pub last5_std: Option<f64>,
+    /// Test images.
+    pub measured_on: usize,
+    pub distinct_images: u64,
+    pub buffer: u64,
+    pub steps: u64,
+    pub synthesis_s: f64,
+    pub distillation_s: f64,
+    pub total_s: f64,
+    pub peak_mib: u64,
+    pub command: String,
+    pub machine: String,
+    pub date: String,
+    /// Distillation steps, seconds of all stages, accuracy of the student then.
+    pub curve: Vec<(u64, f64, f64)>,
+    /// What the last rounds made.
+    pub made: Histogram,
+}
+
+/// In the place of the teacher, for a network that saw real images.
+const REAL: &str = "real images";
+
+impl Row {
+    /// Of a run's folder, or of a card that `ssdkd-teach` wrote.
+    pub fn read(path: &Path) -> Result<Self> {
+        if path.is_file() { of_card(path) } else { Ok(of_summary(read_summary(path)?)) }
+    }
+
+    /// Whether this is a network of the pair's student's architecture that saw real images.
+    pub fn is_real_student_of(&self, pair: &str) -> bool {
+        let student = pair.rsplit(" → ").next().unwrap_or_default();
+        self.saw_real_images() && self.pair == format!("{REAL} → {student}")
+    }
+
+    /// Whether this is a network that saw real images.
+    pub fn saw_real_images(&self) -> bool {
+        self.pair.starts_with(REAL)
+    }
+
+    fn repeats(&self, other: &Self) -> bool {
+        let key = |row: &Self| (row.pair.clone(), row.method.clone(), row.seed, row.buffer);
+        key(self) == key(other)
+    }
+}
+
+/// What the record holds; nothing if there is none yet.
+pub fn recorded(path: &Path) -> Result<Vec<Row>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    serde_json::from_slice(&bytes).with_context(|| {
+        format!("{} is damaged or not a record of results\nhint: move it away, or use another --out", path.display())
+    })
+}
+
+/// Puts a row in the place of the one it repeats (pair, method, seed and size of the buffer), or at the end.
+pub fn record(rows: &mut Vec<Row>, new: Row) {
+    match rows.iter_mut().find(|row| row.repeats(&new)) {
+        Some(old) => *old = new,
+        None => rows.push(new),
+    }
+}
+
+fn read_summary(run: &Path) -> Result<Summary> {
+    let path = run.join("report").join(SUMMARY);
+    let bytes = std::fs::read(&path).map_err(|error| StageError::Missing {
+        what: "the run's summary".into(),
+        path: path.clone(),
+        hint: format!("{error}; `ssdkd report {}` writes it", run.display()),
+    })?;
+    serde_json::from_slice(&bytes).with_context(|| {
+        format!("{} is damaged or of another version\nhint: `ssdkd report {}` writes it", path.display(), run.display())
+    })
+}
+
+fn of_summary(summary: Summary) -> Row {
+    let curve = summary.curve.iter().filter_map(|point| Some((point.steps, point.seconds, point.accuracy?)));
+    Row {
+        pair: format!("{} → {}", summary.teacher, summary.student),
+        method: summary.method,
+        seed: summary.seed,
+        teacher: summary.teacher_accuracy,
+        last: summary.student_accuracy,
+        last5_mean: summary.student_accuracy_last5.map(|spread| spread.mean),
+        last5_std: summary.student_accuracy_last5.map(|spread| spread.std),
+        measured_on: summary.evaluated_images,
+        distinct_images: summary.distinct_images,
+        buffer: summary.buffer,
+        steps: summary.distillation_steps,
+        synthesis_s: summary.seconds.invert,
+        distillation_s: summary.seconds.distill,
+        total_s: summary.seconds.total,
+        peak_mib: summary.peak_mib,
+        command: summary.command,
+        machine: summary.machine,
+        date: summary.date,
+        curve: curve.collect(),
+        made: summary.made,
+    }
+}
+
+/// One line of the log beside a card.
+#[derive(Deserialize)]
+struct Epoch {
+    steps: u64,
+    test_accuracy: f64,
+    seconds: f64,
+}
+
+fn of_card(path: &Path) -> Result<Row> {
+    let card = TeacherCard::load(path)?;
+    let log = path.with_extension("training.jsonl");
+    let text = std::fs::read_to_string(&log)
+        .with_context(|| format!("cannot read {}: only cards of `ssdkd-teach` have one", log.display()))?;
+    let epochs = text.lines().map(serde_json::from_str::<Epoch>).collect::<serde_json::Result<Vec<_>>>();
+    let (mut steps, mut seconds, mut curve) = (0, 0.0, Vec::new());
+    for epoch in epochs.with_context(|| format!("{} is damaged", log.display()))? {
+        (steps, seconds) = (steps + epoch.steps, seconds + epoch.seconds);
+        curve.push((steps, seconds, epoch.test_accuracy));
+    }
+    let mut parts = card.source.split(';').map(str::trim);
+    let command = parts.next().unwrap_or_default();
+    let mut words = command.split(' ').skip_while(|&word| word != "--seed").skip(1);
+    Ok(Row {
+        pair: format!("{REAL} → {}", card.architecture),
+        method: "labels".into(),
+        seed: words.next().and_then(|seed| seed.parse().ok()).unwrap_or(0),
+        teacher: None,
+        last: curve.last().map(|point| point.2),
+        last5_mean: None,
+        last5_std: None,
+        measured_on: parts.next_back().and_then(|text| text.split(' ').rev().nth(2)?.parse().ok()).unwrap_or(0),
+        distinct_images: 0,
+        buffer: 0,
+        steps,
+        synthesis_s: 0.0,
+        distillation_s: 0.0,
+        total_s: seconds,
+        peak_mib: 0,
+        command: command.into(),
+        machine: String::new(),
+        date: String::new(),
+        curve,
+        made: Histogram::default(),
+    })
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    pub fn result(method: &str, seed: u64, last: f64) -> Row {
+        Row {
+            pair: "wrn-40-2 → wrn-16-1".into(),
+            method: method.into(),
+            seed,
+            teacher: Some(0.9),
+            last: Some(last),
+            last5_mean: Some(last),
+            last5_std: Some(0.0),
+            measured_on: 10_000,
+            distinct_images: 1,
+            buffer: 5120,
+            steps: 2,
+            synthesis_s: 3.0,
+            distillation_s: 4.0,
+            total_s: 7.0,
+            peak_mib: 5,
+            command: "ssdkd run it".into(),
+            machine: "a machine".into(),
+            date: "2026-01-01".into(),
+            curve: vec![(2, 7.0, last)],
+            made: Histogram::default(),
+        }
+    }
+
+    #[test]
+    fn a_run_done_again_replaces_its_row() {
+        let mut rows = vec![result("ours", 0, 0.5), result("ours", 1, 0.6)];
+        record(&mut rows, result("ours", 0, 0.7));
+        record(&mut rows, result("theirs", 0, 0.4));
+        assert_eq!(rows, [result("ours", 0, 0.7), result("ours", 1, 0.6), result("theirs", 0, 0.4)]);
+        record(&mut rows, Row { buffer: 512, ..result("ours", 0, 0.3) });
+        assert_eq!(rows.len(), 4);
+    }
+
+    #[test]
+    fn the_card_of_the_shipped_teacher_is_a_result() {
+        let card = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/teachers/shapes-resnet20.json");
+        let row = Row::read(&card).unwrap();
+        assert!(row.is_real_student_of("resnet56 → resnet20"), "{row:?}");
+        assert_eq!((row.seed, row.steps, row.measured_on), (0, 5 * 156, 5000));
+        assert_eq!((row.last, row.curve.len()), (Some(0.9986), 5));
+        assert!(row.command.starts_with("ssdkd-teach --data shapes:0") && row.command.ends_with("--seed 0"), "{row:?}");
+        let error = Row::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml").as_path()).unwrap_err();
+        assert!(format!("{error:#}").contains("Cargo.toml"), "{error:#}");
+    }
+
+    #[test]
+    fn networks_of_real_images_stand_beside_the_students_they_equal() {
+        let real = Row { pair: "real images → wrn-16-1".into(), ..result("labels", 0, 0.9) };
+        assert!(real.is_real_student_of("wrn-40-2 → wrn-16-1"));
+        assert!(!real.is_real_student_of("wrn-40-2 → wrn-16-2"));
+        assert!(!result("ours", 0, 0.5).is_real_student_of("wrn-40-2 → wrn-16-1"));
+    }
+}
