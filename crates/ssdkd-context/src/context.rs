@@ -25,10 +25,33 @@ use crate::recipe::{Recipe, RecipeError};
 pub struct Options {
     /// Do it again even if it is fresh.
     pub force: bool,
-    /// Say what would be done, and do nothing.
-    pub dry_run: bool,
+    /// Whether anything is done.
+    pub mode: Mode,
     /// Compare digests before calling anything fresh.
     pub verify: bool,
+}
+
+/// Whether stages do anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// They do what has to be done.
+    #[default]
+    Work,
+    /// They say what they would do.
+    DryRun,
+    /// They are only judged, for [`Context::judgements`].
+    Look,
+}
+
+/// What a dry run found of one stage and round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// The stage's name.
+    pub stage: &'static str,
+    /// From 0.
+    pub round: u32,
+    /// Whether what is there is right, as far as can be told before what it reads is made.
+    pub state: State,
 }
 
 /// What every stage of a run sees.
@@ -42,6 +65,7 @@ pub struct Context {
     complete: HashMap<(String, u32), Rc<Complete>>,
     /// In a dry run: stages that would have been run by now.
     would_run: HashSet<(&'static str, u32)>,
+    judgements: Vec<Judgement>,
     card: Rc<TeacherCard>,
     card_path: PathBuf,
     _lock: Option<RunLock>,
@@ -54,6 +78,18 @@ const WEIGHTS: &str = "weights.safetensors";
 impl Context {
     /// Opens the run that `arguments` name, to write into it as `command`; or only to look, in a dry run.
     pub fn open(arguments: &StageArgs, command: &str, threads: usize) -> Result<Self> {
+        let mode = if arguments.dry_run { Mode::DryRun } else { Mode::Work };
+        let options = Options { force: arguments.force, mode, verify: arguments.verify };
+        Self::open_with(arguments, command, threads, options)
+    }
+
+    /// Opens the run that `arguments` name to have its stages judged: nothing is made, locked or said.
+    pub fn look(arguments: &StageArgs, threads: usize) -> Result<Self> {
+        let options = Options { force: false, mode: Mode::Look, verify: arguments.verify };
+        Self::open_with(arguments, "", threads, options)
+    }
+
+    fn open_with(arguments: &StageArgs, command: &str, threads: usize, options: Options) -> Result<Self> {
         let (recipe, card_path) = load_recipe(arguments)?;
         let root =
             if arguments.recipe.is_dir() { arguments.recipe.clone() } else { arguments.runs.join(&recipe.run.name) };
@@ -61,13 +97,12 @@ impl Context {
         architecture.map_err(|error| StageError::Usage(format!("student.architecture: {error}")))?;
         let card = TeacherCard::load(&card_path).map_err(card_error)?;
         let device = device(arguments.common.device)?;
-        let options = Options { force: arguments.force, dry_run: arguments.dry_run, verify: arguments.verify };
-        let (run, lock) = if options.dry_run {
-            (RunFolder::at(root), None)
-        } else {
+        let (run, lock) = if options.mode == Mode::Work {
             let run = RunFolder::create(root)?;
             let lock = RunLock::acquire(&run, command)?;
             (run, Some(lock))
+        } else {
+            (RunFolder::at(root), None)
         };
         if arguments.resume && run.latest_complete("invert")?.is_none() {
             let root = run.root().display();
@@ -84,11 +119,12 @@ impl Context {
             kept: Kept::default(),
             complete: HashMap::new(),
             would_run: HashSet::new(),
+            judgements: Vec::new(),
             card: Rc::new(card),
             card_path,
             _lock: lock,
         };
-        if !options.dry_run {
+        if options.mode == Mode::Work {
             context.freeze()?;
         }
         Ok(context)
@@ -174,30 +210,17 @@ impl Context {
         if round > last {
             return Err(StageError::Usage(format!("round {round} is not one of this run's rounds, 0 to {last}")).into());
         }
-        if let Some((input, of)) = plan.inputs.iter().find(|input| self.would_run.contains(*input)) {
-            tracing::warn!("{stage} {round:04}: would run ({input} {of:04}, which it reads, would run)");
-            self.would_run.insert((stage, round));
+        if self.options.mode != Mode::Work {
+            self.judge_for_dry_run(plan)?;
             return Ok(None);
         }
-        let wanted = match self.fingerprint(plan) {
-            // Another process's dry run made nothing for this one to read.
-            Err(error) if self.options.dry_run => {
-                tracing::warn!("{stage} {round:04}: cannot be judged yet: {error:#}");
-                return Ok(None);
-            }
-            wanted => wanted?,
-        };
+        let wanted = self.fingerprint(plan)?;
         let state = judge(&self.run, &wanted, self.options.verify)?;
         if state == State::Fresh && !self.options.force {
             tracing::info!("{stage} {round:04}: fresh, nothing to do");
             return Ok(None);
         }
         let why = if self.options.force { "forced".into() } else { state.describe() };
-        if self.options.dry_run {
-            tracing::warn!("{stage} {round:04}: would run ({why})");
-            self.would_run.insert((stage, round));
-            return Ok(None);
-        }
         match state {
             State::Stale { .. } | State::Corrupt { .. } => tracing::warn!("{stage} {round:04}: {why}"),
             _ => tracing::debug!("{stage} {round:04}: {why}"),
@@ -216,6 +239,53 @@ impl Context {
             started: Instant::now(),
             started_at,
         }))
+    }
+
+    /// Finds out, and says, whether a stage would run, without running it or what it reads.
+    fn judge_for_dry_run(&mut self, plan: Plan) -> Result<()> {
+        let (stage, round) = (plan.stage, plan.round);
+        let unmade = plan.inputs.iter().find(|input| self.would_run.contains(*input));
+        let (state, why) = if let Some((input, of)) = unmade {
+            let why = format!("{input} {of:04}, which it reads, would run");
+            let there = matches!(self.run.complete(stage, round), Ok(Some(_)));
+            (if there { State::Stale { reasons: vec![why.clone()] } } else { State::Missing }, why)
+        } else {
+            match self.fingerprint(plan) {
+                Ok(wanted) => {
+                    let state = judge(&self.run, &wanted, self.options.verify)?;
+                    let why = state.describe();
+                    (state, why)
+                }
+                // Another process's dry run made nothing for this one to read.
+                Err(error) => {
+                    if self.options.mode == Mode::DryRun {
+                        tracing::warn!("{stage} {round:04}: cannot be judged yet: {error:#}");
+                    }
+                    self.judgements.push(Judgement { stage, round, state: State::Missing });
+                    return Ok(());
+                }
+            }
+        };
+        if state != State::Fresh || self.options.force {
+            if self.options.mode == Mode::DryRun {
+                let why = if self.options.force { "forced" } else { &why };
+                tracing::warn!("{stage} {round:04}: would run ({why})");
+            }
+            // A damaged file is made again from the same: what reads it finds what it knows, if the manifest is whole.
+            let same = matches!(state, State::Corrupt { .. }) && self.complete(stage, round).is_ok();
+            if !same {
+                self.would_run.insert((stage, round));
+            }
+        } else if self.options.mode == Mode::DryRun {
+            tracing::info!("{stage} {round:04}: fresh, nothing to do");
+        }
+        self.judgements.push(Judgement { stage, round, state });
+        Ok(())
+    }
+
+    /// In a dry run: what was found of every stage and round so far, in the order of the run.
+    pub fn judgements(&self) -> &[Judgement] {
+        &self.judgements
     }
 
     fn fingerprint(&mut self, plan: Plan) -> Result<FingerprintInput> {

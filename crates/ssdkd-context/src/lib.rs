@@ -14,7 +14,7 @@ mod tables;
 
 pub mod images;
 
-pub use context::{Context, Options, card_error};
+pub use context::{Context, Judgement, Mode, Options, card_error};
 pub use job::{Job, Outcome, Plan};
 pub use models::STUDENT;
 pub use program::{StageCommand, finish, stage_main};

@@ -77,7 +77,7 @@ pub fn judge(run: &RunFolder, wanted: &FingerprintInput, verify: bool) -> Result
 }
 
 /// How a file differs from its entry in the manifest.
-fn damage(
+pub(crate) fn damage(
     run: &RunFolder,
     stage: &str,
     round: u32,

@@ -3,6 +3,7 @@
 //! - [`atomic`]: the one helper that makes files, and stage folders that appear complete or not at all
 //! - [`run_folder`]: where everything of a run is, and reading it with its digests checked
 //! - [`fingerprint`], [`freshness`]: what results depend on, and whether those on disk are still right
+//! - [`verify`]: whether every file is still what it was
 //! - [`lock`]: one writer for each run folder
 //! - [`args`], [`exit`], [`signals`]: the common flags, how a program ends, how it is asked to stop
 //! - [`progress`], [`logging`]: what it says meanwhile. Stdout carries data only.
@@ -18,6 +19,7 @@ pub mod logging;
 pub mod progress;
 pub mod run_folder;
 pub mod signals;
+pub mod verify;
 
 pub use args::{CommonArgs, DeviceChoice, StageArgs};
 pub use atomic::{StageFolder, write_file};
@@ -27,3 +29,4 @@ pub use freshness::{State, collect_state, judge};
 pub use lock::RunLock;
 pub use progress::Progress;
 pub use run_folder::{Complete, RunFolder};
+pub use verify::Damage;

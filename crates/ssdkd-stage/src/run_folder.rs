@@ -41,7 +41,7 @@ pub fn round_name(round: u32) -> String {
 }
 
 /// The round of a folder named by [`round_name`].
-fn parse_round(name: &str) -> Option<u32> {
+pub(crate) fn parse_round(name: &str) -> Option<u32> {
     name.parse().ok().filter(|&round| round_name(round) == name)
 }
 
@@ -215,7 +215,7 @@ impl RunFolder {
         format!("`ssdkd-{stage} {} --round {round}` makes it", self.root.display())
     }
 
-    fn remake(&self, stage: &str, round: u32) -> String {
+    pub(crate) fn remake(&self, stage: &str, round: u32) -> String {
         format!("`ssdkd-{stage} {} --round {round} --force` makes it again", self.root.display())
     }
 }

@@ -12,6 +12,7 @@ mod report;
 mod results;
 mod run;
 mod status;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,8 +43,10 @@ enum Command {
     Run(StageArgs),
     /// Print what a run consists of
     Plan(run::PlanArgs),
-    /// Say for every round and stage whether it is complete, and what it cost
-    Status(StageArgs),
+    /// Say for every round and stage whether it is fresh, why not, and what it cost
+    Status(status::StatusArgs),
+    /// Hash every file of a run and say which are damaged, and what makes them again
+    Verify(verify::VerifyArgs),
     /// Describe a Parquet shard, a manifest, a card or a weight file
     Inspect(inspect::InspectArgs),
     /// Measure the students of a run on real data, after the fact
@@ -74,6 +77,7 @@ fn body(command: Command) -> Result<()> {
         Command::Run(arguments) => run::run(&arguments),
         Command::Plan(arguments) => run::plan(&arguments),
         Command::Status(arguments) => status::status(&arguments),
+        Command::Verify(arguments) => verify::verify(&arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Evaluate(arguments) => measure::evaluate(&arguments),
         Command::Report(arguments) => report::report(&arguments),

@@ -1,6 +1,7 @@
 //! Whole runs: all stages in one process, or as a list of commands for a shell.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use anyhow::Result;
 use clap::Args;
@@ -18,6 +19,9 @@ const STAGES: [Stage; 4] = [
     (ssdkd_distill::STAGE, ssdkd_distill::run),
 ];
 
+/// Their names, in the order of a round.
+pub const STAGE_NAMES: [&str; 4] = [STAGES[0].0, STAGES[1].0, STAGES[2].0, STAGES[3].0];
+
 /// The stages of one round: a warm-up round ends after `balance`.
 fn stages_of(recipe: &Recipe, round: u32) -> &'static [Stage] {
     if recipe.distilling_round(round).is_some() { &STAGES } else { &STAGES[..2] }
@@ -31,13 +35,7 @@ pub fn run(arguments: &StageArgs) -> Result<()> {
         return Ok(exit::print(&context.recipe().to_toml())?);
     }
     let rounds = arguments.round.map_or(0..context.recipe().total_rounds(), |round| round..round + 1);
-    let mut done = 0;
-    for round in rounds {
-        for (_, stage) in stages_of(context.recipe(), round) {
-            signals::check()?;
-            done += u32::from(stage(&mut context, round)? == Outcome::Done);
-        }
-    }
+    let done = stages(&mut context, rounds)?;
     if arguments.dry_run {
         return Ok(());
     }
@@ -46,6 +44,23 @@ pub fn run(arguments: &StageArgs) -> Result<()> {
     }
     measure::measure(&mut context)?;
     report::write(&mut context, arguments)
+}
+
+/// Runs, or in a dry run judges, all stages of all rounds.
+pub fn all_stages(context: &mut Context) -> Result<()> {
+    stages(context, 0..context.recipe().total_rounds()).map(drop)
+}
+
+/// Runs all stages of some rounds; how many were not fresh.
+fn stages(context: &mut Context, rounds: Range<u32>) -> Result<usize> {
+    let mut done = 0;
+    for round in rounds {
+        for (_, stage) in stages_of(context.recipe(), round) {
+            signals::check()?;
+            done += usize::from(stage(context, round)? == Outcome::Done);
+        }
+    }
+    Ok(done)
 }
 
 /// `ssdkd plan`

@@ -1,42 +1,100 @@
-//! `ssdkd status`: what of a run is there, and what it cost.
+//! `ssdkd status`: what of a run is there, whether it is right, and what it cost.
 
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use ssdkd_context::Context;
+use clap::Args;
+use serde::Serialize;
+use ssdkd_context::{Context, Judgement};
 use ssdkd_shards::Timing;
 use ssdkd_shards::manifest::TIMING_FILE;
-use ssdkd_stage::{RunFolder, StageArgs, exit};
+use ssdkd_stage::{RunFolder, StageArgs, State, exit};
 
-const STAGES: [&str; 4] = ["invert", "balance", "sample", "distill"];
+use crate::run;
 
-/// Prints one line for each round: seconds of each complete stage. Needs no lock.
-pub fn status(arguments: &StageArgs) -> Result<()> {
-    arguments.common.set_up()?;
-    let recipe = Context::recipe_of(arguments)?;
-    let root = if arguments.recipe.is_dir() { arguments.recipe.clone() } else { arguments.runs.join(&recipe.run.name) };
-    let run = RunFolder::at(root);
-    let mut text = format!("{:>5}  {:>9} {:>9} {:>9} {:>9}\n", "round", STAGES[0], STAGES[1], STAGES[2], STAGES[3]);
-    let mut complete = 0;
-    for round in 0..recipe.total_rounds() {
-        write!(text, "{round:>5} ")?;
-        for (index, stage) in STAGES.into_iter().enumerate() {
-            let cell = match run.complete(stage, round) {
-                Ok(Some(_)) => {
-                    complete += 1;
-                    seconds(&run, stage, round).map_or("done".into(), |seconds| format!("{seconds:.1} s"))
-                }
-                Ok(None) if index >= 2 && recipe.distilling_round(round).is_none() => "-".into(),
-                Ok(None) => "missing".into(),
-                Err(_) => "damaged".into(),
-            };
-            write!(text, " {cell:>9}")?;
-        }
-        text.push('\n');
-    }
-    let total = 2 * recipe.run.warmup_rounds + 4 * recipe.run.rounds;
-    writeln!(text, "{complete} of {total} stages are complete in {}", run.root().display())?;
+/// `ssdkd status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    stage: StageArgs,
+}
+
+/// `--json`
+#[derive(Debug, Serialize)]
+struct Status {
+    run: String,
+    fresh: usize,
+    stages: Vec<Line>,
+}
+
+/// One stage and round.
+#[derive(Debug, Serialize)]
+struct Line {
+    round: u32,
+    stage: &'static str,
+    /// `fresh`, `stale`, `partial`, `missing` or `corrupt`.
+    state: &'static str,
+    why: Vec<String>,
+    rows: u64,
+    bytes: u64,
+    seconds: f64,
+}
+
+/// Prints a line for each stage and round; with `--quiet` only for those that are not fresh. Needs no lock.
+pub fn status(arguments: &StatusArgs) -> Result<()> {
+    let threads = arguments.stage.common.set_up()?;
+    let mut context = Context::look(&arguments.stage, threads)?;
+    run::all_stages(&mut context)?;
+    let stages = context.judgements().iter().map(|judgement| line(context.run(), judgement)).collect::<Vec<_>>();
+    let fresh = stages.iter().filter(|line| line.state == "fresh").count();
+    let status = Status { run: context.run().root().display().to_string(), fresh, stages };
+    let text = if arguments.json {
+        serde_json::to_string_pretty(&status)? + "\n"
+    } else {
+        table(&status, arguments.stage.common.quiet)?
+    };
     Ok(exit::print(&text)?)
+}
+
+fn line(run: &RunFolder, Judgement { stage, round, state }: &Judgement) -> Line {
+    let (word, why) = match state {
+        State::Fresh => ("fresh", Vec::new()),
+        State::Stale { reasons } => ("stale", reasons.clone()),
+        State::Partial => ("partial", Vec::new()),
+        State::Missing => ("missing", Vec::new()),
+        State::Corrupt { reasons } => ("corrupt", reasons.clone()),
+    };
+    let complete = run.complete(stage, *round).ok().flatten();
+    let files = complete.map(|complete| complete.manifest.files).unwrap_or_default();
+    Line {
+        round: *round,
+        stage,
+        state: word,
+        why,
+        rows: files.iter().filter_map(|file| file.rows).sum(),
+        bytes: files.iter().map(|file| file.bytes).sum(),
+        seconds: seconds(run, stage, *round).unwrap_or(0.0),
+    }
+}
+
+fn table(status: &Status, quiet: bool) -> Result<String> {
+    let mut text = String::new();
+    let shown = status.stages.iter().filter(|line| !quiet || line.state != "fresh");
+    for (index, line) in shown.enumerate() {
+        if index == 0 {
+            writeln!(text, "round  stage    state         rows        bytes   seconds  why")?;
+        }
+        let Line { round, stage, state, why, rows, bytes, seconds } = line;
+        let why = why.join("; ");
+        let row = format!("{round:>5}  {stage:<8} {state:<8} {rows:>9} {bytes:>12} {seconds:>9.1}  {why}");
+        writeln!(text, "{}", row.trim_end())?;
+    }
+    writeln!(text, "{} of {} stages are fresh in {}", status.fresh, status.stages.len(), status.run)?;
+    Ok(text)
 }
 
 fn seconds(run: &RunFolder, stage: &str, round: u32) -> Option<f64> {

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod baselines;
+mod integrity;
+mod killed;
 mod pipeline;
 mod shards;
 mod support;

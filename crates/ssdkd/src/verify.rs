@@ -1,0 +1,65 @@
+//! `ssdkd verify`: whether every file of a run is still what it was when it was made.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use ssdkd_nn::TeacherCard;
+use ssdkd_stage::exit::{self, Code};
+use ssdkd_stage::{CommonArgs, Damage, RunFolder, StageError};
+
+use crate::run::STAGE_NAMES;
+
+/// `ssdkd verify`
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The folder of a run
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Hashes everything that the manifests list, and compares what each says it read with what is there. Needs no lock.
+///
+/// # Errors
+/// If anything is damaged; the list of it goes to stdout.
+pub fn verify(arguments: &VerifyArgs) -> Result<()> {
+    arguments.common.set_up()?;
+    let run = RunFolder::open(&arguments.run)?;
+    let mut text = String::new();
+    let (mut files, mut damaged) = (0, 0);
+    let mut say = |Damage { path, reason, remedy }: Damage| {
+        damaged += 1;
+        writeln!(text, "{}: {reason}\n  {remedy}", path.display())
+    };
+    let card = run.teacher().join("card.json");
+    match TeacherCard::load(&card).and_then(|card_there| card_there.read_weights(&card)) {
+        Ok(_) => files += 2,
+        Err(error) => say(Damage {
+            path: card,
+            reason: error.to_string().replace('\n', "; "),
+            remedy: "remove the run's folder `teacher` and run its recipe again: that copies the teacher anew".into(),
+        })?,
+    }
+    for stage in STAGE_NAMES {
+        for round in run.rounds(stage)? {
+            let (checked, found) = run.verify(stage, round)?;
+            files += checked;
+            for damage in found {
+                say(damage)?;
+            }
+        }
+    }
+    exit::print(&format!("{text}{files} files checked, {damaged} damaged in {}\n", run.root().display()))?;
+    if damaged > 0 {
+        let message = format!(
+            "{damaged} files of {} are damaged\nhint: the list says what makes each again",
+            run.root().display()
+        );
+        return Err(StageError::other(Code::Integrity, message).into());
+    }
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! Damage is found, named, and mended by the command that is offered; `status` knows what is right, and why something is not.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::Scratch;
+
+/// Changes one file of a complete run: `verify` must name it with `reason`, and its remedy must mend it.
+#[track_caller]
+fn check_damage(file: &str, change: impl Fn(&Path), reason: &str) {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    let before = scratch.artefacts("runs/tiny");
+    change(&scratch.path("runs/tiny").join(file));
+    let output = scratch.run("ssdkd", &["verify", "runs/tiny"]);
+    let list = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{list}");
+    let at = list.lines().position(|line| line.contains(file)).unwrap_or_else(|| panic!("{file} is not in:\n{list}"));
+    let lines = list.lines().skip(at).take(2).collect::<Vec<_>>();
+    assert!(lines[0].contains(reason), "{reason:?} is not in:\n{list}");
+    let command = lines[1].split('`').nth(1).unwrap_or_else(|| panic!("no command in:\n{list}"));
+    let words = command.split(' ').collect::<Vec<_>>();
+    scratch.succeed(words[0], &words[1..]);
+    let (list, _) = scratch.succeed("ssdkd", &["verify", "runs/tiny"]);
+    assert!(list.contains(" 0 damaged in "), "{list}");
+    assert_eq!(scratch.artefacts("runs/tiny"), before);
+}
+
+#[test]
+fn a_flipped_byte_is_found_and_mended() {
+    let flip = |path: &Path| {
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).unwrap();
+    };
+    check_damage("invert/0002/samples/part-00000.parquet", flip, "BLAKE3");
+    check_damage("distill/0003/student.safetensors", flip, "BLAKE3");
+}
+
+#[test]
+fn a_truncated_and_a_missing_file_are_found_and_mended() {
+    let truncate = |path: &Path| fs::OpenOptions::new().write(true).open(path).unwrap().set_len(100).unwrap();
+    check_damage("balance/0002/buffer.parquet", truncate, "100 bytes instead of");
+    check_damage("sample/0003/draws.parquet", |path| fs::remove_file(path).unwrap(), "not there");
+}
+
+#[test]
+fn a_swapped_shard_and_a_foreign_manifest_are_found_and_mended() {
+    let swap = |path: &Path| {
+        let other = path.ancestors().nth(3).unwrap().join("0000/samples/part-00000.parquet");
+        fs::copy(other, path).unwrap();
+    };
+    check_damage("invert/0002/samples/part-00000.parquet", swap, "instead of");
+    let foreign = |path: &Path| {
+        fs::copy(path.ancestors().nth(2).unwrap().join("0000/manifest.json"), path).unwrap();
+    };
+    check_damage("balance/0001/manifest.json", foreign, "it is of stage balance, round 0");
+}
+
+#[test]
+fn a_newer_run_is_left_alone() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    let path = scratch.path("runs/tiny/invert/0001/manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    manifest["schema_version"] = 99.into();
+    fs::write(&path, manifest.to_string()).unwrap();
+    let output = scratch.run("ssdkd", &["verify", "runs/tiny"]);
+    let list = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(4));
+    assert!(list.contains("schema version 99, this program knows") && list.contains("a newer one"), "{list}");
+}
+
+#[test]
+fn status_knows_what_is_right_and_why_something_is_not() {
+    let scratch = Scratch::new();
+    let (none, _) = scratch.succeed("ssdkd", &["status", "tiny.toml"]);
+    assert!(none.contains("0 of 12 stages are fresh") && none.contains("missing"), "{none}");
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    let (all, _) = scratch.succeed("ssdkd", &["status", "tiny.toml"]);
+    assert!(all.contains("12 of 12 stages are fresh") && !all.contains("missing"), "{all}");
+    let (quiet, _) = scratch.succeed("ssdkd", &["status", "runs/tiny", "--quiet"]);
+    assert_eq!(quiet, "12 of 12 stages are fresh in runs/tiny\n");
+
+    let (json, _) = scratch.succeed("ssdkd", &["status", "tiny.toml", "--json", "--set", "distill.lr=0.05"]);
+    let status: Value = serde_json::from_str(&json).unwrap();
+    let of = |stage: &str, round: u64| {
+        let stages = status["stages"].as_array().unwrap();
+        stages.iter().find(|line| line["stage"] == stage && line["round"] == round).unwrap()
+    };
+    assert_eq!(status["fresh"], 12 - 5, "{json}"); // not distill 0002, nor the four stages after it
+    assert_eq!((&of("invert", 2)["state"], &of("invert", 2)["rows"]), (&"fresh".into(), &24.into()));
+    assert!(of("invert", 2)["bytes"].as_u64() > Some(24 * 3 * 32 * 32 / 2));
+    assert_eq!(of("distill", 2)["state"], "stale");
+    assert_eq!(of("distill", 2)["why"][0], "distill.lr 0.1 → 0.05");
+    assert_eq!(of("invert", 3)["why"][0], "distill 0002, which it reads, would run");
+
+    fs::create_dir_all(scratch.path("runs/tiny/sample/.0003.partial")).unwrap();
+    fs::remove_dir_all(scratch.path("runs/tiny/sample/0003")).unwrap();
+    fs::write(scratch.path("runs/tiny/balance/0001/buffer.parquet"), "no table").unwrap();
+    let (text, _) = scratch.succeed("ssdkd", &["status", "tiny.toml"]);
+    assert!(text.contains("sample   partial"), "{text}");
+    assert!(text.contains("balance  corrupt") && text.contains("buffer.parquet: 8 bytes instead of"), "{text}");
+}

@@ -1,0 +1,78 @@
+//! Runs that are killed without warning, at any moment, end with the same bytes as one that nobody disturbed.
+//!
+//! A few kills by default; `SSDKD_KILLS=200 cargo test --release --workspace --test cli killed -- --nocapture` for many.
+
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::support::Scratch;
+
+const STAGES: [&str; 4] = ["invert", "balance", "sample", "distill"];
+
+/// All stages of all rounds as commands, in order: what `make pipeline` runs.
+fn single_stages() -> Vec<(String, String)> {
+    let rounds = (0..4).flat_map(|round: u32| {
+        let stages = if round < 2 { &STAGES[..2] } else { &STAGES[..] };
+        stages.iter().map(move |stage| (format!("ssdkd-{stage}"), round.to_string()))
+    });
+    rounds.collect()
+}
+
+/// Kills the command after `patience` unless it has ended by then; whether it ended by itself, which must be well.
+fn run_for(scratch: &Scratch, program: &str, arguments: &[&str], patience: Duration) -> bool {
+    let mut command = scratch.command(program, arguments);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary starts");
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            assert!(status.success(), "{program} {arguments:?} failed by itself ({status})");
+            return true;
+        }
+        sleep(Duration::from_micros(500));
+    }
+    child.kill().expect("a child can be killed"); // SIGKILL
+    child.wait().expect("a child can be waited for");
+    false
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_same_bytes() {
+    let kills = std::env::var("SSDKD_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(12_usize);
+    let undisturbed = Scratch::new();
+    let start = Instant::now();
+    undisturbed.succeed("ssdkd", &["run", "tiny.toml", "--threads", "2"]);
+    let whole = start.elapsed();
+    let expected = undisturbed.artefacts("runs/tiny");
+
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let (mut killed, mut runs) = (0, 0);
+    while killed < kills {
+        let scratch = Scratch::new();
+        let threads = ["1", "2"][runs % 2];
+        // One process for all stages, or one for each.
+        if runs % 4 < 2 {
+            while !run_for(&scratch, "ssdkd", &["run", "tiny.toml", "--threads", threads], whole.mul_f64(rng.random()))
+            {
+                killed += 1;
+            }
+        } else {
+            for (program, round) in single_stages() {
+                let arguments = ["tiny.toml", "--threads", threads, "--round", &round];
+                while !run_for(&scratch, &program, &arguments, whole.mul_f64(0.2 * rng.random::<f64>())) {
+                    killed += 1;
+                }
+            }
+            scratch.succeed("ssdkd", &["evaluate", "tiny.toml"]);
+        }
+        runs += 1;
+        let found = scratch.artefacts("runs/tiny");
+        let differing = expected.iter().filter(|(path, digest)| found.get(*path) != Some(digest)).collect::<Vec<_>>();
+        assert!(differing.is_empty(), "after {killed} kills, these differ: {differing:?}");
+        assert_eq!(found.len(), expected.len(), "after {killed} kills, there is more than there should be");
+    }
+    println!("{killed} kills in {runs} runs, all ended with the same {} files", expected.len());
+}
