@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use candle_core::Device;
 use serde_json::json;
+use ssdkd_method::Trouble;
 use ssdkd_nn::{Architecture, CardError, NetworkSpec, TeacherCard};
 use ssdkd_shards::{FileEntry, Timing, canonical, digest};
 use ssdkd_stage::exit::Code;
@@ -18,7 +19,7 @@ use ssdkd_stage::{
 
 use crate::job::{Job, Plan};
 use crate::kept::Kept;
-use crate::recipe::{Recipe, RecipeError};
+use crate::recipe::{OnTrouble, Recipe, RecipeError};
 
 /// How a stage deals with what is there.
 #[derive(Debug, Clone, Copy, Default)]
@@ -309,6 +310,18 @@ impl Context {
             "input": card.input, "mean": card.mean, "std": card.std, "class_names": card.class_names,
         });
         digest::of_bytes(canonical::to_string(&what).as_bytes())
+    }
+
+    /// Says what is wrong, if anything; ends the stage where the recipe wants that.
+    ///
+    /// To be asked before [`finish`](Self::finish): what is finished is fresh, and would be gone on from.
+    pub fn heed(&self, stage: &str, round: u32, trouble: Option<Trouble>) -> Result<()> {
+        let Some(trouble) = trouble else { return Ok(()) };
+        if self.recipe.run.trouble == OnTrouble::Stop {
+            bail!("{stage} {round:04}: {trouble}\nhint: run.trouble = \"warn\" goes on all the same");
+        }
+        tracing::warn!("{stage} {round:04}: {trouble}");
+        Ok(())
     }
 
     /// Makes a job's output the stage's output of that round.

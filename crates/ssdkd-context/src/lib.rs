@@ -18,6 +18,8 @@ pub use context::{Context, Judgement, Mode, Options, card_error};
 pub use job::{Job, Outcome, Plan};
 pub use models::STUDENT;
 pub use program::{StageCommand, finish, stage_main};
-pub use recipe::{EvaluateSettings, KeepSettings, Recipe, RecipeError, RunSettings, StudentSettings, TeacherSettings};
+pub use recipe::{
+    EvaluateSettings, KeepSettings, OnTrouble, Recipe, RecipeError, RunSettings, StudentSettings, TeacherSettings,
+};
 pub use ssdkd_shards::Role;
 pub use tables::{SHARD, shard_path};

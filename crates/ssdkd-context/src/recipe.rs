@@ -48,6 +48,9 @@ pub struct RunSettings {
     /// What the method is called in tables; says nothing to the stages.
     #[serde(default = "default_method")]
     pub method: String,
+    /// What follows from a sign that the run has gone wrong; says nothing to the results.
+    #[serde(default)]
+    pub trouble: OnTrouble,
     /// All randomness is a function of (seed, stage, round, step).
     #[serde(default)]
     pub seed: u64,
@@ -55,6 +58,17 @@ pub struct RunSettings {
     pub warmup_rounds: u32,
     /// Rounds of all four stages, after the warm-up.
     pub rounds: u32,
+}
+
+/// What follows from a [`Trouble`](ssdkd_method::Trouble).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnTrouble {
+    /// A warning, and the run goes on.
+    #[default]
+    Warn,
+    /// The stage fails, and nothing of it is kept.
+    Stop,
 }
 
 fn default_method() -> String {

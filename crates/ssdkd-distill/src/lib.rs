@@ -10,7 +10,7 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use ssdkd_context::{Context, Outcome, Plan, Role, STUDENT};
-use ssdkd_method::Distiller;
+use ssdkd_method::{Distiller, Trouble};
 use ssdkd_nn::random::stream;
 use ssdkd_nn::{Network, weights};
 use ssdkd_shards::{ObservedRow, StepRow};
@@ -81,10 +81,17 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let mean = |column: fn(&StepRow) -> f32| {
         steps.iter().map(|row| f64::from(column(row))).sum::<f64>() / steps.len().max(1) as f64
     };
+    let before = match distilling_round.checked_sub(1) {
+        Some(_) => context.complete(STAGE, round - 1)?.manifest.metrics.get("loss").and_then(serde_json::Value::as_f64),
+        None => None,
+    };
+    let steps_so_far = u64::from(distilling_round) * settings.steps as u64 + steps.len() as u64;
+    let (loss, agreement) = (mean(|row| row.loss), mean(|row| row.agreement));
+    context.heed(STAGE, round, Trouble::of_student(loss, before, agreement, steps_so_far, teacher.classes()))?;
     job.metric("steps", steps.len() as f64);
-    job.metric("loss", mean(|row| row.loss));
+    job.metric("loss", loss);
     job.metric("kl", mean(|row| row.kl));
-    job.metric("agreement", mean(|row| row.agreement));
+    job.metric("agreement", agreement);
     job.metric("lr", steps.last().map_or(0.0, |row| row.lr));
     job.write_table("steps.parquet", &steps)?;
     job.write_table("observed.parquet", &observed)?;

@@ -7,7 +7,7 @@
 use anyhow::Result;
 use serde_json::json;
 use ssdkd_context::{Context, Job, Outcome, Plan, Role, SHARD, images};
-use ssdkd_method::{ImageFormat, Inversion, Modulation, Position, Strategy, Synthesis};
+use ssdkd_method::{ImageFormat, Inversion, Modulation, Position, Strategy, Synthesis, Trouble};
 use ssdkd_nn::weights;
 use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, PixelFormat, Pixels, SampleRow};
 
@@ -59,6 +59,9 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     progress.finish();
 
     let shard = shard(&batches, settings.image_format, &job, context)?;
+    let confidences = shard.samples.iter().map(|row| row.teacher_confidence).collect::<Vec<_>>();
+    let classes = context.teacher_card().classes;
+    context.heed(STAGE, round, Trouble::of_images(&shard.pixels.to_unit(), &confidences, classes))?;
     job.metric("images", shard.samples.len() as f64);
     for (name, term) in [
         ("loss_bn", mean(&batches, |made| made.terms.batch_norm)),

@@ -157,7 +157,15 @@ impl Objective<'_> {
         let total = ops::weighted_sum(&total.iter().map(|(factor, value)| (*factor, value)).collect::<Vec<_>>())?;
         terms.total = total.scalar()?;
         if !terms.total.is_finite() {
-            bail!("the generator's loss is not finite: {terms:?}\nhint: lower invert.lr_g");
+            let InversionTerms { batch_norm, task, balance, activation, adversarial, .. } = terms;
+            // The other terms are of the teacher's answers alone.
+            let student = [batch_norm, task, balance, activation].iter().all(|term| term.is_finite());
+            let (whose, remedy) = if student && !adversarial.is_finite() {
+                ("the student's answers are", "the student has diverged; lower distill.lr and run its rounds again")
+            } else {
+                ("the generator's loss is", "lower invert.lr_g")
+            };
+            bail!("{whose} not finite: {terms:?}\nhint: {remedy}");
         }
         Ok(Judgement { total, terms, statistics: taps.iter().map(statistics).collect(), features })
     }

@@ -16,8 +16,9 @@
 //! | [`inversion`] | one synthesis batch: settings, draws, and the strategies [`persistent_generator`], [`meta_generator`], [`pixel_optimisation`] and [`contrastive_inversion`] |
 //! | [`buffer`] | the small replay buffer and its partial update |
 //! | [`priority`] | δ, the sampling probabilities, the importance weights, the draws |
-//! | [`distillation`] | one step of the student |
+//! | [`distillation`], `hints.rs` | one step of the student; what it learns from the teacher's feature maps |
 //! | [`augment`], [`mixing`], [`diagnostics`] | the views both networks see; figures that say whether the images are any good |
+//! | [`trouble`] | signs that a run has gone wrong |
 //!
 //! # Evidence
 //!
@@ -53,6 +54,7 @@ pub mod modulation;
 pub mod persistent_generator;
 pub mod pixel_optimisation;
 pub mod priority;
+pub mod trouble;
 
 pub use augment::AugmentSettings;
 pub use buffer::{BalanceSettings, Eviction, Member, ReplayBuffer};
@@ -62,3 +64,4 @@ pub use inversion::{ImageFormat, Inversion, InvertSettings, Position, Strategy, 
 pub use inversion_loss::{BatchNormMomentum, Discrepancy, InversionTerms, LossWeights};
 pub use modulation::{Diversity, Factors, Modulation, ModulationSettings};
 pub use priority::{Prioritised, Refresh, SampleSettings, Scale};
+pub use trouble::Trouble;

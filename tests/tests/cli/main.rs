@@ -7,3 +7,4 @@ mod killed;
 mod pipeline;
 mod shards;
 mod support;
+mod trouble;
