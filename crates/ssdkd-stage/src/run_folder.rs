@@ -216,7 +216,7 @@ impl RunFolder {
     }
 
     pub(crate) fn remake(&self, stage: &str, round: u32) -> String {
-        format!("`ssdkd-{stage} {} --round {round} --force` makes it again", self.root.display())
+        format!("`ssdkd mend {} {stage}/{}` makes it again", self.root.display(), round_name(round))
     }
 }
 

@@ -7,6 +7,7 @@ mod histogram;
 mod import;
 mod inspect;
 mod measure;
+mod mend;
 mod plot;
 mod report;
 mod results;
@@ -47,6 +48,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Hash every file of a run and say which are damaged, and what makes them again
     Verify(verify::VerifyArgs),
+    /// Make damaged output of a run again, and nothing else
+    Mend(mend::MendArgs),
     /// Describe a Parquet shard, a manifest, a card or a weight file
     Inspect(inspect::InspectArgs),
     /// Measure the students of a run on real data, after the fact
@@ -78,6 +81,7 @@ fn body(command: Command) -> Result<()> {
         Command::Plan(arguments) => run::plan(&arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
+        Command::Mend(arguments) => mend::mend(&arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Evaluate(arguments) => measure::evaluate(&arguments),
         Command::Report(arguments) => report::report(&arguments),

@@ -10,9 +10,11 @@ use ssdkd_stage::{StageArgs, exit, signals};
 
 use crate::{measure, report};
 
-type Stage = (&'static str, fn(&mut Context, u32) -> Result<Outcome>);
+/// A stage's name, and what runs it.
+pub type Stage = (&'static str, fn(&mut Context, u32) -> Result<Outcome>);
 
-const STAGES: [Stage; 4] = [
+/// In the order of a round.
+pub const STAGES: [Stage; 4] = [
     (ssdkd_invert::STAGE, ssdkd_invert::run),
     (ssdkd_balance::STAGE, ssdkd_balance::run),
     (ssdkd_sample::STAGE, ssdkd_sample::run),

@@ -36,7 +36,7 @@ fn a_flipped_byte_is_found_and_mended() {
         bytes[middle] ^= 1;
         fs::write(path, bytes).unwrap();
     };
-    check_damage("invert/0002/samples/part-00000.parquet", flip, "BLAKE3");
+    check_damage("invert/0001/samples/part-00000.parquet", flip, "BLAKE3");
     check_damage("distill/0003/student.safetensors", flip, "BLAKE3");
 }
 
@@ -53,11 +53,30 @@ fn a_swapped_shard_and_a_foreign_manifest_are_found_and_mended() {
         let other = path.ancestors().nth(3).unwrap().join("0000/samples/part-00000.parquet");
         fs::copy(other, path).unwrap();
     };
-    check_damage("invert/0002/samples/part-00000.parquet", swap, "instead of");
+    check_damage("invert/0001/samples/part-00000.parquet", swap, "instead of");
     let foreign = |path: &Path| {
         fs::copy(path.ancestors().nth(2).unwrap().join("0000/manifest.json"), path).unwrap();
     };
     check_damage("balance/0001/manifest.json", foreign, "it is of stage balance, round 0");
+}
+
+#[test]
+fn all_damage_is_mended_at_once() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml", "--set", "keep.states=1"]);
+    let before = scratch.artefacts("runs/tiny");
+    let (_, err) = scratch.succeed("ssdkd", &["mend", "runs/tiny"]);
+    assert!(err.contains("nothing of runs/tiny is damaged"), "{err}");
+    // State of the rounds before is gone: to make these again, it is made again on the way.
+    for file in
+        ["invert/0003/samples/part-00000.parquet", "distill/0003/student.safetensors", "sample/0002/manifest.json"]
+    {
+        fs::write(scratch.path("runs/tiny").join(file), "spilt").unwrap();
+    }
+    let (_, err) = scratch.succeed("ssdkd", &["mend", "runs/tiny"]);
+    assert!(err.contains("invert 0000: ") && err.contains("distill 0002: ") && !err.contains("balance 0"), "{err}");
+    assert_eq!(scratch.artefacts("runs/tiny"), before);
+    scratch.fail("ssdkd", &["mend", "runs/tiny", "teach/1"], 2, &["STAGE/ROUND", "invert, balance, sample, distill"]);
 }
 
 #[test]

@@ -1,0 +1,127 @@
+//! `ssdkd mend`: makes damaged output again, and nothing else.
+//!
+//! A round of `invert` or `distill` goes on from the state that the round before left. Where that has been collected, it
+//! is made again on the way, from the last round that still has its own: the same bytes, in memory only.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::Result;
+use clap::Args;
+use ssdkd_context::{Context, Role};
+use ssdkd_stage::{CommonArgs, RunFolder, StageArgs, StageError, signals};
+
+use crate::run::{self, Stage};
+
+/// `ssdkd mend`
+#[derive(Debug, Args)]
+pub struct MendArgs {
+    /// The folder of a run
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+
+    /// What to make again, such as invert/0007 [default: all that `ssdkd verify` finds damaged]
+    #[arg(value_name = "STAGE/ROUND")]
+    what: Vec<Output>,
+
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// The output of one stage and round. Ordered as a run makes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Output {
+    round: u32,
+    /// Index among the stages.
+    stage: usize,
+}
+
+impl FromStr for Output {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected =
+            || format!("it must read STAGE/ROUND, with a stage of {}, as in invert/0007", run::STAGE_NAMES.join(", "));
+        let (stage, round) = text.split_once('/').ok_or_else(expected)?;
+        let stage = run::STAGE_NAMES.iter().position(|&name| name == stage).ok_or_else(expected)?;
+        Ok(Self { round: round.parse().map_err(|_| expected())?, stage })
+    }
+}
+
+/// Makes what is damaged again, in the order of the run.
+pub fn mend(arguments: &MendArgs) -> Result<()> {
+    let threads = arguments.common.set_up()?;
+    let run = RunFolder::open(&arguments.run)?;
+    let mut wanted = if arguments.what.is_empty() { damaged(&run)? } else { arguments.what.clone() };
+    wanted.sort_unstable();
+    wanted.dedup();
+    if wanted.is_empty() {
+        tracing::warn!("nothing of {} is damaged", run.root().display());
+        return Ok(());
+    }
+    let stage_arguments = StageArgs { recipe: arguments.run.clone(), force: true, ..StageArgs::default() };
+    let mut context = Context::open(&stage_arguments, "ssdkd mend", threads)?;
+    for output in wanted {
+        again(&mut context, output)?;
+    }
+    Ok(())
+}
+
+/// What `verify` complains about. A manifest that was made from something else is not damage: a run judges that.
+fn damaged(run: &RunFolder) -> Result<Vec<Output>> {
+    let mut found = Vec::new();
+    for (stage, name) in run::STAGE_NAMES.into_iter().enumerate() {
+        for round in run.rounds(name)? {
+            if !run.verify(name, round)?.1.is_empty() {
+                found.push(Output { round, stage });
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn again(context: &mut Context, Output { round, stage }: Output) -> Result<()> {
+    let (name, run): Stage = run::STAGES[stage];
+    let before = context.run().complete(name, round).ok().flatten().map(|complete| complete.digest);
+    for round in first_needed(context.run(), name, round)?..=round {
+        signals::check()?;
+        run(context, round)?;
+    }
+    let after = context.complete(name, round)?.digest.clone();
+    if before.is_some_and(|before| before != after) {
+        tracing::warn!(
+            "{name} {round:04}: made again, but not to what it was\nhint: `ssdkd run {}` makes what follows from it again",
+            context.run().root().display()
+        );
+    }
+    Ok(())
+}
+
+/// The round to start from to make `round` of a stage again: the first whose predecessor still has its state.
+fn first_needed(run: &RunFolder, stage: &str, round: u32) -> Result<u32, StageError> {
+    let mut first = round;
+    while let Some(previous) = first.checked_sub(1) {
+        let Some(complete) = run.complete(stage, previous)? else { break };
+        let mut state = complete.manifest.files.iter().filter(|entry| entry.role == Role::State);
+        if state.all(|entry| run.file(stage, previous, &entry.path).exists()) {
+            break;
+        }
+        first = previous;
+    }
+    Ok(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_are_named_by_stage_and_round() {
+        let parse = |text: &str| text.parse::<Output>();
+        assert_eq!(parse("balance/0007"), Ok(Output { round: 7, stage: 1 }));
+        assert!(parse("balance/0007") < parse("invert/0008") && parse("invert/0007") < parse("balance/0007"));
+        for wrong in ["balance", "balance/x", "teach/0001", "/0001"] {
+            assert!(parse(wrong).unwrap_err().contains("invert, balance, sample, distill"), "{wrong}");
+        }
+    }
+}
