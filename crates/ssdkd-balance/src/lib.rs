@@ -59,6 +59,7 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     job.write_table("classes.parquet", &classes)?;
     context.finish(job)?;
     context.forget_shards_outside(&members);
+    context.collect_shards(&members)?;
     Ok(Outcome::Done)
 }
 

@@ -19,7 +19,8 @@ pub use job::{Job, Outcome, Plan};
 pub use models::STUDENT;
 pub use program::{StageCommand, finish, stage_main};
 pub use recipe::{
-    EvaluateSettings, KeepSettings, OnTrouble, Recipe, RecipeError, RunSettings, StudentSettings, TeacherSettings,
+    EvaluateSettings, KeepSettings, KeepShards, OnTrouble, Recipe, RecipeError, RunSettings, StudentSettings,
+    TeacherSettings,
 };
 pub use ssdkd_shards::Role;
 pub use tables::{SHARD, shard_path};

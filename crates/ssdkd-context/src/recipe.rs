@@ -117,11 +117,24 @@ impl Default for EvaluateSettings {
 pub struct KeepSettings {
     /// Generator and optimiser states of the newest so many rounds (0: all). Students are always kept.
     pub states: usize,
+    /// Image shards: all, or those that the buffer's images are in. Reports say less of rounds whose shards are gone.
+    pub shards: KeepShards,
+}
+
+/// Which image shards to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeepShards {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that images of the buffer are in, and the newest.
+    Buffer,
 }
 
 impl Default for KeepSettings {
     fn default() -> Self {
-        Self { states: 3 }
+        Self { states: 3, shards: KeepShards::All }
     }
 }
 

@@ -10,7 +10,7 @@ use ssdkd_shards::{
     BufferRow, ClassRow, DrawRow, ImageReader, ImageShard, ObservedRow, Pixels, PriorityRow, Row, Rows, tables,
 };
 
-use crate::{Context, images};
+use crate::{Context, KeepShards, images};
 
 /// The image shard's path within its stage folder.
 pub const SHARD: &str = "samples/part-00000.parquet";
@@ -43,6 +43,20 @@ impl Context {
     pub fn forget_shards_outside(&mut self, members: &[BufferRow]) {
         let wanted = members.iter().map(|row| place(row.birth_round)).collect::<HashSet<_>>();
         self.kept().retain(|place| !place.starts_with("shard ") || wanted.contains(place));
+    }
+
+    /// Whether the shard of a round is still there: old ones may have been collected.
+    pub fn has_shard(&self, round: u32) -> bool {
+        self.run().file("invert", round, SHARD).exists()
+    }
+
+    /// Removes the shards that no member of the newest buffer is in, where the recipe wants that.
+    pub fn collect_shards(&self, members: &[BufferRow]) -> Result<()> {
+        if self.recipe().keep.shards == KeepShards::Buffer {
+            let wanted = members.iter().map(|row| row.birth_round).collect();
+            ssdkd_stage::remove(&self.run().unused_shards("invert", &wanted)?)?;
+        }
+        Ok(())
     }
 
     /// Images by (round, row) as a tensor (B, H, W, C) in `[0, 1]`.

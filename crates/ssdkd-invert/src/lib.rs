@@ -72,7 +72,7 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     ] {
         job.metric(name, term);
     }
-    job.write(SHARD, &shard.encode()?, Some(shard.samples.len() as u64), Role::Data)?;
+    job.write(SHARD, &shard.encode()?, Some(shard.samples.len() as u64), Role::Shard)?;
     let state = weights::to_safetensors_bytes(&inversion.state_tensors())?;
     let digest = job.write(GENERATOR, &state, None, Role::State)?;
     context.finish(job)?;

@@ -69,6 +69,8 @@ pub enum Role {
     Data,
     /// Needed only by the next round of the same stage (optimiser, generator): may be absent once that is complete.
     State,
+    /// Images: may be absent once a later round of the same stage is complete and the buffer has none of them.
+    Shard,
 }
 
 /// What a stage and round cost; beside the manifest, in no digest.

@@ -115,7 +115,7 @@ pub(crate) fn is_partial(stage_folder: &Path, round: u32) -> bool {
     names.partial.exists() || names.old.exists()
 }
 
-fn remove_folder(path: &Path) -> Result<(), StageError> {
+pub(crate) fn remove_folder(path: &Path) -> Result<(), StageError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StageError::write("remove", path)(error)),
         _ => Ok(()),

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::ErrorKind;
 
-use ssdkd_shards::{FileEntry, Role, ShardError, digest};
+use ssdkd_shards::{FileEntry, ShardError, digest};
 
 use crate::atomic;
 use crate::error::StageError;
@@ -100,26 +100,4 @@ pub(crate) fn damage(
     }
     let (_, found) = digest::of_file(&path).map_err(StageError::read(&path))?;
     Ok((found != entry.blake3).then(|| format!("BLAKE3 {found} instead of {}", entry.blake3)))
-}
-
-/// Removes the state (generator, optimiser) of all but the newest `keep` rounds of a stage; 0 keeps all.
-///
-/// Returns the bytes freed. State is needed only by the next round of its stage; results are never removed. Only under
-/// the run's lock.
-pub fn collect_state(run: &RunFolder, stage: &str, keep: usize) -> Result<u64, StageError> {
-    let mut rounds = run.rounds(stage)?;
-    rounds.truncate(if keep == 0 { 0 } else { rounds.len().saturating_sub(keep) });
-    let mut freed = 0;
-    for round in rounds {
-        let manifest = run.require(stage, round)?.manifest;
-        for entry in manifest.files.iter().filter(|entry| entry.role == Role::State) {
-            let path = run.file(stage, round, &entry.path);
-            match fs::remove_file(&path) {
-                Ok(()) => freed += entry.bytes,
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(StageError::write("remove", &path)(error)),
-            }
-        }
-    }
-    Ok(freed)
 }

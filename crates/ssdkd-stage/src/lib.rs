@@ -4,6 +4,7 @@
 //! - [`run_folder`]: where everything of a run is, and reading it with its digests checked
 //! - [`fingerprint`], [`freshness`]: what results depend on, and whether those on disk are still right
 //! - [`verify`]: whether every file is still what it was
+//! - [`room`]: what takes up room that nothing needs
 //! - [`lock`]: one writer for each run folder
 //! - [`args`], [`exit`], [`signals`]: the common flags, how a program ends, how it is asked to stop
 //! - [`progress`], [`logging`]: what it says meanwhile. Stdout carries data only.
@@ -17,6 +18,7 @@ pub mod freshness;
 pub mod lock;
 pub mod logging;
 pub mod progress;
+pub mod room;
 pub mod run_folder;
 pub mod signals;
 pub mod verify;
@@ -25,8 +27,9 @@ pub use args::{CommonArgs, DeviceChoice, StageArgs};
 pub use atomic::{StageFolder, write_file};
 pub use error::StageError;
 pub use fingerprint::FingerprintInput;
-pub use freshness::{State, collect_state, judge};
+pub use freshness::{State, judge};
 pub use lock::RunLock;
 pub use progress::Progress;
+pub use room::{Removable, collect_state, remove};
 pub use run_folder::{Complete, RunFolder};
 pub use verify::Damage;

@@ -190,19 +190,21 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Whether a file may be absent: state, and a later round of the stage is complete.
+    /// Whether a file may be absent: state or images, and a later round of the stage is complete.
     pub(crate) fn may_be_collected(&self, stage: &str, round: u32, entry: &FileEntry) -> Result<bool, StageError> {
-        Ok(entry.role == Role::State && self.latest_complete(stage)?.is_some_and(|latest| latest > round))
+        Ok(entry.role != Role::Data && self.latest_complete(stage)?.is_some_and(|latest| latest > round))
     }
 
     fn absent(&self, stage: &str, round: u32, entry: &FileEntry) -> Result<StageError, StageError> {
         let path = self.file(stage, round, &entry.path);
         Ok(if self.may_be_collected(stage, round, entry)? {
-            let what = format!("the state that {stage} left in round {round}");
+            let what = match entry.role {
+                Role::Shard => format!("the image shard that {stage} left in round {round}"),
+                _ => format!("the state that {stage} left in round {round}"),
+            };
             let hint = format!(
-                "it was collected after later rounds were complete; rerun {stage} from the newest round that has its \
-                 {}, or set keep.states = 0 and rerun from the start",
-                entry.path
+                "it was collected after later rounds were complete (keep.states, keep.shards, `ssdkd clean`); {}",
+                self.remake(stage, round)
             );
             StageError::Missing { what, path, hint }
         } else {
@@ -221,7 +223,7 @@ impl RunFolder {
 }
 
 /// The names in a folder; none if it does not exist.
-fn names_in(folder: &Path) -> Result<Vec<String>, StageError> {
+pub(crate) fn names_in(folder: &Path) -> Result<Vec<String>, StageError> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(StageError::read(folder))?,

@@ -39,6 +39,9 @@ impl Histogram {
     pub fn of_recent(context: &mut Context) -> Result<Self> {
         let mut images = Vec::new();
         for round in context.run().rounds("invert")?.into_iter().rev().take(RECENT) {
+            if !context.has_shard(round) {
+                continue; // collected
+            }
             let shard = context.shard(round)?;
             images.extend(shard.samples.iter().map(|row| (row.teacher_class, row.teacher_confidence)));
         }

@@ -1,6 +1,8 @@
 //! `ssdkd`: the front. Runs whole pipelines, looks into runs, brings teachers in and students out.
 
+mod clean;
 mod compare;
+mod estimate;
 mod export;
 mod grid;
 mod histogram;
@@ -42,7 +44,7 @@ struct Program {
 enum Command {
     /// Run all stages of all rounds in one process, then evaluate and report
     Run(StageArgs),
-    /// Print what a run consists of
+    /// Say what a run consists of and what it will cost, from a step of each kind on this machine
     Plan(run::PlanArgs),
     /// Say for every round and stage whether it is fresh, why not, and what it cost
     Status(status::StatusArgs),
@@ -50,6 +52,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Make damaged output of a run again, and nothing else
     Mend(mend::MendArgs),
+    /// List what of a run takes up room and nothing needs, and remove it with --yes
+    Clean(clean::CleanArgs),
     /// Describe a Parquet shard, a manifest, a card or a weight file
     Inspect(inspect::InspectArgs),
     /// Measure the students of a run on real data, after the fact
@@ -82,6 +86,7 @@ fn body(command: Command) -> Result<()> {
         Command::Status(arguments) => status::status(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Mend(arguments) => mend::mend(&arguments),
+        Command::Clean(arguments) => clean::clean(&arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Evaluate(arguments) => measure::evaluate(&arguments),
         Command::Report(arguments) => report::report(&arguments),

@@ -99,7 +99,9 @@ pub fn measure(context: &mut Context) -> Result<()> {
             place.insert(accuracy(&*context.student_after(round)?, &data)?);
         }
         let digest = context.file_digest("invert", round, SHARD)?;
-        if let Entry::Vacant(place) = measured.shards.entry(digest) {
+        if !context.has_shard(round) {
+            // Collected before it was judged.
+        } else if let Entry::Vacant(place) = measured.shards.entry(digest) {
             place.insert(judge_shard(context, round)?);
         }
         progress.advance(1, String::new);

@@ -12,6 +12,7 @@ use ssdkd_context::{Context, Role};
 use ssdkd_stage::{CommonArgs, RunFolder, StageArgs, StageError, signals};
 
 use crate::run::{self, Stage};
+use crate::verify::missing_shards;
 
 /// `ssdkd mend`
 #[derive(Debug, Args)]
@@ -52,7 +53,7 @@ impl FromStr for Output {
 pub fn mend(arguments: &MendArgs) -> Result<()> {
     let threads = arguments.common.set_up()?;
     let run = RunFolder::open(&arguments.run)?;
-    let mut wanted = if arguments.what.is_empty() { damaged(&run)? } else { arguments.what.clone() };
+    let mut wanted = if arguments.what.is_empty() { damaged(&run, threads)? } else { arguments.what.clone() };
     wanted.sort_unstable();
     wanted.dedup();
     if wanted.is_empty() {
@@ -68,8 +69,9 @@ pub fn mend(arguments: &MendArgs) -> Result<()> {
 }
 
 /// What `verify` complains about. A manifest that was made from something else is not damage: a run judges that.
-fn damaged(run: &RunFolder) -> Result<Vec<Output>> {
-    let mut found = Vec::new();
+fn damaged(run: &RunFolder, threads: usize) -> Result<Vec<Output>> {
+    let shards = missing_shards(run, threads)?.into_iter();
+    let mut found = shards.map(|round| Output { round, stage: 0 }).collect::<Vec<_>>();
     for (stage, name) in run::STAGE_NAMES.into_iter().enumerate() {
         for round in run.rounds(name)? {
             if !run.verify(name, round)?.1.is_empty() {

@@ -6,8 +6,10 @@ use std::ops::Range;
 use anyhow::Result;
 use clap::Args;
 use ssdkd_context::{Context, Outcome, Recipe};
-use ssdkd_stage::{StageArgs, exit, signals};
+use ssdkd_stage::exit::Code;
+use ssdkd_stage::{StageArgs, StageError, exit, signals};
 
+use crate::estimate::{Estimate, estimate};
 use crate::{measure, report};
 
 /// A stage's name, and what runs it.
@@ -76,18 +78,40 @@ pub struct PlanArgs {
     stage: StageArgs,
 }
 
-/// Prints the rounds and stages of a run.
+/// Prints the rounds and stages of a run, and what it will cost from nothing.
 pub fn plan(arguments: &PlanArgs) -> Result<()> {
-    arguments.stage.common.set_up()?;
+    let threads = arguments.stage.common.set_up()?;
     let recipe = Context::recipe_of(&arguments.stage)?;
     let mut text = String::new();
     let Some(folder) = &arguments.shell else {
+        let cost = match Context::look(&arguments.stage, threads) {
+            Ok(mut context) => Ok(estimate(&mut context)?),
+            // A recipe can be read before its teacher is there.
+            Err(error) if error.downcast_ref().is_some_and(|error: &StageError| error.code() == Code::MissingInput) => {
+                Err(error)
+            }
+            Err(error) => return Err(error),
+        };
         let (invert, distill) = (&recipe.invert, &recipe.distill);
         let images = recipe.total_rounds() as usize * invert.batches * invert.batch;
         writeln!(text, "run        {}", recipe.run.name)?;
         writeln!(text, "rounds     {} warm-up + {} distilling", recipe.run.warmup_rounds, recipe.run.rounds)?;
         writeln!(text, "images     {images} synthesised, {} kept", recipe.balance.capacity)?;
         writeln!(text, "steps      {} of {} images", recipe.run.rounds as usize * distill.steps, distill.batch)?;
+        match cost {
+            Ok(Estimate { synthesis_s, distillation_s, memory, disk }) => {
+                let total = synthesis_s + distillation_s;
+                writeln!(
+                    text,
+                    "seconds    about {synthesis_s:.0} synthesis, {distillation_s:.0} distillation, {total:.0} in all on {threads} threads"
+                )?;
+                writeln!(text, "memory     about {} MiB", memory >> 20)?;
+                writeln!(text, "disk       about {} MiB", disk >> 20)?;
+            }
+            Err(error) => {
+                writeln!(text, "cost       not known: {}", error.to_string().lines().next().unwrap_or_default())?;
+            }
+        }
         return Ok(exit::print(&text)?);
     };
     let flags = shell_flags(&arguments.stage);

@@ -1,13 +1,15 @@
 //! `ssdkd verify`: whether every file of a run is still what it was when it was made.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use ssdkd_context::{Context, SHARD};
 use ssdkd_nn::TeacherCard;
 use ssdkd_stage::exit::{self, Code};
-use ssdkd_stage::{CommonArgs, Damage, RunFolder, StageError};
+use ssdkd_stage::{CommonArgs, Damage, RunFolder, StageArgs, StageError};
 
 use crate::run::STAGE_NAMES;
 
@@ -27,7 +29,7 @@ pub struct VerifyArgs {
 /// # Errors
 /// If anything is damaged; the list of it goes to stdout.
 pub fn verify(arguments: &VerifyArgs) -> Result<()> {
-    arguments.common.set_up()?;
+    let threads = arguments.common.set_up()?;
     let run = RunFolder::open(&arguments.run)?;
     let mut text = String::new();
     let (mut files, mut damaged) = (0, 0);
@@ -53,6 +55,13 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
             }
         }
     }
+    for round in missing_shards(&run, threads)? {
+        say(Damage {
+            path: run.file("invert", round, SHARD),
+            reason: "not there, and images of the buffer are in it".into(),
+            remedy: format!("`ssdkd mend {} invert/{round:04}` makes it again", run.root().display()),
+        })?;
+    }
     exit::print(&format!("{text}{files} files checked, {damaged} damaged in {}\n", run.root().display()))?;
     if damaged > 0 {
         let message = format!(
@@ -62,4 +71,13 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
         return Err(StageError::other(Code::Integrity, message).into());
     }
     Ok(())
+}
+
+/// Rounds whose shard has images of the newest buffer in it and is not there, which for others is no damage.
+pub fn missing_shards(run: &RunFolder, threads: usize) -> Result<BTreeSet<u32>> {
+    let Some(last) = run.latest_complete("balance")? else { return Ok(BTreeSet::new()) };
+    let mut context = Context::look(&StageArgs { recipe: run.root().into(), ..StageArgs::default() }, threads)?;
+    // A damaged buffer is listed as such.
+    let members = context.buffer(last).unwrap_or_default();
+    Ok(members.iter().map(|row| row.birth_round).filter(|&round| !context.has_shard(round)).collect())
 }

@@ -115,3 +115,17 @@ fn a_dry_run_follows_what_would_change() {
     assert!(err.contains("invert 0003: would run (distill 0002, which it reads, would run)"), "{err}");
     assert!(!err.contains("sample 0002: would run"), "{err}");
 }
+
+#[test]
+fn a_plan_says_what_the_run_will_cost() {
+    let scratch = Scratch::new();
+    let (plan, _) = scratch.succeed("ssdkd", &["plan", "tiny.toml"]);
+    for part in ["2 warm-up + 2 distilling", "96 synthesised, 40 kept", "4 of 8 images", "seconds    about "] {
+        assert!(plan.contains(part), "{part:?} is not in:\n{plan}");
+    }
+    assert!(!scratch.path("runs").exists(), "a plan made something");
+    let missing = std::fs::read_to_string(scratch.path("tiny.toml")).unwrap().replace("shapes-resnet20", "nobody");
+    scratch.write("missing.toml", missing);
+    let (plan, _) = scratch.succeed("ssdkd", &["plan", "missing.toml"]);
+    assert!(plan.contains("cost       not known: ") && plan.contains("nobody.json"), "{plan}");
+}

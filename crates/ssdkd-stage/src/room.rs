@@ -1,0 +1,133 @@
+//! What of a run takes up room that nothing needs, and removing it. Results are never among it.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use ssdkd_shards::Role;
+
+use crate::atomic;
+use crate::error::StageError;
+use crate::run_folder::{RunFolder, names_in, parse_round};
+
+/// A file or folder that nothing needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removable {
+    /// Where it is.
+    pub path: PathBuf,
+    /// How much it holds.
+    pub bytes: u64,
+    /// Why nothing needs it.
+    pub why: &'static str,
+}
+
+impl RunFolder {
+    /// State (generator, optimiser) of all but the newest `keep` rounds of a stage; 0 keeps all.
+    ///
+    /// State is needed only by the next round of its stage.
+    pub fn old_state(&self, stage: &str, keep: usize) -> Result<Vec<Removable>, StageError> {
+        let mut rounds = self.rounds(stage)?;
+        rounds.truncate(if keep == 0 { 0 } else { rounds.len().saturating_sub(keep) });
+        self.files_of(stage, &rounds, Role::State, "later rounds go on from their own state")
+    }
+
+    /// Image shards of a stage that are not of the `wanted` rounds, nor of the newest.
+    pub fn unused_shards(&self, stage: &str, wanted: &HashSet<u32>) -> Result<Vec<Removable>, StageError> {
+        let mut rounds = self.rounds(stage)?;
+        rounds.pop();
+        rounds.retain(|round| !wanted.contains(round));
+        self.files_of(stage, &rounds, Role::Shard, "none of its images is in the buffer")
+    }
+
+    /// Rounds of a stage from `end` on.
+    pub fn surplus_rounds(&self, stage: &str, end: u32) -> Result<Vec<Removable>, StageError> {
+        let rounds = self.rounds(stage)?.into_iter().filter(|&round| round >= end);
+        rounds.map(|round| removable(self.folder(stage, round), "the recipe has fewer rounds")).collect()
+    }
+
+    /// What interrupted processes left in the run's folder and its stages'. A process at work has some of it, too.
+    pub fn debris(&self) -> Result<Vec<Removable>, StageError> {
+        let why = "an interrupted process left it";
+        let mut found = Vec::new();
+        for name in names_in(self.root())? {
+            let path = self.root().join(&name);
+            if is_temporary(&name) {
+                found.push(removable(path, why)?);
+            } else if path.is_dir() {
+                for inner in names_in(&path)? {
+                    let hidden = inner.strip_prefix('.').and_then(|name| name.split_once('.'));
+                    let unfinished = hidden
+                        .is_some_and(|(round, kind)| parse_round(round).is_some() && matches!(kind, "partial" | "old"));
+                    if unfinished || is_temporary(&inner) {
+                        found.push(removable(path.join(inner), why)?);
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn files_of(
+        &self,
+        stage: &str,
+        rounds: &[u32],
+        role: Role,
+        why: &'static str,
+    ) -> Result<Vec<Removable>, StageError> {
+        let mut found = Vec::new();
+        for &round in rounds {
+            let manifest = self.require(stage, round)?.manifest;
+            for entry in manifest.files.iter().filter(|entry| entry.role == role) {
+                let path = self.file(stage, round, &entry.path);
+                if path.exists() {
+                    found.push(Removable { path, bytes: entry.bytes, why });
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Removes all of it; the bytes freed. Only under the run's lock.
+pub fn remove(removable: &[Removable]) -> Result<u64, StageError> {
+    let mut freed = 0;
+    for Removable { path, bytes, .. } in removable {
+        if path.is_dir() {
+            atomic::remove_folder(path)?;
+        } else {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                removed => removed.map_err(StageError::write("remove", path))?,
+            }
+        }
+        freed += bytes;
+    }
+    Ok(freed)
+}
+
+/// Removes the state of all but the newest `keep` rounds of a stage; the bytes freed. Only under the run's lock.
+pub fn collect_state(run: &RunFolder, stage: &str, keep: usize) -> Result<u64, StageError> {
+    remove(&run.old_state(stage, keep)?)
+}
+
+fn is_temporary(name: &str) -> bool {
+    name.starts_with('.') && Path::new(name).extension().is_some_and(|extension| extension == "tmp")
+}
+
+fn removable(path: PathBuf, why: &'static str) -> Result<Removable, StageError> {
+    let bytes = size(&path)?;
+    Ok(Removable { path, bytes, why })
+}
+
+/// Bytes of a file, or of everything in a folder.
+fn size(path: &Path) -> Result<u64, StageError> {
+    if !path.is_dir() {
+        return Ok(fs::metadata(path).map_err(StageError::read(path))?.len());
+    }
+    let mut bytes = 0;
+    for name in names_in(path)? {
+        bytes += size(&path.join(name))?;
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,107 @@
+//! What a run will cost, before it starts: one batch is made and one step is taken, the rest is counted.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use candle_core::Tensor;
+use ssdkd_context::{Context, Recipe};
+use ssdkd_method::{Distiller, ImageFormat, InvertSettings, Modulation, Position, Refresh, Strategy};
+use ssdkd_nn::Network;
+use ssdkd_nn::random::stream;
+
+/// What a run will cost.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Of all `invert` stages.
+    pub synthesis_s: f64,
+    /// Of all `sample` and `distill` stages.
+    pub distillation_s: f64,
+    /// Most memory allocated at once.
+    pub memory: u64,
+    /// The run folder in the end.
+    pub disk: u64,
+}
+
+/// Bytes of a row of the buffer's table and of its priorities, of a draw and what was observed on it: as runs left them.
+const BUFFER_ROW: f64 = 34.0;
+const PRIORITY_ROW: f64 = 29.0;
+const DRAW: f64 = 16.0;
+/// Bytes of an `f32` pixel after zstd, of four.
+const PACKED_PIXEL: f64 = 3.2;
+/// Steps of a batch that are enough to know what one costs.
+const STEPS: usize = 2;
+
+/// Measures one batch and one step on this machine. Nothing is written.
+pub fn estimate(context: &mut Context) -> Result<Estimate> {
+    let recipe = context.recipe().clone();
+    let teacher = context.teacher()?;
+    let student = Network::create(&context.student_spec()?, 0, context.device())?;
+    let Recipe { run, invert, distill, balance, .. } = &recipe;
+    let few = InvertSettings { steps: invert.steps.min(STEPS), ..invert.clone() };
+    let mut inversion = Strategy::start(&few, &teacher, 0, context.device())?;
+    let modulation = Modulation::new(invert.phi, &[]);
+    ssdkd_ops::reset_peak();
+
+    let mut state = 0;
+    let mut batch = |student: Option<&Network>, distilling_round: Option<u32>| -> Result<f64> {
+        let mut seconds = 0.0;
+        // The first of a kind finds caches and memory cold.
+        for batch in 0..2 {
+            let start = Instant::now();
+            let position = Position { seed: 0, round: 0, distilling_round, batch };
+            inversion.synthesize(&teacher, student, &modulation, position)?;
+            seconds = start.elapsed().as_secs_f64();
+        }
+        state = inversion.state_tensors().values().map(bytes_of).sum::<u64>();
+        Ok(seconds * invert.steps as f64 / few.steps as f64)
+    };
+    let (early, late) = (batch(None, None)?, batch(Some(&student), Some(0))?);
+    let batches = invert.batches as f64;
+    let synthesis_s = batches * (early * f64::from(run.warmup_rounds) + late * f64::from(run.rounds));
+
+    let (height, width, channels) = teacher.input_shape();
+    let images = |count: usize| Tensor::rand(0f32, 1f32, (count, height, width, channels), context.device());
+    let mut distiller = Distiller::new(distill.clone(), &teacher, &student)?;
+    let batch = images(distill.batch)?;
+    let mut step = 0.0;
+    for index in 0..3 {
+        let start = Instant::now();
+        let mut views = stream(0, "estimate", &[index]);
+        distiller.step(&teacher, &student, &batch, None, (index, 1_000_000), &mut views)?;
+        step = start.elapsed().as_secs_f64();
+    }
+    let mut look = 0.0;
+    if recipe.sample.enabled && recipe.sample.refresh == Refresh::All {
+        let start = Instant::now();
+        student.logits(&batch)?;
+        look = start.elapsed().as_secs_f64() * balance.capacity as f64 / distill.batch as f64;
+    }
+    let distillation_s = f64::from(run.rounds) * (distill.steps as f64 * step + look);
+    let optimizer = distiller.state_tensors().values().map(bytes_of).sum::<u64>();
+
+    let pixels = teacher.spec().input.iter().product::<usize>() as f64;
+    let image = match invert.image_format {
+        ImageFormat::U8 => pixels,
+        ImageFormat::F32 => PACKED_PIXEL * pixels,
+    } + 4.0 * teacher.classes() as f64;
+    let (rounds, all) = (f64::from(run.rounds), f64::from(recipe.total_rounds()));
+    let a_round = batches * invert.batch as f64;
+    let kept = if recipe.keep.states == 0 { all } else { (recipe.keep.states as f64).min(all) };
+    let members = (balance.capacity as f64).min(all * a_round);
+    let disk = all * (a_round * image + BUFFER_ROW * members)
+        + rounds * (PRIORITY_ROW * members + DRAW * (distill.steps * distill.batch) as f64)
+        + rounds * student.store().all().iter().map(|(_, tensor)| bytes_of(tensor)).sum::<u64>() as f64
+        + kept * (state + optimizer) as f64;
+    // The shards that the buffer's images are in stay in memory, and the round's own beside them.
+    let held = (members + a_round) * (pixels * if invert.image_format == ImageFormat::U8 { 1.0 } else { 4.0 });
+    Ok(Estimate {
+        synthesis_s,
+        distillation_s,
+        memory: ssdkd_ops::peak_bytes() as u64 + held as u64,
+        disk: disk as u64,
+    })
+}
+
+fn bytes_of(tensor: &Tensor) -> u64 {
+    (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64
+}
