@@ -7,8 +7,8 @@
 //! there.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -19,6 +19,7 @@ use crate::error::StageError;
 use crate::fingerprint::FingerprintInput;
 use crate::logging;
 use crate::run_folder::{Complete, RunFolder, round_name};
+use crate::system;
 
 /// The log of a stage and round, in its folder but in no manifest.
 pub const LOG_FILE: &str = "log.jsonl";
@@ -33,9 +34,9 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
     // A temporary file is private by default; what it becomes is an ordinary file, under the user's umask.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
+    let file = builder.tempfile_in(folder).map_err(failed)?;
+    system::write_all(file.as_file(), bytes).and_then(|()| system::sync(file.as_file())).map_err(failed)?;
+    system::persist(file, path).map_err(failed)?;
     sync_folder(folder)
 }
 
@@ -44,7 +45,7 @@ pub fn create_folder(path: &Path) -> Result<(), StageError> {
     if path.is_dir() {
         return Ok(());
     }
-    fs::create_dir_all(path).map_err(StageError::write("make the folder", path))?;
+    system::create_dir_all(path).map_err(StageError::write("make the folder", path))?;
     sync_folder(parent(path))
 }
 
@@ -56,7 +57,7 @@ fn parent(path: &Path) -> &Path {
 /// A rename lasts once its folder is synced.
 fn sync_folder(path: &Path) -> Result<(), StageError> {
     if cfg!(unix) {
-        let synced = File::open(path).and_then(|folder| folder.sync_all());
+        let synced = File::open(path).and_then(|folder| system::sync(&folder));
         return synced.map_err(StageError::write("sync", path));
     }
     Ok(())
@@ -82,9 +83,9 @@ impl Names {
     fn swap(&self) -> Result<(), StageError> {
         if self.complete.exists() {
             remove_folder(&self.old)?;
-            fs::rename(&self.complete, &self.old).map_err(StageError::write("move aside", &self.complete))?;
+            system::rename(&self.complete, &self.old).map_err(StageError::write("move aside", &self.complete))?;
         }
-        fs::rename(&self.partial, &self.complete).map_err(StageError::write("rename", &self.partial))?;
+        system::rename(&self.partial, &self.complete).map_err(StageError::write("rename", &self.partial))?;
         sync_folder(parent(&self.complete))?;
         remove_folder(&self.old)
     }
@@ -105,7 +106,7 @@ pub fn recover(stage_folder: &Path, round: u32) -> Result<(), StageError> {
     if names.complete.exists() {
         return remove_folder(&names.old);
     }
-    fs::rename(&names.old, &names.complete).map_err(StageError::write("rename", &names.old))?;
+    system::rename(&names.old, &names.complete).map_err(StageError::write("rename", &names.old))?;
     sync_folder(stage_folder)
 }
 
@@ -116,7 +117,7 @@ pub(crate) fn is_partial(stage_folder: &Path, round: u32) -> bool {
 }
 
 pub(crate) fn remove_folder(path: &Path) -> Result<(), StageError> {
-    match fs::remove_dir_all(path) {
+    match system::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StageError::write("remove", path)(error)),
         _ => Ok(()),
     }
@@ -168,10 +169,10 @@ impl StageFolder {
             create_folder(folder)?;
         }
         // No temporary name: the whole folder is one.
-        File::create_new(&path)
-            .and_then(|mut file| {
-                file.write_all(bytes)?;
-                file.sync_all()
+        system::create_new(&path)
+            .and_then(|file| {
+                system::write_all(&file, bytes)?;
+                system::sync(&file)
             })
             .map_err(StageError::write("write", &path))?;
         let blake3 = digest::of_bytes(bytes);

@@ -21,6 +21,7 @@ pub mod progress;
 pub mod room;
 pub mod run_folder;
 pub mod signals;
+mod system;
 pub mod verify;
 
 pub use args::{CommonArgs, DeviceChoice, StageArgs};
