@@ -13,7 +13,7 @@ FLAGS := --runs $(RUNS) $(ARGS)
 export SSDKD_DATA := $(DATA)
 
 .PHONY: help build pipeline run invert balance sample distill evaluate report status test lint fmt bench bench-pytorch sanitize \
-        data-cifar10 data-cifar100 teacher-shapes golden python clean
+        data-cifar10 data-cifar100 teacher-shapes golden results python clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ data-cifar100: ## fetch CIFAR-100 from its authors' site into data/cifar100
 
 teacher-shapes: build ## remake the shipped teacher (data/teachers/README.md)
 	@data/teachers/make-shapes-teacher.sh
+
+results: build ## docs/results.md and its charts from docs/results.json, to which finished runs are added (DONE="runs/a runs/b")
+	@$(BIN)/ssdkd compare --out docs $(DONE)
 
 python: ## .venv with pyarrow, DuckDB and Polars, to look into shards
 	@test -x .venv/bin/python || python3 -m venv .venv

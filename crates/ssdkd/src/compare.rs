@@ -206,7 +206,7 @@ mod tests {
         let rows = rows.iter().collect::<Vec<_>>();
         assert_eq!(by_buffer(&rows), BTreeMap::from([("ours, seed 0".into(), vec![(512.0, 30.0), (5120.0, 50.0)])]));
         let files = charts(&rows[0].pair, &rows).unwrap().into_iter().map(|(file, _)| file).collect::<Vec<_>>();
-        assert_eq!(files[0], "wrn-40-2-wrn-16-1-over-steps.svg");
-        assert_eq!(files[4], "wrn-40-2-wrn-16-1-over-buffer.svg");
+        assert_eq!(files[0], "wrn-40-2-wrn-16-1-on-cifar10-over-steps.svg");
+        assert_eq!(files[4], "wrn-40-2-wrn-16-1-on-cifar10-over-buffer.svg");
     }
 }

@@ -85,8 +85,9 @@ pub fn measure(context: &mut Context) -> Result<()> {
     if measured.data_digest != data_digest {
         let teacher = context.teacher()?;
         let teacher = accuracy(&teacher, &data)?;
-        measured = Measurements { data: spec, data_digest, images: data.len(), teacher, ..Measurements::default() };
+        measured = Measurements { data_digest, images: data.len(), teacher, ..Measurements::default() };
     }
+    measured.data = spec; // the same data may have moved
     if measured.real.is_none() {
         measured.real = Some(judge_real(context, &data)?);
     }

@@ -33,7 +33,7 @@ pub struct Summary {
     pub student: String,
     teacher_parameters: usize,
     student_parameters: usize,
-    evaluated_on: String,
+    pub evaluated_on: String,
     pub evaluated_images: usize,
     pub teacher_accuracy: Option<f64>,
     pub student_accuracy: Option<f64>,
@@ -126,7 +126,8 @@ fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
             *by_round.entry(round).or_default() += timing.seconds;
             peak = peak.max(timing.peak_bytes);
             if timing.started_at > started_at {
-                machine = format!("{}, {} threads on {}", timing.machine, timing.threads, timing.device);
+                let name = if timing.machine.is_empty() { "a processor without a name" } else { &timing.machine };
+                machine = format!("{name}, threads: {}, device: {}", timing.threads, timing.device);
                 started_at = timing.started_at;
             }
         }

@@ -14,7 +14,7 @@ use crate::report::{SUMMARY, Summary};
 /// `results.json`: one of these for each run. Accuracies are shares, times seconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// `teacher → student`.
+    /// `teacher → student on data set`.
     pub pair: String,
     pub method: String,
     pub seed: u64,
@@ -51,7 +51,7 @@ impl Row {
 
     /// Whether this is a network of the pair's student's architecture that saw real images.
     pub fn is_real_student_of(&self, pair: &str) -> bool {
-        let student = pair.rsplit(" → ").next().unwrap_or_default();
+        let student = pair.rsplit(" → ").next().unwrap_or_default(); // and the data set
         self.saw_real_images() && self.pair == format!("{REAL} → {student}")
     }
 
@@ -101,7 +101,7 @@ fn read_summary(run: &Path) -> Result<Summary> {
 fn of_summary(summary: Summary) -> Row {
     let curve = summary.curve.iter().filter_map(|point| Some((point.steps, point.seconds, point.accuracy?)));
     Row {
-        pair: format!("{} → {}", summary.teacher, summary.student),
+        pair: format!("{} → {} on {}", summary.teacher, summary.student, data_name(&summary.evaluated_on)),
         method: summary.method,
         seed: summary.seed,
         teacher: summary.teacher_accuracy,
@@ -121,6 +121,15 @@ fn of_summary(summary: Summary) -> Row {
         date: summary.date,
         curve: curve.collect(),
         made: summary.made,
+    }
+}
+
+/// What a data set is called: `shapes` of `shapes:0`, the last part of a path.
+fn data_name(spec: &str) -> &str {
+    let name = spec.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    match name.split(':').next() {
+        Some(name) if !name.is_empty() => name,
+        _ => "nothing",
     }
 }
 
@@ -145,11 +154,11 @@ fn of_card(path: &Path) -> Result<Row> {
     }
     let mut parts = card.source.split(';').map(str::trim);
     let command = parts.next().unwrap_or_default();
-    let mut words = command.split(' ').skip_while(|&word| word != "--seed").skip(1);
+    let value_of = |flag: &str| command.split(' ').skip_while(|&word| word != flag).nth(1);
     Ok(Row {
-        pair: format!("{REAL} → {}", card.architecture),
+        pair: format!("{REAL} → {} on {}", card.architecture, data_name(value_of("--data").unwrap_or_default())),
         method: "labels".into(),
-        seed: words.next().and_then(|seed| seed.parse().ok()).unwrap_or(0),
+        seed: value_of("--seed").and_then(|seed| seed.parse().ok()).unwrap_or(0),
         teacher: None,
         last: curve.last().map(|point| point.2),
         last5_mean: None,
@@ -176,7 +185,7 @@ pub mod tests {
 
     pub fn result(method: &str, seed: u64, last: f64) -> Row {
         Row {
-            pair: "wrn-40-2 → wrn-16-1".into(),
+            pair: "wrn-40-2 → wrn-16-1 on cifar10".into(),
             method: method.into(),
             seed,
             teacher: Some(0.9),
@@ -213,7 +222,7 @@ pub mod tests {
     fn the_card_of_the_shipped_teacher_is_a_result() {
         let card = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/teachers/shapes-resnet20.json");
         let row = Row::read(&card).unwrap();
-        assert!(row.is_real_student_of("resnet56 → resnet20"), "{row:?}");
+        assert!(row.is_real_student_of("resnet56 → resnet20 on shapes"), "{row:?}");
         assert_eq!((row.seed, row.steps, row.measured_on), (0, 5 * 156, 5000));
         assert_eq!((row.last, row.curve.len()), (Some(0.9986), 5));
         assert!(row.command.starts_with("ssdkd-teach --data shapes:0") && row.command.ends_with("--seed 0"), "{row:?}");
@@ -222,10 +231,19 @@ pub mod tests {
     }
 
     #[test]
+    fn data_sets_are_called_by_their_last_name() {
+        for (spec, name) in
+            [("shapes:0", "shapes"), ("data/cifar10/", "cifar10"), ("/x/c.parquet", "c.parquet"), ("", "nothing")]
+        {
+            assert_eq!(data_name(spec), name);
+        }
+    }
+
+    #[test]
     fn networks_of_real_images_stand_beside_the_students_they_equal() {
-        let real = Row { pair: "real images → wrn-16-1".into(), ..result("labels", 0, 0.9) };
-        assert!(real.is_real_student_of("wrn-40-2 → wrn-16-1"));
-        assert!(!real.is_real_student_of("wrn-40-2 → wrn-16-2"));
-        assert!(!result("ours", 0, 0.5).is_real_student_of("wrn-40-2 → wrn-16-1"));
+        let real = Row { pair: "real images → wrn-16-1 on cifar10".into(), ..result("labels", 0, 0.9) };
+        assert!(real.is_real_student_of("wrn-40-2 → wrn-16-1 on cifar10"));
+        assert!(!real.is_real_student_of("wrn-40-2 → wrn-16-2 on cifar10"));
+        assert!(!result("ours", 0, 0.5).is_real_student_of("wrn-40-2 → wrn-16-1 on cifar10"));
     }
 }

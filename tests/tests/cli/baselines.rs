@@ -69,13 +69,13 @@ fn every_baseline_runs_and_all_can_be_compared() {
     let rows: Vec<serde_json::Value> = serde_json::from_slice(&rows).unwrap();
     assert_eq!(rows.len(), runs.len());
     for row in rows {
-        assert_eq!(row["pair"], "resnet20 → resnet8");
-        assert!(row["machine"].as_str().unwrap().contains("threads on cpu"), "{row}");
+        assert_eq!(row["pair"], "resnet20 → resnet8 on shapes");
+        assert!(row["machine"].as_str().unwrap().contains("device: cpu"), "{row}");
         assert_eq!((&row["steps"], &row["distinct_images"]), (&4.into(), &30.into()), "{row}");
         assert!(row["last"].is_f64() && row["peak_mib"].as_u64() > Some(0), "{row}");
         assert!(row["command"].as_str().unwrap().contains("--set distill.steps=2"), "{row}");
     }
-    let chart = std::fs::read_to_string(scratch.path("compared/resnet20-resnet8-over-time.svg")).unwrap();
+    let chart = std::fs::read_to_string(scratch.path("compared/resnet20-resnet8-on-shapes-over-time.svg")).unwrap();
     assert!(chart.contains("CMI, seed 0"), "{chart}");
     // What is recorded outlives its run, and a run compared again takes its own place.
     std::fs::remove_dir_all(scratch.path(&runs[1])).unwrap();
