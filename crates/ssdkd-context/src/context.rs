@@ -219,6 +219,10 @@ impl Context {
         let state = judge(&self.run, &wanted, self.options.verify)?;
         if state == State::Fresh && !self.options.force {
             tracing::info!("{stage} {round:04}: fresh, nothing to do");
+            if self.run.latest_complete(stage)? == Some(round) {
+                // A process that was killed between finishing this round and collecting left that to us.
+                collect_state(&self.run, stage, self.recipe.keep.states)?;
+            }
             return Ok(None);
         }
         let why = if self.options.force { "forced".into() } else { state.describe() };

@@ -68,6 +68,13 @@ impl RunFolder {
         Ok(found)
     }
 
+    /// Files that an interrupted process was about to rename.
+    pub(crate) fn temporary_files(&self) -> Result<Vec<Removable>, StageError> {
+        let mut found = self.debris()?;
+        found.retain(|item| item.path.file_name().and_then(|name| name.to_str()).is_some_and(is_temporary));
+        Ok(found)
+    }
+
     fn files_of(
         &self,
         stage: &str,

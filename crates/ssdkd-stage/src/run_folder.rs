@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use ssdkd_shards::manifest::MANIFEST_FILE;
 use ssdkd_shards::{FileEntry, Manifest, Role, digest};
 
-use crate::atomic;
 use crate::error::StageError;
+use crate::{atomic, room};
 
 /// One run's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,7 +172,7 @@ impl RunFolder {
         }
     }
 
-    /// Finishes what a crash interrupted, in all stages; only under the run's lock.
+    /// Finishes what a crash interrupted, in all stages, and removes temporary files; only under the run's lock.
     pub fn recover(&self) -> Result<(), StageError> {
         for stage in names_in(&self.root)? {
             let folder = self.stage(&stage);
@@ -187,7 +187,7 @@ impl RunFolder {
                 }
             }
         }
-        Ok(())
+        room::remove(&self.temporary_files()?).map(drop)
     }
 
     /// Whether a file may be absent: state or images, and a later round of the stage is complete.
