@@ -60,7 +60,7 @@ enum Command {
     Evaluate(StageArgs),
     /// Write a run's summary and its picture, and print the summary
     Report(StageArgs),
-    /// Put several runs into one table and one picture
+    /// Add runs to a record of results, and make tables and charts of it
     Compare(compare::CompareArgs),
     /// Bring a trained model in: a PyTorch checkpoint or safetensors becomes a teacher with a card
     Import(import::ImportArgs),

@@ -38,7 +38,10 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
         writeln!(text, "{}: {reason}\n  {remedy}", path.display())
     };
     let card = run.teacher().join("card.json");
-    match TeacherCard::load(&card).and_then(|card_there| card_there.read_weights(&card)) {
+    let teacher = TeacherCard::load(&card);
+    // Without a card the run cannot be opened to ask for its buffer; the list comes first.
+    let shards = if teacher.is_ok() { missing_shards(&run, threads)? } else { BTreeSet::new() };
+    match teacher.and_then(|teacher| teacher.read_weights(&card)) {
         Ok(_) => files += 2,
         Err(error) => say(Damage {
             path: card,
@@ -55,7 +58,7 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
             }
         }
     }
-    for round in missing_shards(&run, threads)? {
+    for round in shards {
         say(Damage {
             path: run.file("invert", round, SHARD),
             reason: "not there, and images of the buffer are in it".into(),

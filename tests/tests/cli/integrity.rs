@@ -80,6 +80,18 @@ fn all_damage_is_mended_at_once() {
 }
 
 #[test]
+fn a_damaged_teacher_hides_no_other_damage() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    fs::write(scratch.path("runs/tiny/teacher/card.json"), "{").unwrap();
+    fs::write(scratch.path("runs/tiny/balance/0001/classes.parquet"), "spilt").unwrap();
+    let output = scratch.run("ssdkd", &["verify", "runs/tiny"]);
+    let list = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{list}");
+    assert!(list.contains("teacher/card.json") && list.contains("balance/0001/classes.parquet: 5 bytes"), "{list}");
+}
+
+#[test]
 fn a_newer_run_is_left_alone() {
     let scratch = Scratch::new();
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
