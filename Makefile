@@ -5,21 +5,35 @@ RUNS     ?= runs
 DATA     ?=
 ARGS     ?=
 ROUND    ?=
+GPU      ?=
 
 CARGO ?= cargo
-BIN   := target/release
+BIN   := $(if $(GPU),target-cuda,target)/release
 FLAGS := --runs $(RUNS) $(ARGS)
 
 export SSDKD_DATA := $(DATA)
 
-.PHONY: help build pipeline run invert balance sample distill evaluate report status test lint fmt bench bench-pytorch sanitize \
-        data-cifar10 data-cifar100 teacher-shapes golden results python clean
+.PHONY: help build build-cuda cuda-toolkit gpu-check pipeline run invert balance sample distill evaluate report status test lint fmt \
+        bench bench-pytorch sanitize data-cifar10 data-cifar100 teacher-shapes golden results python clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## build every binary, optimised
-	$(CARGO) build --release --workspace --bins
+build: $(if $(GPU),build-cuda) ## build every binary, optimised (GPU=1 here and below: those for an NVIDIA GPU)
+	$(if $(GPU),,$(CARGO) build --release --workspace --bins)
+
+build-cuda: .cuda/cargo.toml ## build every binary for a GPU as well as the CPU, into target-cuda (CUDA_COMPUTE_CAP=90)
+	$(CARGO) --config .cuda/cargo.toml build --release --workspace --bins --features cuda
+
+cuda-toolkit: ## the compiler for build-cuda into .cuda: that of an installed CUDA 13, or NVIDIA's packages from PyPI
+	crates/ssdkd-ops/cuda-toolkit.sh
+
+gpu-check: ## on a machine with a GPU: tests, steps beside PyTorch's and whole runs, into target/gpu-check (RECIPES=)
+	@test -d target-cuda/check || crates/ssdkd-ops/gpu-check.sh --pack
+	@crates/ssdkd-ops/gpu-check.sh $(RECIPES)
+
+.cuda/cargo.toml: crates/ssdkd-ops/cuda-toolkit.sh
+	crates/ssdkd-ops/cuda-toolkit.sh
 
 pipeline: build ## distil: all stages of all rounds, each stage its own process (PIPELINE=, DATA=, RUNS=, ARGS=)
 	@$(BIN)/ssdkd plan $(PIPELINE) $(FLAGS) --shell $(BIN) | sh -e
@@ -79,3 +93,4 @@ golden: ## remake the golden values (needs PyTorch in PYTHON's environment)
 
 clean: ## remove build output (runs are yours: remove them by hand)
 	$(CARGO) clean
+	$(CARGO) clean --target-dir target-cuda

@@ -1,5 +1,6 @@
 //! The context of a run: opened once by a program, passed to each stage.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use candle_core::Device;
 use serde_json::json;
 use ssdkd_method::Trouble;
-use ssdkd_nn::{Architecture, CardError, NetworkSpec, TeacherCard};
+use ssdkd_nn::{Architecture, CardError, NetworkSpec, OPEN_GPU, TeacherCard, device_name};
 use ssdkd_shards::{FileEntry, Timing, canonical, digest};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{
@@ -61,7 +62,9 @@ pub struct Context {
     run: RunFolder,
     options: Options,
     threads: usize,
-    device: Device,
+    choice: DeviceChoice,
+    /// Opened by the first who computes: a stage that is fresh needs no GPU.
+    device: OnceCell<Device>,
     kept: Kept,
     complete: HashMap<(String, u32), Rc<Complete>>,
     /// In a dry run: stages that would have been run by now.
@@ -97,7 +100,8 @@ impl Context {
         let architecture = recipe.student.architecture.parse::<Architecture>();
         architecture.map_err(|error| StageError::Usage(format!("student.architecture: {error}")))?;
         let card = TeacherCard::load(&card_path).map_err(card_error)?;
-        let device = device(arguments.common.device)?;
+        let choice = arguments.common.device;
+        choice.check(OPEN_GPU.is_some())?;
         let (run, lock) = if options.mode == Mode::Work {
             let run = RunFolder::create(root)?;
             let lock = RunLock::acquire(&run, command)?;
@@ -116,7 +120,8 @@ impl Context {
             run,
             options,
             threads,
-            device,
+            choice,
+            device: OnceCell::new(),
             kept: Kept::default(),
             complete: HashMap::new(),
             would_run: HashSet::new(),
@@ -164,8 +169,15 @@ impl Context {
     }
 
     /// Where to compute.
-    pub fn device(&self) -> &Device {
-        &self.device
+    ///
+    /// # Errors
+    /// If a GPU was asked for by name and cannot be opened.
+    pub fn device(&self) -> Result<&Device> {
+        if let Some(device) = self.device.get() {
+            return Ok(device);
+        }
+        let device = self.choice.open(Device::Cpu, OPEN_GPU)?;
+        Ok(self.device.get_or_init(|| device))
     }
 
     /// What is in memory already.
@@ -337,7 +349,7 @@ impl Context {
             started_at,
             seconds,
             threads: self.threads,
-            device: "cpu".into(),
+            device: self.device.get().map_or_else(|| "cpu".into(), device_name),
             machine: processor(),
             peak_bytes,
         };
@@ -389,15 +401,6 @@ pub(crate) fn load_recipe(arguments: &StageArgs) -> Result<(Recipe, PathBuf), St
 pub fn card_error(error: CardError) -> StageError {
     let code = if matches!(error, CardError::Read { .. }) { Code::MissingInput } else { Code::Integrity };
     StageError::other(code, error)
-}
-
-fn device(choice: DeviceChoice) -> Result<Device, StageError> {
-    match choice {
-        DeviceChoice::Cpu | DeviceChoice::Auto => Ok(Device::Cpu),
-        DeviceChoice::Cuda(_) => Err(StageError::Usage(format!(
-            "--device {choice}: this program was built for the CPU alone\nhint: use --device cpu"
-        ))),
-    }
 }
 
 fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {

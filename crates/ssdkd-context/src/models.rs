@@ -18,7 +18,7 @@ impl Context {
         let card = self.teacher_card();
         let teacher = match self.kept().take::<Rc<Network>>("teacher", &card.digest) {
             Some(teacher) => teacher,
-            None => Rc::new(card.network(self.teacher_card_path(), self.device()).map_err(card_error)?),
+            None => Rc::new(card.network(self.teacher_card_path(), self.device()?).map_err(card_error)?),
         };
         self.kept().put("teacher", &card.digest, teacher.clone());
         Ok(teacher)
@@ -47,7 +47,7 @@ impl Context {
         } else {
             let tensors = self.read_tensors("distill", round, STUDENT)?;
             let path = self.run().file("distill", round, STUDENT);
-            let student = Network::load(&self.student_spec()?, tensors, self.device())
+            let student = Network::load(&self.student_spec()?, tensors, self.device()?)
                 .with_context(|| format!("{} cannot be used", path.display()))?;
             Rc::new(student)
         };
@@ -63,13 +63,13 @@ impl Context {
     /// A student that has not learnt anything: a function of the run's seed.
     fn fresh_student(&mut self) -> Result<Rc<Network>> {
         let seed = self.recipe().run.seed;
-        Ok(Rc::new(Network::create(&self.student_spec()?, seed, self.device())?))
+        Ok(Rc::new(Network::create(&self.student_spec()?, seed, self.device()?)?))
     }
 
     /// The tensors of one safetensors file of a stage.
     pub fn read_tensors(&mut self, stage: &str, round: u32, file: &str) -> Result<BTreeMap<String, Tensor>> {
         let (bytes, path) = self.read(stage, round, file)?;
-        weights::from_safetensors_bytes(&bytes, self.device())
+        weights::from_safetensors_bytes(&bytes, self.device()?)
             .with_context(|| format!("cannot read {}", path.display()))
     }
 }

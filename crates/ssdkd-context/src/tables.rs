@@ -1,11 +1,12 @@
 //! Where the stages' tables are, and reading them back.
 
+use std::cell::OnceCell;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use ssdkd_shards::{
     BufferRow, ClassRow, DrawRow, ImageReader, ImageShard, ObservedRow, Pixels, PriorityRow, Row, Rows, tables,
 };
@@ -25,18 +26,47 @@ fn place(round: u32) -> String {
     format!("shard {round}")
 }
 
+/// A shard in memory, and its images as the networks want them, once somebody has asked for them.
+struct KeptShard {
+    shard: Rc<ImageShard>,
+    images: OnceCell<Tensor>,
+}
+
+impl KeptShard {
+    /// Makes `images` (N, H, W, C) in `[0, 1]` on the device: once for a shard, whose images are drawn many times.
+    fn decode(&self, shape: [usize; 3], device: &Device) -> Result<()> {
+        if self.images.get().is_none() {
+            let size = shape.iter().product::<usize>();
+            let images = match &self.shard.pixels {
+                Pixels::U8(pixels) => {
+                    images::from_planes(pixels.chunks_exact(size), shape, |level| f32::from(level) / 255.0, device)
+                }
+                Pixels::F32(pixels) => images::from_planes(pixels.chunks_exact(size), shape, |value| value, device),
+            };
+            // Nobody else can have set it in between.
+            let _ = self.images.set(images?);
+        }
+        Ok(())
+    }
+}
+
 impl Context {
     /// The images that `invert` made in `round`.
     pub fn shard(&mut self, round: u32) -> Result<Rc<ImageShard>> {
+        Ok(self.kept_shard(round)?.shard.clone())
+    }
+
+    fn kept_shard(&mut self, round: u32) -> Result<Rc<KeptShard>> {
         let digest = self.file_digest("invert", round, SHARD)?;
-        let shard = if let Some(shard) = self.kept().take::<Rc<ImageShard>>(&place(round), &digest) {
-            shard
+        let kept = if let Some(kept) = self.kept().take::<Rc<KeptShard>>(&place(round), &digest) {
+            kept
         } else {
             let (bytes, path) = self.read("invert", round, SHARD)?;
-            Rc::new(ImageReader::open(bytes, &path)?.read(Rows::All)?)
+            let shard = Rc::new(ImageReader::open(bytes, &path)?.read(Rows::All)?);
+            Rc::new(KeptShard { shard, images: OnceCell::new() })
         };
-        self.kept().put(&place(round), &digest, shard.clone());
-        Ok(shard)
+        self.kept().put(&place(round), &digest, kept.clone());
+        Ok(kept)
     }
 
     /// Drops shards from memory that no member of the buffer is in.
@@ -63,24 +93,16 @@ impl Context {
     pub fn images(&mut self, places: &[(u32, u32)]) -> Result<Tensor> {
         let shards = self.shards_of(places)?;
         let shape = self.teacher_card().input;
-        let size = shape.iter().product::<usize>();
-        let mut levels = Vec::new();
-        let mut values = Vec::new();
-        for (round, row) in places {
-            let at = *row as usize * size;
-            match &shards[round].pixels {
-                Pixels::U8(pixels) => levels.push(&pixels[at..at + size]),
-                Pixels::F32(pixels) => values.push(&pixels[at..at + size]),
-            }
+        let device = self.device()?;
+        if places.is_empty() {
+            let [channels, height, width] = shape;
+            return Ok(Tensor::zeros((0, height, width, channels), DType::F32, device)?);
         }
-        let device = self.device();
-        // A run's shards are all of one format: the format is in their fingerprint.
-        let tensor = if values.is_empty() {
-            images::from_planes(levels.into_iter(), shape, |level| f32::from(level) / 255.0, device)
-        } else {
-            images::from_planes(values.into_iter(), shape, |value| value, device)
-        };
-        Ok(tensor?)
+        for shard in shards.values() {
+            shard.decode(shape, device)?;
+        }
+        let rows = places.iter().filter_map(|(round, row)| Some((shards[round].images.get()?, *row as usize)));
+        Ok(ssdkd_ops::gather_images(&rows.collect::<Vec<_>>())?)
     }
 
     /// The teacher's logits (B, K) on the clean images, by (round, row), as the shards hold them.
@@ -89,20 +111,21 @@ impl Context {
         let classes = self.teacher_card().classes;
         let mut logits = Vec::with_capacity(places.len() * classes);
         for (round, row) in places {
-            logits.extend_from_slice(&shards[round].teacher_logits[*row as usize * classes..][..classes]);
+            logits.extend_from_slice(&shards[round].shard.teacher_logits[*row as usize * classes..][..classes]);
         }
-        Ok(Tensor::from_vec(logits, (places.len(), classes), self.device())?)
+        Ok(Tensor::from_vec(logits, (places.len(), classes), self.device()?)?)
     }
 
     /// The shards that `places` are in; every row is known to exist.
-    fn shards_of(&mut self, places: &[(u32, u32)]) -> Result<HashMap<u32, Rc<ImageShard>>> {
+    fn shards_of(&mut self, places: &[(u32, u32)]) -> Result<HashMap<u32, Rc<KeptShard>>> {
         let mut shards = HashMap::new();
         for &(round, row) in places {
             let shard = match shards.entry(round) {
                 Entry::Occupied(shard) => shard.into_mut(),
-                Entry::Vacant(place) => place.insert(self.shard(round)?),
+                Entry::Vacant(place) => place.insert(self.kept_shard(round)?),
             };
             shard
+                .shard
                 .samples
                 .get(row as usize)
                 .with_context(|| format!("{} has no row {row}, which the buffer refers to", shard_path(round)))?;

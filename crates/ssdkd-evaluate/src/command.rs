@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
+use candle_core::Device;
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 use ssdkd_data::Split;
-use ssdkd_nn::Architecture;
+use ssdkd_nn::{Architecture, OPEN_GPU};
 use ssdkd_stage::exit::{self, Code};
 use ssdkd_stage::{CommonArgs, Progress, StageError, signals, write_file};
 
 use crate::evaluation::{Evaluation, evaluate_beside};
-use crate::inputs::{device, load_card, load_model, open_data};
+use crate::inputs::{load_card, load_model, open_data};
 
 /// Measure a model on real data: accuracy, cross-entropy, confusions, agreement with the teacher
 #[derive(Debug, Parser)]
@@ -88,7 +89,7 @@ struct Report<'a> {
 /// Measures, and prints what was found.
 pub fn run(arguments: &EvaluateArgs) -> Result<(), StageError> {
     arguments.common.set_up()?;
-    let device = device(arguments.common.device)?;
+    let device = arguments.common.device.open(Device::Cpu, OPEN_GPU)?;
     let teacher = arguments.teacher.as_deref().map(|path| load_card(path, &device)).transpose()?;
     let network = load_model(&arguments.model, teacher.as_ref().map(|(card, _)| card), &device)?;
     let split = Split::from(arguments.split);

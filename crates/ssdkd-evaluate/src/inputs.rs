@@ -1,4 +1,4 @@
-//! What is measured, and on what: models, data sets and the device, each failing with the exit code it deserves.
+//! What is measured, and on what: models and data sets, each failing with the exit code it deserves.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -7,18 +7,8 @@ use candle_core::Device;
 use ssdkd_data::{DataError, Dataset, Split};
 use ssdkd_nn::weights::{self, WeightsError};
 use ssdkd_nn::{CardError, Network, NetworkSpec, TeacherCard, identify};
+use ssdkd_stage::StageError;
 use ssdkd_stage::exit::Code;
-use ssdkd_stage::{DeviceChoice, StageError};
-
-/// Where to compute.
-pub fn device(choice: DeviceChoice) -> Result<Device, StageError> {
-    match choice {
-        DeviceChoice::Cpu | DeviceChoice::Auto => Ok(Device::Cpu),
-        DeviceChoice::Cuda(_) => Err(StageError::Usage(format!(
-            "--device {choice}: this program was built for the CPU alone\nhint: use --device cpu"
-        ))),
-    }
-}
 
 /// Opens a split of a data set; see [`ssdkd_data::open`].
 pub fn open_data(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, StageError> {

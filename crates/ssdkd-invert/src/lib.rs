@@ -84,7 +84,7 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
 fn generator_before(context: &mut Context, round: u32) -> Result<Box<dyn Inversion>> {
     let settings = context.recipe().invert.clone();
     let seed = context.recipe().run.seed;
-    let (teacher, device) = (context.teacher()?, context.device().clone());
+    let (teacher, device) = (context.teacher()?, context.device()?.clone());
     let Some(previous) = round.checked_sub(1) else {
         return Ok(Strategy::start(&settings, &teacher, seed, &device)?);
     };

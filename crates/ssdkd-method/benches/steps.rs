@@ -5,11 +5,17 @@
 //! cargo bench --workspace --bench steps [-- SUBSTRING-OF-A-ROW]     a table
 //! cargo bench --workspace --bench steps -- --serve                  rows on stdin, one step each; `pytorch.py` drives it
 //! ```
+//!
+//! `--device cuda[:N]` or SSDKD_BENCH_DEVICE: on a GPU, if built for one. A step has ended when the GPU has done its work.
+
+#[path = "../../ssdkd-ops/tests/common/place.rs"]
+mod place;
 
 use std::io::{BufRead, Write};
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor, bail};
+use ssdkd_method::distillation::distillation_loss;
 use ssdkd_method::persistent_generator::PersistentGenerator;
 use ssdkd_method::{
     AugmentSettings, DistillSettings, Distiller, Inversion as _, InvertSettings, Modulation, ModulationSettings,
@@ -24,6 +30,8 @@ static ALLOCATOR: CachingAllocator = CachingAllocator::new(4 << 30);
 
 const NETWORKS: [&str; 7] = ["resnet20", "resnet56", "wrn-16-1", "wrn-16-2", "wrn-40-2", "resnet18", "vgg11"];
 const BATCHES: [usize; 2] = [128, 256];
+/// Those of a GPU, which smaller ones leave idle.
+const LARGE_BATCHES: [usize; 2] = [256, 1024];
 /// One 3×3 convolution, `MAPxINxOUT`: the shapes that the networks spend their time on.
 const CONVOLUTIONS: [&str; 6] = ["32x16x16", "32x32x32", "32x64x64", "16x64x64", "8x128x128", "4x512x512"];
 /// Calls of one convolution in a step: alone it would be too short to time.
@@ -34,35 +42,54 @@ const STUDENT: &str = "wrn-16-1";
 /// Timed repetitions of each row in the table.
 const REPETITIONS: usize = 7;
 
+/// Untimed steps before them: a GPU's library tries its algorithms in the first ones.
+const WARM_UP: usize = 1;
+const GPU_WARM_UP: usize = 5;
+
 /// One step of a row.
 type Step = Box<dyn FnMut() -> Result<()>>;
 
 fn main() -> Result<()> {
-    let arguments = std::env::args().skip(1).filter(|argument| argument != "--bench").collect::<Vec<_>>();
-    if arguments.iter().any(|argument| argument == "--serve") {
-        return serve();
+    let mut device = std::env::var("SSDKD_BENCH_DEVICE").unwrap_or_default();
+    let (mut serves, mut wanted) = (false, String::new());
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--bench" => {} // cargo's
+            "--serve" => serves = true,
+            "--device" => device = arguments.next().unwrap_or_default(),
+            _ => wanted = argument,
+        }
     }
-    let wanted = arguments.first().cloned().unwrap_or_default();
-    println!("{:<28} {:>10} {:>10} {:>10} {:>10}", "step", "min s", "median s", "max s", "peak MiB");
-    for row in rows().iter().filter(|row| row.contains(&wanted)) {
-        let mut step = step(row)?;
-        step()?;
+    let device = place::open(&device);
+    if serves { serve(&device) } else { table(&device, &wanted) }
+}
+
+fn table(device: &Device, wanted: &str) -> Result<()> {
+    println!(
+        "{:<28} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "step", "min s", "median s", "max s", "ordered s", "peak MiB"
+    );
+    for row in rows(device).iter().filter(|row| row.contains(wanted)) {
+        let mut step = ready(row, device)?;
         let mut seconds = Vec::new();
-        let mut peak = 0;
+        let (mut peak, mut ordered) = (0, f64::INFINITY);
         for _ in 0..REPETITIONS {
-            let (spent, bytes) = timed(&mut step)?;
-            seconds.push(spent);
-            peak = peak.max(bytes);
+            let time = timed(&mut step, device)?;
+            seconds.push(time.seconds);
+            ordered = time.ordered.min(ordered);
+            peak = peak.max(time.peak);
         }
         seconds.sort_by(f64::total_cmp);
         let [min, median, max] = [0, REPETITIONS / 2, REPETITIONS - 1].map(|at| seconds[at]);
-        println!("{row:<28} {min:>10.4} {median:>10.4} {max:>10.4} {:>10}", peak >> 20);
+        println!("{row:<28} {min:>10.5} {median:>10.5} {max:>10.5} {ordered:>10.5} {:>10}", peak >> 20);
     }
     Ok(())
 }
 
-/// Answers each row on stdin with seconds and peak bytes of one step; `-` forgets the row before.
-fn serve() -> Result<()> {
+/// Answers each row on stdin with seconds and peak bytes of one step, and the first failure with `error` and a message: a GPU
+/// may be of no use after it. `-` forgets the row before.
+fn serve(device: &Device) -> Result<()> {
     let mut current: Option<(String, Step)> = None;
     for row in std::io::stdin().lock().lines() {
         let row = row?;
@@ -70,70 +97,100 @@ fn serve() -> Result<()> {
             current = None;
             continue;
         }
-        if current.as_ref().is_none_or(|(name, _)| *name != row) {
-            drop(current.take()); // its memory first
-            let mut fresh = step(&row)?;
-            fresh()?;
-            current = Some((row.clone(), fresh));
+        match answer(&row, &mut current, device) {
+            Ok(Time { seconds, peak, .. }) => println!("{seconds}\t{peak}"),
+            Err(error) => {
+                println!("error\t{}", error.to_string().lines().collect::<Vec<_>>().join(" | "));
+                return Err(error);
+            }
         }
-        if let Some((_, step)) = &mut current {
-            let (seconds, peak) = timed(step)?;
-            println!("{seconds}\t{peak}");
-            std::io::stdout().flush()?;
-        }
+        std::io::stdout().flush()?;
     }
     Ok(())
 }
 
-fn timed(step: &mut Step) -> Result<(f64, usize)> {
+fn answer(row: &str, current: &mut Option<(String, Step)>, device: &Device) -> Result<Time> {
+    if let Some((_, step)) = current.as_mut().filter(|(name, _)| name == row) {
+        return timed(step, device);
+    }
+    *current = None; // its memory first
+    let (_, step) = current.insert((row.to_owned(), ready(row, device)?));
+    timed(step, device)
+}
+
+/// A row's step, warmed up.
+fn ready(row: &str, device: &Device) -> Result<Step> {
+    let mut step = step(row, device)?;
+    for _ in 0..if device.is_cpu() { WARM_UP } else { GPU_WARM_UP } {
+        step()?;
+    }
+    Ok(step)
+}
+
+/// What one step took.
+struct Time {
+    seconds: f64,
+    /// Until all of its work was ordered. On a GPU, a step that takes little longer than that waits for the program.
+    ordered: f64,
+    /// Bytes of the program's memory.
+    peak: usize,
+}
+
+fn timed(step: &mut Step, device: &Device) -> Result<Time> {
     ops::reset_peak();
+    device.synchronize()?;
     let start = Instant::now();
     step()?;
-    Ok((start.elapsed().as_secs_f64(), ops::peak_bytes()))
+    let ordered = start.elapsed().as_secs_f64();
+    device.synchronize()?;
+    Ok(Time { seconds: start.elapsed().as_secs_f64(), ordered, peak: ops::peak_bytes() })
 }
 
 /// `KIND NETWORK BATCH`, in the order of the table.
-fn rows() -> Vec<String> {
+fn rows(device: &Device) -> Vec<String> {
     let mut rows = Vec::new();
-    for batch in BATCHES {
+    let batches = if device.is_cpu() { BATCHES } else { LARGE_BATCHES };
+    for batch in batches {
         for kind in ["forward", "train"] {
             rows.extend(NETWORKS.iter().map(|network| format!("{kind} {network} {batch}")));
         }
-        rows.extend(["invert", "distil"].map(|kind| format!("{kind} {TEACHER}/{STUDENT} {batch}")));
+        let kinds = if device.is_cpu() { &["invert", "distil"][..] } else { &["invert", "distil", "distil-bare"] };
+        rows.extend(kinds.iter().map(|kind| format!("{kind} {TEACHER}/{STUDENT} {batch}")));
     }
     for kind in ["forward", "input", "weight"] {
-        rows.extend(CONVOLUTIONS.iter().map(|shape| format!("conv-{kind} {shape} {}", BATCHES[0])));
+        rows.extend(CONVOLUTIONS.iter().map(|shape| format!("conv-{kind} {shape} {}", batches[0])));
     }
     rows
 }
 
-fn step(row: &str) -> Result<Step> {
+fn step(row: &str, device: &Device) -> Result<Step> {
     let words = row.split(' ').collect::<Vec<_>>();
     let [kind, network, batch] = words[..] else { bail!("a row reads KIND NETWORK BATCH, not {row:?}") };
     let Ok(batch) = batch.parse::<usize>() else { bail!("{batch:?} is not a batch size") };
     if let Some(direction) = kind.strip_prefix("conv-") {
-        return convolution(direction, network, batch);
+        return convolution(direction, network, batch, device);
     }
-    let images = random((batch, 32, 32, 3))?;
+    let images = random((batch, 32, 32, 3), device)?;
     match kind {
-        "forward" => Ok(forward(build(network)?, images)),
-        "train" => train(build(network)?, images),
-        "invert" => invert(batch),
+        "forward" => Ok(forward(build(network, device)?, images)),
+        "train" => train(build(network, device)?, images),
+        "invert" => invert(batch, device),
         "distil" => distil(images),
+        "distil-bare" => distil_bare(images),
         _ => bail!("{kind:?} is not a kind of step"),
     }
 }
 
-fn random(shape: (usize, usize, usize, usize)) -> Result<Tensor> {
-    uniform_tensor(&mut stream(0, "images", &[]), (0.0, 1.0), shape, &Device::Cpu)
+fn random(shape: (usize, usize, usize, usize), device: &Device) -> Result<Tensor> {
+    uniform_tensor(&mut stream(0, "images", &[]), (0.0, 1.0), shape, device)
 }
 
 /// The output, the input's gradient or the weight's gradient alone, [`CALLS`] times.
-fn convolution(direction: &str, shape: &str, batch: usize) -> Result<Step> {
+fn convolution(direction: &str, shape: &str, batch: usize, device: &Device) -> Result<Step> {
     let sizes = shape.split('x').filter_map(|size| size.parse().ok()).collect::<Vec<usize>>();
     let [size, inputs, outputs] = sizes[..] else { bail!("a convolution reads MAPxINxOUT, not {shape:?}") };
-    let (x, weight) = (random((batch, size, size, inputs))?, random((outputs, inputs, 3, 3))?);
-    let gradient = random((batch, size, size, outputs))?;
+    let (x, weight) = (random((batch, size, size, inputs), device)?, random((outputs, inputs, 3, 3), device)?);
+    let gradient = random((batch, size, size, outputs), device)?;
     let spec = ops::Conv2dSpec::new(1, 1);
     let (x, weight) = match direction {
         "forward" => (Value::constant(x), Value::constant(weight)),
@@ -148,12 +205,12 @@ fn convolution(direction: &str, shape: &str, batch: usize) -> Result<Step> {
     Ok(Box::new(move || (0..CALLS).try_for_each(|_| y.clone().backward_from(gradient.clone()).map(|_| ()))))
 }
 
-fn build(architecture: &str) -> Result<Network> {
+fn build(architecture: &str, device: &Device) -> Result<Network> {
     let architecture = architecture.parse::<Architecture>().map_err(candle_core::Error::msg)?;
     let names = Names::default();
     let spec =
         NetworkSpec { architecture, names, classes: 10, input: [3, 32, 32], mean: vec![0.5; 3], std: vec![0.25; 3] };
-    Network::create(&spec, 0, &Device::Cpu)
+    Network::create(&spec, 0, device)
 }
 
 /// Logits, with running statistics.
@@ -176,10 +233,10 @@ fn train(network: Network, images: Tensor) -> Result<Step> {
 }
 
 /// The generator, the teacher with all taps, the student as adversary; one Adam step; labels of the rounded images.
-fn invert(batch: usize) -> Result<Step> {
-    let (teacher, student) = (build(TEACHER)?, build(STUDENT)?);
+fn invert(batch: usize, device: &Device) -> Result<Step> {
+    let (teacher, student) = (build(TEACHER, device)?, build(STUDENT, device)?);
     let settings = InvertSettings { batch, augment: AugmentSettings::OFF, ..Default::default() };
-    let mut generator = PersistentGenerator::new(settings, &teacher, 0, &Device::Cpu)?;
+    let mut generator = PersistentGenerator::new(settings, &teacher, 0, device)?;
     let modulation = Modulation::new(ModulationSettings::OFF, &[]);
     let mut index = 0;
     Ok(Box::new(move || {
@@ -189,12 +246,26 @@ fn invert(batch: usize) -> Result<Step> {
     }))
 }
 
-/// The teacher's logits, the student's training step at T = 4.
+/// The teacher's logits, the student's training step at T = 4, and what the step reports.
 fn distil(images: Tensor) -> Result<Step> {
-    let (teacher, student) = (build(TEACHER)?, build(STUDENT)?);
+    let (teacher, student) = (build(TEACHER, images.device())?, build(STUDENT, images.device())?);
     let settings = DistillSettings { lr: 1e-3, augment: AugmentSettings::OFF, ..Default::default() };
     let mut distiller = Distiller::new(settings, &teacher, &student)?;
     Ok(Box::new(move || {
         distiller.step(&teacher, &student, &images, None, (0, 1), &mut stream(0, "views", &[])).map(|_| ())
+    }))
+}
+
+/// The same without the report: nothing is read back from a GPU.
+fn distil_bare(images: Tensor) -> Result<Step> {
+    let (teacher, student) = (build(TEACHER, images.device())?, build(STUDENT, images.device())?);
+    let mut sgd = Sgd::new(student.store().parameters(), 0.9, 5e-4, false)?;
+    let images = Value::constant(images);
+    Ok(Box::new(move || {
+        let teacher_logits = teacher.forward(&images, &Pass::eval())?.logits;
+        let logits = student.forward(&images, &Pass::train())?.logits;
+        let loss = distillation_loss(&teacher_logits, &logits, 4.0, None)?;
+        drop((teacher_logits, logits));
+        sgd.step(&loss.backward()?, 1e-3)
     }))
 }

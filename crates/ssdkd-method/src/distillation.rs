@@ -19,7 +19,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::{Adam, Network, Output, Pass, Sgd, Store, schedule};
@@ -207,23 +207,27 @@ impl Distiller {
             loss = ops::weighted_sum(&[(1.0, &loss), (self.settings.features, &distance)])?;
         }
         drop((maps, teacher_maps));
+        let (teacher_logits, student_logits) = (teacher_logits.tensor().clone(), student_logits.tensor().clone());
 
-        let disagreement = disagreement(teacher_logits.tensor(), student_logits.tensor())?;
-        let agreement = agreement(teacher_logits.tensor(), student_logits.tensor())?;
-        drop(student_logits);
-        let loss_value = loss.scalar()?;
-        if !loss_value.is_finite() {
-            bail!("the student's loss at step {step} is {loss_value}\nhint: it has diverged; lower distill.lr");
-        }
+        let loss_tensor = loss.detach();
         let gradients = loss.backward()?;
-        let gradient_norm = gradient_norm(student.store(), &gradients)?;
         let lr = self.settings.learning_rate(step, total);
         match &mut self.optimizer {
             Optimizer::Sgd(sgd) => sgd.step(&gradients, lr)?,
             Optimizer::Adam(adam) => adam.step(&gradients, lr)?,
         }
         self.update_average(student)?;
-        Ok(StepReport { loss: loss_value, disagreement, agreement, gradient_norm, lr })
+
+        // Read back last, so that a GPU is waited for once in a step.
+        let loss = loss_tensor.scalar()?;
+        if !loss.is_finite() {
+            bail!("the student's loss at step {step} is {loss}\nhint: it has diverged; lower distill.lr");
+        }
+        let gradient_norm = gradient_norm(student.store(), &gradients)?;
+        let [teacher_logits, student_logits] = [teacher_logits.to_device(&CPU)?, student_logits.to_device(&CPU)?];
+        let disagreement = disagreement(&teacher_logits, &student_logits)?;
+        let agreement = agreement(&teacher_logits, &student_logits)?;
+        Ok(StepReport { loss, disagreement, agreement, gradient_norm, lr })
     }
 
     fn update_average(&self, student: &Network) -> Result<()> {
@@ -297,6 +301,8 @@ impl Distiller {
     }
 }
 
+const CPU: Device = Device::Cpu;
+
 const OPTIMIZER: &str = "optimizer.";
 const PROJECTOR: &str = "projector.";
 const AVERAGE: &str = "average.";
@@ -325,19 +331,15 @@ pub fn agreement(a: &Tensor, b: &Tensor) -> Result<f32> {
 }
 
 fn gradient_norm(store: &Store, gradients: &Gradients) -> Result<f32> {
-    let mut squares = 0.0;
-    for (_, parameter) in store.parameters() {
-        if let Some(gradient) = gradients.get(&parameter) {
-            squares += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
-        }
-    }
-    Ok(squares.sqrt() as f32)
+    let parameters = store.parameters();
+    let of_student = parameters.iter().filter_map(|(_, parameter)| gradients.get(parameter));
+    Ok(ops::norm_of_all(&of_student.collect::<Vec<_>>())? as f32)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{Golden, formula, network, numbers};
+    use crate::golden::{Golden, assert_repeated, formula, network, numbers};
     use ssdkd_nn::NetworkSpec;
     use ssdkd_nn::random::{stream, uniform_tensor};
 
@@ -380,6 +382,15 @@ mod tests {
         range.map(step).collect()
     }
 
+    /// All numbers of all reports.
+    fn figures(reports: &[StepReport]) -> Vec<f32> {
+        let of = |report: &StepReport| {
+            let StepReport { loss, disagreement, agreement, gradient_norm, lr } = report;
+            [&[*loss, *agreement, *gradient_norm, *lr as f32], &disagreement[..]].concat()
+        };
+        reports.iter().flat_map(of).collect()
+    }
+
     #[track_caller]
     fn check_resumes(settings: &DistillSettings) {
         let teacher = network(1);
@@ -396,12 +407,13 @@ mod tests {
         let mut distiller_again = Distiller::new(settings.clone(), &teacher, &resumed).unwrap();
         resumed.store().load_tensors(weights).unwrap();
         distiller_again.load_state(state).unwrap();
-        assert_eq!(train(&mut distiller_again, &teacher, &resumed, 3..6), expected);
-        let bits = |tensors: Option<BTreeMap<String, Tensor>>| {
+        let again = train(&mut distiller_again, &teacher, &resumed, 3..6);
+        assert_repeated("reports", &figures(&again), &figures(&expected));
+        let all = |tensors: Option<BTreeMap<String, Tensor>>| {
             let tensors = tensors.unwrap_or_default().into_values().filter(|tensor| tensor.dtype() == DType::F32);
-            tensors.map(|tensor| numbers(&tensor)).collect::<Vec<_>>()
+            tensors.flat_map(|tensor| numbers(&tensor)).collect::<Vec<_>>()
         };
-        assert_eq!(bits(distiller_again.average()), bits(distiller.average()));
+        assert_repeated("average", &all(distiller_again.average()), &all(distiller.average()));
         assert_eq!(distiller.average().is_some(), settings.ema > 0.0);
     }
 

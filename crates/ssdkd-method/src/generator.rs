@@ -156,7 +156,7 @@ pub(crate) fn draws(position: Position, purpose: &str, step: usize) -> ChaCha8Rn
 mod tests {
     use super::*;
     use crate::augment::AugmentSettings;
-    use crate::golden::{network, numbers};
+    use crate::golden::{assert_repeated, device, network, numbers};
     use crate::inversion::{Inversion, Strategy};
     use crate::modulation::{Modulation, ModulationSettings};
 
@@ -179,8 +179,9 @@ mod tests {
         Position { seed: 9, round, distilling_round, batch }
     }
 
-    fn bits(made: &Synthesis) -> (Vec<f32>, Vec<u32>, Vec<f32>, f32) {
-        (numbers(&made.images), made.targets.clone(), numbers(&made.teacher_logits), made.terms.total)
+    fn all(made: &Synthesis) -> Vec<f32> {
+        let targets = made.targets.iter().map(|&target| target as f32).collect();
+        [numbers(&made.images), targets, numbers(&made.teacher_logits), vec![made.terms.total]].concat()
     }
 
     #[track_caller]
@@ -191,11 +192,11 @@ mod tests {
             let batch = |(round, batch): (u32, u32)| {
                 let distilling = round.checked_sub(1);
                 let student = distilling.map(|_| &student);
-                bits(&inversion.synthesize(&teacher, student, &modulation, position(round, distilling, batch)).unwrap())
+                all(&inversion.synthesize(&teacher, student, &modulation, position(round, distilling, batch)).unwrap())
             };
-            rounds.flat_map(|round| [(round, 0), (round, 1)]).map(batch).collect::<Vec<_>>()
+            rounds.flat_map(|round| [(round, 0), (round, 1)]).flat_map(batch).collect::<Vec<_>>()
         };
-        let fresh = || Strategy::start(&settings(strategy), &teacher, 9, &Device::Cpu).unwrap();
+        let fresh = || Strategy::start(&settings(strategy), &teacher, 9, &device()).unwrap();
         let mut inversion = fresh();
         make(&mut *inversion, 0..2);
         let copy = |(name, tensor): (String, Tensor)| (name, tensor.copy().unwrap());
@@ -204,7 +205,7 @@ mod tests {
 
         let mut resumed = fresh();
         resumed.load_state(state.clone()).unwrap();
-        assert_eq!(make(&mut *resumed, 2..4), expected);
+        assert_repeated("batches", &make(&mut *resumed, 2..4), &expected);
         let mut restarted = fresh();
         assert_ne!(make(&mut *restarted, 2..4), expected, "the state matters");
 
@@ -229,14 +230,15 @@ mod tests {
     fn a_batch_is_rounded_and_labelled_by_the_teacher() {
         let teacher = network(1);
         let modulation = Modulation::new(ModulationSettings::OFF, &[]);
-        let mut inversion = Strategy::start(&settings(Strategy::Persistent), &teacher, 9, &Device::Cpu).unwrap();
+        let mut inversion = Strategy::start(&settings(Strategy::Persistent), &teacher, 9, &device()).unwrap();
         let made = inversion.synthesize(&teacher, None, &modulation, position(0, None, 0)).unwrap();
         assert_eq!(made.images.dims(), [6, 8, 8, 3]);
         for x in numbers(&made.images) {
             let level = x * 255.0;
             assert!((0.0..=1.0).contains(&x) && (level - level.round()).abs() < 1e-3, "{x}");
         }
-        assert_eq!(numbers(&teacher.logits(&made.images).unwrap()), numbers(&made.teacher_logits));
+        let again = teacher.logits(&made.images).unwrap();
+        assert_repeated("logits", &numbers(&again), &numbers(&made.teacher_logits));
         assert_eq!(made.targets, ops::argmax(&made.teacher_logits).unwrap());
         assert_eq!(made.terms.adversarial, 0.0, "no adversary in the warm-up");
     }
@@ -252,10 +254,10 @@ mod tests {
                 ModulationSettings { gamma: 0.0, ..Default::default() }
             };
             let modulation = Modulation::new(phi, counts);
-            let mut inversion = Strategy::start(&settings(Strategy::Meta), &teacher, 9, &Device::Cpu).unwrap();
-            bits(&inversion.synthesize(&teacher, None, &modulation, position(0, None, 0)).unwrap())
+            let mut inversion = Strategy::start(&settings(Strategy::Meta), &teacher, 9, &device()).unwrap();
+            all(&inversion.synthesize(&teacher, None, &modulation, position(0, None, 0)).unwrap())
         });
-        assert_eq!(made[0], made[1]);
+        assert_repeated("batch", &made[0], &made[1]);
     }
 
     #[test]
@@ -278,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_first_layer_is_drawn_anew_once() {
-        let generator = TrainedGenerator::new(settings(Strategy::Meta), &network(1), 9, &Device::Cpu).unwrap();
+        let generator = TrainedGenerator::new(settings(Strategy::Meta), &network(1), 9, &device()).unwrap();
         let tensors = || generator.store.deep_clone().unwrap().to_tensors();
         let before = tensors();
         for early in [position(0, None, 0), position(1, Some(0), 0), position(2, Some(1), 1), position(3, Some(2), 0)] {
@@ -309,7 +311,7 @@ mod tests {
             augment: AugmentSettings::OFF,
             ..settings(Strategy::Persistent)
         };
-        let mut inversion = Strategy::start(&settings, &teacher, 9, &Device::Cpu).unwrap();
+        let mut inversion = Strategy::start(&settings, &teacher, 9, &device()).unwrap();
         let total =
             |batch| inversion.synthesize(&teacher, None, &modulation, position(0, None, batch)).unwrap().terms.total;
         let totals = (0..30).map(total).collect::<Vec<_>>();

@@ -72,13 +72,10 @@ impl Hints {
                 Some(projector) => projector.forward(map, &Pass::train())?,
                 None => map.clone(),
             };
-            let norm = f64::from(target.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt();
-            if norm == 0.0 {
-                bail!("all features of one of the teacher's blocks are 0\nhint: set distill.features to 0");
-            }
-            distances.push((1.0 / (norm * self.pairs.len() as f64), ops::l2_distance(&projected, target)?));
+            distances.push(ops::relative_distance(&projected, target)?);
         }
-        ops::weighted_sum(&distances.iter().map(|(factor, distance)| (*factor, distance)).collect::<Vec<_>>())
+        let share = 1.0 / self.pairs.len() as f64;
+        ops::weighted_sum(&distances.iter().map(|distance| (share, distance)).collect::<Vec<_>>())
     }
 
     /// What is trained beside the student.

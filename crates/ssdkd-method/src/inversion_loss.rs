@@ -86,6 +86,9 @@ pub struct InversionTerms {
     pub total: f32,
 }
 
+/// Where a term's number goes.
+type Term = fn(&mut InversionTerms) -> &mut f32;
+
 /// The networks and rules by which a batch of images is judged.
 pub struct Objective<'a> {
     /// f_t, in evaluation mode throughout.
@@ -121,25 +124,22 @@ impl Objective<'_> {
         let Output { features, logits: teacher_logits, .. } = self.teacher.forward(views, &pass)?; // (B, F), (B, K)
         let taps = pass.take_taps();
 
-        let mut total = Vec::new();
-        let mut terms = InversionTerms::default();
-        let mut term = |factor: f64, value: Value| -> Result<f32> {
-            let number = value.scalar()?;
-            total.push((factor, value));
-            Ok(number)
-        };
+        let mut total: Vec<(f64, Value, Term)> = Vec::new();
         if weights.bn != 0.0 {
-            terms.batch_norm = term(weights.bn, momentum.loss(&taps)?)?;
+            total.push((weights.bn, momentum.loss(&taps)?, |terms| &mut terms.batch_norm));
         }
         if weights.oh != 0.0 {
-            terms.task = term(weights.oh, task_loss(&teacher_logits, targets, self.modulation)?)?;
+            let loss = task_loss(&teacher_logits, targets, self.modulation)?;
+            total.push((weights.oh, loss, |terms| &mut terms.task));
         }
         if weights.bal != 0.0 {
-            terms.balance = term(weights.bal, ops::mean_softmax_negentropy(&teacher_logits)?)?;
+            let loss = ops::mean_softmax_negentropy(&teacher_logits)?;
+            total.push((weights.bal, loss, |terms| &mut terms.balance));
         }
         if weights.act != 0.0 {
             // Features are pooled behind a ReLU: none is negative.
-            terms.activation = term(weights.act, ops::scale(&ops::mean_all(&features)?, -1.0)?)?;
+            let loss = ops::scale(&ops::mean_all(&features)?, -1.0)?;
+            total.push((weights.act, loss, |terms| &mut terms.activation));
         }
         if let (Some(student), true) = (self.student, weights.adv != 0.0) {
             let student_logits = student.forward(views, &Pass::eval())?.logits;
@@ -147,15 +147,19 @@ impl Objective<'_> {
                 Discrepancy::Kl => adversarial_loss(&teacher_logits, &student_logits, weights.adv_mask)?,
                 Discrepancy::L1 => ops::scale(&ops::mean_absolute_difference(&teacher_logits, &student_logits)?, -1.0)?,
             };
-            terms.adversarial = term(weights.adv, loss)?;
+            total.push((weights.adv, loss, |terms| &mut terms.adversarial));
         }
         if total.is_empty() {
             bail!(
                 "the generator has no loss: all factors that apply now are 0\nhint: set invert.bn, oh, bal, act or adv"
             );
         }
-        let total = ops::weighted_sum(&total.iter().map(|(factor, value)| (*factor, value)).collect::<Vec<_>>())?;
-        terms.total = total.scalar()?;
+        let sum = ops::weighted_sum(&total.iter().map(|(factor, value, _)| (*factor, value)).collect::<Vec<_>>())?;
+        // Read back last, so that a GPU is waited for once.
+        let mut terms = InversionTerms { total: sum.scalar()?, ..InversionTerms::default() };
+        for (_, value, of) in &total {
+            *of(&mut terms) = value.scalar()?;
+        }
         if !terms.total.is_finite() {
             let InversionTerms { batch_norm, task, balance, activation, adversarial, .. } = terms;
             // The other terms are of the teacher's answers alone.
@@ -167,7 +171,7 @@ impl Objective<'_> {
             };
             bail!("{whose} not finite: {terms:?}\nhint: {remedy}");
         }
-        Ok(Judgement { total, terms, statistics: taps.iter().map(statistics).collect(), features })
+        Ok(Judgement { total: sum, terms, statistics: taps.iter().map(statistics).collect(), features })
     }
 }
 

@@ -113,7 +113,7 @@ impl Inversion for MetaGenerator {
 mod tests {
     use super::*;
     use crate::augment::AugmentSettings;
-    use crate::golden::{Golden, check_parameters, fill, formula, network, numbers};
+    use crate::golden::{Golden, check_parameters, device, fill, formula, network, numbers};
     use crate::inversion::{Strategy, TargetRule};
     use crate::modulation::{Diversity, ModulationSettings};
 
@@ -146,7 +146,7 @@ mod tests {
             weights: settings.loss_weights(),
             modulation: &modulation,
         };
-        let mut meta = MetaGenerator::new(settings, &teacher, 0, &Device::Cpu).unwrap();
+        let mut meta = MetaGenerator::new(settings, &teacher, 0, &device()).unwrap();
         fill(&meta.0.store, 3);
         let position = Position { seed: 0, round: 0, distilling_round: Some(0), batch: 0 };
         for batch in 0..2 {

@@ -88,7 +88,7 @@ type Step = (Tensor, InversionTerms, Vec<(Tensor, Tensor)>);
 mod tests {
     use super::*;
     use crate::augment::AugmentSettings;
-    use crate::golden::{Golden, check_parameters, fill, formula, network, numbers};
+    use crate::golden::{Golden, check_parameters, device, fill, formula, network, numbers};
     use crate::modulation::ModulationSettings;
 
     #[test]
@@ -104,7 +104,7 @@ mod tests {
             weights: settings.loss_weights(),
             modulation: &modulation,
         };
-        let mut generator = PersistentGenerator::new(settings, &teacher, 0, &Device::Cpu).unwrap();
+        let mut generator = PersistentGenerator::new(settings, &teacher, 0, &device()).unwrap();
         fill(&generator.0.store, 3);
         let position = Position { seed: 0, round: 0, distilling_round: Some(0), batch: 0 };
         for step in 0..3 {

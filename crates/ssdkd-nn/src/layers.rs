@@ -3,11 +3,11 @@
 //! candle's dialect: plain structs with `new(…, vb)` and `forward(…)`. How fresh tensors are drawn is for the model to
 //! say.
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::{Result, Tensor};
 use candle_nn::init::{FanInOut, NonLinearity, NormalOrUniform};
 use candle_nn::{Init, VarBuilder};
 use ssdkd_ops as ops;
-use ssdkd_ops::{Activation, BatchMoments, Conv2dSpec, FrozenNorm, Value};
+use ssdkd_ops::{Activation, Conv2dSpec, FrozenNorm, Running, Value};
 
 use crate::pass::{Pass, Statistics, Tap};
 
@@ -157,7 +157,7 @@ impl BatchNorm2d {
         match pass.statistics {
             Statistics::Batch => {
                 let (y, moments) = ops::batch_norm_train(x, &weight, &bias, EPS, residual, activation)?;
-                self.follow(&moments)?;
+                self.running().follow(&moments, MOMENTUM)?;
                 Ok(y)
             }
             Statistics::BatchOnly => {
@@ -189,14 +189,8 @@ impl BatchNorm2d {
         }
     }
 
-    /// Moves the running statistics towards those of a batch, and counts it.
-    fn follow(&self, moments: &BatchMoments) -> Result<()> {
-        // PyTorch's running variance is the unbiased one.
-        let unbiased = moments.count as f64 / (moments.count as f64 - 1.0);
-        ops::lerp_assign(&self.running_mean, &moments.mean, MOMENTUM)?;
-        ops::lerp_assign(&self.running_var, &(&moments.variance * unbiased)?, MOMENTUM)?;
-        let count = (self.num_batches_tracked.detach() + 1.0)?;
-        Var::from_tensor(&self.num_batches_tracked)?.set(&count)
+    fn running(&self) -> Running<'_> {
+        Running { mean: &self.running_mean, variance: &self.running_var, batches: &self.num_batches_tracked }
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod architecture;
 mod card;
+mod device;
 mod layers;
 pub mod models;
 mod network;
@@ -17,6 +18,7 @@ pub mod weights;
 
 pub use architecture::{Architecture, Identity, Names, Shortcut, identify};
 pub use card::{CARD_VERSION, CardError, TeacherCard};
+pub use device::{OPEN_GPU, OpenGpu, device_name};
 pub use layers::{BatchNorm2d, Conv2d, Draw, Linear};
 pub use models::{Classifier, Generator, Output};
 pub use network::{Network, NetworkSpec};

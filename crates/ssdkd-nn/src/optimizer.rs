@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Result, Tensor, Var, bail};
-use ssdkd_ops::{self as ops, Gradients};
+use ssdkd_ops::{self as ops, AdamSlot, Gradients, SgdSlot};
 
 /// Stochastic gradient descent with momentum.
 pub struct Sgd {
@@ -78,21 +78,11 @@ impl Sgd {
 
     /// One step; parameters without a gradient stay.
     pub fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
-        for slot in &self.slots {
-            if let Some(gradient) = gradients.get(&slot.parameter) {
-                let velocity = &slot.memory[0].1;
-                ops::sgd_step(
-                    &slot.parameter,
-                    gradient,
-                    velocity,
-                    lr,
-                    self.momentum,
-                    self.weight_decay,
-                    self.nesterov,
-                )?;
-            }
-        }
-        Ok(())
+        let moved = self.slots.iter().filter_map(|slot| {
+            let grad = gradients.get(&slot.parameter)?;
+            Some(SgdSlot { parameter: &slot.parameter, grad, velocity: &slot.memory[0].1 })
+        });
+        ops::sgd_steps(&moved.collect::<Vec<_>>(), lr, self.momentum, self.weight_decay, self.nesterov)
     }
 
     /// The velocities by parameter name. They share their numbers with the optimiser: steps change them.
@@ -142,24 +132,12 @@ impl Adam {
 
     fn step_by<'a>(&mut self, gradient: impl Fn(&Slot) -> Option<&'a Tensor>, lr: f64) -> Result<()> {
         self.steps += 1;
-        for slot in &self.slots {
-            if let Some(gradient) = gradient(slot) {
-                let (first, second) = (&slot.memory[0].1, &slot.memory[1].1);
-                ops::adam_step(
-                    &slot.parameter,
-                    gradient,
-                    first,
-                    second,
-                    self.steps,
-                    lr,
-                    self.beta1,
-                    self.beta2,
-                    EPS,
-                    self.weight_decay,
-                )?;
-            }
-        }
-        Ok(())
+        let moved = self.slots.iter().filter_map(|slot| {
+            let grad = gradient(slot)?;
+            Some(AdamSlot { parameter: &slot.parameter, grad, m: &slot.memory[0].1, v: &slot.memory[1].1 })
+        });
+        let moved = moved.collect::<Vec<_>>();
+        ops::adam_steps(&moved, self.steps, lr, self.beta1, self.beta2, EPS, self.weight_decay)
     }
 
     /// Both moments by parameter name, and the number of steps. The moments share their numbers with the optimiser:

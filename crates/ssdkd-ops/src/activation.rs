@@ -116,6 +116,7 @@ pub(crate) use with_rectifier;
 
 /// max(x, 0).
 pub fn relu(x: &Value) -> Result<Value> {
+    on_gpu!(x.tensor() => crate::cuda::rectify("relu", x, Activation::Relu));
     rectify("relu", x, Relu)
 }
 
@@ -125,6 +126,7 @@ pub fn relu(x: &Value) -> Result<Value> {
 /// If the slope is negative or not finite.
 pub fn leaky_relu(x: &Value, slope: f32) -> Result<Value> {
     Activation::LeakyRelu(slope).check("leaky_relu")?;
+    on_gpu!(x.tensor() => crate::cuda::rectify("leaky_relu", x, Activation::LeakyRelu(slope)));
     rectify("leaky_relu", x, Leaky(slope))
 }
 
@@ -139,6 +141,7 @@ fn rectify(operation: &'static str, x: &Value, activation: impl Rectifier + 'sta
 
 /// 1 / (1 + e^−x).
 pub fn sigmoid(x: &Value) -> Result<Value> {
+    on_gpu!(x.tensor() => crate::cuda::sigmoid(x));
     let out = map("sigmoid", x.tensor(), |x| 1.0 / (1.0 + exponential(-x)))?;
     let kept = out.clone();
     Ok(Value::record1(out, &[x], move |grad| {

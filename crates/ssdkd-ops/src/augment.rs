@@ -41,6 +41,7 @@ pub fn crop_flip(x: &Value, how: &CropFlip) -> Result<Value> {
     if let Some((image, offset)) = how.offsets.iter().enumerate().find(|(_, (y, x))| *y > most || *x > most) {
         bail!("{operation}: the offset {offset:?} of image {image} is not in 0..={most} (twice the padding)");
     }
+    on_gpu!(x.tensor() => crate::cuda::crop_flip(operation, x, images, how));
     let how = how.clone();
     let out = map_images(operation, x.tensor(), images, images, |image, x, out| {
         how.copy(image, images, x, out, |view, image| (image, view));

@@ -87,6 +87,7 @@ impl Convolution<'_> {
     /// Computes and records it; the result has dimensions `dims` (which may be written with fewer axes than the shape's).
     pub fn record(&self, dims: &[usize]) -> Result<Value> {
         let Self { x, weight, bias, residual, activation, shape, name } = *self;
+        on_gpu!(x.tensor() => crate::cuda::convolution(self, dims));
         let out = device::tensor(self.forward()?, dims)?;
 
         // Each gradient needs the other factor, and no gradient needs its own.

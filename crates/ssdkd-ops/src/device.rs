@@ -98,6 +98,11 @@ pub(crate) fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> Result<Tenso
     Tensor::from_vec(numbers, shape.into(), &Device::Cpu)
 }
 
+/// The tensor's numbers on the CPU: the tensor itself, or a copy, for which the GPU is waited for.
+pub(crate) fn on_cpu(tensor: &Tensor) -> Result<Tensor> {
+    tensor.to_device(&Device::Cpu)
+}
+
 fn check_device(device: &Device, operation: &str) -> Result<()> {
     if !device.is_cpu() {
         bail!("{operation}: not built for this device ({:?})\nhint: run with --device cpu", device.location());

@@ -11,11 +11,13 @@ use crate::{device, parallel};
 
 /// `sum += x`, in place on `sum`'s storage, which nothing else may be reading.
 pub(crate) fn add_assign(sum: &Tensor, x: &Tensor) -> Result<()> {
+    on_gpu!(sum => crate::cuda::add_assign(sum, x));
     change("add_assign", sum, x, |sum, x| sum + x)
 }
 
 /// `a + b`, tensors of the same shape.
 pub(crate) fn add_tensors(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    on_gpu!(a => crate::cuda::add(a, b));
     map_pairs("add", a, b, |a, b| a + b)
 }
 
@@ -32,6 +34,7 @@ pub fn add(a: &Value, b: &Value) -> Result<Value> {
 /// `factor · x`.
 pub fn scale(x: &Value, factor: f64) -> Result<Value> {
     let factor = factor as f32;
+    on_gpu!(x.tensor() => crate::cuda::scale(x, factor));
     let out = map("scale", x.tensor(), |x| x * factor)?;
     Ok(Value::record1(out, &[x], move |grad| Ok(vec![Some(map("scale", grad, |grad| grad * factor)?)])))
 }
@@ -54,6 +57,7 @@ pub fn mean_all(x: &Value) -> Result<Value> {
 }
 
 fn scaled_sum(operation: &'static str, x: &Value, factor: f64) -> Result<Value> {
+    on_gpu!(x.tensor() => crate::cuda::sum(operation, x, factor));
     let total = {
         let numbers = device::slice(x.tensor(), operation)?;
         sum_pairs(&numbers, &numbers, |x, _| x)?
@@ -71,6 +75,10 @@ fn scaled_sum(operation: &'static str, x: &Value, factor: f64) -> Result<Value> 
 /// # Errors
 /// If a term has more than one element.
 pub fn weighted_sum(terms: &[(f64, &Value)]) -> Result<Value> {
+    check_single("weighted_sum", terms)?;
+    if !terms.is_empty() {
+        on_gpu!(terms[0].1.tensor() => crate::cuda::weighted_sum(terms));
+    }
     let mut total = 0.0;
     for (factor, term) in terms {
         total += factor * scalar_of("weighted_sum", term.tensor())?;
@@ -87,6 +95,15 @@ pub fn weighted_sum(terms: &[(f64, &Value)]) -> Result<Value> {
         };
         backward.iter().map(one).collect()
     }))
+}
+
+fn check_single(operation: &str, terms: &[(f64, &Value)]) -> Result<()> {
+    match terms.iter().find(|(_, term)| term.tensor().elem_count() != 1) {
+        Some((_, term)) => {
+            bail!("{operation}: takes a value of one element, this one has shape {:?}", term.dims())
+        }
+        None => Ok(()),
+    }
 }
 
 /// The same numbers in another shape, without a copy. One size may be left open: `reshape(x, (b, ()))`.
@@ -107,6 +124,7 @@ pub fn nchw_to_nhwc(x: &Value) -> Result<Value> {
     let [batch, channels, height, width] = *x.dims() else {
         bail!("nchw_to_nhwc: takes images (B, C, H, W), this tensor has shape {:?}", x.dims());
     };
+    on_gpu!(x.tensor() => crate::cuda::nchw_to_nhwc(x, [batch, channels, height, width]));
     let pixels = height * width;
     let out = {
         let numbers = device::slice(x.tensor(), "nchw_to_nhwc")?;
@@ -153,6 +171,7 @@ pub fn affine_channels(x: &Value, scale: &[f32], shift: &[f32]) -> Result<Value>
             shift.len()
         );
     }
+    on_gpu!(x.tensor() => crate::cuda::affine_channels(x, scale, shift));
     let scale = pattern(channels, |c| scale[c]);
     let shift = pattern(channels, |c| shift[c]);
     let out = affine(x.tensor(), channels, &scale, &shift)?;
@@ -174,6 +193,7 @@ fn affine(x: &Tensor, channels: usize, scale: &[f32], shift: &[f32]) -> Result<T
 ///
 /// No gradient: networks that learn from stored images have to see them as they will be stored.
 pub fn round_to_u8_levels(x: &Tensor) -> Result<Tensor> {
+    on_gpu!(x => crate::cuda::round_to_u8_levels(x));
     map("round_to_u8_levels", x, |x| (x.clamp(0.0, 1.0) * 255.0).round() / 255.0)
 }
 

@@ -41,6 +41,29 @@ impl Images {
     }
 }
 
+/// A batch (B, H, W, C) of images that lie in other tensors (N, H, W, C), each given by its tensor and its place there.
+///
+/// # Errors
+/// If there are none, their shapes differ, or a place is outside of its tensor.
+pub fn gather_images(images: &[(&Tensor, usize)]) -> Result<Tensor> {
+    let operation = "gather_images";
+    let Some(&(first, _)) = images.first() else { bail!("{operation}: a batch of no images has no shape") };
+    let shape = Images::of(operation, first)?;
+    for &(tensor, place) in images {
+        let of = Images::of(operation, tensor)?;
+        if (Images { batch: shape.batch, ..of }) != shape || place >= of.batch {
+            bail!("{operation}: image {place} of a tensor {:?} does not fit images of {:?}", of.dims(), shape.dims());
+        }
+    }
+    let to = Images { batch: images.len(), ..shape };
+    on_gpu!(first => crate::cuda::gather_images(operation, images, to));
+    let mut out = device::unspecified(to.batch * to.size());
+    for (&(tensor, place), out) in images.iter().zip(out.chunks_exact_mut(to.size())) {
+        out.copy_from_slice(&device::slice(tensor, operation)?[place * to.size()..][..to.size()]);
+    }
+    device::tensor(out, to.dims())
+}
+
 /// Makes images of shape `to` from those of `x`, shape `from`, one by one: `work` gets the index of the image, its
 /// numbers, and those to write, every one of them.
 ///

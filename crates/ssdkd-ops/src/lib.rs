@@ -16,10 +16,15 @@
 #[doc = include_str!("../KERNELS.md")]
 pub mod kernels {}
 
+#[macro_use]
+mod dispatch;
+
 mod activation;
 mod alloc;
 mod augment;
 mod conv;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod device;
 mod elementwise;
 mod images;
@@ -40,18 +45,22 @@ pub use activation::{Activation, leaky_relu, relu, sigmoid};
 pub use alloc::{CachingAllocator, allocated_bytes, peak_bytes, reset_peak};
 pub use augment::{CropFlip, crop_flip};
 pub use conv::{Conv2dSpec, conv2d, conv2d_then, with_direct_convolutions};
+#[cfg(feature = "cuda")]
+pub use cuda::{CudaSettings, cuda_settings, open as cuda_device, set_cuda_settings};
 pub use elementwise::{
     add, affine_channels, mean_all, nchw_to_nhwc, reshape, round_to_u8_levels, scale, sum_all, weighted_sum,
 };
+pub use images::gather_images;
 pub use linear::linear;
 pub use loss::{
     argmax, confidence, cross_entropy, cross_entropy_smoothed, kl_divergence, kl_per_sample, l2_distance,
-    mean_absolute_difference, mean_softmax_negentropy, softmax,
+    mean_absolute_difference, mean_softmax_negentropy, relative_distance, softmax,
 };
 pub use norm::{
-    BatchMoments, FrozenNorm, batch_norm_eval, batch_norm_tapped, batch_norm_train, channel_moments, fold_batch_norm,
+    BatchMoments, FrozenNorm, Running, batch_norm_eval, batch_norm_tapped, batch_norm_train, channel_moments,
+    fold_batch_norm,
 };
-pub use optim::{adam_step, copy_assign, lerp_assign, sgd_step};
+pub use optim::{AdamSlot, SgdSlot, adam_step, adam_steps, copy_assign, lerp_assign, norm_of_all, sgd_step, sgd_steps};
 pub use pool::{avg_pool2d, global_avg_pool, max_pool2d};
 pub use resample::{subsample_pad, upsample_nearest};
 pub use rows::{side_by_side, unit_rows};

@@ -6,7 +6,7 @@
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::elementwise::{scalar_of, scalar_tensor};
+use crate::elementwise::{scalar_of, scalar_tensor, weighted_sum};
 use crate::value::Value;
 use crate::vectorised::{check_same_shape, map, map_pairs, sum_pairs};
 use crate::{device, parallel};
@@ -47,6 +47,7 @@ fn smoothed(
         bail!("{operation}: target {target} of row {row} is not one of the {} classes 0..{0}", table.classes);
     }
     let weights = table.weights(operation, weights)?;
+    on_gpu!(logits.tensor() => crate::cuda::cross_entropy(operation, logits, targets, smoothing, weights.0));
     let spread = smoothing / table.classes as f64;
     let (loss, grad) = table.sum_rows(operation, logits, |row, logits, grad| {
         let log_sum = log_sum_exp(logits.iter().copied().map(f64::from));
@@ -82,6 +83,7 @@ pub fn kl_divergence(
     check_same_shape(operation, target_logits.tensor(), logits.tensor())?;
     check_temperature(operation, temperature)?;
     let weights = table.weights(operation, weights)?;
+    on_gpu!(logits.tensor() => crate::cuda::kl_divergence(operation, target_logits, logits, temperature, weights.0));
     let factor = |row: usize| weights.of(row) / table.rows as f64;
 
     let target_numbers = device::slice(target_logits.tensor(), operation)?;
@@ -125,6 +127,7 @@ pub fn kl_per_sample(target_logits: &Tensor, logits: &Tensor, temperature: f64) 
     let table = Table::of(operation, logits)?;
     check_same_shape(operation, target_logits, logits)?;
     check_temperature(operation, temperature)?;
+    let (target_logits, logits) = (&device::on_cpu(target_logits)?, &device::on_cpu(logits)?);
     let target_numbers = device::slice(target_logits, operation)?;
     table.map_rows(operation, logits, |row, logits| {
         let target = &target_numbers[row * table.classes..(row + 1) * table.classes];
@@ -139,6 +142,7 @@ pub fn kl_per_sample(target_logits: &Tensor, logits: &Tensor, temperature: f64) 
 pub fn l2_distance(x: &Value, target: &Tensor) -> Result<Value> {
     let operation = "l2_distance";
     check_same_shape(operation, x.tensor(), target)?;
+    on_gpu!(x.tensor() => crate::cuda::l2_distance(x, target));
     let norm = {
         let (numbers, target) = (device::slice(x.tensor(), operation)?, device::slice(target, operation)?);
         sum_pairs(&numbers, &target, |x, target| (x - target) * (x - target))?.sqrt()
@@ -148,6 +152,24 @@ pub fn l2_distance(x: &Value, target: &Tensor) -> Result<Value> {
         let factor = if norm == 0.0 { 0.0 } else { (scalar_of(operation, flow)? / norm) as f32 };
         Ok(vec![Some(map_pairs(operation, &kept, &target, |x, target| (x - target) * factor)?)])
     }))
+}
+
+/// `‖x − target‖₂ / ‖target‖₂` over all numbers; the gradient is 0 where the distance is.
+///
+/// # Errors
+/// If the shapes differ. On the CPU, if the target is all zeros; on a GPU the result is then not finite.
+pub fn relative_distance(x: &Value, target: &Tensor) -> Result<Value> {
+    let operation = "relative_distance";
+    check_same_shape(operation, x.tensor(), target)?;
+    on_gpu!(x.tensor() => crate::cuda::relative_distance(x, target));
+    let norm = {
+        let target = device::slice(target, operation)?;
+        sum_pairs(&target, &target, |x, y| x * y)?.sqrt()
+    };
+    if norm == 0.0 {
+        bail!("{operation}: the target of shape {:?} is all zeros: there is no distance relative to it", target.dims());
+    }
+    weighted_sum(&[(1.0 / norm, &l2_distance(x, target)?)])
 }
 
 /// The mean of |a − b| over all numbers; gradients flow into both, 0 where they are equal.
@@ -161,6 +183,7 @@ pub fn mean_absolute_difference(a: &Value, b: &Value) -> Result<Value> {
     if count == 0 {
         bail!("{operation}: tensors of shape {:?} have no mean", a.dims());
     }
+    on_gpu!(a.tensor() => crate::cuda::mean_absolute_difference(a, b));
     let sum = {
         let (a, b) = (device::slice(a.tensor(), operation)?, device::slice(b.tensor(), operation)?);
         sum_pairs(&a, &b, |a, b| (a - b).abs())?
@@ -190,6 +213,7 @@ pub fn mean_absolute_difference(a: &Value, b: &Value) -> Result<Value> {
 pub fn mean_softmax_negentropy(logits: &Value) -> Result<Value> {
     let operation = "mean_softmax_negentropy";
     let table = Table::of(operation, logits.tensor())?;
+    on_gpu!(logits.tensor() => crate::cuda::mean_softmax_negentropy(operation, logits));
     let numbers = device::slice(logits.tensor(), operation)?;
     let mut mean = vec![0.0; table.classes];
     for logits in numbers.chunks_exact(table.classes) {
@@ -218,6 +242,7 @@ pub fn mean_softmax_negentropy(logits: &Value) -> Result<Value> {
 /// The probabilities of every row of logits (B, K).
 pub fn softmax(logits: &Tensor) -> Result<Tensor> {
     let table = Table::of("softmax", logits)?;
+    on_gpu!(logits => crate::cuda::softmax("softmax", logits));
     let numbers = device::slice(logits, "softmax")?;
     let numbers = &*numbers;
     let mut out = device::unspecified(numbers.len());
@@ -245,12 +270,14 @@ pub fn argmax(logits: &Tensor) -> Result<Vec<u32>> {
         }
         best as u32
     };
+    let logits = &device::on_cpu(logits)?;
     Ok(device::slice(logits, "argmax")?.chunks_exact(table.classes).map(first_largest).collect())
 }
 
 /// The largest probability in every row of logits (B, K).
 pub fn confidence(logits: &Tensor) -> Result<Vec<f32>> {
     let table = Table::of("confidence", logits)?;
+    let logits = &device::on_cpu(logits)?;
     table.map_rows("confidence", logits, |_, logits| {
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         (f64::from(largest) - log_sum_exp(logits.iter().copied().map(f64::from))).exp() as f32

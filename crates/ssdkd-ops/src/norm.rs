@@ -8,6 +8,7 @@ mod backward;
 mod fold;
 mod kernels;
 mod moments;
+mod running;
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
@@ -21,6 +22,7 @@ use crate::simd::SimdPath;
 use crate::value::Value;
 use crate::vectorised::{affine_slice, pattern, pattern_piece_rows};
 pub use fold::{FrozenNorm, fold_batch_norm};
+pub use running::Running;
 
 /// What a normalisation found in its batch.
 #[derive(Clone, Debug)]
@@ -51,14 +53,15 @@ pub fn batch_norm_train(
     let operation = "batch_norm_train";
     let layer = Layer { operation, x, gamma, beta, residual, activation };
     let channels = layer.check(eps)?;
-    let path = SimdPath::current()?;
-    let moments = Moments::of(path, channels, &device::slice(x.tensor(), operation)?);
-    if moments.rows < 2 {
+    if x.tensor().elem_count() / channels < 2 {
         bail!(
             "{operation}: needs at least two numbers per channel, x has shape {:?}\nhint: use a larger batch, or running statistics",
             x.dims()
         );
     }
+    on_gpu!(x.tensor() => crate::cuda::batch_norm_train(layer.on_gpu(eps)));
+    let path = SimdPath::current()?;
+    let moments = Moments::of(path, channels, &device::slice(x.tensor(), operation)?);
     let variance = (0..channels).map(|c| moments.variance(c)).collect::<Vec<_>>();
     let affine = layer.affine(&moments.mean, &variance, eps)?;
     let out = layer.normalise(path, &affine)?;
@@ -73,7 +76,7 @@ pub fn batch_norm_train(
 /// Normalises with given statistics, which are constants: as [`batch_norm_train`] otherwise.
 ///
 /// # Errors
-/// If shapes disagree, or a variance is negative.
+/// If shapes disagree, or a variance is negative; on a GPU, a channel of negative variance becomes NaN instead.
 #[expect(clippy::too_many_arguments, reason = "the formula has that many symbols")]
 pub fn batch_norm_eval(
     x: &Value,
@@ -86,7 +89,8 @@ pub fn batch_norm_eval(
     activation: Activation,
 ) -> Result<Value> {
     let layer = Layer { operation: "batch_norm_eval", x, gamma, beta, residual, activation };
-    layer.check(eps)?;
+    layer.check_running(running_mean, running_variance, eps)?;
+    on_gpu!(x.tensor() => crate::cuda::batch_norm_eval(layer.on_gpu(eps), running_mean, running_variance));
     let affine = layer.running_affine(running_mean, running_variance, eps)?;
     let out = layer.normalise(SimdPath::current()?, &affine)?;
     let saved = layer.saved(affine, &out, Statistics::Running);
@@ -112,10 +116,11 @@ pub fn batch_norm_tapped(
 ) -> Result<(Value, Value, Value)> {
     let operation = "batch_norm_tapped";
     let layer = Layer { operation, x, gamma, beta, residual, activation };
-    let channels = layer.check(eps)?;
+    let channels = layer.check_running(running_mean, running_variance, eps)?;
     if x.tensor().elem_count() == 0 {
         bail!("{operation}: x of shape {:?} has no mean", x.dims());
     }
+    on_gpu!(x.tensor() => crate::cuda::batch_norm_tapped(layer.on_gpu(eps), running_mean, running_variance));
     let affine = layer.running_affine(running_mean, running_variance, eps)?;
     let path = SimdPath::current()?;
     let (out, moments) = layer.normalise_with(path, &affine, |piece| Moments::of_piece(path, channels, piece))?;
@@ -142,6 +147,7 @@ pub fn channel_moments(x: &Value) -> Result<(Value, Value)> {
     if x.tensor().elem_count() == 0 {
         bail!("{operation}: x of shape {:?} has no mean", x.dims());
     }
+    on_gpu!(x.tensor() => crate::cuda::channel_moments(operation, x, channels));
     let moments = Moments::of(SimdPath::current()?, channels, &device::slice(x.tensor(), operation)?);
     let (mean, variance) = moments.tensors()?;
     let kept = x.tensor().clone();
@@ -191,6 +197,20 @@ impl Layer<'_> {
         Ok(channels)
     }
 
+    /// As [`check`](Self::check), and that there is one running mean and one running variance for each channel.
+    fn check_running(&self, mean: &Tensor, variance: &Tensor, eps: f64) -> Result<usize> {
+        let channels = self.check(eps)?;
+        check_channels(self.operation, "the running mean", mean, channels)?;
+        check_channels(self.operation, "the running variance", variance, channels)?;
+        Ok(channels)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, eps: f64) -> crate::cuda::Layer<'_> {
+        let Self { operation, x, gamma, beta, residual, activation } = *self;
+        crate::cuda::Layer { operation, x, gamma, beta, residual, activation, eps }
+    }
+
     fn affine(&self, mean: &[f64], variance: &[f64], eps: f64) -> Result<Affine> {
         let inverse_deviation = variance.iter().map(|variance| 1.0 / (variance + eps).sqrt()).collect::<Vec<_>>();
         let gamma = device::slice(self.gamma.tensor(), self.operation)?;
@@ -205,9 +225,7 @@ impl Layer<'_> {
     }
 
     fn running_affine(&self, mean: &Tensor, variance: &Tensor, eps: f64) -> Result<Affine> {
-        let (operation, channels) = (self.operation, channels_of(self.operation, self.x)?);
-        check_channels(operation, "the running mean", mean, channels)?;
-        check_channels(operation, "the running variance", variance, channels)?;
+        let operation = self.operation;
         let numbers = |tensor: &Tensor| -> Result<Vec<f64>> {
             Ok(device::slice(tensor, operation)?.iter().copied().map(f64::from).collect())
         };

@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor, bail};
 use crate::device;
 use crate::parallel::{SharedMut, for_each_piece, rows_per_piece};
 use crate::simd::SimdPath;
-use crate::vectorised::{change, check_same_shape, check_separate, vectorised};
+use crate::vectorised::{change, check_same_shape, check_separate, sum_pairs, vectorised};
 
 vectorised! {
     #[expect(clippy::too_many_arguments, reason = "slices, constants and the path")]
@@ -42,6 +42,9 @@ pub fn sgd_step(
 ) -> Result<()> {
     let operation = "sgd_step";
     check(operation, parameter, &[grad, velocity])?;
+    #[cfg(feature = "cuda")]
+    let slot = crate::cuda::Slot { parameter: Some(parameter), grad, first: Some(velocity), second: None };
+    on_gpu!(parameter => crate::cuda::sgd(&[slot], rate as f32, momentum as f32, weight_decay as f32, nesterov));
     let path = SimdPath::current()?;
     let grad = device::slice(grad, operation)?;
     let grad = &*grad;
@@ -60,6 +63,36 @@ pub fn sgd_step(
     })
 }
 
+/// One parameter of [`sgd_steps`]: tensors of one shape.
+#[derive(Clone, Copy)]
+pub struct SgdSlot<'a> {
+    /// Moved in place.
+    pub parameter: &'a Tensor,
+    /// Its gradient.
+    pub grad: &'a Tensor,
+    /// Changed in place.
+    pub velocity: &'a Tensor,
+}
+
+/// [`sgd_step`] of many parameters; on a GPU in one launch.
+///
+/// # Errors
+/// As [`sgd_step`].
+pub fn sgd_steps(slots: &[SgdSlot], rate: f64, momentum: f64, weight_decay: f64, nesterov: bool) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if slots.first().is_some_and(|slot| slot.parameter.device().is_cuda()) {
+        let mut all = Vec::with_capacity(slots.len());
+        for &SgdSlot { parameter, grad, velocity } in slots {
+            check("sgd_step", parameter, &[grad, velocity])?;
+            all.push(crate::cuda::Slot { parameter: Some(parameter), grad, first: Some(velocity), second: None });
+        }
+        return crate::cuda::sgd(&all, rate as f32, momentum as f32, weight_decay as f32, nesterov);
+    }
+    slots
+        .iter()
+        .try_for_each(|slot| sgd_step(slot.parameter, slot.grad, slot.velocity, rate, momentum, weight_decay, nesterov))
+}
+
 /// The constants of Adam's step, as its loop wants them.
 #[derive(Clone, Copy)]
 struct AdamConstants {
@@ -71,6 +104,25 @@ struct AdamConstants {
     rate: f32,
     /// One over the square root of the second moment's.
     second: f32,
+}
+
+impl AdamConstants {
+    fn new(step: u64, rate: f64, beta1: f64, beta2: f64, eps: f64, weight_decay: f64) -> Self {
+        let step = step as f64;
+        Self {
+            beta1: beta1 as f32,
+            beta2: beta2 as f32,
+            decay: weight_decay as f32,
+            eps: eps as f32,
+            rate: (rate / (1.0 - beta1.powf(step))) as f32,
+            second: (1.0 / (1.0 - beta2.powf(step)).sqrt()) as f32,
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_gpu(self, slots: &[crate::cuda::Slot]) -> Result<()> {
+        crate::cuda::adam(slots, self.rate, (self.beta1, self.beta2), self.second, self.eps, self.decay)
+    }
 }
 
 vectorised! {
@@ -110,15 +162,12 @@ pub fn adam_step(
     if step == 0 {
         bail!("{operation}: steps count from 1");
     }
-    let step = step as f64;
-    let constants = AdamConstants {
-        beta1: beta1 as f32,
-        beta2: beta2 as f32,
-        decay: weight_decay as f32,
-        eps: eps as f32,
-        rate: (rate / (1.0 - beta1.powf(step))) as f32,
-        second: (1.0 / (1.0 - beta2.powf(step)).sqrt()) as f32,
-    };
+    let constants = AdamConstants::new(step, rate, beta1, beta2, eps, weight_decay);
+    #[cfg(feature = "cuda")]
+    if parameter.device().is_cuda() {
+        let slot = crate::cuda::Slot { parameter: Some(parameter), grad, first: Some(m), second: Some(v) };
+        return constants.on_gpu(&[slot]);
+    }
     let path = SimdPath::current()?;
     let grad = device::slice(grad, operation)?;
     let grad = &*grad;
@@ -140,12 +189,73 @@ pub fn adam_step(
     })
 }
 
+/// One parameter of [`adam_steps`]: tensors of one shape.
+#[derive(Clone, Copy)]
+pub struct AdamSlot<'a> {
+    /// Moved in place.
+    pub parameter: &'a Tensor,
+    /// Its gradient.
+    pub grad: &'a Tensor,
+    /// Moving average of the gradient, changed in place.
+    pub m: &'a Tensor,
+    /// Moving average of its square, changed in place.
+    pub v: &'a Tensor,
+}
+
+/// [`adam_step`] of many parameters; on a GPU in one launch.
+///
+/// # Errors
+/// As [`adam_step`].
+pub fn adam_steps(
+    slots: &[AdamSlot],
+    step: u64,
+    rate: f64,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    weight_decay: f64,
+) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if slots.first().is_some_and(|slot| slot.parameter.device().is_cuda()) && step > 0 {
+        let mut all = Vec::with_capacity(slots.len());
+        for &AdamSlot { parameter, grad, m, v } in slots {
+            check("adam_step", parameter, &[grad, m, v])?;
+            all.push(crate::cuda::Slot { parameter: Some(parameter), grad, first: Some(m), second: Some(v) });
+        }
+        return AdamConstants::new(step, rate, beta1, beta2, eps, weight_decay).on_gpu(&all);
+    }
+    slots.iter().try_for_each(|slot| {
+        adam_step(slot.parameter, slot.grad, slot.m, slot.v, step, rate, beta1, beta2, eps, weight_decay)
+    })
+}
+
+/// `√ Σ x²` over all numbers of all tensors, in f64: the norm of a whole gradient. No tensors have none.
+///
+/// # Errors
+/// If a tensor is not contiguous `f32`.
+pub fn norm_of_all(tensors: &[&Tensor]) -> Result<f64> {
+    #[cfg(feature = "cuda")]
+    if tensors.first().is_some_and(|tensor| tensor.device().is_cuda()) {
+        let slots = tensors.iter().map(|&grad| crate::cuda::Slot { parameter: None, grad, first: None, second: None });
+        let all = slots.collect::<Vec<_>>();
+        let squares = crate::cuda::squares(&all)?;
+        return squares.map_or(Ok(0.0), |squares| Ok(squares.to_scalar::<f64>()?.sqrt()));
+    }
+    let mut squares = 0.0;
+    for tensor in tensors {
+        let numbers = device::slice(tensor, "norm_of_all")?;
+        squares += sum_pairs(&numbers, &numbers, |x, y| x * y)?;
+    }
+    Ok(squares.sqrt())
+}
+
 /// `target += amount · (source − target)`, in place: running statistics and averaged weights.
 ///
 /// # Errors
 /// If the shapes differ, or both share a storage.
 pub fn lerp_assign(target: &Tensor, source: &Tensor, amount: f64) -> Result<()> {
     let amount = amount as f32;
+    on_gpu!(target => crate::cuda::lerp_assign(target, source, amount));
     change("lerp_assign", target, source, |target, source| target + amount * (source - target))
 }
 
@@ -154,6 +264,7 @@ pub fn lerp_assign(target: &Tensor, source: &Tensor, amount: f64) -> Result<()> 
 /// # Errors
 /// If the shapes differ, or both share a storage.
 pub fn copy_assign(target: &Tensor, source: &Tensor) -> Result<()> {
+    on_gpu!(target => crate::cuda::copy_assign(target, source));
     change("copy_assign", target, source, |_, source| source)
 }
 

@@ -45,6 +45,7 @@ vectorised! {
 pub fn global_avg_pool(x: &Value) -> Result<Value> {
     let operation = "global_avg_pool";
     let from = Images::of(operation, x.tensor())?;
+    on_gpu!(x.tensor() => crate::cuda::global_avg_pool(operation, x, from));
     let to = Images { height: 1, width: 1, ..from };
     let path = SimdPath::current()?;
     let pixels = (from.height * from.width) as f32;
@@ -76,6 +77,7 @@ pub fn global_avg_pool(x: &Value) -> Result<Value> {
 pub fn avg_pool2d(x: &Value, kernel: usize, stride: usize) -> Result<Value> {
     let operation = "avg_pool2d";
     let windows = Windows::new(operation, Images::of(operation, x.tensor())?, kernel, stride, 0)?;
+    on_gpu!(x.tensor() => crate::cuda::avg_pool2d(operation, x, windows));
     let (from, to, channels) = (windows.from, windows.to, windows.from.channels);
     let path = SimdPath::current()?;
     let share = 1.0 / (kernel * kernel) as f32;
@@ -107,6 +109,7 @@ pub fn avg_pool2d(x: &Value, kernel: usize, stride: usize) -> Result<Value> {
 pub fn max_pool2d(x: &Value, kernel: usize, stride: usize, padding: usize) -> Result<Value> {
     let operation = "max_pool2d";
     let windows = Windows::new(operation, Images::of(operation, x.tensor())?, kernel, stride, padding)?;
+    on_gpu!(x.tensor() => crate::cuda::max_pool2d(operation, x, windows));
     let (from, to, channels) = (windows.from, windows.to, windows.from.channels);
     let path = SimdPath::current()?;
     let mut out = vec![f32::NEG_INFINITY; to.batch * to.size()];
@@ -152,12 +155,12 @@ pub fn max_pool2d(x: &Value, kernel: usize, stride: usize, padding: usize) -> Re
 
 /// Which pixels each window covers.
 #[derive(Clone, Copy)]
-struct Windows {
-    from: Images,
-    to: Images,
-    kernel: usize,
-    stride: usize,
-    padding: usize,
+pub(crate) struct Windows {
+    pub(crate) from: Images,
+    pub(crate) to: Images,
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    pub(crate) padding: usize,
 }
 
 impl Windows {

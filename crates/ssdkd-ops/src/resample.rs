@@ -16,6 +16,7 @@ pub fn upsample_nearest(x: &Value, factor: usize) -> Result<Value> {
     }
     let from = Images::of(operation, x.tensor())?;
     let to = Images { height: from.height * factor, width: from.width * factor, ..from };
+    on_gpu!(x.tensor() => crate::cuda::upsample_nearest(operation, x, (from, to), factor));
     let channels = from.channels;
     let out = map_images(operation, x.tensor(), from, to, |_, x, out| {
         for (x, out) in x.chunks_exact(from.row()).zip(out.chunks_exact_mut(factor * to.row())) {
@@ -65,6 +66,7 @@ pub fn subsample_pad(x: &Value, stride: usize, pad_channels_each_side: usize) ->
         channels: from.channels + 2 * pad_channels_each_side,
         ..from
     };
+    on_gpu!(x.tensor() => crate::cuda::subsample_pad(operation, x, (from, to), stride, pad_channels_each_side));
     let kept = pad_channels_each_side..pad_channels_each_side + from.channels;
     let out = map_images(operation, x.tensor(), from, to, |_, x, out| {
         for (x, out) in x.chunks_exact(from.row()).step_by(stride).zip(out.chunks_exact_mut(to.row())) {

@@ -17,6 +17,7 @@ pub fn unit_rows(x: &Value) -> Result<Value> {
     if columns == 0 {
         bail!("{operation}: rows of no numbers have no direction, shape {:?}", x.dims());
     }
+    on_gpu!(x.tensor() => crate::cuda::unit_rows(operation, x, [rows, columns]));
     let numbers = device::slice(x.tensor(), operation)?;
     let norm = |row: &[f32]| row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
     let inverses = numbers.chunks_exact(columns).map(norm).map(|norm| if norm == 0.0 { 0.0 } else { 1.0 / norm });

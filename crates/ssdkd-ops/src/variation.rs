@@ -19,6 +19,7 @@ const NEIGHBOURS: [(usize, isize); 4] = [(0, 1), (1, 0), (1, -1), (1, 1)];
 pub fn total_variation(x: &Value) -> Result<Value> {
     let operation = "total_variation";
     let images = Images::of(operation, x.tensor())?;
+    on_gpu!(x.tensor() => crate::cuda::total_variation(operation, x, images));
     let squares = squared_differences(operation, images, x.tensor())?;
     let norms = squares.map(f64::sqrt);
     let kept = x.tensor().clone();

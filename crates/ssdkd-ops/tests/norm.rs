@@ -4,7 +4,8 @@ mod common;
 
 use candle_core::{Result, Tensor};
 use common::{
-    Golden, assert_close, assert_refuses, assert_same, check_gradients, check_same_bytes, flat, numbers, tensor,
+    Golden, assert_close, assert_refuses, assert_same_kernel, check_gradients, check_same_bytes, flat, numbers,
+    on_cuda, tensor,
 };
 use ssdkd_ops::{
     Activation, BatchMoments, Conv2dSpec, FrozenNorm, Value, add, batch_norm_eval, batch_norm_tapped, batch_norm_train,
@@ -152,8 +153,8 @@ fn channel_moments_agree_with_the_taps() {
     let (zero, spread) = (numbers(7, 2), (numbers(7, 3) + 2.0).unwrap());
     let (_, tapped_mean, tapped_variance) =
         batch_norm_tapped(&leaf, &one, &one, &zero, &spread, EPS, None, Activation::None).unwrap();
-    assert_same("mean", mean.tensor(), tapped_mean.tensor());
-    assert_same("variance", variance.tensor(), tapped_variance.tensor());
+    assert_same_kernel("mean", mean.tensor(), tapped_mean.tensor());
+    assert_same_kernel("variance", variance.tensor(), tapped_variance.tensor());
     check_gradients(|x| Ok(channel_moments(&x[0])?.0), std::slice::from_ref(&x));
     check_gradients(|x| Ok(channel_moments(&x[0])?.1), std::slice::from_ref(&x));
     check_gradients(
@@ -199,7 +200,7 @@ fn a_zero_residual_changes_nothing() {
     };
     let (plain, plain_gradient, _) = gradient(3);
     let (sum, sum_gradient, residual_gradient) = gradient(4);
-    assert_same("output", &sum, &plain);
+    assert_same_kernel("output", &sum, &plain);
     assert_close("gradient", &sum_gradient, &plain_gradient, 1e-6);
     assert!(residual_gradient.is_some());
 }
@@ -217,8 +218,10 @@ fn moments_are_precise_far_from_zero() {
             let expected_mean = column.clone().sum::<f64>() / rows as f64;
             let expected = column.map(|x| (x - expected_mean).powi(2)).sum::<f64>() / rows as f64;
             let (mean, variance) = (f64::from(flat(mean.tensor())[c]), f64::from(flat(variance.tensor())[c]));
-            assert!((mean - expected_mean).abs() < 1e-4, "{channels} channels: mean {mean}, not {expected_mean}");
-            assert!((variance - expected).abs() < 1e-5 * expected, "{channels} channels: {variance}, not {expected}");
+            // Neighbours of 1000 are 6e-5 apart: on a GPU the mean may be a few of them off.
+            let (near, share) = if on_cuda() { (3e-4, 1e-4) } else { (1e-4, 1e-5) };
+            assert!((mean - expected_mean).abs() < near, "{channels} channels: mean {mean}, not {expected_mean}");
+            assert!((variance - expected).abs() < share * expected, "{channels} channels: {variance}, not {expected}");
         }
     }
 }
@@ -260,7 +263,7 @@ fn works_on_rows_too() {
     let rows = batch_norm_train(&Value::constant(x.clone()), &gamma, &beta, EPS, None, Activation::None).unwrap().0;
     let images = reshape(&Value::constant(x), (3, 2, 2, 5)).unwrap();
     let images = batch_norm_train(&images, &gamma, &beta, EPS, None, Activation::None).unwrap().0;
-    assert_same("rows", rows.tensor(), reshape(&images, (12, 5)).unwrap().tensor());
+    assert_same_kernel("rows", rows.tensor(), reshape(&images, (12, 5)).unwrap().tensor());
 }
 
 #[test]
@@ -285,7 +288,12 @@ fn refuses_what_does_not_fit() {
     assert_refuses(train(&x, &five, None, Activation::LeakyRelu(-0.1)), &["slope", "-0.1"]);
     let negative = tensor(&[1.0, 1.0, -1.0, 1.0, 1.0], 5);
     let eval = batch_norm_eval(&x, &five, &five, five.tensor(), &negative, EPS, None, Activation::None);
-    assert_refuses(eval, &["batch_norm_eval", "channel 2", "negative"]);
+    if common::on_cuda() {
+        // To look at the numbers, a GPU would have to be waited for in every layer. What comes out is not hidden.
+        assert!(flat(eval.unwrap().tensor()).iter().any(|y| y.is_nan()));
+    } else {
+        assert_refuses(eval, &["batch_norm_eval", "channel 2", "negative"]);
+    }
     let tapped = batch_norm_tapped(&x, &five, &five, six.tensor(), &negative, EPS, None, Activation::None);
     assert_refuses(tapped, &["batch_norm_tapped", "running mean", "[6]"]);
 }

@@ -5,8 +5,8 @@ mod common;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use candle_core::{Device, Result, Tensor};
-use common::{assert_close, assert_refuses, assert_same, flat, numbers, tensor};
+use candle_core::{Result, Tensor};
+use common::{assert_close, assert_refuses, assert_same, device, flat, numbers, tensor};
 use ssdkd_ops::{Value, add, channel_moments, mean_all, relu, scale, sum_all};
 
 /// An operation that counts how often it is walked back.
@@ -174,7 +174,7 @@ fn long_tapes_are_walked_without_recursion() -> Result<()> {
 #[test]
 fn scalars() -> Result<()> {
     for shape in [vec![], vec![1], vec![1, 1, 1]] {
-        let x = Value::constant(Tensor::from_vec(vec![2.5_f32], shape, &Device::Cpu)?);
+        let x = Value::constant(Tensor::from_vec(vec![2.5_f32], shape, &device())?);
         assert_eq!(x.scalar()?.to_bits(), 2.5_f32.to_bits());
     }
     assert!(Value::constant(numbers(2, 1)).scalar().is_err());

@@ -1,13 +1,12 @@
 //! Flags that all programs have, and those that all stages have. A flag beats its environment variable, that beats the
 //! recipe, that beats the default.
 
-use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::Args;
 
+use crate::device::DeviceChoice;
 use crate::error::StageError;
 use crate::{logging, progress, signals};
 
@@ -18,7 +17,7 @@ pub struct CommonArgs {
     #[arg(long, env = "SSDKD_THREADS", value_name = "N", global = true)]
     pub threads: Option<NonZeroUsize>,
 
-    /// Where to compute: cpu, cuda, cuda:N, or auto (a GPU if there is one)
+    /// Where to compute: cpu, cuda, cuda:N, or auto (a GPU if there is one and this was built for it)
     #[arg(long, env = "SSDKD_DEVICE", value_name = "DEVICE", default_value_t, global = true)]
     pub device: DeviceChoice,
 
@@ -97,44 +96,6 @@ fn assignment(text: &str) -> Result<String, String> {
     }
 }
 
-/// Where to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DeviceChoice {
-    /// A GPU if this program was built for one and one is there; otherwise the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The GPU of this index.
-    Cuda(usize),
-}
-
-impl FromStr for DeviceChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            None if text == "auto" => Ok(Self::Auto),
-            None if text == "cpu" => Ok(Self::Cpu),
-            None if text == "cuda" => Ok(Self::Cuda(0)),
-            Some(("cuda", index)) => {
-                index.parse().map(Self::Cuda).map_err(|_| format!("{index:?} is not a GPU's index"))
-            }
-            _ => Err("it must be cpu, cuda, cuda:N or auto".into()),
-        }
-    }
-}
-
-impl fmt::Display for DeviceChoice {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => formatter.write_str("auto"),
-            Self::Cpu => formatter.write_str("cpu"),
-            Self::Cuda(index) => write!(formatter, "cuda:{index}"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,8 +143,5 @@ mod tests {
     fn the_definition_is_consistent() {
         use clap::CommandFactory;
         Program::command().debug_assert();
-        for device in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(3)] {
-            assert_eq!(device.to_string().parse(), Ok(device));
-        }
     }
 }

@@ -79,8 +79,9 @@ fn describe(error: &(dyn Error + 'static)) -> String {
     let (mut lines, mut hints) = (Vec::<String>::new(), Vec::new());
     for error in chain(error) {
         let text = error.to_string();
+        let text = without_frames(&text);
         let (text, hint): (Vec<_>, Vec<_>) = text.lines().partition(|line| !line.starts_with("hint: "));
-        let text = text.into_iter().filter(|line| !is_frame(line)).collect::<Vec<_>>().join("\n");
+        let text = text.join("\n");
         let text = text.trim_end();
         // An error that prints its source itself would say everything twice.
         if lines.iter().all(|line| !line.contains(text)) {
@@ -96,8 +97,13 @@ fn describe(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// A line of a backtrace: `  12: function` or `      at file:line`. With RUST_BACKTRACE set, candle writes the whole of it
-/// into the message, in the middle of what the user should read.
+/// What a user should read of an error's text. With RUST_BACKTRACE set, candle writes all of the backtrace into it.
+pub(crate) fn without_frames(text: &str) -> String {
+    let lines = text.lines().filter(|line| !is_frame(line)).collect::<Vec<_>>();
+    lines.join("\n").trim_end().into()
+}
+
+/// A line of a backtrace: `  12: function` or `      at file:line`.
 fn is_frame(line: &str) -> bool {
     let rest = line.trim_start();
     let (number, name) = rest.split_once(": ").unwrap_or(("", ""));

@@ -6,11 +6,12 @@
 //! - [`verify`]: whether every file is still what it was
 //! - [`room`]: what takes up room that nothing needs
 //! - [`lock`]: one writer for each run folder
-//! - [`args`], [`exit`], [`signals`]: the common flags, how a program ends, how it is asked to stop
+//! - [`args`], [`device`], [`exit`], [`signals`]: the common flags, where to compute, how a program ends, how it is asked to stop
 //! - [`progress`], [`logging`]: what it says meanwhile. Stdout carries data only.
 
 pub mod args;
 pub mod atomic;
+pub mod device;
 pub mod error;
 pub mod exit;
 pub mod fingerprint;
@@ -24,8 +25,9 @@ pub mod signals;
 mod system;
 pub mod verify;
 
-pub use args::{CommonArgs, DeviceChoice, StageArgs};
+pub use args::{CommonArgs, StageArgs};
 pub use atomic::{StageFolder, write_file};
+pub use device::DeviceChoice;
 pub use error::StageError;
 pub use fingerprint::FingerprintInput;
 pub use freshness::{State, judge};

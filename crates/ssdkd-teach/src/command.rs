@@ -4,11 +4,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use candle_core::Device;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 use ssdkd_data::{Dataset, Split};
-use ssdkd_evaluate::{Evaluation, device, evaluate, open_data};
-use ssdkd_nn::{CARD_VERSION, TeacherCard, weights};
+use ssdkd_evaluate::{Evaluation, evaluate, open_data};
+use ssdkd_nn::{CARD_VERSION, OPEN_GPU, TeacherCard, weights};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{CommonArgs, Progress, StageError, signals, write_file};
 
@@ -95,7 +96,7 @@ impl Files {
 /// Trains, measures, and writes the teacher.
 pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
     arguments.common.set_up()?;
-    let device = device(arguments.common.device)?;
+    arguments.common.device.check(OPEN_GPU.is_some())?;
     let settings = &arguments.settings;
     let name = arguments.name.clone().unwrap_or_else(|| settings.architecture.to_string());
     let files = Files::new(&arguments.out, &name)?;
@@ -115,6 +116,7 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
         tracing::info!("{} is there already: nothing to do", files.card.display());
         return Ok(());
     }
+    let device = arguments.common.device.open(Device::Cpu, OPEN_GPU)?;
     let failed = |what: &str, error: candle_core::Error| StageError::other(Code::Failed, format!("{what}: {error}"));
     let mut trainer = Trainer::new(settings, &train, &device).map_err(|error| {
         StageError::other(Code::Usage, format!("cannot train a {}: {error}", settings.architecture))

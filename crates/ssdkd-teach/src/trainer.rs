@@ -147,18 +147,20 @@ impl<'a> Trainer<'a> {
 
         let logits = self.network.forward(&images, &Pass::train())?.logits; // (B, K)
         let loss = ops::cross_entropy_smoothed(&logits, &targets, self.settings.label_smoothing)?;
-        let predicted = ops::argmax(logits.tensor())?;
-        drop(logits);
-        let loss_value = f64::from(loss.scalar()?);
+        let (logits, loss_tensor) = (logits.tensor().clone(), loss.detach());
+        let lr = self.settings.learning_rate(self.steps_done(), self.total_steps());
+        self.optimizer.step(&loss.backward()?, lr)?;
+        self.update_average()?;
+
+        // Read back last, so that a GPU is waited for once in a step.
+        let predicted = ops::argmax(&logits)?;
+        let loss_value = f64::from(loss_tensor.scalar()?);
         if !loss_value.is_finite() {
             bail!(
                 "the loss of epoch {}, step {step}, is {loss_value}\nhint: training diverged; use a smaller --lr",
                 epoch + 1
             );
         }
-        let lr = self.settings.learning_rate(self.steps_done(), self.total_steps());
-        self.optimizer.step(&loss.backward()?, lr)?;
-        self.update_average()?;
 
         let at = &mut self.position;
         at.step += 1;

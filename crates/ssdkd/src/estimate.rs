@@ -35,10 +35,11 @@ const STEPS: usize = 2;
 pub fn estimate(context: &mut Context) -> Result<Estimate> {
     let recipe = context.recipe().clone();
     let teacher = context.teacher()?;
-    let student = Network::create(&context.student_spec()?, 0, context.device())?;
+    let device = context.device()?.clone();
+    let student = Network::create(&context.student_spec()?, 0, &device)?;
     let Recipe { run, invert, distill, balance, .. } = &recipe;
     let few = InvertSettings { steps: invert.steps.min(STEPS), ..invert.clone() };
-    let mut inversion = Strategy::start(&few, &teacher, 0, context.device())?;
+    let mut inversion = Strategy::start(&few, &teacher, 0, &device)?;
     let modulation = Modulation::new(invert.phi, &[]);
     ssdkd_ops::reset_peak();
 
@@ -60,7 +61,7 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
     let synthesis_s = batches * (early * f64::from(run.warmup_rounds) + late * f64::from(run.rounds));
 
     let (height, width, channels) = teacher.input_shape();
-    let images = |count: usize| Tensor::rand(0f32, 1f32, (count, height, width, channels), context.device());
+    let images = |count: usize| Tensor::rand(0f32, 1f32, (count, height, width, channels), &device);
     let mut distiller = Distiller::new(distill.clone(), &teacher, &student)?;
     let batch = images(distill.batch)?;
     let mut step = 0.0;

@@ -21,8 +21,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use candle_core::Device;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use ssdkd_nn::{OPEN_GPU, device_name};
 use ssdkd_stage::{CommonArgs, StageArgs, exit};
 
 #[global_allocator]
@@ -105,9 +107,10 @@ fn doctor(arguments: &CommonArgs) -> Result<()> {
     let threads = arguments.set_up()?;
     let current = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
     let lines = format!(
-        "version   {}\nthreads   {threads}\nkernels   {:?} (SSDKD_SIMD forces another; SSDKD_CONV=direct: plain sums)\ndevice    cpu\nfolder    {}\n",
+        "version   {}\nthreads   {threads}\nkernels   {:?} (SSDKD_SIMD forces another; SSDKD_CONV=direct: plain sums)\ndevice    {}\nfolder    {}\n",
         env!("CARGO_PKG_VERSION"),
         ssdkd_ops::SimdPath::current()?,
+        device_name(&arguments.device.open(Device::Cpu, OPEN_GPU)?),
         current.display()
     );
     Ok(exit::print(&lines)?)

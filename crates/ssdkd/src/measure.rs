@@ -116,7 +116,7 @@ pub fn measure(context: &mut Context) -> Result<()> {
 fn judge_real(context: &mut Context, data: &Dataset) -> Result<Diagnostics> {
     let [channels, height, width] = data.shape();
     let indices = (0..data.len().min(JUDGED)).collect::<Vec<_>>();
-    let images = Tensor::from_vec(data.gather(&indices), (indices.len(), height, width, channels), context.device())?;
+    let images = Tensor::from_vec(data.gather(&indices), (indices.len(), height, width, channels), context.device()?)?;
     judge(context, &images)
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use ssdkd_context::{Context, SHARD, STUDENT};
 use ssdkd_method::Diagnostics;
@@ -155,7 +156,7 @@ fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
         Some(round) => metric(context, "balance", round, "members")?.unwrap_or(0.0) as u64,
         None => 0,
     };
-    let student = Network::create(&context.student_spec()?, 0, context.device())?;
+    let student = Network::create(&context.student_spec()?, 0, &Device::Cpu)?;
     let made = Histogram::of_recent(context)?;
     let card = context.teacher_card();
     Ok(Summary {

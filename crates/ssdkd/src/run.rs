@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use ssdkd_context::{Context, Outcome, Recipe};
 use ssdkd_stage::exit::Code;
-use ssdkd_stage::{StageArgs, StageError, exit, signals};
+use ssdkd_stage::{DeviceChoice, StageArgs, StageError, exit, signals};
 
 use crate::estimate::{Estimate, estimate};
 use crate::{measure, report};
@@ -139,6 +139,9 @@ fn shell_flags(arguments: &StageArgs) -> String {
         (arguments.common.quiet, "--quiet"),
     ] {
         words.extend(given.then(|| flag.to_string()));
+    }
+    if arguments.common.device != DeviceChoice::Auto {
+        words.extend(["--device".into(), arguments.common.device.to_string()]);
     }
     if let Some(threads) = arguments.common.threads {
         words.extend(["--threads".into(), threads.to_string()]);

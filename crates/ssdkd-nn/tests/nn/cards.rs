@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use candle_core::Device;
 use ssdkd_nn::{CARD_VERSION, Names, Network, TeacherCard, weights};
 
 use crate::formula::{formula, numbers};
+use crate::place::device;
 
 /// A folder with a card and its weights.
 struct Model {
@@ -30,7 +30,7 @@ impl Model {
             parameters: 0,
             source: "a test".into(),
         };
-        let network = Network::create(&card.spec(), 7, &Device::Cpu).unwrap();
+        let network = Network::create(&card.spec(), 7, &device()).unwrap();
         let bytes = weights::to_safetensors_bytes(&network.store().to_tensors()).unwrap();
         card.parameters = network.store().num_parameters();
         card.digest = blake3::hash(&bytes).to_hex().to_string();
@@ -50,7 +50,7 @@ fn a_card_and_its_weights_make_the_network() {
     let model = Model::new();
     let card = TeacherCard::load(&model.path()).unwrap();
     assert_eq!(card, model.card);
-    let network = card.network(&model.path(), &Device::Cpu).unwrap();
+    let network = card.network(&model.path(), &device()).unwrap();
     let images = formula(1, &[2, 8, 8, 3], 0.5);
     assert_eq!(numbers(&network.logits(&images).unwrap()), numbers(&model.network.logits(&images).unwrap()));
 }
@@ -62,7 +62,7 @@ fn check_refused(from: &str, to: &str, message: &str) {
     assert!(json.contains(from), "{from} is not in {json}");
     std::fs::write(model.path(), json.replace(from, to)).unwrap();
     let error = match TeacherCard::load(&model.path()) {
-        Ok(card) => card.network(&model.path(), &Device::Cpu).err().expect("the card should be refused"),
+        Ok(card) => card.network(&model.path(), &device()).err().expect("the card should be refused"),
         Err(error) => error,
     };
     let error = error.to_string();
@@ -92,10 +92,10 @@ fn weights_that_changed_are_refused() {
     let mut bytes = std::fs::read(&file).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&file, bytes).unwrap();
-    let error = model.card.network(&model.path(), &Device::Cpu).err().unwrap().to_string();
+    let error = model.card.network(&model.path(), &device()).err().unwrap().to_string();
     assert!(error.contains(&model.card.digest) && error.contains("import them again"), "{error}");
 
     std::fs::remove_file(&file).unwrap();
-    let error = model.card.network(&model.path(), &Device::Cpu).err().unwrap().to_string();
+    let error = model.card.network(&model.path(), &device()).err().unwrap().to_string();
     assert!(error.contains("model.safetensors") && error.contains("hint:"), "{error}");
 }

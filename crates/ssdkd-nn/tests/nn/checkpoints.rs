@@ -1,20 +1,16 @@
 //! PyTorch's files in both formats, written by `tests/golden/nn.py`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use ssdkd_nn::weights;
 
 use crate::formula::numbers;
-
-pub fn path(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "..", "..", "tests", "golden", name].iter().collect()
-}
+use crate::place::golden;
 
 #[track_caller]
 fn check(name: &str) {
-    let tensors = weights::import(&path(name)).unwrap();
+    let tensors = weights::import(&golden(name)).unwrap();
     let ramp = Tensor::arange(0f32, 24., &Device::Cpu).unwrap().reshape((4, 6)).unwrap();
     let row = ramp.get(0).unwrap();
     let expected = BTreeMap::from([

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use ssdkd_nn::Store;
 
+use crate::place::{device, golden, tolerance};
+
 /// An integer hash of (seed, position): numbers in [-scale, scale).
 pub fn formula(seed: u32, shape: &[usize], scale: f64) -> Tensor {
     let number = |position: u32| {
@@ -15,7 +17,7 @@ pub fn formula(seed: u32, shape: &[usize], scale: f64) -> Tensor {
         ((f64::from(h) / 4_294_967_296.0 - 0.5) * (2.0 * scale)) as f32
     };
     let count = shape.iter().product::<usize>() as u32;
-    Tensor::from_vec((0..count).map(number).collect::<Vec<_>>(), shape, &Device::Cpu).unwrap()
+    Tensor::from_vec((0..count).map(number).collect::<Vec<_>>(), shape, &device()).unwrap()
 }
 
 /// Formula weights; seeds from the names, so a name that differs from PyTorch's shows in every number.
@@ -54,41 +56,42 @@ pub struct Golden(HashMap<String, Tensor>);
 
 impl Golden {
     pub fn load() -> Self {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/nn.safetensors");
-        Self(candle_core::safetensors::load(path, &Device::Cpu).expect("golden values are part of the repository"))
+        let values = candle_core::safetensors::load(golden("nn.safetensors"), &Device::Cpu);
+        Self(values.expect("golden values are part of the repository"))
     }
 
     pub fn tensor(&self, name: &str) -> &Tensor {
         self.0.get(name).unwrap_or_else(|| panic!("no golden value {name}"))
     }
 
-    /// Every number within `tolerance` of PyTorch's, relative to the largest of them.
+    /// Every number within `cpu` ([`tolerance`]) of PyTorch's, relative to the largest of them.
     #[track_caller]
-    pub fn check(&self, name: &str, found: &[f32], tolerance: f32) {
-        close(name, found, &numbers(self.tensor(name)), tolerance);
+    pub fn check(&self, name: &str, found: &[f32], cpu: f32) {
+        close(name, found, &numbers(self.tensor(name)), cpu);
     }
 
     /// The same row by row, for summaries of tensors of different sizes. Where PyTorch's norm is zero but for rounding, as
     /// it is for a bias that a batch norm takes out again, ours has to be too.
     #[track_caller]
-    pub fn check_rows(&self, name: &str, found: &[(String, [f32; 5])], tolerance: f32) {
+    pub fn check_rows(&self, name: &str, found: &[(String, [f32; 5])], cpu: f32) {
         let expected = self.tensor(name).to_vec2::<f32>().unwrap();
         assert_eq!(expected.len(), found.len(), "{name}");
         for ((row, found), expected) in found.iter().zip(expected) {
             if expected[0] < 1e-12 {
-                assert!(found[0] < 1e-5, "{name}: {row} has norm {}, PyTorch says 0", found[0]);
+                assert!(found[0] < tolerance(1e-5), "{name}: {row} has norm {}, PyTorch says 0", found[0]);
             } else {
-                close(&format!("{name}: {row}"), found, &expected, tolerance);
+                close(&format!("{name}: {row}"), found, &expected, cpu);
             }
         }
     }
 }
 
 #[track_caller]
-fn close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+pub fn close(name: &str, found: &[f32], expected: &[f32], cpu: f32) {
+    let tolerance = tolerance(cpu);
     assert_eq!(expected.len(), found.len(), "{name}");
     let size = expected.iter().fold(1e-6_f32, |size, x| size.max(x.abs()));
     for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
-        assert!((found - expected).abs() <= tolerance * size, "{name}[{at}] is {found}, PyTorch says {expected}");
+        assert!((found - expected).abs() <= tolerance * size, "{name}[{at}] is {found}, not {expected}");
     }
 }

@@ -6,7 +6,7 @@ use rand::Rng;
 use ssdkd_nn::random::stream;
 use ssdkd_nn::weights;
 
-use crate::checkpoints::path;
+use crate::place::golden;
 
 fn import(bytes: &[u8]) -> Result<usize, String> {
     let folder = tempfile::tempdir().unwrap();
@@ -60,7 +60,7 @@ fn safetensors_with_a_hostile_header() {
 #[test]
 fn files_cut_short() {
     for name in ["nn_zip.pth", "nn_stream.pth", "nn.safetensors"] {
-        let bytes = std::fs::read(path(name)).unwrap();
+        let bytes = std::fs::read(golden(name)).unwrap();
         assert!(import(&bytes).is_ok(), "{name}");
         for part in [1, 9, 14, 300, bytes.len() / 2, bytes.len() - 1] {
             assert!(import(&bytes[..part]).is_err(), "{name} of {part} bytes");
@@ -73,7 +73,7 @@ fn files_cut_short() {
 fn damaged_files_do_not_panic() {
     let mut rng = stream(11, "damage", &[]);
     for name in ["nn_zip.pth", "nn_stream.pth"] {
-        let bytes = std::fs::read(path(name)).unwrap();
+        let bytes = std::fs::read(golden(name)).unwrap();
         for _ in 0..1500 {
             let mut damaged = bytes.clone();
             for _ in 0..rng.random_range(1..4) {

@@ -6,4 +6,6 @@ mod formula;
 mod golden;
 mod hostile;
 mod optimizers;
+#[path = "../../../ssdkd-ops/tests/common/place.rs"]
+mod place;
 mod teachers;

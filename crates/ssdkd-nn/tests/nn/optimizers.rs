@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use ssdkd_nn::{Adam, Sgd, schedule};
 use ssdkd_ops::{Gradients, Value};
 
 use crate::formula::{Golden, formula, numbers};
+use crate::place::device;
 
 const LENGTH: usize = 7;
 
@@ -86,7 +87,7 @@ fn a_restored_optimizer_goes_on_to_the_same_bits() {
         let bytes = ssdkd_nn::weights::to_safetensors_bytes(&optimizer.state()).unwrap();
         let resumed = Var::from_tensor(&straight.copy().unwrap()).unwrap();
         let mut restored = Optimizer::new(name, &resumed);
-        restored.load(ssdkd_nn::weights::from_safetensors_bytes(&bytes, &Device::Cpu).unwrap()).unwrap();
+        restored.load(ssdkd_nn::weights::from_safetensors_bytes(&bytes, &device()).unwrap()).unwrap();
 
         for step in 3..6 {
             optimizer.step(&gradients(&straight, step));
@@ -129,7 +130,7 @@ fn check_refused(name: &str, change: impl Fn(&mut BTreeMap<String, Tensor>), mes
 
 #[test]
 fn a_state_of_something_else_is_refused() {
-    let zeros = |length: usize| Tensor::zeros(length, DType::F32, &Device::Cpu).unwrap();
+    let zeros = |length: usize| Tensor::zeros(length, DType::F32, &device()).unwrap();
     check_refused("sgd.momentum", |s| drop(s.remove("p.velocity")), "lacks p.velocity");
     check_refused(
         "sgd.momentum",
@@ -140,7 +141,7 @@ fn a_state_of_something_else_is_refused() {
     check_refused("adam.decay", |s| drop(s.remove("p.second")), "lacks p.second");
     check_refused("adam.decay", |s| drop(s.remove("steps")), "lacks steps");
     check_refused("adam.decay", |s| drop(s.insert("steps".into(), zeros(1))), "no number of steps");
-    let negative = Tensor::new(-1_i64, &Device::Cpu).unwrap();
+    let negative = Tensor::new(-1_i64, &device()).unwrap();
     check_refused("adam.decay", |s| drop(s.insert("steps".into(), negative.clone())), "no number of steps");
 }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::PathBuf;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ssdkd_nn::{Network, NetworkSpec, identify, weights};
 
 use crate::formula::numbers;
+use crate::place::device;
 
 /// Beside the workspace; neither the teachers nor CIFAR-10 may be part of it.
 fn data() -> Option<PathBuf> {
@@ -55,7 +56,7 @@ fn network(tensors: &BTreeMap<String, Tensor>, mean: [f32; 3], std: [f32; 3]) ->
         mean: mean.into(),
         std: std.into(),
     };
-    Network::load(&spec, tensors.clone(), &Device::Cpu).unwrap()
+    Network::load(&spec, tensors.clone(), &device()).unwrap()
 }
 
 const IMAGES: usize = 256;
@@ -68,7 +69,7 @@ fn test_images(data: &std::path::Path) -> (Tensor, Vec<u32>) {
     let labels = records.chunks_exact(3073).map(|record| u32::from(record[0])).collect();
     let pixels =
         records.chunks_exact(3073).flat_map(|record| record[1..].iter().map(|&pixel| f32::from(pixel) / 255.0));
-    let images = Tensor::from_vec(pixels.collect::<Vec<_>>(), (IMAGES, 3, 32, 32), &Device::Cpu).unwrap();
+    let images = Tensor::from_vec(pixels.collect::<Vec<_>>(), (IMAGES, 3, 32, 32), &device()).unwrap();
     (images.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap(), labels)
 }
 

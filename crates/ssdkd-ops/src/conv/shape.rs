@@ -3,7 +3,7 @@
 use candle_core::{Result, bail};
 
 /// How a convolution steps over its input: the same in both directions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Conv2dSpec {
     /// Pixels between neighbouring windows.
     pub stride: usize,
@@ -29,7 +29,7 @@ impl Default for Conv2dSpec {
 }
 
 /// All sizes of one convolution, known to fit together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ConvShape {
     pub batch: usize,
     /// Input image: (H, W, C).

@@ -26,7 +26,7 @@ pub struct FrozenNorm<'a> {
 /// with s = γ / √(variance + eps), they are s · weight and s · (bias − mean) + β.
 ///
 /// # Errors
-/// If shapes disagree, or a variance is negative.
+/// If shapes disagree, or a variance is negative; on a GPU, what comes of a negative one is NaN instead.
 pub fn fold_batch_norm(weight: &Tensor, bias: Option<&Tensor>, norm: FrozenNorm) -> Result<(Tensor, Tensor)> {
     let operation = "fold_batch_norm";
     let Some(&outputs) = weight.dims().first().filter(|outputs| **outputs > 0) else {
@@ -34,6 +34,12 @@ pub fn fold_batch_norm(weight: &Tensor, bias: Option<&Tensor>, norm: FrozenNorm)
     };
     check_channels(operation, "gamma", norm.gamma, outputs)?;
     check_channels(operation, "beta", norm.beta, outputs)?;
+    check_channels(operation, "the running mean", norm.mean, outputs)?;
+    check_channels(operation, "the running variance", norm.variance, outputs)?;
+    if let Some(bias) = bias {
+        check_channels(operation, "the bias", bias, outputs)?;
+    }
+    on_gpu!(weight => crate::cuda::fold(weight, bias, norm, outputs));
     let [gamma, beta] = [norm.gamma, norm.beta].map(|tensor| Value::constant(tensor.clone()));
     let x = Value::constant(weight.reshape(((), outputs))?);
     let layer = Layer { operation, x: &x, gamma: &gamma, beta: &beta, residual: None, activation: Activation::None };
@@ -47,7 +53,6 @@ pub fn fold_batch_norm(weight: &Tensor, bias: Option<&Tensor>, norm: FrozenNorm)
     }
     let mut shift = affine.shift[..outputs].to_vec();
     if let Some(bias) = bias {
-        check_channels(operation, "the bias", bias, outputs)?;
         let bias = device::slice(bias, operation)?;
         for ((shift, bias), scale) in shift.iter_mut().zip(&*bias).zip(&affine.scale) {
             *shift += bias * scale;

@@ -1,10 +1,12 @@
 //! What the tests of this crate share: numbers, comparisons, golden values, finite differences.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
-use std::collections::HashMap;
-use std::path::Path;
+mod place;
 
-use candle_core::{Device, Result, Shape, Tensor};
+use std::collections::HashMap;
+
+use candle_core::{Result, Shape, Tensor};
+pub use place::{device, golden, on_cuda, skips, tolerance};
 use ssdkd_ops::{SimdPath, Value};
 
 /// Numbers between −1 and 1; the same for the same salt.
@@ -19,12 +21,12 @@ pub fn numbers(shape: impl Into<Shape>, salt: u64) -> Tensor {
         ((mixed ^ (mixed >> 31)) >> 40) as f32 / 8_388_608.0 - 1.0
     };
     let numbers = (0..shape.elem_count()).map(|_| next()).collect();
-    Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
+    Tensor::from_vec(numbers, shape, &device()).unwrap()
 }
 
 /// A tensor of the given numbers.
 pub fn tensor(numbers: &[f32], shape: impl Into<Shape>) -> Tensor {
-    Tensor::from_slice(numbers, shape.into(), &Device::Cpu).unwrap()
+    Tensor::from_slice(numbers, shape.into(), &device()).unwrap()
 }
 
 /// All numbers of a tensor.
@@ -32,10 +34,11 @@ pub fn flat(x: &Tensor) -> Vec<f32> {
     x.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Asserts equal shapes, and numbers that differ by at most `tolerance` times the largest of those expected.
+/// Asserts equal shapes, and numbers that differ by at most `cpu` ([`tolerance`]) times the largest of those expected.
 #[track_caller]
-pub fn assert_close(what: &str, got: &Tensor, expected: &Tensor, tolerance: f32) {
+pub fn assert_close(what: &str, got: &Tensor, expected: &Tensor, cpu: f32) {
     assert_eq!(got.dims(), expected.dims(), "{what}: shapes differ");
+    let tolerance = tolerance(cpu);
     let (got, expected) = (flat(got), flat(expected));
     let scale = expected.iter().fold(1e-6_f32, |largest, x| largest.max(x.abs()));
     for (index, (got, expected)) in got.iter().zip(&expected).enumerate() {
@@ -52,6 +55,22 @@ pub fn assert_same(what: &str, got: &Tensor, expected: &Tensor) {
     assert!(bits(got) == bits(expected), "{what}: the bytes differ");
 }
 
+/// Asserts the same bits where two ways to one number are one kernel: on the CPU. On a GPU they may be two.
+#[track_caller]
+pub fn assert_same_kernel(what: &str, got: &Tensor, expected: &Tensor) {
+    if on_cuda() { assert_close(what, got, expected, 0.0) } else { assert_same(what, got, expected) }
+}
+
+/// The same for one number.
+#[track_caller]
+pub fn assert_same_number(what: &str, got: f32, expected: f32) {
+    if on_cuda() {
+        assert!((got - expected).abs() <= tolerance(0.0) * expected.abs().max(1.0), "{what}: {got}, not {expected}");
+    } else {
+        assert_eq!(got.to_bits(), expected.to_bits(), "{what}: {got}, not {expected}");
+    }
+}
+
 /// Asserts that `result` is an error that says each of `parts`.
 #[track_caller]
 pub fn assert_refuses<T>(result: Result<T>, parts: &[&str]) {
@@ -66,8 +85,8 @@ pub struct Golden(HashMap<String, Tensor>);
 
 impl Golden {
     pub fn load() -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/ops.safetensors");
-        Self(candle_core::safetensors::load(path, &Device::Cpu).expect("the golden values are part of the repository"))
+        let values = candle_core::safetensors::load(golden("ops.safetensors"), &device());
+        Self(values.expect("the golden values are part of the repository"))
     }
 
     #[track_caller]
@@ -163,6 +182,9 @@ pub fn check_gradients(f: impl Fn(&[Value]) -> Result<Value>, inputs: &[Tensor])
 /// Asserts that `f` gives the same bytes on 1, 2 and 5 threads and, with `paths`, on every SIMD path of this CPU.
 #[track_caller]
 pub fn check_same_bytes(paths: bool, f: impl Fn() -> Result<Vec<Tensor>> + Sync) {
+    if skips("the same bytes at any number of threads") {
+        return;
+    }
     let expected = f().unwrap();
     let compare = |what: &str, got: &[Tensor]| {
         assert_eq!(got.len(), expected.len());

@@ -1,0 +1,47 @@
+//! Devices: the GPU where this was built for one, how it computes, and what devices are called.
+
+#[cfg(feature = "cuda")]
+use candle_core::bail;
+use candle_core::{Device, DeviceLocation, Result};
+
+/// Opens the GPU of an index.
+pub type OpenGpu = fn(usize) -> Result<Device>;
+
+/// What opens a GPU, or `None` in a program that was built without the feature `cuda`.
+#[cfg(feature = "cuda")]
+pub const OPEN_GPU: Option<OpenGpu> = Some(open_gpu);
+/// What opens a GPU, or `None` in a program that was built without the feature `cuda`.
+#[cfg(not(feature = "cuda"))]
+pub const OPEN_GPU: Option<OpenGpu> = None;
+
+/// How a GPU computes convolutions: words separated by commas.
+///
+/// `tf32` (factors rounded to ten bits, as PyTorch does unless told otherwise; the default) or `f32`; and
+/// `deterministic`: the same bytes every time.
+#[cfg(feature = "cuda")]
+const MATH: &str = "SSDKD_GPU_MATH";
+
+#[cfg(feature = "cuda")]
+fn open_gpu(index: usize) -> Result<Device> {
+    let words = std::env::var(MATH).unwrap_or_default();
+    let mut settings = ssdkd_ops::CudaSettings { tf32: true, deterministic: false };
+    for word in words.split(',').filter(|word| !word.is_empty()) {
+        match word {
+            "tf32" => settings.tf32 = true,
+            "f32" => settings.tf32 = false,
+            "deterministic" => settings.deterministic = true,
+            _ => bail!("{MATH}: {word:?} is not one of tf32, f32, deterministic"),
+        }
+    }
+    ssdkd_ops::set_cuda_settings(settings);
+    ssdkd_ops::cuda_device(index)
+}
+
+/// `cpu`, `cuda:0`: as one asks for a device, and as results say where they were made.
+pub fn device_name(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cpu => "cpu".into(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}

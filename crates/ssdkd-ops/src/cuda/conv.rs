@@ -1,0 +1,208 @@
+//! Convolutions and fully connected layers on a GPU.
+
+use candle_core::{Result, Tensor};
+use cudarc::cublas::{result, sys::cublasOperation_t as Transposed};
+
+use super::activation_code;
+use super::direct;
+use super::dnn::{Direction, Operands};
+use super::gpu::{Gpu, count, or_error};
+use super::norm::sum_rows;
+use super::pointwise::rectify_gradient;
+use super::program::arguments;
+use crate::activation::Activation;
+use crate::conv::{ConvShape, Convolution};
+use crate::value::Value;
+
+/// As [`Convolution::record`], for tensors on a GPU.
+pub(crate) fn record(conv: &Convolution, dims: &[usize]) -> Result<Value> {
+    let Convolution { x, weight, bias, residual, activation, shape, name } = *conv;
+    let gpu = Gpu::of(x.tensor(), name)?;
+    let kernel = Kernel::new(&gpu, shape, weight.tensor(), name)?;
+    let (out, at) = gpu.tensor(dims)?;
+    kernel.forward(&gpu, gpu.at(x.tensor(), name)?, at)?;
+    if bias.is_some() || residual.is_some() || activation != Activation::None {
+        let bias = gpu.at_optional(bias.map(Value::tensor), name)?;
+        let residual = gpu.at_optional(residual.map(Value::tensor), name)?;
+        finish(&gpu, at, bias, residual, out.elem_count(), shape.output[2], activation)?;
+    }
+
+    // Each gradient needs the other factor, and no gradient needs its own.
+    let kept_kernel = x.wants_gradient().then_some(kernel);
+    let kept_x = weight.wants_gradient().then(|| x.tensor().clone());
+    let kept_out = (activation != Activation::None).then(|| out.clone());
+    let (x_dims, weight_dims) = (x.dims().to_vec(), weight.dims().to_vec());
+    let inputs = [Some(x), Some(weight), bias, residual].into_iter().flatten().collect::<Vec<_>>();
+    let (wants_bias, wants_residual) = (bias.map(Value::wants_gradient), residual.map(Value::wants_gradient));
+    Ok(Value::record1(out, &inputs, move |gradient: &Tensor| {
+        let gpu = Gpu::of(gradient, name)?;
+        let before = match &kept_out {
+            Some(out) => rectify_gradient(name, out, gradient, activation)?,
+            None => gradient.clone(),
+        };
+        let gradient = gpu.at(&before, name)?;
+        let mut gradients = vec![None, None];
+        if let Some(kernel) = &kept_kernel {
+            let (to_x, at) = gpu.tensor(&*x_dims)?;
+            kernel.input_gradient(&gpu, gradient, at)?;
+            gradients[0] = Some(to_x);
+        }
+        if let Some(x) = &kept_x {
+            gradients[1] = Some(weight_gradient(&gpu, shape, gpu.at(x, name)?, gradient, &weight_dims)?);
+        }
+        if let Some(wants) = wants_bias {
+            let rows = shape.batch * shape.output[0] * shape.output[1];
+            let to_bias = wants.then(|| sum_rows(&gpu, gradient, rows, shape.output[2]));
+            gradients.push(to_bias.transpose()?);
+        }
+        if let Some(wants) = wants_residual {
+            gradients.push(wants.then_some(before));
+        }
+        Ok(gradients)
+    }))
+}
+
+/// Whether this is a matrix product: one pixel of one tap each.
+fn is_linear(shape: &ConvShape) -> bool {
+    shape.kernel == [1, 1] && shape.input[1] == 1 && shape.spec == crate::Conv2dSpec::default()
+}
+
+/// A weight, in the layouts that the convolutions of a layer want.
+struct Kernel {
+    shape: ConvShape,
+    /// As PyTorch stores it: (O, C/groups, kh, kw).
+    weight: Tensor,
+    /// (O, kh, kw, C/groups), where that is another order.
+    channels_last: Option<Tensor>,
+    name: &'static str,
+}
+
+impl Kernel {
+    fn new(gpu: &Gpu, shape: ConvShape, weight: &Tensor, name: &'static str) -> Result<Self> {
+        let at = gpu.at(weight, name)?;
+        let channels_last = if shape.taps() == 1 || shape.in_per_group() == 1 {
+            None
+        } else {
+            let (packed, to) = gpu.tensor(weight.shape().clone())?;
+            transpose(gpu, at, to, shape.weight_len(), shape.in_per_group(), shape.taps())?;
+            Some(packed)
+        };
+        Ok(Self { shape, weight: weight.clone(), channels_last, name })
+    }
+
+    fn forward(&self, gpu: &Gpu, x: u64, out: u64) -> Result<()> {
+        let (shape, weight) = (&self.shape, gpu.at(&self.weight, self.name)?);
+        if is_linear(shape) {
+            let [rows, inputs, outputs] = matrix(shape);
+            let (yes, no) = (Transposed::CUBLAS_OP_T, Transposed::CUBLAS_OP_N);
+            return product(gpu, (yes, no), [outputs, rows, inputs], (weight, inputs), (x, inputs), (out, outputs));
+        }
+        let operands = Operands { x, weight: self.packed(gpu)?, y: out };
+        if gpu.dnn().run(shape, Direction::Forward, operands)? {
+            return Ok(());
+        }
+        direct::forward(gpu, shape, x, weight, out)
+    }
+
+    fn input_gradient(&self, gpu: &Gpu, gradient: u64, out: u64) -> Result<()> {
+        let (shape, weight) = (&self.shape, gpu.at(&self.weight, self.name)?);
+        if is_linear(shape) {
+            let [rows, inputs, outputs] = matrix(shape);
+            let no = Transposed::CUBLAS_OP_N;
+            return product(
+                gpu,
+                (no, no),
+                [inputs, rows, outputs],
+                (weight, inputs),
+                (gradient, outputs),
+                (out, inputs),
+            );
+        }
+        let operands = Operands { x: out, weight: self.packed(gpu)?, y: gradient };
+        if gpu.dnn().run(shape, Direction::Input, operands)? {
+            return Ok(());
+        }
+        direct::input_gradient(gpu, shape, gradient, weight, out)
+    }
+
+    fn packed(&self, gpu: &Gpu) -> Result<u64> {
+        gpu.at(self.channels_last.as_ref().unwrap_or(&self.weight), self.name)
+    }
+}
+
+fn weight_gradient(gpu: &Gpu, shape: ConvShape, x: u64, gradient: u64, dims: &[usize]) -> Result<Tensor> {
+    let (out, at) = gpu.tensor(dims)?;
+    if is_linear(&shape) {
+        let [rows, inputs, outputs] = matrix(&shape);
+        let (yes, no) = (Transposed::CUBLAS_OP_T, Transposed::CUBLAS_OP_N);
+        product(gpu, (no, yes), [inputs, outputs, rows], (x, inputs), (gradient, outputs), (at, inputs))?;
+        return Ok(out);
+    }
+    let same_order = shape.taps() == 1 || shape.in_per_group() == 1;
+    let (packed, to) = if same_order { (out.clone(), at) } else { gpu.tensor(dims)? };
+    if !gpu.dnn().run(&shape, Direction::Weight, Operands { x, weight: to, y: gradient })? {
+        direct::weight_gradient(gpu, &shape, x, gradient, at)?;
+    } else if !same_order {
+        transpose(gpu, to, at, shape.weight_len(), shape.taps(), shape.in_per_group())?;
+    }
+    drop(packed);
+    Ok(out)
+}
+
+/// Samples, features in and features out of a fully connected layer.
+fn matrix(shape: &ConvShape) -> [usize; 3] {
+    [shape.batch * shape.output[0], shape.input[2], shape.output[2]]
+}
+
+/// C (m × n) = A · B, column-major as cuBLAS has it; each matrix with the distance of its columns.
+fn product(
+    gpu: &Gpu,
+    (a_transposed, b_transposed): (Transposed, Transposed),
+    [m, n, k]: [usize; 3],
+    (a, a_step): (u64, usize),
+    (b, b_step): (u64, usize),
+    (c, c_step): (u64, usize),
+) -> Result<()> {
+    let (one, zero) = (1.0_f32, 0.0_f32);
+    // SAFETY: the addresses are those of tensors of these sizes; the factors are read during the call.
+    let done = unsafe {
+        result::sgemm(
+            gpu.blas(),
+            a_transposed,
+            b_transposed,
+            m as i32,
+            n as i32,
+            k as i32,
+            &raw const one,
+            a as *const f32,
+            a_step as i32,
+            b as *const f32,
+            b_step as i32,
+            &raw const zero,
+            c as *mut f32,
+            c_step as i32,
+        )
+    };
+    or_error("a matrix product by cuBLAS", done)
+}
+
+/// Each of the matrices of rows × columns turned: weights from one layout to the other.
+fn transpose(gpu: &Gpu, from: u64, to: u64, numbers: usize, rows: usize, columns: usize) -> Result<()> {
+    gpu.launch_each("transpose", numbers, arguments![from, to, count(numbers), count(rows), count(columns)])
+}
+
+/// `out = activation(out + bias + residual)`, in place; 0 for what there is not.
+fn finish(
+    gpu: &Gpu,
+    out: u64,
+    bias: u64,
+    residual: u64,
+    numbers: usize,
+    channels: usize,
+    activation: Activation,
+) -> Result<()> {
+    let (kind, slope) = activation_code(activation);
+    let four = channels.is_multiple_of(4) && (out | bias | residual).is_multiple_of(16);
+    let (kernel, threads) = if four { ("finish_4", numbers / 4) } else { ("finish_1", numbers) };
+    gpu.launch_each(kernel, threads, arguments![out, bias, residual, count(numbers), count(channels), kind, slope])
+}

@@ -1,0 +1,65 @@
+//! Convolutions by their definition: for those that cuDNN has no algorithm for.
+
+use candle_core::Result;
+
+use super::gpu::{Gpu, count};
+use super::program::{Argument, arguments};
+use crate::conv::ConvShape;
+
+/// As the kernels have it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Convolution {
+    batch: u32,
+    input: [u32; 3],
+    output: [u32; 3],
+    kernel: [u32; 2],
+    stride: u32,
+    padding: u32,
+    dilation: u32,
+    groups: u32,
+}
+
+impl Convolution {
+    fn of(shape: &ConvShape) -> Self {
+        let spec = shape.spec;
+        Self {
+            batch: count(shape.batch),
+            input: shape.input.map(count),
+            output: shape.output.map(count),
+            kernel: shape.kernel.map(count),
+            stride: count(spec.stride),
+            padding: count(spec.padding),
+            dilation: count(spec.dilation),
+            groups: count(spec.groups),
+        }
+    }
+}
+
+/// `out` (B, H', W', O) from x and the weight as PyTorch stores it; addresses.
+pub(super) fn forward(gpu: &Gpu, shape: &ConvShape, x: u64, weight: u64, out: u64) -> Result<()> {
+    let numbers = shape.batch * shape.output_len();
+    let conv = Convolution::of(shape);
+    gpu.launch_each("direct_forward", numbers, arguments![x, weight, out, count(numbers), Argument::of(&conv)])
+}
+
+/// `out` (B, H, W, C) from the output's gradient and the weight.
+pub(super) fn input_gradient(gpu: &Gpu, shape: &ConvShape, gradient: u64, weight: u64, out: u64) -> Result<()> {
+    let numbers = shape.batch * shape.input_len();
+    let conv = Convolution::of(shape);
+    gpu.launch_each(
+        "direct_input_gradient",
+        numbers,
+        arguments![gradient, weight, out, count(numbers), Argument::of(&conv)],
+    )
+}
+
+/// `out` (O, C/groups, kh, kw) from x and the output's gradient.
+pub(super) fn weight_gradient(gpu: &Gpu, shape: &ConvShape, x: u64, gradient: u64, out: u64) -> Result<()> {
+    let conv = Convolution::of(shape);
+    gpu.launch(
+        "direct_weight_gradient",
+        (count(shape.weight_len()), 1),
+        arguments![x, gradient, out, Argument::of(&conv)],
+    )
+}

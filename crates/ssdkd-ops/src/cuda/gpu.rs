@@ -1,0 +1,283 @@
+//! A GPU: its memory, its stream, and the launches on it.
+
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::cuda::{CudaDType, CudaStorage, DeviceId};
+use candle_core::op::BackpropOp;
+use candle_core::{CudaDevice, Device, Result, Shape, Storage, Tensor, WithDType, bail};
+use cudarc::cublas;
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DeviceRepr, result, sys};
+
+use super::dnn::Dnn;
+use super::program::{Argument, Program};
+
+/// Threads of a block in every kernel; `BLOCK` of `kernels/common.cu`.
+pub(super) const BLOCK: u32 = 256;
+
+/// Bytes of scratch memory, more than any kernel's partial sums need.
+const SCRATCH: usize = 32 << 20;
+
+/// Counters of blocks, one for each group of channels of a reduction.
+const COUNTERS: usize = 1 << 12;
+
+/// How convolutions are computed on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CudaSettings {
+    /// Round factors to 10 bits (TF32) for the tensor cores, as PyTorch does unless told otherwise; sums stay f32.
+    pub tf32: bool,
+    /// Only algorithms that give the same bytes every time, chosen by rule. Otherwise the fastest on this GPU, by trial.
+    pub deterministic: bool,
+}
+
+static TF32: AtomicBool = AtomicBool::new(true);
+static DETERMINISTIC: AtomicBool = AtomicBool::new(false);
+
+/// Sets how convolutions are computed on GPUs from now on, in the whole program.
+pub fn set_cuda_settings(settings: CudaSettings) {
+    TF32.store(settings.tf32, Ordering::Relaxed);
+    DETERMINISTIC.store(settings.deterministic, Ordering::Relaxed);
+}
+
+/// How convolutions are computed on GPUs; see [`set_cuda_settings`].
+pub fn cuda_settings() -> CudaSettings {
+    CudaSettings { tf32: TF32.load(Ordering::Relaxed), deterministic: DETERMINISTIC.load(Ordering::Relaxed) }
+}
+
+/// A driver's or a library's error as one of candle's.
+pub(super) fn or_error<T, E: Debug>(what: &str, result: std::result::Result<T, E>) -> Result<T> {
+    result.map_err(|error| candle_core::Error::Msg(format!("{what}: {error:?}")))
+}
+
+/// What the operations need of a device beside its tensors.
+pub(super) struct Gpu {
+    device: CudaDevice,
+    stream: Arc<CudaStream>,
+    program: Program,
+    scratch: u64,
+    counters: u64,
+    blocks: u32,
+    dnn: Mutex<Dnn>,
+    // Owners of the addresses above.
+    _memory: (CudaSlice<u8>, CudaSlice<u32>),
+}
+
+// SAFETY: handles of libraries that may be used from any thread, one at a time where a mutex says so.
+unsafe impl Send for Gpu {}
+// SAFETY: as above.
+unsafe impl Sync for Gpu {}
+
+static GPUS: Mutex<Vec<(DeviceId, Arc<Gpu>)>> = Mutex::new(Vec::new());
+
+/// Opens the GPU of an index: every tensor made on the result shares one stream.
+///
+/// # Errors
+/// If NVIDIA's driver or a library is missing, or there is no such GPU; one line that says which.
+pub fn open(index: usize) -> Result<Device> {
+    if let Err(error) = super::libraries::load() {
+        bail!("{error}");
+    }
+    let count = or_error("the driver", result::init().and_then(|()| result::device::get_count()))?;
+    if index >= count as usize {
+        bail!("there is no GPU {index}: this machine has {count}");
+    }
+    let device = CudaDevice::new_with_stream(index)?;
+    // SAFETY: there is one stream, so that nothing has to be tracked between streams.
+    unsafe { device.disable_event_tracking() };
+    keep_freed_memory(index)?;
+    Ok(Device::Cuda(device))
+}
+
+/// Freed memory stays with the program for the next step, which will ask for the same sizes.
+fn keep_freed_memory(index: usize) -> Result<()> {
+    let mut all = u64::MAX;
+    // SAFETY: the attribute is a number of eight bytes.
+    let set = unsafe {
+        result::device::get(index as i32).and_then(|device| result::device::get_default_mem_pool(device)).and_then(
+            |pool| {
+                let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+                sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut all).cast()).result()
+            },
+        )
+    };
+    or_error("the memory pool", set)
+}
+
+impl Gpu {
+    /// That of a tensor, for `operation`.
+    pub(super) fn of(tensor: &Tensor, operation: &str) -> Result<Arc<Self>> {
+        let Device::Cuda(device) = tensor.device() else {
+            bail!("{operation}: tensors of one operation have to be on one device, this one is on the CPU");
+        };
+        let mut gpus = GPUS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, gpu)) = gpus.iter().find(|(id, _)| *id == device.id()) {
+            return Ok(gpu.clone());
+        }
+        let gpu = Arc::new(Self::new(device)?);
+        gpus.push((device.id(), gpu.clone()));
+        Ok(gpu)
+    }
+
+    fn new(device: &CudaDevice) -> Result<Self> {
+        let stream = device.cuda_stream();
+        let context = stream.context().clone();
+        or_error("the context", context.bind_to_thread())?;
+        let program = Program::load(or_error("the GPU", context.compute_capability())?)?;
+        let multiprocessors =
+            or_error("the GPU", context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT))?;
+        // SAFETY: scratch memory is written before it is read.
+        let memory = (unsafe { device.alloc::<u8>(SCRATCH)? }, device.alloc_zeros::<u32>(COUNTERS)?);
+        let (scratch, counters) = (memory.0.device_ptr(&stream).0, memory.1.device_ptr(&stream).0);
+        Ok(Self {
+            scratch,
+            counters,
+            blocks: multiprocessors as u32,
+            dnn: Mutex::new(Dnn::new(&stream)?),
+            _memory: memory,
+            device: device.clone(),
+            stream,
+            program,
+        })
+    }
+
+    /// cuDNN, one thread at a time.
+    pub(super) fn dnn(&self) -> MutexGuard<'_, Dnn> {
+        self.dnn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// cuBLAS, on this device's stream.
+    pub(super) fn blas(&self) -> cublas::sys::cublasHandle_t {
+        *self.device.cublas_handle().handle()
+    }
+
+    /// Where partial sums go. Every kernel may use all of it: launches are in order.
+    pub(super) fn scratch(&self) -> u64 {
+        self.scratch
+    }
+
+    /// Where blocks are counted: zeros before and after every launch.
+    pub(super) fn counters(&self) -> u64 {
+        self.counters
+    }
+
+    /// Blocks that the GPU computes at once, about.
+    pub(super) fn blocks(&self) -> u32 {
+        self.blocks
+    }
+
+    /// The address of a contiguous `f32` tensor's numbers. Valid while the tensor lives; later launches on the stream
+    /// may outlive it, as freeing is in order, too.
+    ///
+    /// # Errors
+    /// If it is on another device, strided, of another type, or has more numbers than kernels count.
+    pub(super) fn at(&self, tensor: &Tensor, operation: &str) -> Result<u64> {
+        self.address::<f32>(tensor, operation)
+    }
+
+    /// As [`at`](Self::at), of a tensor of type `T`.
+    pub(super) fn address<T: CudaDType + DeviceRepr + WithDType>(
+        &self,
+        tensor: &Tensor,
+        operation: &str,
+    ) -> Result<u64> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let Storage::Cuda(storage) = &*storage else {
+            bail!("{operation}: tensors of one operation have to be on one device, this one is on the CPU");
+        };
+        if storage.device.id() != self.device.id() {
+            bail!("{operation}: tensors of one operation have to be on one device");
+        }
+        if tensor.dtype() != T::DTYPE {
+            bail!(
+                "{operation}: takes {} tensors, this one is {:?}\nhint: convert it with to_dtype(DType::{:?})",
+                T::DTYPE.as_str(),
+                tensor.dtype(),
+                T::DTYPE
+            );
+        }
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!(
+                "{operation}: takes contiguous tensors, this one has shape {:?} and strides {:?}\nhint: call contiguous() first",
+                layout.dims(),
+                layout.stride()
+            );
+        };
+        if i32::try_from(end).is_err() {
+            bail!(
+                "{operation}: a tensor of {end} numbers is too large for one operation on a GPU\nhint: use smaller batches"
+            );
+        }
+        let slice = storage.as_cuda_slice::<T>()?;
+        Ok(slice.device_ptr(&self.stream).0 + (start * size_of::<T>()) as u64)
+    }
+
+    /// The address of an optional tensor, 0 for none.
+    pub(super) fn at_optional(&self, tensor: Option<&Tensor>, operation: &str) -> Result<u64> {
+        tensor.map_or(Ok(0), |tensor| self.at(tensor, operation))
+    }
+
+    /// A tensor of unspecified `f32`, and its address.
+    pub(super) fn tensor(&self, shape: impl Into<Shape>) -> Result<(Tensor, u64)> {
+        self.tensor_of::<f32>(shape)
+    }
+
+    /// A tensor of unspecified numbers of type `T`, and its address.
+    pub(super) fn tensor_of<T: CudaDType + DeviceRepr + WithDType>(
+        &self,
+        shape: impl Into<Shape>,
+    ) -> Result<(Tensor, u64)> {
+        let shape = shape.into();
+        // SAFETY: whoever asks for it writes every number before any is read. No numbers still need an address.
+        let slice = unsafe { self.device.alloc::<T>(shape.elem_count().max(1))? };
+        let address = slice.device_ptr(&self.stream).0;
+        Ok((self.wrap(slice, shape), address))
+    }
+
+    /// Numbers of the program's, copied to the device.
+    pub(super) fn upload<T: CudaDType + DeviceRepr + WithDType + Default>(
+        &self,
+        numbers: &[T],
+    ) -> Result<(Tensor, u64)> {
+        let count = numbers.len();
+        let slice =
+            if count == 0 { self.device.clone_htod(&[T::default()])? } else { self.device.clone_htod(numbers)? };
+        let address = slice.device_ptr(&self.stream).0;
+        Ok((self.wrap(slice, Shape::from(count)), address))
+    }
+
+    fn wrap<T: CudaDType>(&self, slice: CudaSlice<T>, shape: Shape) -> Tensor {
+        let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, self.device.clone()));
+        Tensor::from_storage(storage, shape, BackpropOp::none(), false)
+    }
+
+    /// Starts `kernel` on a grid of blocks; its arguments are those of its definition in `kernels/`.
+    pub(super) fn launch(&self, kernel: &'static str, grid: (u32, u32), arguments: &mut [Argument]) -> Result<()> {
+        if grid.0 == 0 || grid.1 == 0 {
+            return Ok(());
+        }
+        let function = self.program.function(kernel)?;
+        let mut addresses = [std::ptr::null_mut(); 24];
+        for (address, argument) in addresses.iter_mut().zip(arguments.iter_mut()) {
+            *address = argument.address();
+        }
+        or_error(kernel, self.stream.context().bind_to_thread())?;
+        // SAFETY: the arguments have the types of the kernel's parameters, and addresses of tensors that are alive: the
+        // callers of this module see to it, each next to the name of its kernel.
+        let launched = unsafe {
+            let (grid, block) = ((grid.0, grid.1, 1), (BLOCK, 1, 1));
+            result::launch_kernel(function, grid, block, 0, self.stream.cu_stream(), &mut addresses[..arguments.len()])
+        };
+        or_error(kernel, launched)
+    }
+
+    /// Starts `kernel` with a thread for each of `threads`.
+    pub(super) fn launch_each(&self, kernel: &'static str, threads: usize, arguments: &mut [Argument]) -> Result<()> {
+        self.launch(kernel, (threads.div_ceil(BLOCK as usize) as u32, 1), arguments)
+    }
+}
+
+/// `len` as the kernels count it; [`Gpu::at`] has refused larger ones.
+pub(super) fn count(len: usize) -> u32 {
+    len as u32
+}

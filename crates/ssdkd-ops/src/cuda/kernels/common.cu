@@ -1,0 +1,99 @@
+// What all kernels share. The files of this folder are compiled together, in the order of `cuda/program.rs`, by the
+// run-time compiler of the CUDA at hand for the GPU at hand.
+//
+// Launches are in order on one stream, so scratch memory is free again when a kernel ends. Sums are taken in f64 and in
+// an order that depends on the shape alone: the same bytes every time.
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define DEVICE static __device__ __forceinline__
+#define KERNEL extern "C" __global__ void
+
+#define BLOCK 256
+#define WARP 32
+
+/// As `cuda/mod.rs` numbers them.
+#define NONE 0
+#define RELU 1
+#define LEAKY 2
+
+/// Not `fmaxf`, which would turn NaN into 0 and hide a training run that diverged.
+DEVICE float rectify(float z, int activation, float slope) {
+    if (activation == RELU) return z <= 0.f ? 0.f : z;
+    if (activation == LEAKY) return z > 0.f ? z : z * slope;
+    return z;
+}
+
+/// `z` is the input or the output: they have the same sign.
+DEVICE float rectify_gradient(float z, float grad, int activation, float slope) {
+    if (activation == RELU) return z <= 0.f ? 0.f : grad;
+    if (activation == LEAKY) return z > 0.f ? grad : grad * slope;
+    return grad;
+}
+
+/// V numbers that are read or written at once.
+template <int V> struct Pack { float at[V]; };
+
+template <int V> DEVICE Pack<V> load(const float* from) {
+    Pack<V> pack;
+    if (V == 4) {
+        float4 four = *reinterpret_cast<const float4*>(from);
+        pack.at[0] = four.x; pack.at[1 % V] = four.y; pack.at[2 % V] = four.z; pack.at[3 % V] = four.w;
+    } else {
+        pack.at[0] = *from;
+    }
+    return pack;
+}
+
+template <int V> DEVICE void store(float* to, const Pack<V>& pack) {
+    if (V == 4) {
+        *reinterpret_cast<float4*>(to) = make_float4(pack.at[0], pack.at[1 % V], pack.at[2 % V], pack.at[3 % V]);
+    } else {
+        *to = pack.at[0];
+    }
+}
+
+/// The sum over the block of `x`, in every thread.
+DEVICE double block_sum(double x) {
+    __shared__ double sums[BLOCK / WARP];
+    for (int distance = WARP / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) sums[threadIdx.x / WARP] = x;
+    __syncthreads();
+    double total = 0;
+    for (int warp = 0; warp < BLOCK / WARP; ++warp) total += sums[warp];
+    return total;
+}
+
+DEVICE double warp_sum(double x) {
+    for (int distance = WARP / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
+    return x;
+}
+
+DEVICE double warp_max(double x) {
+    for (int distance = WARP / 2; distance > 0; distance /= 2) x = fmax(x, __shfl_xor_sync(0xffffffffu, x, distance));
+    return x;
+}
+
+/// Whether this block is the last of `blocks` to come here: it then sees what the others wrote before. Sets the counter
+/// back for the next launch.
+DEVICE bool last_block(u32* counter, u32 blocks) {
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(counter, 1u) == blocks - 1;
+        if (last) *counter = 0;
+    }
+    __syncthreads();
+    if (last) __threadfence();
+    return last;
+}
+
+/// The sum of partial[0..count], in every thread of a block; to be called by the last block.
+DEVICE double sum_partials(const double* partial, int count) {
+    double sum = 0;
+    for (int at = threadIdx.x; at < count; at += BLOCK) sum += __ldcg(partial + at);
+    return block_sum(sum);
+}

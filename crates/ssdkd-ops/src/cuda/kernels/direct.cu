@@ -1,0 +1,68 @@
+// Convolutions by their definition, for those that cuDNN does not compute on channels-last images: right, not fast.
+// Weights are (O, C/groups, kh, kw).
+
+struct Convolution {
+    u32 batch;
+    Image input, output;
+    u32 rows, columns;  // of the kernel
+    u32 stride, padding, dilation, groups;
+};
+
+KERNEL direct_forward(const float* x, const float* weight, float* out, u32 n, Convolution conv) {
+    EACH(i, n)
+    Place at = place(i, conv.output);
+    u32 inputs = conv.input.channels / conv.groups, outputs = conv.output.channels / conv.groups;
+    u32 group = at.channel / outputs;
+    float sum = 0;
+    for (u32 row = 0; row < conv.rows; ++row)
+        for (u32 column = 0; column < conv.columns; ++column) {
+            int y = (int)(at.row * conv.stride + row * conv.dilation) - (int)conv.padding;
+            int x_ = (int)(at.column * conv.stride + column * conv.dilation) - (int)conv.padding;
+            if (y < 0 || y >= (int)conv.input.height || x_ < 0 || x_ >= (int)conv.input.width) continue;
+            for (u32 c = 0; c < inputs; ++c)
+                sum += x[index(conv.input, at.image, y, x_, group * inputs + c)]
+                     * weight[((at.channel * inputs + c) * conv.rows + row) * conv.columns + column];
+        }
+    out[i] = sum;
+}
+
+KERNEL direct_input_gradient(const float* grad, const float* weight, float* out, u32 n, Convolution conv) {
+    EACH(i, n)
+    Place at = place(i, conv.input);
+    u32 inputs = conv.input.channels / conv.groups, outputs = conv.output.channels / conv.groups;
+    u32 group = at.channel / inputs, c = at.channel % inputs;
+    float sum = 0;
+    for (u32 row = 0; row < conv.rows; ++row)
+        for (u32 column = 0; column < conv.columns; ++column) {
+            int y = (int)(at.row + conv.padding) - (int)(row * conv.dilation);
+            int x_ = (int)(at.column + conv.padding) - (int)(column * conv.dilation);
+            if (y < 0 || y % (int)conv.stride || x_ < 0 || x_ % (int)conv.stride) continue;
+            y /= (int)conv.stride;
+            x_ /= (int)conv.stride;
+            if (y >= (int)conv.output.height || x_ >= (int)conv.output.width) continue;
+            for (u32 o = 0; o < outputs; ++o)
+                sum += grad[index(conv.output, at.image, y, x_, group * outputs + o)]
+                     * weight[(((group * outputs + o) * inputs + c) * conv.rows + row) * conv.columns + column];
+        }
+    out[i] = sum;
+}
+
+/// A block for each number of the weight.
+KERNEL direct_weight_gradient(const float* x, const float* grad, float* out, Convolution conv) {
+    u32 i = blockIdx.x;
+    u32 column = i % conv.columns, row = i / conv.columns % conv.rows;
+    u32 inputs = conv.input.channels / conv.groups, outputs = conv.output.channels / conv.groups;
+    u32 c = i / (conv.columns * conv.rows) % inputs, o = i / (conv.columns * conv.rows * inputs);
+    u32 pixels = conv.batch * conv.output.height * conv.output.width;
+    double sum = 0;
+    for (u32 pixel = threadIdx.x; pixel < pixels; pixel += BLOCK) {
+        u32 to_column = pixel % conv.output.width, to_row = pixel / conv.output.width % conv.output.height;
+        u32 image = pixel / (conv.output.width * conv.output.height);
+        int y = (int)(to_row * conv.stride + row * conv.dilation) - (int)conv.padding;
+        int x_ = (int)(to_column * conv.stride + column * conv.dilation) - (int)conv.padding;
+        if (y < 0 || y >= (int)conv.input.height || x_ < 0 || x_ >= (int)conv.input.width) continue;
+        sum += (double)x[index(conv.input, image, y, x_, o / outputs * inputs + c)] * grad[(u64)pixel * conv.output.channels + o];
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) out[i] = (float)sum;
+}

@@ -1,0 +1,147 @@
+// Losses over rows of logits (B, K), a warp for each row, in f64. The gradient is computed with the loss, and only scaled
+// on the way back.
+
+#define ROWS_PER_BLOCK (BLOCK / WARP)
+
+#define EACH_ROW(row, lane)                                              \
+    u32 row = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x / WARP;          \
+    u32 lane = threadIdx.x % WARP;
+
+DEVICE double log_sum_exp(const float* logits, u32 classes, u32 lane, double temperature) {
+    double largest = -__longlong_as_double(0x7ff0000000000000ll);
+    for (u32 c = lane; c < classes; c += WARP) largest = fmax(largest, logits[c] / temperature);
+    largest = warp_max(largest);
+    double sum = 0;
+    for (u32 c = lane; c < classes; c += WARP) sum += exp(logits[c] / temperature - largest);
+    return largest + log(warp_sum(sum));
+}
+
+/// The sum of one number for each row into `out`, by the last block; partial[row] holds them.
+DEVICE void finish_rows(const double* partial, u32 rows, u32* counter, float* out) {
+    if (!last_block(counter, gridDim.x)) return;
+    double total = sum_partials(partial, rows);
+    if (threadIdx.x == 0) *out = (float)total;
+}
+
+KERNEL cross_entropy(
+    const float* logits, const u32* targets, const float* weights, u32 rows, u32 classes, double smoothing, float* grad,
+    double* partial, u32* counter, float* out
+) {
+    EACH_ROW(row, lane)
+    if (row < rows) {
+        const float* at = logits + (u64)row * classes;
+        double log_sum = log_sum_exp(at, classes, lane, 1.0);
+        double factor = (weights ? (double)weights[row] : 1.0) / rows, spread = smoothing / classes;
+        u32 target = targets[row];
+        double others = 0;
+        for (u32 c = lane; c < classes; c += WARP) {
+            double wanted = spread + (c == target ? 1.0 - smoothing : 0.0);
+            if (grad) grad[(u64)row * classes + c] = (float)(factor * (exp(at[c] - log_sum) - wanted));
+            others += log_sum - at[c];
+        }
+        others = warp_sum(others);
+        double loss = (1.0 - smoothing) * (log_sum - at[target]);
+        if (smoothing > 0.0) loss += spread * others;
+        if (lane == 0) partial[row] = factor * loss;
+    }
+    finish_rows(partial, rows, counter, out);
+}
+
+/// KL(softmax(target / T) ‖ softmax(logits / T)) of each row, weighted; gradients into both where wanted.
+KERNEL kl_divergence(
+    const float* target_logits, const float* logits, const float* weights, u32 rows, u32 classes, double temperature,
+    float* grad, float* target_grad, double* partial, u32* counter, float* out
+) {
+    EACH_ROW(row, lane)
+    if (row < rows) {
+        const float* target = target_logits + (u64)row * classes;
+        const float* at = logits + (u64)row * classes;
+        double target_log_sum = log_sum_exp(target, classes, lane, temperature);
+        double log_sum = log_sum_exp(at, classes, lane, temperature);
+        double factor = (weights ? (double)weights[row] : 1.0) / rows;
+        double divergence = 0;
+        for (u32 c = lane; c < classes; c += WARP) {
+            double log_p = target[c] / temperature - target_log_sum, log_q = at[c] / temperature - log_sum;
+            divergence += exp(log_p) * (log_p - log_q);
+        }
+        divergence = warp_sum(divergence);
+        // Rounding can leave a little less than nothing; NaN stays.
+        if (divergence < 0.0) divergence = 0.0;
+        for (u32 c = lane; c < classes; c += WARP) {
+            double log_p = target[c] / temperature - target_log_sum, log_q = at[c] / temperature - log_sum;
+            u64 i = (u64)row * classes + c;
+            if (grad) grad[i] = (float)(factor * (exp(log_q) - exp(log_p)) / temperature);
+            if (target_grad) target_grad[i] = (float)(factor * exp(log_p) * (log_p - log_q - divergence) / temperature);
+        }
+        if (lane == 0) partial[row] = factor * divergence;
+    }
+    finish_rows(partial, rows, counter, out);
+}
+
+KERNEL softmax(const float* logits, float* out, u32 rows, u32 classes) {
+    EACH_ROW(row, lane)
+    if (row >= rows) return;
+    const float* at = logits + (u64)row * classes;
+    double log_sum = log_sum_exp(at, classes, lane, 1.0);
+    for (u32 c = lane; c < classes; c += WARP) out[(u64)row * classes + c] = (float)exp(at[c] - log_sum);
+}
+
+/// The mean probability of each class, then Σ p̄ ln p̄: one block of `BLOCK` threads, a warp for a class.
+KERNEL mean_negentropy(const float* probabilities, u32 rows, u32 classes, double* log_mean, float* out) {
+    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    double negentropy = 0;
+    for (u32 c = warp; c < classes; c += ROWS_PER_BLOCK) {
+        double sum = 0;
+        for (u32 row = lane; row < rows; row += WARP) sum += probabilities[(u64)row * classes + c];
+        double mean = warp_sum(sum) / rows;
+        double logarithm = log(fmax(mean, 2.2250738585072014e-308));
+        if (lane == 0) {
+            log_mean[c] = logarithm;
+            negentropy += mean * logarithm;
+        }
+    }
+    double total = block_sum(negentropy);
+    if (threadIdx.x == 0) *out = (float)total;
+}
+
+KERNEL mean_negentropy_backward(
+    const float* probabilities, const double* log_mean, const float* flow, float* out, u32 rows, u32 classes
+) {
+    EACH_ROW(row, lane)
+    if (row >= rows) return;
+    const float* at = probabilities + (u64)row * classes;
+    double expected = 0;
+    for (u32 c = lane; c < classes; c += WARP) expected += at[c] * log_mean[c];
+    expected = warp_sum(expected);
+    for (u32 c = lane; c < classes; c += WARP)
+        out[(u64)row * classes + c] = (float)(at[c] * (log_mean[c] - expected) / rows * *flow);
+}
+
+/// Rows of features (B, F) divided by their norms; a row of zeros stays.
+KERNEL unit_rows(const float* x, float* out, double* inverses, u32 rows, u32 columns) {
+    EACH_ROW(row, lane)
+    if (row >= rows) return;
+    double squares = 0;
+    for (u32 c = lane; c < columns; c += WARP) {
+        double number = x[(u64)row * columns + c];
+        squares += number * number;
+    }
+    double norm = sqrt(warp_sum(squares));
+    double inverse = norm == 0.0 ? 0.0 : 1.0 / norm;
+    for (u32 c = lane; c < columns; c += WARP) out[(u64)row * columns + c] = (float)(x[(u64)row * columns + c] * inverse);
+    if (lane == 0) inverses[row] = inverse;
+}
+
+KERNEL unit_rows_backward(
+    const float* unit, const float* grad, const double* inverses, float* out, u32 rows, u32 columns
+) {
+    EACH_ROW(row, lane)
+    if (row >= rows) return;
+    double along = 0;
+    for (u32 c = lane; c < columns; c += WARP) along += (double)unit[(u64)row * columns + c] * grad[(u64)row * columns + c];
+    along = warp_sum(along);
+    for (u32 c = lane; c < columns; c += WARP) {
+        u64 i = (u64)row * columns + c;
+        out[i] = (float)((grad[i] - unit[i] * along) * inverses[row]);
+    }
+}

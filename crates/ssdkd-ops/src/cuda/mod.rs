@@ -1,0 +1,50 @@
+//! The operations on a GPU.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `libraries` | where NVIDIA's libraries are |
+//! | `program` | how the kernels of `kernels/` are compiled for the GPU at hand |
+//! | `gpu` | memory, launches, settings |
+//! | `dnn` | which of cuDNN's algorithms computes a convolution |
+//! | the others | the operations, as the modules of the same names beside this one have them for the CPU |
+//!
+//! An operation's public function checks its arguments, and comes here when they are on a GPU. Nothing here waits for
+//! the GPU, except what returns numbers to the program. All work is in order on the one stream of a device.
+
+mod conv;
+mod direct;
+mod dnn;
+mod gpu;
+mod images;
+mod libraries;
+mod loss;
+mod norm;
+mod optim;
+mod pointwise;
+mod program;
+mod reduce;
+mod rows;
+
+pub(crate) use conv::record as convolution;
+pub use gpu::{CudaSettings, cuda_settings, open, set_cuda_settings};
+pub(crate) use images::{
+    avg_pool2d, crop_flip, gather_images, global_avg_pool, max_pool2d, subsample_pad, total_variation, upsample_nearest,
+};
+pub(crate) use loss::{cross_entropy, kl_divergence, mean_softmax_negentropy, softmax};
+pub(crate) use norm::{Layer, batch_norm_eval, batch_norm_tapped, batch_norm_train, channel_moments, fold, follow};
+pub(crate) use optim::{Slot, adam, sgd, squares};
+pub(crate) use pointwise::{
+    add, add_assign, affine_channels, copy_assign, lerp_assign, nchw_to_nhwc, rectify, round_to_u8_levels, scale,
+    sigmoid,
+};
+pub(crate) use reduce::{l2_distance, mean_absolute_difference, relative_distance, sum, weighted_sum};
+pub(crate) use rows::unit_rows;
+
+/// How the kernels number activations.
+fn activation_code(activation: crate::Activation) -> (i32, f32) {
+    match activation {
+        crate::Activation::None => (0, 0.0),
+        crate::Activation::Relu => (1, 0.0),
+        crate::Activation::LeakyRelu(slope) => (2, slope),
+    }
+}

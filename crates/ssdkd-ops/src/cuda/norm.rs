@@ -1,0 +1,471 @@
+//! Batch normalisation on a GPU: what [`crate::norm`] says, in two launches forward and two back.
+
+use candle_core::{Result, Tensor};
+
+use super::activation_code;
+use super::gpu::{BLOCK, Gpu, count};
+use super::program::{Argument, arguments};
+use crate::activation::Activation;
+use crate::norm::BatchMoments;
+use crate::value::Value;
+
+/// Groups of channels that the counters suffice for, times the channels of one: no network comes near.
+const MOST_CHANNELS: usize = 1 << 16;
+
+/// The arguments that all normalisations share, checked.
+#[derive(Clone, Copy)]
+pub(crate) struct Layer<'a> {
+    pub(crate) operation: &'static str,
+    pub(crate) x: &'a Value,
+    pub(crate) gamma: &'a Value,
+    pub(crate) beta: &'a Value,
+    pub(crate) residual: Option<&'a Value>,
+    pub(crate) activation: Activation,
+    pub(crate) eps: f64,
+}
+
+/// How the rows of activations (rows, C) are cut into blocks: `Lanes` of `kernels/norm.cu`.
+struct Cut {
+    rows: usize,
+    channels: usize,
+    /// Whether four channels are read at once.
+    four: bool,
+    /// Groups of channels.
+    groups: u32,
+    /// Rows that a block takes at once.
+    down: u32,
+}
+
+impl Cut {
+    fn new(operation: &str, rows: usize, channels: usize, addresses: &[u64]) -> Result<Self> {
+        if channels > MOST_CHANNELS {
+            candle_core::bail!("{operation}: {channels} channels are too many for a GPU, at most {MOST_CHANNELS}");
+        }
+        let four = channels.is_multiple_of(4) && addresses.iter().all(|address| address.is_multiple_of(16));
+        let packs = count(channels) / if four { 4 } else { 1 };
+        let across = packs.min(BLOCK);
+        Ok(Self { rows, channels, four, groups: packs.div_ceil(across), down: BLOCK / across })
+    }
+
+    fn kernel(&self, [four, one]: [&'static str; 2]) -> &'static str {
+        if self.four { four } else { one }
+    }
+
+    /// The grid of a pass that writes: enough threads to hide the latency of memory, few enough to spread the constants.
+    fn wide(&self, gpu: &Gpu) -> (u32, u32) {
+        let steps = count(self.rows).div_ceil(self.down);
+        (steps.div_ceil(2).min((16 * gpu.blocks()).div_ceil(self.groups)).max(1), self.groups)
+    }
+
+    /// The grid of a pass that reduces: no more blocks than are computed at once, as one of them adds up their sums.
+    fn narrow(&self, gpu: &Gpu) -> (u32, u32) {
+        let steps = count(self.rows).div_ceil(self.down);
+        (steps.div_ceil(4).min((2 * gpu.blocks()).div_ceil(self.groups)).max(1), self.groups)
+    }
+}
+
+/// A normalisation as the kernels have it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Norm {
+    gamma: u64,
+    beta: u64,
+    mean: u64,
+    variance: u64,
+    eps: f64,
+    activation: i32,
+    slope: f32,
+}
+
+/// How x's gradient depends on each of its numbers, as the kernels have it.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Line {
+    mean: u64,
+    slope: u64,
+    offset: u64,
+    slopes: f64,
+    offsets: f64,
+}
+
+/// Where the statistics came from, which decides how x's gradient depends on them.
+enum Statistics {
+    /// From the batch: gradients flow through them.
+    Batch,
+    /// From earlier batches: constants.
+    Running,
+    /// Constants, while the batch's own mean and variance are outputs with gradients.
+    Tapped(Tensor),
+}
+
+/// Where the sign of the activation's input is read from; the kernels number them so.
+enum Gate {
+    Open,
+    Input,
+    Output(Tensor),
+}
+
+/// What a normalisation keeps for its gradients.
+struct Saved {
+    operation: &'static str,
+    activation: Activation,
+    eps: f64,
+    gamma: Tensor,
+    beta: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    statistics: Statistics,
+    x: Option<Tensor>,
+    gate: Gate,
+    wants_x: bool,
+    wants_gamma: bool,
+    wants_beta: bool,
+    /// Whether there is a residual, and whether its gradient is wanted.
+    residual: Option<bool>,
+}
+
+impl Layer<'_> {
+    fn channels(&self) -> usize {
+        self.gamma.tensor().elem_count()
+    }
+
+    fn rows(&self) -> usize {
+        self.x.tensor().elem_count() / self.channels()
+    }
+
+    fn norm(&self, gpu: &Gpu, mean: &Tensor, variance: &Tensor) -> Result<Norm> {
+        norm(gpu, self.operation, [self.gamma.tensor(), self.beta.tensor(), mean, variance], self.eps, self.activation)
+    }
+
+    /// What the gradients will need, and no more.
+    fn saved(&self, out: &Tensor, mean: &Tensor, variance: &Tensor, statistics: Statistics) -> Saved {
+        let (wants_x, wants_gamma) = (self.x.wants_gradient(), self.gamma.wants_gradient());
+        let keeps_x = match statistics {
+            Statistics::Batch | Statistics::Tapped(_) => wants_x || wants_gamma,
+            Statistics::Running => wants_gamma,
+        };
+        let gate = match (self.activation, self.residual) {
+            (Activation::None, _) => Gate::Open,
+            (_, None) if keeps_x => Gate::Input,
+            _ => Gate::Output(out.clone()),
+        };
+        Saved {
+            operation: self.operation,
+            activation: self.activation,
+            eps: self.eps,
+            gamma: self.gamma.tensor().clone(),
+            beta: self.beta.tensor().clone(),
+            mean: mean.clone(),
+            variance: variance.clone(),
+            statistics,
+            x: keeps_x.then(|| self.x.tensor().clone()),
+            gate,
+            wants_x,
+            wants_gamma,
+            wants_beta: self.beta.wants_gradient(),
+            residual: self.residual.map(Value::wants_gradient),
+        }
+    }
+
+    fn inputs(&self) -> Vec<&Value> {
+        [self.x, self.gamma, self.beta].into_iter().chain(self.residual).collect()
+    }
+
+    /// `activation(x · scale + shift + residual)`.
+    fn normalise(&self, gpu: &Gpu, mean: &Tensor, variance: &Tensor) -> Result<Tensor> {
+        let operation = self.operation;
+        let x = gpu.at(self.x.tensor(), operation)?;
+        let residual = gpu.at_optional(self.residual.map(Value::tensor), operation)?;
+        let (out, to) = gpu.tensor(self.x.tensor().shape().clone())?;
+        let cut = Cut::new(operation, self.rows(), self.channels(), &[x, residual])?;
+        let norm = self.norm(gpu, mean, variance)?;
+        let arguments = arguments![x, residual, to, count(cut.rows), count(cut.channels), Argument::of(&norm)];
+        gpu.launch(cut.kernel(["normalise_4", "normalise_1"]), cut.wide(gpu), arguments)?;
+        Ok(out)
+    }
+}
+
+fn norm(
+    gpu: &Gpu,
+    operation: &str,
+    [gamma, beta, mean, variance]: [&Tensor; 4],
+    eps: f64,
+    activation: Activation,
+) -> Result<Norm> {
+    let (activation, slope) = activation_code(activation);
+    let [gamma, beta] = [gpu.at(gamma, operation)?, gpu.at(beta, operation)?];
+    let [mean, variance] = [gpu.at(mean, operation)?, gpu.at(variance, operation)?];
+    Ok(Norm { gamma, beta, mean, variance, eps, activation, slope })
+}
+
+/// Mean (C,) and biased variance (C,) of `x` (…, C).
+fn moments(gpu: &Gpu, operation: &str, x: &Tensor, channels: usize) -> Result<(Tensor, Tensor)> {
+    let at = gpu.at(x, operation)?;
+    let (mean, mean_at) = gpu.tensor(channels)?;
+    let (variance, variance_at) = gpu.tensor(channels)?;
+    let cut = Cut::new(operation, x.elem_count() / channels, channels, &[at])?;
+    let arguments =
+        arguments![at, count(cut.rows), count(channels), gpu.scratch(), gpu.counters(), mean_at, variance_at];
+    gpu.launch(cut.kernel(["moments_4", "moments_1"]), cut.narrow(gpu), arguments)?;
+    Ok((mean, variance))
+}
+
+/// Σ over rows (C,): the gradient of a bias.
+pub(super) fn sum_rows(gpu: &Gpu, x: u64, rows: usize, channels: usize) -> Result<Tensor> {
+    let (out, to) = gpu.tensor(channels)?;
+    let cut = Cut::new("the gradient of a bias", rows, channels, &[x])?;
+    let arguments = arguments![x, count(rows), count(channels), gpu.scratch(), gpu.counters(), to];
+    gpu.launch(cut.kernel(["sum_rows_4", "sum_rows_1"]), cut.narrow(gpu), arguments)?;
+    Ok(out)
+}
+
+pub(crate) fn batch_norm_train(layer: Layer) -> Result<(Value, BatchMoments)> {
+    let gpu = Gpu::of(layer.x.tensor(), layer.operation)?;
+    let (mean, variance) = moments(&gpu, layer.operation, layer.x.tensor(), layer.channels())?;
+    let out = layer.normalise(&gpu, &mean, &variance)?;
+    let saved = layer.saved(&out, &mean, &variance, Statistics::Batch);
+    let out = Value::record1(out, &layer.inputs(), move |grad| saved.gradients(Some(grad), None));
+    Ok((out, BatchMoments { mean, variance, count: layer.rows() }))
+}
+
+pub(crate) fn batch_norm_eval(layer: Layer, mean: &Tensor, variance: &Tensor) -> Result<Value> {
+    let gpu = Gpu::of(layer.x.tensor(), layer.operation)?;
+    let out = layer.normalise(&gpu, mean, variance)?;
+    let saved = layer.saved(&out, mean, variance, Statistics::Running);
+    Ok(Value::record1(out, &layer.inputs(), move |grad| saved.gradients(Some(grad), None)))
+}
+
+pub(crate) fn batch_norm_tapped(layer: Layer, mean: &Tensor, variance: &Tensor) -> Result<(Value, Value, Value)> {
+    let operation = layer.operation;
+    let gpu = Gpu::of(layer.x.tensor(), operation)?;
+    let x = gpu.at(layer.x.tensor(), operation)?;
+    let residual = gpu.at_optional(layer.residual.map(Value::tensor), operation)?;
+    let (out, to) = gpu.tensor(layer.x.tensor().shape().clone())?;
+    let cut = Cut::new(operation, layer.rows(), layer.channels(), &[x, residual])?;
+    let (tap_mean, mean_at) = gpu.tensor(cut.channels)?;
+    let (tap_variance, variance_at) = gpu.tensor(cut.channels)?;
+    let norm = layer.norm(&gpu, mean, variance)?;
+    let arguments = arguments![
+        x,
+        residual,
+        to,
+        count(cut.rows),
+        count(cut.channels),
+        Argument::of(&norm),
+        gpu.scratch(),
+        gpu.counters(),
+        mean_at,
+        variance_at
+    ];
+    gpu.launch(cut.kernel(["normalise_tapped_4", "normalise_tapped_1"]), cut.narrow(&gpu), arguments)?;
+
+    let tapped = layer.x.wants_gradient();
+    let saved = layer.saved(&out, mean, variance, Statistics::Tapped(tap_mean.clone()));
+    let outputs = [out, tap_mean, tap_variance];
+    let [out, mean, variance] = Value::record(outputs, &layer.inputs(), move |grads| {
+        let (mean, variance) = (grads[1].as_ref(), grads[2].as_ref());
+        let taps = (mean.is_some() || variance.is_some()).then_some((mean, variance));
+        saved.gradients(grads[0].as_ref(), taps)
+    });
+    // The statistics depend on x alone.
+    Ok(if tapped { (out, mean, variance) } else { (out, mean.detach(), variance.detach()) })
+}
+
+pub(crate) fn channel_moments(operation: &'static str, x: &Value, channels: usize) -> Result<(Value, Value)> {
+    let gpu = Gpu::of(x.tensor(), operation)?;
+    let (mean, variance) = moments(&gpu, operation, x.tensor(), channels)?;
+    let (kept, middle) = (x.tensor().clone(), mean.clone());
+    let [mean, variance] = Value::record([mean, variance], &[x], move |grads| {
+        let gpu = Gpu::of(&kept, operation)?;
+        let line = of_taps(&gpu, operation, &kept, &middle, grads[0].as_ref(), grads[1].as_ref())?;
+        let cut = Cut::new(operation, kept.elem_count() / channels, channels, &[gpu.at(&kept, operation)?])?;
+        Ok(vec![Some(input_gradient(&gpu, operation, &cut, None, Some(&kept), (0, 0), NOTHING, line, &kept)?)])
+    });
+    Ok((mean, variance))
+}
+
+/// How the mean and the variance of x depend on each of its numbers: 1/N, and 2 (x − mean) / N.
+fn of_taps(
+    gpu: &Gpu,
+    operation: &str,
+    x: &Tensor,
+    middle: &Tensor,
+    mean: Option<&Tensor>,
+    variance: Option<&Tensor>,
+) -> Result<Line> {
+    let rows = (x.elem_count() / middle.elem_count()) as f64;
+    Ok(Line {
+        mean: gpu.at(middle, operation)?,
+        slope: gpu.at_optional(variance, operation)?,
+        offset: gpu.at_optional(mean, operation)?,
+        slopes: 2.0 / rows,
+        offsets: 1.0 / rows,
+    })
+}
+
+/// No normalisation: for gradients of the line alone.
+const NOTHING: Norm = Norm { gamma: 0, beta: 0, mean: 0, variance: 0, eps: 0.0, activation: 0, slope: 0.0 };
+
+/// x's gradient, of the shape of `like`: that through the normalisation, if `grad` arrived, and the line.
+#[expect(clippy::too_many_arguments, reason = "the kernel's")]
+fn input_gradient(
+    gpu: &Gpu,
+    operation: &str,
+    cut: &Cut,
+    grad: Option<u64>,
+    x: Option<&Tensor>,
+    (gate, gated): (u64, i32),
+    norm: Norm,
+    line: Line,
+    like: &Tensor,
+) -> Result<Tensor> {
+    let (out, to) = gpu.tensor(like.shape().clone())?;
+    let x = gpu.at_optional(x, operation)?;
+    let arguments = arguments![
+        grad.unwrap_or(0),
+        x,
+        gate,
+        gated,
+        count(cut.rows),
+        count(cut.channels),
+        Argument::of(&norm),
+        Argument::of(&line),
+        to
+    ];
+    gpu.launch(cut.kernel(["norm_backward_4", "norm_backward_1"]), cut.wide(gpu), arguments)?;
+    Ok(out)
+}
+
+impl Saved {
+    /// One entry for each input of the operation, from the gradient of the output and those of the tapped mean and
+    /// variance.
+    fn gradients(
+        &self,
+        grad: Option<&Tensor>,
+        taps: Option<(Option<&Tensor>, Option<&Tensor>)>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let operation = self.operation;
+        let gpu = Gpu::of(&self.gamma, operation)?;
+        let channels = self.gamma.elem_count();
+        let Some(like) = grad.or(self.x.as_ref()) else {
+            return Ok([None, None, None].into_iter().chain(self.residual.map(|_| None)).collect());
+        };
+        let mut line = Line::default();
+        if let (Statistics::Tapped(middle), Some((mean, variance)), Some(x)) = (&self.statistics, taps, &self.x) {
+            line = of_taps(&gpu, operation, x, middle, mean, variance)?;
+        }
+        let x_at = gpu.at_optional(self.x.as_ref(), operation)?;
+        let grad_at = gpu.at_optional(grad, operation)?;
+        let (mut gate, mut gated) = match &self.gate {
+            Gate::Open => (0, 0),
+            Gate::Input => (0, 1),
+            Gate::Output(output) => (gpu.at(output, operation)?, 2),
+        };
+        let cut = Cut::new(operation, like.elem_count() / channels, channels, &[x_at, grad_at, gate])?;
+        let Some(grad) = grad else {
+            // Only the statistics were used.
+            let line = (line.mean != 0 && self.wants_x)
+                .then(|| input_gradient(&gpu, operation, &cut, None, self.x.as_ref(), (0, 0), NOTHING, line, like));
+            return Ok([line.transpose()?, None, None].into_iter().chain(self.residual.map(|_| None)).collect());
+        };
+        let norm =
+            norm(&gpu, operation, [&self.gamma, &self.beta, &self.mean, &self.variance], self.eps, self.activation)?;
+
+        // The residual's gradient is what lies before the activation: written once, it also spares the second pass the
+        // gate.
+        let writes_before = self.residual == Some(true) && self.activation != Activation::None;
+        let through_batch = matches!(self.statistics, Statistics::Batch);
+        let (mut gamma, mut beta, mut before, mut lines) = (None, None, None, None);
+        if self.wants_gamma || self.wants_beta || (self.wants_x && through_batch) || writes_before {
+            let made = |wanted: bool, shape: candle_core::Shape| -> Result<(Option<Tensor>, u64)> {
+                if !wanted {
+                    return Ok((None, 0));
+                }
+                let (tensor, at) = gpu.tensor(shape)?;
+                Ok((Some(tensor), at))
+            };
+            let (written, before_at) = made(writes_before, like.shape().clone())?;
+            let (to_gamma, gamma_at) = made(self.wants_gamma, channels.into())?;
+            let (to_beta, beta_at) = made(self.wants_beta, channels.into())?;
+            let (slope, slope_at) = made(through_batch && self.wants_x, channels.into())?;
+            let (offset, offset_at) = made(through_batch && self.wants_x, channels.into())?;
+            let arguments = arguments![
+                grad_at,
+                x_at,
+                gate,
+                gated,
+                count(cut.rows),
+                count(channels),
+                Argument::of(&norm),
+                gpu.scratch(),
+                gpu.counters(),
+                before_at,
+                gamma_at,
+                beta_at,
+                slope_at,
+                offset_at
+            ];
+            gpu.launch(cut.kernel(["norm_reduce_4", "norm_reduce_1"]), cut.narrow(&gpu), arguments)?;
+            (gamma, beta, before) = (to_gamma, to_beta, written);
+            if slope_at != 0 {
+                line = Line { mean: norm.mean, slope: slope_at, offset: offset_at, slopes: 1.0, offsets: 1.0 };
+                lines = Some((slope, offset));
+            }
+        }
+        let mut passed = grad_at;
+        if let Some(before) = &before {
+            (gate, gated) = (0, 0);
+            passed = gpu.at(before, operation)?;
+        }
+        let to_x = self.wants_x.then(|| {
+            // A line without a mean is none, and needs no x.
+            let x = self.x.as_ref().filter(|_| line.mean != 0 || gated == 1);
+            input_gradient(&gpu, operation, &cut, Some(passed), x, (gate, gated), norm, line, grad)
+        });
+        let to_x = to_x.transpose()?;
+        drop(lines);
+        let residual = match self.residual {
+            None => None,
+            Some(false) => Some(None),
+            Some(true) if self.activation == Activation::None => Some(Some(grad.clone())),
+            Some(true) => Some(before),
+        };
+        Ok([to_x, gamma, beta].into_iter().chain(residual).collect())
+    }
+}
+
+/// See [`Running::follow`](crate::Running::follow).
+pub(crate) fn follow(running: &crate::Running, moments: &BatchMoments, unbiased: f64, momentum: f64) -> Result<()> {
+    let operation = "running statistics";
+    let gpu = Gpu::of(running.mean, operation)?;
+    for (running, batch) in [(running.mean, &moments.mean), (running.variance, &moments.variance)] {
+        crate::vectorised::check_same_shape(operation, running, batch)?;
+    }
+    let [mean, variance] = [gpu.at(running.mean, operation)?, gpu.at(running.variance, operation)?];
+    let [of_batch, spread] = [gpu.at(&moments.mean, operation)?, gpu.at(&moments.variance, operation)?];
+    let (batches, channels) = (gpu.address::<i64>(running.batches, operation)?, moments.mean.elem_count());
+    let arguments =
+        arguments![mean, variance, batches, of_batch, spread, count(channels), unbiased as f32, momentum as f32];
+    gpu.launch_each("follow", channels, arguments)
+}
+
+/// Weight and bias with the normalisation folded in; see [`crate::fold_batch_norm`].
+pub(crate) fn fold(
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    norm: crate::FrozenNorm,
+    outputs: usize,
+) -> Result<(Tensor, Tensor)> {
+    let operation = "fold_batch_norm";
+    let gpu = Gpu::of(weight, operation)?;
+    let each = weight.elem_count() / outputs;
+    let (folded, to) = gpu.tensor(weight.shape().clone())?;
+    let (shift, shift_at) = gpu.tensor(outputs)?;
+    let (weight, bias) = (gpu.at(weight, operation)?, gpu.at_optional(bias, operation)?);
+    let [gamma, beta] = [gpu.at(norm.gamma, operation)?, gpu.at(norm.beta, operation)?];
+    let [mean, variance] = [gpu.at(norm.mean, operation)?, gpu.at(norm.variance, operation)?];
+    let arguments =
+        arguments![weight, bias, gamma, beta, mean, variance, to, shift_at, count(outputs), count(each), norm.eps];
+    gpu.launch_each("fold_norm", outputs * each, arguments)?;
+    Ok((folded, shift))
+}
