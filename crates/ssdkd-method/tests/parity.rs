@@ -98,7 +98,7 @@ fn inversion(strategy: Strategy, device: &Device) -> Result<Figures> {
         figures.insert(format!("images {batch}"), (within, numbers(&made.images)?));
         figures.insert(format!("logits {batch}"), (within, numbers(&made.teacher_logits)?));
         figures.insert(format!("terms {batch}"), (within, terms.to_vec()));
-        let moments = inversion.state_tensors().into_iter().filter(|(name, _)| batch == 0 && name.ends_with(".first"));
+        let moments = inversion.state_tensors().into_iter().filter(|(name, _)| batch == 0 && name.contains(".first"));
         for (name, moment) in moments {
             figures.insert(name, (BACKWARD, numbers(&moment)?));
         }
