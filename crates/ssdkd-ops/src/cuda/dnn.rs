@@ -100,13 +100,12 @@ impl Dnn {
     pub(super) fn run(&mut self, shape: &ConvShape, direction: Direction, operands: Operands) -> Result<bool> {
         let settings = cuda_settings();
         let key = (*shape, direction, settings.tf32, settings.deterministic);
-        let plan = match self.plans.get(&key) {
-            Some(plan) => *plan,
-            None => {
-                let plan = self.plan(shape, direction, operands, settings)?;
-                self.plans.insert(key, plan);
-                plan
-            }
+        let plan = if let Some(plan) = self.plans.get(&key) {
+            *plan
+        } else {
+            let plan = self.plan(shape, direction, operands, settings)?;
+            self.plans.insert(key, plan);
+            plan
         };
         let Some(plan) = plan else { return Ok(false) };
         let workspace = self.workspace(plan.workspace)?;

@@ -252,13 +252,13 @@ impl Gpu {
     }
 
     /// Starts `kernel` on a grid of blocks; its arguments are those of its definition in `kernels/`.
-    pub(super) fn launch(&self, kernel: &'static str, grid: (u32, u32), arguments: &mut [Argument]) -> Result<()> {
+    pub(super) fn launch(&self, kernel: &'static str, grid: (u32, u32), arguments: &[Argument]) -> Result<()> {
         if grid.0 == 0 || grid.1 == 0 {
             return Ok(());
         }
         let function = self.program.function(kernel)?;
         let mut addresses = [std::ptr::null_mut(); 24];
-        for (address, argument) in addresses.iter_mut().zip(arguments.iter_mut()) {
+        for (address, argument) in addresses.iter_mut().zip(arguments) {
             *address = argument.address();
         }
         or_error(kernel, self.stream.context().bind_to_thread())?;
@@ -272,7 +272,7 @@ impl Gpu {
     }
 
     /// Starts `kernel` with a thread for each of `threads`.
-    pub(super) fn launch_each(&self, kernel: &'static str, threads: usize, arguments: &mut [Argument]) -> Result<()> {
+    pub(super) fn launch_each(&self, kernel: &'static str, threads: usize, arguments: &[Argument]) -> Result<()> {
         self.launch(kernel, (threads.div_ceil(BLOCK as usize) as u32, 1), arguments)
     }
 }

@@ -30,7 +30,7 @@ fn make(operation: &str, kernel: &'static str, x: &Tensor, to: Images, more: &[A
     let n = out.elem_count();
     let mut arguments = arguments![gpu.at(x, operation)?, at, count(n)].to_vec();
     arguments.extend_from_slice(more);
-    gpu.launch_each(kernel, n, &mut arguments)?;
+    gpu.launch_each(kernel, n, &arguments)?;
     Ok(out)
 }
 

@@ -16,7 +16,7 @@ fn map(operation: &str, kernel: &'static str, x: &Tensor, more: &[Argument]) -> 
     let (out, to) = gpu.tensor(x.shape().clone())?;
     let mut arguments = arguments![gpu.at(x, operation)?, to, count(n)].to_vec();
     arguments.extend_from_slice(more);
-    gpu.launch_each(kernel, n.div_ceil(4), &mut arguments)?;
+    gpu.launch_each(kernel, n.div_ceil(4), &arguments)?;
     Ok(out)
 }
 
@@ -28,7 +28,7 @@ fn map_pairs(operation: &str, kernel: &'static str, a: &Tensor, b: &Tensor, more
     let (out, to) = gpu.tensor(a.shape().clone())?;
     let mut arguments = arguments![gpu.at(a, operation)?, gpu.at(b, operation)?, to, count(n)].to_vec();
     arguments.extend_from_slice(more);
-    gpu.launch_each(kernel, n.div_ceil(4), &mut arguments)?;
+    gpu.launch_each(kernel, n.div_ceil(4), &arguments)?;
     Ok(out)
 }
 
@@ -80,7 +80,7 @@ fn change(operation: &'static str, kernel: &'static str, target: &Tensor, x: &Te
     let n = target.elem_count();
     let mut arguments = arguments![gpu.at(x, operation)?, gpu.at(target, operation)?, count(n)].to_vec();
     arguments.extend_from_slice(more);
-    gpu.launch_each(kernel, n.div_ceil(4), &mut arguments)
+    gpu.launch_each(kernel, n.div_ceil(4), &arguments)
 }
 
 /// `sum += x`.

@@ -50,18 +50,16 @@ impl Program {
         let image = kept.as_deref().and_then(|path| std::fs::read(path).ok()).filter(|image| !image.is_empty());
         // SAFETY: the image is a whole one: files are renamed into place. A foreign one is refused by the driver.
         let module = image.and_then(|image| unsafe { result::module::load_data(image.as_ptr().cast()) }.ok());
-        let module = match module {
-            Some(module) => module,
-            None => {
-                let image = compile(&source, &architecture)?;
-                if let Some(path) = &kept {
-                    // A cache that cannot be written costs the next start a few seconds, no more.
-                    let _ = keep(path, &image);
-                }
-                // SAFETY: the compiler made the image.
-                or_error("loading the kernels", unsafe { result::module::load_data(image.as_ptr().cast()) })?
-            }
-        };
+        if let Some(module) = module {
+            return Ok(Self { module, functions: RwLock::default() });
+        }
+        let image = compile(&source, &architecture)?;
+        if let Some(path) = &kept {
+            // A cache that cannot be written costs the next start a few seconds, no more.
+            let _ = keep(path, &image);
+        }
+        // SAFETY: the compiler made the image.
+        let module = or_error("loading the kernels", unsafe { result::module::load_data(image.as_ptr().cast()) })?;
         Ok(Self { module, functions: RwLock::default() })
     }
 
@@ -137,12 +135,9 @@ impl<'a> Argument<'a> {
         Self { bits: 0, structure: Some(std::ptr::from_ref(structure).cast()), borrowed: std::marker::PhantomData }
     }
 
-    /// Where the driver finds it.
-    pub(super) fn address(&mut self) -> *mut c_void {
-        match self.structure {
-            Some(structure) => structure.cast_mut(),
-            None => (&raw mut self.bits).cast(),
-        }
+    /// Where the driver finds it; it only reads there.
+    pub(super) fn address(&self) -> *mut c_void {
+        self.structure.unwrap_or((&raw const self.bits).cast()).cast_mut()
     }
 }
 
@@ -167,7 +162,7 @@ from_bits! {
 /// Arguments in order, each of a type that an [`Argument`] can be made of.
 macro_rules! arguments {
     ($($argument:expr),* $(,)?) => {
-        &mut [$($crate::cuda::program::Argument::from($argument)),*]
+        &[$($crate::cuda::program::Argument::from($argument)),*]
     };
 }
 pub(super) use arguments;
