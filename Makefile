@@ -6,6 +6,9 @@ DATA     ?=
 ARGS     ?=
 ROUND    ?=
 GPU      ?=
+SECONDS  ?= 60
+READERS  ?= recipe manifest card checkpoint safetensors shard
+KILLS    ?= 200
 
 CARGO ?= cargo
 BIN   := $(if $(GPU),target-cuda,target)/release
@@ -14,7 +17,7 @@ FLAGS := --runs $(RUNS) $(ARGS)
 export SSDKD_DATA := $(DATA)
 
 .PHONY: help build build-cuda cuda-toolkit gpu-check pipeline run invert balance sample distill evaluate report status test lint fmt \
-        bench bench-pytorch sanitize data-cifar10 data-cifar100 teacher-shapes golden results python clean
+        bench bench-pytorch sanitize fuzz kills deny data-cifar10 data-cifar100 teacher-shapes golden results python clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +73,27 @@ bench-pytorch: ## whole steps beside PyTorch's, interleaved: a table and target/
 sanitize: ## the operations' tests under AddressSanitizer; leaks aside, as the caching allocator keeps blocks by design
 	RUSTC_BOOTSTRAP=1 ASAN_OPTIONS=detect_leaks=0 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --release -p ssdkd-ops --tests \
 	  --target $$(rustc -vV | sed -n 's/^host: //p') --target-dir target/sanitize
+
+# Coverage is collected in target/fuzz/corpus; the kept files in tests/fuzz/corpus stay as they are. The lock file is the
+# programs' own, so that what is fuzzed is what is shipped.
+fuzz: ## fuzz every reader of strangers' files (SECONDS= each, READERS="recipe shard"; a nightly Rust and cargo-fuzz)
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	@cp Cargo.lock tests/fuzz/Cargo.lock
+	@for reader in $(READERS); do \
+	  mkdir -p target/fuzz/corpus/$$reader && \
+	  RUSTUP_TOOLCHAIN=nightly $(CARGO) fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz $$reader \
+	    target/fuzz/corpus/$$reader tests/fuzz/corpus/$$reader -- -max_total_time=$(SECONDS) -max_len=65536 -timeout=10 \
+	    -rss_limit_mb=2048 -malloc_limit_mb=256 -print_final_stats=1 || exit 1; \
+	done
+
+kills: build ## kill runs and trainings at random moments until KILLS were killed; all must end with the same bytes
+	SSDKD_KILLS=$(KILLS) $(CARGO) test --release --workspace --test cli --test command killed -- --nocapture
+
+deny: ## licences, doubles, sources and known vulnerabilities of what is depended on (cargo-deny; the last needs the network)
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check licenses bans sources
+	@$(CARGO) deny fetch db >/dev/null 2>&1 || { echo "warning: no list of vulnerabilities could be fetched, so none was looked up" >&2; exit 0; }; \
+	$(CARGO) deny check --disable-fetch advisories
 
 data-cifar10: ## fetch CIFAR-10 from its authors' site into data/cifar10
 	@data/fetch-cifar.sh 10

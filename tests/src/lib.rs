@@ -1,1 +1,3 @@
-//! End-to-end tests live in `tests/tests/`.
+//! What the end-to-end tests in `tests/tests/` and the fuzz targets in `tests/fuzz/` share.
+
+pub mod readers;

@@ -245,6 +245,9 @@ impl Context {
         self.complete.remove(&(stage.to_string(), round));
         let origin = ssdkd_shards::Origin { stage: stage.into(), fingerprint: wanted.fingerprint() };
         let folder = StageFolder::begin(&self.run, wanted)?;
+        if self.options.force {
+            folder.discard_checkpoint()?;
+        }
         let started_at = logging::now();
         ssdkd_ops::reset_peak();
         Ok(Some(Job {
@@ -255,6 +258,8 @@ impl Context {
             metrics: serde_json::Map::new(),
             started: Instant::now(),
             started_at,
+            kept: Instant::now(),
+            keep_every: self.recipe.keep.checkpoint,
         }))
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::Value;
 use ssdkd_shards::{Origin, Role, Row, tables};
-use ssdkd_stage::StageFolder;
+use ssdkd_stage::{StageFolder, signals};
 
 /// How a stage ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,10 @@ pub struct Job {
     pub(crate) metrics: serde_json::Map<String, Value>,
     pub(crate) started: Instant,
     pub(crate) started_at: String,
+    /// When the last checkpoint was made, or could have been.
+    pub(crate) kept: Instant,
+    /// Seconds between checkpoints.
+    pub(crate) keep_every: f64,
 }
 
 impl Job {
@@ -94,8 +98,23 @@ impl Job {
         self.metrics.insert(name.into(), value.into());
     }
 
+    /// Keeps `state`, for a later process to go on from if this one does not come to its end; at most every so often, as
+    /// the recipe says, and when the user has asked to stop. `state` is asked only then.
+    pub fn checkpoint(&mut self, state: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
+        if self.kept.elapsed().as_secs_f64() >= self.keep_every || signals::interrupted().is_some() {
+            self.folder.save_checkpoint(&state()?)?;
+            self.kept = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// What an interrupted process kept of this same job.
+    pub fn kept(&self) -> Result<Option<Vec<u8>>> {
+        Ok(self.folder.checkpoint()?)
+    }
+
     /// Fails when the user has asked to stop.
     pub fn check_interrupted(&self) -> Result<()> {
-        Ok(ssdkd_stage::signals::check()?)
+        Ok(signals::check()?)
     }
 }

@@ -119,6 +119,9 @@ pub struct KeepSettings {
     pub states: usize,
     /// Image shards: all, or those that the buffer's images are in. Reports say less of rounds whose shards are gone.
     pub shards: KeepShards,
+    /// Seconds between checkpoints within a round of `distill`, so that a killed process costs no more than that (0: one
+    /// after every step).
+    pub checkpoint: f64,
 }
 
 /// Which image shards to keep.
@@ -134,7 +137,7 @@ pub enum KeepShards {
 
 impl Default for KeepSettings {
     fn default() -> Self {
-        Self { states: 3, shards: KeepShards::All }
+        Self { states: 3, shards: KeepShards::All, checkpoint: 60.0 }
     }
 }
 
@@ -232,6 +235,12 @@ impl Recipe {
         if self.evaluate.last == 0 {
             return Err("evaluate.last is 0; the headline needs at least the last round".into());
         }
+        if !(self.keep.checkpoint >= 0.0 && self.keep.checkpoint.is_finite()) {
+            return Err(format!(
+                "keep.checkpoint is {}; it must be a number of seconds, at least 0",
+                self.keep.checkpoint
+            ));
+        }
         self.invert.validate()?;
         self.balance.validate()?;
         self.sample.validate()?;
@@ -280,6 +289,8 @@ fn explain(message: &str) -> String {
     let mut quoted = rest.split('`');
     let Some(unknown) = quoted.next() else { return message.into() };
     let known = quoted.skip(1).step_by(2);
+    // Of a long one nobody wants to hear what it resembles, and to compare it would take time and memory in proportion.
+    let known = known.filter(|key| unknown.len() <= 2 * key.len());
     let nearest = known
         .map(|key| (strsim::damerau_levenshtein(unknown, key), key))
         .min_by_key(|(distance, _)| *distance)
@@ -333,6 +344,8 @@ mod tests {
         check_error(MINIMAL, &["run.rounds"], &["section.key=value"]);
         check_error(MINIMAL, &["run.rounds=0"], &["run.rounds is 0"]);
         check_error(MINIMAL, &["run.name=../up"], &["run.name"]);
+        check_error(MINIMAL, &["keep.checkpoint=-1.0"], &["keep.checkpoint is -1"]);
+        check_error(MINIMAL, &["keep.checkpoint=nan"], &["keep.checkpoint is NaN"]);
         check_error(MINIMAL, &["run.rounds=many"], &["run.rounds=many", "invalid type"]);
         check_error("[run", &[], &["r.toml"]);
     }

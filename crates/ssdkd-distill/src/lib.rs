@@ -4,6 +4,8 @@
 //! |---|---|
 //! | the draws; the images they name; student and optimiser of the round before | student, optimiser, per-step losses, the disagreement observed on each draw |
 
+mod checkpoint;
+
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -47,9 +49,13 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let seed = context.recipe().run.seed;
     let total = settings.steps as u64 * u64::from(rounds);
 
-    let (mut steps, mut observed) = (Vec::new(), Vec::new());
+    let (mut steps, mut observed) = checkpoint::take_up(&job, &student, &mut distiller)?;
+    if !steps.is_empty() {
+        tracing::info!("{STAGE} {round:04}: going on after step {} of {}", steps.len(), settings.steps);
+    }
     let progress = context.progress(STAGE, round, settings.steps as u64);
-    for (index, batch) in draws.chunks(settings.batch).enumerate() {
+    progress.advance(steps.len() as u64, String::new);
+    for (index, batch) in draws.chunks(settings.batch).enumerate().skip(steps.len()) {
         let at = batch
             .iter()
             .map(|draw| places.get(&draw.sample_id).copied().with_context(|| format!("sample {} was drawn but is not in the buffer of round {round}\nhint: rerun `sample` of this round with --force", draw.sample_id)))
@@ -74,6 +80,8 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
             agreement: report.agreement,
             gradient_norm: report.gradient_norm,
         });
+        let origin = job.origin();
+        job.checkpoint(|| checkpoint::encode(&origin, &student, &distiller, &steps, &observed))?;
         job.check_interrupted()?;
     }
     progress.finish();

@@ -86,7 +86,9 @@ const COMMON: [&str; 16] = [
 
 fn unknown(text: &str) -> String {
     let distance = |name: &&str| strsim::damerau_levenshtein(name, text);
-    let nearest = COMMON.into_iter().min_by_key(distance).filter(|name| distance(name) <= 3);
+    // A long text is none of them, and to compare it would take time and memory in proportion.
+    let near = COMMON.into_iter().filter(|name| text.len() <= name.len() + 3);
+    let nearest = near.min_by_key(distance).filter(|name| distance(name) <= 3);
     let question = nearest.map(|name| format!("did you mean {name}? ")).unwrap_or_default();
     format!("there is no architecture {text:?}\nhint: {question}There are {KNOWN}")
 }
@@ -184,6 +186,9 @@ pub fn identify(shapes: &BTreeMap<String, Vec<usize>>) -> Result<Identity, Strin
             shapes.len()
         ));
     };
+    if shapes.values().any(|shape| shape.contains(&0)) {
+        return Err("some of its tensors hold no numbers: no network has such".into());
+    }
     let blocks = |group: &str| {
         (0..shapes.len()).take_while(|index| shape(&format!("{group}.{index}.conv1.weight")).is_some()).count()
     };

@@ -90,9 +90,13 @@ pub enum CardError {
 impl TeacherCard {
     /// Reads a card.
     pub fn load(path: &Path) -> Result<Self, CardError> {
-        let text = std::fs::read(path).map_err(|source| CardError::Read { path: path.into(), source })?;
+        Self::parse(&std::fs::read(path).map_err(|source| CardError::Read { path: path.into(), source })?, path)
+    }
+
+    /// As [`load`](Self::load), from the file's bytes; `path` is for errors.
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self, CardError> {
         let unusable = |reason: String| CardError::Card { path: path.into(), reason };
-        let card: Self = serde_json::from_slice(&text).map_err(|error| unusable(error.to_string()))?;
+        let card: Self = serde_json::from_slice(text).map_err(|error| unusable(error.to_string()))?;
         if card.card_version != CARD_VERSION {
             return Err(unusable(format!("it has version {}, this program knows {CARD_VERSION}", card.card_version)));
         }

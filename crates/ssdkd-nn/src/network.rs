@@ -31,6 +31,18 @@ pub struct NetworkSpec {
     pub std: Vec<f32>,
 }
 
+/// Whether mean and std fit the channels.
+fn check_normalisation(spec: &NetworkSpec) -> Result<()> {
+    let NetworkSpec { input: [channels, ..], mean, std, .. } = spec;
+    if mean.len() != *channels || std.len() != *channels {
+        bail!("the normalisation needs one mean and one std for each of {channels} channels, not {mean:?} and {std:?}");
+    }
+    if mean.iter().any(|mean| !mean.is_finite()) || std.iter().any(|std| !std.is_finite() || *std <= 0.0) {
+        bail!("the normalisation needs finite means and stds above 0, not {mean:?} and {std:?}");
+    }
+    Ok(())
+}
+
 /// A classifier of images in `[0, 1]`.
 pub struct Network {
     spec: NetworkSpec,
@@ -46,6 +58,7 @@ impl Network {
     /// # Errors
     /// If mean or std do not fit the channels.
     pub fn create(spec: &NetworkSpec, seed: u64, device: &Device) -> Result<Self> {
+        check_normalisation(spec)?;
         Self::build(spec, Store::seeded(device, seed))
     }
 
@@ -54,9 +67,13 @@ impl Network {
     /// # Errors
     /// If a tensor is missing, left over, of another shape, or not finite: the error names tensor and architecture.
     pub fn load(spec: &NetworkSpec, tensors: BTreeMap<String, Tensor>, device: &Device) -> Result<Self> {
-        let network = Self::build(spec, Store::new(device))?;
-        match network.store.load_tensors(tensors) {
-            Ok(()) => Ok(network),
+        check_normalisation(spec)?;
+        let loaded = Self::build(spec, Store::expecting(device, &tensors)).and_then(|network| {
+            network.store.load_tensors(tensors)?;
+            Ok(network)
+        });
+        match loaded {
+            Ok(network) => Ok(network),
             Err(error) => bail!(
                 "the weights are not those of a {} with {} classes: {error}\n\
                  hint: check that architecture, names and classes are those the weights were trained with",
@@ -68,14 +85,6 @@ impl Network {
 
     fn build(spec: &NetworkSpec, store: Store) -> Result<Self> {
         let NetworkSpec { input: [channels, ..], mean, std, .. } = spec;
-        if mean.len() != *channels || std.len() != *channels {
-            bail!(
-                "the normalisation needs one mean and one std for each of {channels} channels, not {mean:?} and {std:?}"
-            );
-        }
-        if mean.iter().any(|mean| !mean.is_finite()) || std.iter().any(|std| !std.is_finite() || *std <= 0.0) {
-            bail!("the normalisation needs finite means and stds above 0, not {mean:?} and {std:?}");
-        }
         let classifier = Classifier::new(&spec.architecture, &spec.names, spec.classes, *channels, store.builder())?;
         let scale = std.iter().map(|std| 1.0 / std).collect();
         let shift = mean.iter().zip(std).map(|(mean, std)| -mean / std).collect();

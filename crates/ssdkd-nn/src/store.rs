@@ -22,6 +22,8 @@ pub struct Store {
     device: Device,
     /// What fresh tensors are drawn from; `None`: they are zeros.
     seed: Option<u64>,
+    /// What will be loaded: a tensor of another shape need not be made first.
+    expected: Option<Arc<BTreeMap<String, Vec<usize>>>>,
 }
 
 /// How batch normalisation counts the batches it has been trained on: the one tensor of whole numbers.
@@ -32,10 +34,27 @@ fn is_buffer(name: &str) -> bool {
     matches!(name.rsplit('.').next(), Some("running_mean" | "running_var" | BATCH_COUNT))
 }
 
+/// Whether the tensor `name` that was found is the one that is wanted; only a count of batches may be missing.
+fn check_shape(name: &str, found: Option<&[usize]>, wanted: &[usize]) -> Result<()> {
+    match found {
+        Some(found) if found == wanted => Ok(()),
+        Some(found) => bail!("the tensor {name} has shape {found:?}; the network needs {wanted:?}"),
+        None if name.ends_with(BATCH_COUNT) => Ok(()),
+        None => bail!("the tensor {name} is missing; the network needs it with shape {wanted:?}"),
+    }
+}
+
 impl Store {
     /// An empty store; tensors that models ask for are zeros, to be [loaded](Self::load_tensors).
     pub fn new(device: &Device) -> Self {
-        Self { tensors: Arc::default(), device: device.clone(), seed: None }
+        Self { tensors: Arc::default(), device: device.clone(), seed: None, expected: None }
+    }
+
+    /// As [`new`](Self::new), to be loaded with these tensors: asking for one that is not among them is an error, so a file
+    /// costs no more memory than it is worth, whatever network it claims to be of.
+    pub fn expecting(device: &Device, tensors: &BTreeMap<String, Tensor>) -> Self {
+        let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
+        Self { expected: Some(Arc::new(shapes)), ..Self::new(device) }
     }
 
     /// An empty store; tensors that models ask for are drawn from (`seed`, name).
@@ -77,7 +96,7 @@ impl Store {
     pub fn deep_clone(&self) -> Result<Self> {
         let copies = self.all().into_iter().map(|(name, var)| Ok((name, Var::from_tensor(&var.copy()?)?)));
         let tensors = Arc::new(Mutex::new(copies.collect::<Result<_>>()?));
-        Ok(Self { tensors, device: self.device.clone(), seed: self.seed })
+        Ok(Self { tensors, device: self.device.clone(), seed: self.seed, expected: self.expected.clone() })
     }
 
     /// All tensors by name: a `state_dict`. As PyTorch's, it shares its numbers with the network, so training changes
@@ -94,15 +113,9 @@ impl Store {
     pub fn load_tensors(&self, mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
         let mut ready = Vec::new();
         for (name, var) in self.all() {
-            let Some(tensor) = tensors.remove(&name) else {
-                if name.ends_with(BATCH_COUNT) {
-                    continue;
-                }
-                bail!("the tensor {name} is missing; the network needs it with shape {:?}", var.dims());
-            };
-            if tensor.dims() != var.dims() {
-                bail!("the tensor {name} has shape {:?}; the network needs {:?}", tensor.dims(), var.dims());
-            }
+            let tensor = tensors.remove(&name);
+            check_shape(&name, tensor.as_ref().map(Tensor::dims), var.dims())?;
+            let Some(tensor) = tensor else { continue };
             if tensor.dtype().is_float() != var.dtype().is_float() {
                 bail!("the tensor {name} is of type {:?}; the network needs {:?}", tensor.dtype(), var.dtype());
             }
@@ -152,6 +165,9 @@ impl Store {
 
     /// A tensor that nobody has asked for before.
     fn fresh(&self, shape: &Shape, name: &str, how: Init) -> Result<Tensor> {
+        if let Some(expected) = &self.expected {
+            check_shape(name, expected.get(name).map(Vec::as_slice), shape.dims())?;
+        }
         if name.ends_with(BATCH_COUNT) {
             return Tensor::zeros(shape, DType::I64, &self.device);
         }
@@ -280,6 +296,20 @@ mod tests {
         let other = Store::new(&Device::Cpu);
         assert!(average.move_towards(&other, 0.25).unwrap_err().to_string().contains("one architecture"));
         Ok(())
+    }
+
+    #[test]
+    fn what_will_not_be_loaded_is_not_made() -> Result<()> {
+        let kept = BTreeMap::from([("w".to_string(), Tensor::zeros(3, DType::F32, &Device::Cpu)?)]);
+        let vb = Store::expecting(&Device::Cpu, &kept).builder();
+        let refusal = |shape: &[usize], name| {
+            let shape = Shape::from_dims(shape);
+            vb.get_with_hints(shape, name, Init::Const(0.0)).map(drop).unwrap_err().to_string()
+        };
+        // To make either would end the process.
+        assert!(refusal(&[1 << 40], "w").contains("the tensor w has shape [3]; the network needs [1099511627776]"));
+        assert!(refusal(&[1 << 40], "v").contains("the tensor v is missing"));
+        vb.get_with_hints(3, "w", Init::Const(0.0)).map(drop)
     }
 
     #[test]

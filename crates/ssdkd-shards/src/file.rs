@@ -1,7 +1,6 @@
 //! A Parquet file of this project, as bytes: how one is written, what every one says of itself, how one is opened.
 
 use std::collections::BTreeMap;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
@@ -13,11 +12,11 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
 };
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use serde::de::DeserializeOwned;
 
+use crate::guard::guard;
 use crate::{SCHEMA_VERSION, ShardError};
 
 pub(crate) const SCHEMA_VERSION_KEY: &str = "ssdkd.schema_version";
@@ -189,14 +188,4 @@ impl ParquetFile {
         }
         guard(&self.path, || Ok(builder.build()?.collect::<Result<_, _>>()?))
     }
-}
-
-/// Runs the decoder. On some damaged files it panics, which is the file's fault and not ours.
-fn guard<T>(path: &Path, decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ShardError> {
-    let reason = match panic::catch_unwind(AssertUnwindSafe(decode)) {
-        Ok(Ok(decoded)) => return Ok(decoded),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "the decoder met something impossible".into(),
-    };
-    Err(ShardError::Damaged { path: path.into(), reason })
 }

@@ -15,6 +15,7 @@ mod column;
 pub mod digest;
 mod error;
 mod file;
+mod guard;
 pub mod images;
 pub mod manifest;
 pub mod tables;

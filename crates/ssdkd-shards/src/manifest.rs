@@ -144,7 +144,8 @@ impl Manifest {
 
 /// Whether a path with `/` stays inside the folder that it starts from, on every system.
 pub fn is_inside(path: &str) -> bool {
-    path.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.contains(['\\', ':', '\0']))
+    path.split('/')
+        .all(|part| !matches!(part, "" | "." | "..") && !part.contains(['\\', ':']) && !part.contains(char::is_control))
 }
 
 #[cfg(test)]
@@ -213,6 +214,7 @@ mod tests {
         check_refused(|value| drop(value.as_object_mut().unwrap().remove("seed")), "missing field `seed`");
         check_refused(|value| value["files"][0]["path"] = json!("../../etc/passwd"), "not a path inside");
         check_refused(|value| value["files"][0]["path"] = json!("/etc/passwd"), "not a path inside");
+        check_refused(|value| value["files"][0]["path"] = json!("a\u{1b}[2J"), "not a path inside");
         check_refused(|value| value["files"][0]["path"] = json!("optimizer.safetensors"), "listed twice");
         check_refused(|value| value["files"][0]["blake3"] = json!("abc"), "not a BLAKE3 digest");
         check_refused(|value| value["metrics"]["loss"] = Value::Null, "the metric `loss` is null");

@@ -18,11 +18,14 @@ use ssdkd_shards::{FileEntry, Manifest, Role, Timing, canonical, digest};
 use crate::error::StageError;
 use crate::fingerprint::FingerprintInput;
 use crate::logging;
-use crate::run_folder::{Complete, RunFolder, round_name};
+use crate::run_folder::{Complete, RunFolder, names_in, round_name};
 use crate::system;
 
 /// The log of a stage and round, in its folder but in no manifest.
 pub const LOG_FILE: &str = "log.jsonl";
+
+/// Where the work on a stage and round stands, in its unfinished folder; gone when that is finished.
+pub const CHECKPOINT_FILE: &str = "checkpoint";
 
 /// Makes or replaces the file at `path`: afterwards it holds `bytes`, or what it held before. Missing folders are made.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
@@ -30,7 +33,8 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
     let folder = parent(path);
     create_folder(folder)?;
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".").suffix(".tmp");
+    let prefix = temporary_prefix(path);
+    builder.prefix(&prefix).suffix(TEMPORARY);
     // A temporary file is private by default; what it becomes is an ordinary file, under the user's umask.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
@@ -38,6 +42,24 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
     system::write_all(file.as_file(), bytes).and_then(|()| system::sync(file.as_file())).map_err(failed)?;
     system::persist(file, path).map_err(failed)?;
     sync_folder(folder)
+}
+
+/// What the name of a temporary file begins and ends with: it says which file was in the making.
+fn temporary_prefix(path: &Path) -> String {
+    format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy())
+}
+
+const TEMPORARY: &str = ".tmp";
+
+/// Removes what killed processes left of a file in the making. Only where no other process can be making it.
+pub fn remove_unfinished(path: &Path) -> Result<(), StageError> {
+    let (folder, prefix) = (parent(path), temporary_prefix(path));
+    for name in names_in(folder)? {
+        if name.starts_with(&prefix) && name.ends_with(TEMPORARY) {
+            remove_file(&folder.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a folder and those above it that are missing.
@@ -94,7 +116,7 @@ impl Names {
 /// Finishes what a crash interrupted in the folder of one stage and round; only under the run's lock.
 ///
 /// A partial folder with a manifest is complete and is put in its place. Without one it is left for the next
-/// [`StageFolder::begin`] to clear, and an output that was moved aside comes back.
+/// [`StageFolder::begin`] to clear or go on from, and an output that was moved aside comes back.
 pub fn recover(stage_folder: &Path, round: u32) -> Result<(), StageError> {
     let names = Names::new(stage_folder, &round_name(round));
     if names.partial.join(MANIFEST_FILE).exists() {
@@ -123,6 +145,13 @@ pub(crate) fn remove_folder(path: &Path) -> Result<(), StageError> {
     }
 }
 
+fn remove_file(path: &Path) -> Result<(), StageError> {
+    match system::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StageError::write("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// The output of one stage and round in the making; nobody sees it before [`commit`](Self::commit).
 ///
 /// Until then, and after a failure, everything that the program says is also in its `log.jsonl`.
@@ -134,12 +163,20 @@ pub struct StageFolder {
 }
 
 impl StageFolder {
-    /// Starts from nothing: whatever an interrupted attempt left is removed. Only under the run's lock.
+    /// Starts from nothing: whatever an interrupted attempt left is removed, but for its checkpoint. Only under the run's
+    /// lock.
     pub fn begin(run: &RunFolder, wanted: FingerprintInput) -> Result<Self, StageError> {
         let stage_folder = run.stage(&wanted.stage);
         recover(&stage_folder, wanted.round)?;
         let names = Names::new(&stage_folder, &round_name(wanted.round));
-        remove_folder(&names.partial)?;
+        for name in names_in(&names.partial)? {
+            let path = names.partial.join(&name);
+            if path.is_dir() {
+                remove_folder(&path)?;
+            } else if name != CHECKPOINT_FILE {
+                remove_file(&path)?;
+            }
+        }
         create_folder(&names.partial)?;
         logging::attach(&names.partial.join(LOG_FILE))?;
         let folders = BTreeSet::from([names.partial.clone()]);
@@ -157,7 +194,7 @@ impl StageFolder {
         if !is_inside(name) {
             return bad("it is not a path inside the folder");
         }
-        if [MANIFEST_FILE, TIMING_FILE, LOG_FILE].contains(&name) {
+        if [MANIFEST_FILE, TIMING_FILE, LOG_FILE, CHECKPOINT_FILE].contains(&name) {
             return bad("that name is taken");
         }
         if self.files.iter().any(|file| file.path == name) {
@@ -180,12 +217,44 @@ impl StageFolder {
         Ok(blake3)
     }
 
+    /// Keeps `state`, for a later process to go on from if this one does not come to its end.
+    pub fn save_checkpoint(&self, state: &[u8]) -> Result<(), StageError> {
+        let seal = self.seal(state);
+        write_file(&self.names.partial.join(CHECKPOINT_FILE), &[seal.as_bytes(), state].concat())
+    }
+
+    /// What an interrupted process kept of this same work; nothing if it was other work, or is damaged.
+    pub fn checkpoint(&self) -> Result<Option<Vec<u8>>, StageError> {
+        let path = self.names.partial.join(CHECKPOINT_FILE);
+        let mut bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(StageError::read(&path))?,
+        };
+        let state = bytes.split_off(digest::DIGEST_LENGTH.min(bytes.len()));
+        if self.seal(&state).as_bytes() == bytes {
+            return Ok(Some(state));
+        }
+        tracing::debug!("{} is of other work, or damaged", path.display());
+        Ok(None)
+    }
+
+    /// Starts over, whatever an interrupted process kept.
+    pub fn discard_checkpoint(&self) -> Result<(), StageError> {
+        remove_file(&self.names.partial.join(CHECKPOINT_FILE))
+    }
+
+    /// Says that `state` is whole, and what work it is of.
+    fn seal(&self, state: &[u8]) -> String {
+        digest::of_bytes(&[self.wanted.fingerprint().as_bytes(), state].concat())
+    }
+
     /// Writes the manifest and puts the folder in its place. An older output is replaced, never mixed.
     pub fn commit(mut self, metrics: Map<String, Value>, timing: &Timing) -> Result<Complete, StageError> {
         if let Some((name, _)) = metrics.iter().find(|(_, value)| !value.is_number()) {
             let FingerprintInput { stage, round, .. } = self.wanted;
             return Err(StageError::NotFinite { stage, round, name: name.clone() });
         }
+        self.discard_checkpoint()?;
         self.files.sort_by(|a, b| a.path.cmp(&b.path));
         let fingerprint = self.wanted.fingerprint();
         let FingerprintInput { stage, stage_version, schema_version, round, seed, parameters, inputs } = self.wanted;

@@ -135,7 +135,7 @@ impl StageError {
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            "\nhint: free some space, or put the runs elsewhere with --runs; what was complete is kept"
+            "\nhint: free some space (`df -h`, `df -i`), or put the runs elsewhere with --runs; what was complete is kept"
         }
         ErrorKind::PermissionDenied => "\nhint: check who owns the folder and that you may write there, or use --runs",
         ErrorKind::ReadOnlyFilesystem => "\nhint: the file system is read-only; put the runs elsewhere with --runs",

@@ -75,7 +75,9 @@ pub fn report(error: &(dyn Error + 'static)) -> Code {
 }
 
 /// `error: …`, a line for each cause, and all hints last, where the eye ends up.
-fn describe(error: &(dyn Error + 'static)) -> String {
+///
+/// What a file says of itself may be part of it, so it is made [plain], and nothing in it is longer than a screen.
+pub fn describe(error: &(dyn Error + 'static)) -> String {
     let (mut lines, mut hints) = (Vec::<String>::new(), Vec::new());
     for error in chain(error) {
         let text = error.to_string();
@@ -89,12 +91,24 @@ fn describe(error: &(dyn Error + 'static)) -> String {
         }
         hints.extend(hint.into_iter().map(String::from).filter(|hint| !hints.contains(hint)).collect::<Vec<_>>());
     }
-    let mut text = format!("error: {}", lines.join("\n  cause: "));
-    for hint in hints {
-        text.push('\n');
-        text.push_str(&hint);
-    }
-    text
+    let lines = format!("error: {}", lines.join("\n  cause: "));
+    let shown = lines.lines().take(LINES).chain(hints.iter().map(String::as_str).take(LINES)).map(|line| {
+        match line.char_indices().nth(LINE_LENGTH) {
+            Some((end, _)) => format!("{}…", &line[..end]),
+            None => line.into(),
+        }
+    });
+    plain(&shown.collect::<Vec<_>>().join("\n"))
+}
+
+/// Lines of an error, and lines of hints, that are shown; letters of a line. Paths are at most half as long.
+const LINES: usize = 40;
+const LINE_LENGTH: usize = 2000;
+
+/// The text without what would steer a terminal: control characters but for line breaks and tabs.
+pub fn plain(text: &str) -> String {
+    let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// What a user should read of an error's text. With RUST_BACKTRACE set, candle writes all of the backtrace into it.
@@ -162,6 +176,16 @@ mod tests {
         // What a TOML error looks like is no backtrace.
         let toml = "not a table\nat line 7:\n  |\n7 | steps: 3\n  |      ^";
         assert_eq!(describe(&*layer(toml, None)), format!("error: {toml}"));
+    }
+
+    #[test]
+    fn an_error_neither_fills_the_screen_nor_steers_it() {
+        let named = StageError::Usage(format!("no key `\u{1b}[2J{}`\nhint: look", "x".repeat(1 << 20)));
+        let text = describe(&named);
+        assert!(text.starts_with("error: no key `\u{fffd}[2Jxxx") && text.ends_with("…\nhint: look"), "{text}");
+        assert!(text.len() < 3000, "{}", text.len());
+        let lines = StageError::Usage("line\n".repeat(1 << 16) + "hint: look");
+        assert!(describe(&lines).ends_with("line\nhint: look") && describe(&lines).len() < 300);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use ssdkd_shards::{FileEntry, ShardError, digest};
 
 use crate::atomic;
 use crate::error::StageError;
+use crate::exit;
 use crate::fingerprint::FingerprintInput;
 use crate::run_folder::RunFolder;
 
@@ -33,15 +34,15 @@ pub enum State {
 }
 
 impl State {
-    /// One line for people.
+    /// One line for people. What a manifest says may be part of it, so it is made [plain](exit::plain).
     pub fn describe(&self) -> String {
-        match self {
+        exit::plain(&match self {
             Self::Fresh => "fresh".into(),
             Self::Stale { reasons } => format!("stale: {}", reasons.join("; ")),
             Self::Partial => "interrupted".into(),
             Self::Missing => "missing".into(),
             Self::Corrupt { reasons } => format!("damaged: {}", reasons.join("; ")),
-        }
+        })
     }
 }
 

@@ -26,7 +26,7 @@ mod system;
 pub mod verify;
 
 pub use args::{CommonArgs, StageArgs};
-pub use atomic::{StageFolder, write_file};
+pub use atomic::{StageFolder, remove_unfinished, write_file};
 pub use device::DeviceChoice;
 pub use error::StageError;
 pub use fingerprint::FingerprintInput;

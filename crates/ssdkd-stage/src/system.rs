@@ -14,6 +14,11 @@ pub(crate) fn remove_dir_all(path: &Path) -> io::Result<()> {
     fs::remove_dir_all(path)
 }
 
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    refused()?;
+    fs::remove_file(path)
+}
+
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     refused()?;
     fs::rename(from, to)
@@ -116,6 +121,9 @@ mod tests {
             peak_bytes: 0,
         };
         let mut folder = StageFolder::begin(run, wanted(lr))?;
+        let kept = folder.checkpoint()?;
+        assert!(kept.is_none_or(|state| state == format!("half of {lr}").as_bytes()), "a checkpoint of other work");
+        folder.save_checkpoint(format!("half of {lr}").as_bytes())?;
         folder.write(STUDENT, format!("learnt at {lr}").as_bytes(), None, Role::Data)?;
         folder.write("tables/steps.parquet", b"PAR1", Some(40), Role::Data)?;
         folder.commit(Map::new(), &timing).map(drop)

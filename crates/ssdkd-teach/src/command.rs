@@ -11,7 +11,7 @@ use ssdkd_data::{Dataset, Split};
 use ssdkd_evaluate::{Evaluation, evaluate, open_data};
 use ssdkd_nn::{CARD_VERSION, OPEN_GPU, TeacherCard, weights};
 use ssdkd_stage::exit::Code;
-use ssdkd_stage::{CommonArgs, Progress, StageError, signals, write_file};
+use ssdkd_stage::{CommonArgs, Progress, StageError, remove_unfinished, signals, write_file};
 
 use crate::checkpoint::{self, Description};
 use crate::settings::TeachSettings;
@@ -91,6 +91,20 @@ impl Files {
             checkpoint: file("checkpoint.safetensors"),
         })
     }
+
+    fn all(&self) -> [&Path; 4] {
+        [&self.card, &self.weights, &self.log, &self.checkpoint]
+    }
+
+    /// A finished training needs none.
+    fn remove_checkpoint(&self) -> Result<(), StageError> {
+        match std::fs::remove_file(&self.checkpoint) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(StageError::Write { action: "remove", path: self.checkpoint.clone(), source })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Trains, measures, and writes the teacher.
@@ -112,9 +126,15 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
 
     let data = train.digest().to_hex().to_string();
     let origin = origin(arguments, &train, &data);
-    if !arguments.force && is_there(&files.card, &origin)? {
+    let there = !arguments.force && is_there(&files.card, &origin)?;
+    // What a killed process left; two trainings of one name would be in each other's way in any case.
+    files.all().into_iter().try_for_each(remove_unfinished)?;
+    if there {
         tracing::info!("{} is there already: nothing to do", files.card.display());
-        return Ok(());
+        // A process that was killed after its last act but one left its checkpoint; another training's is not ours to remove.
+        let kept = checkpoint::load(&files.checkpoint).ok().flatten();
+        let ours = kept.is_some_and(|(kept, _)| (&kept.settings, &kept.data) == (settings, &data));
+        return if ours { files.remove_checkpoint() } else { Ok(()) };
     }
     let device = arguments.common.device.open(Device::Cpu, OPEN_GPU)?;
     let failed = |what: &str, error: candle_core::Error| StageError::other(Code::Failed, format!("{what}: {error}"));
@@ -159,12 +179,7 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
     progress.finish();
 
     write_teacher(&files, &trainer, &train, &measure(&trainer)?, &origin)?;
-    match std::fs::remove_file(&files.checkpoint) {
-        Err(source) if source.kind() != ErrorKind::NotFound => {
-            Err(StageError::Write { action: "remove", path: files.checkpoint, source })
-        }
-        _ => Ok(()),
-    }
+    files.remove_checkpoint()
 }
 
 /// The command that makes the same teacher, and the data it learnt from.

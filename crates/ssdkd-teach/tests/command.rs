@@ -1,5 +1,6 @@
 //! The program as a user drives it: stopped, gone on with, run again, run differently.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -24,9 +25,15 @@ fn write_data(folder: &Path) {
 }
 
 fn teach(folder: &Path, out: &str, more: &[&str]) -> Command {
+    let mut command = training(folder, out, &["--epochs", "60"]);
+    command.args(more);
+    command
+}
+
+fn training(folder: &Path, out: &str, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ssdkd-teach"));
     command.current_dir(folder).env_remove("SSDKD_DATA").args(["--data", "data", "--out", out]);
-    command.args(["--architecture", "resnet8", "--epochs", "60", "--batch", "8", "--ema", "0.9"]).args(more);
+    command.args(["--architecture", "resnet8", "--batch", "8", "--ema", "0.9"]).args(more);
     command
 }
 
@@ -61,6 +68,7 @@ fn stopped_and_gone_on_with_gives_the_same_bytes() {
     // Other settings cannot go on from there.
     let other = teach(folder, "parts", &["--lr", "0.05"]).output().unwrap();
     check(&other, 2, &["belongs to another training", "--lr 0.1", "--force"]);
+    let kept = std::fs::read(&checkpoint).unwrap();
     check(&teach(folder, "parts", &[]).output().unwrap(), 0, &["going on at epoch", "epoch 60/60"]);
 
     for file in ["resnet8.safetensors", "resnet8.json"] {
@@ -71,6 +79,59 @@ fn stopped_and_gone_on_with_gives_the_same_bytes() {
     let epochs = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["epoch"].as_u64());
     assert_eq!(epochs.collect::<Vec<_>>(), (1..=60).map(Some).collect::<Vec<_>>());
     assert!(!checkpoint.exists(), "a finished training needs no checkpoint");
+
+    // As if killed between the card and the end; a file that was in the making goes, too.
+    std::fs::write(&checkpoint, &kept).unwrap();
+    let unfinished = folder.join("parts/.resnet8.json.x7.tmp");
+    std::fs::write(&unfinished, "half").unwrap();
+    check(&teach(folder, "parts", &["--lr", "0.05"]).output().unwrap(), 2, &["is another teacher"]);
+    check(&teach(folder, "parts", &[]).output().unwrap(), 0, &["nothing to do"]);
+    assert!(!checkpoint.exists() && !unfinished.exists());
+}
+
+/// The files in a folder, but for the log, which has clocks in it.
+fn bytes_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let files = entries.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()));
+    files.filter(|(name, _)| name != "resnet8.training.jsonl").collect()
+}
+
+/// A few kills by default; `SSDKD_KILLS=200` for many.
+#[test]
+fn killed_at_any_moment_it_goes_on_to_the_same_bytes() {
+    let kills = std::env::var("SSDKD_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(4_u32);
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path();
+    write_data(&folder.join("data"));
+    let short = ["--epochs", "12", "--quiet"];
+    let started = Instant::now();
+    check(&training(folder, "whole", &short).output().unwrap(), 0, &[]);
+    let whole = started.elapsed();
+    let expected = bytes_of(&folder.join("whole"));
+
+    let (mut killed, mut runs) = (0, 0);
+    while killed < kills {
+        let out = format!("parts-{runs}");
+        let threads = ["1", "2"][runs % 2];
+        loop {
+            let mut command = training(folder, &out, &short);
+            let mut process = command.args(["--threads", threads]).stderr(std::process::Stdio::null()).spawn().unwrap();
+            // Spread evenly over the time that the training takes, by the golden ratio.
+            std::thread::sleep(whole.mul_f64((f64::from(killed) * 0.618).fract()));
+            if let Some(status) = process.try_wait().unwrap() {
+                assert!(status.success(), "{status}");
+                break;
+            }
+            process.kill().unwrap();
+            process.wait().unwrap();
+            killed += 1;
+        }
+        runs += 1;
+        let found = bytes_of(&folder.join(&out));
+        assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "after {killed} kills");
+        assert!(found == expected, "after {killed} kills, bytes differ");
+    }
+    println!("{killed} kills in {runs} trainings, all ended with the same bytes");
 }
 
 #[test]

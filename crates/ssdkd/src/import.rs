@@ -59,7 +59,6 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
         |reason: String| StageError::other(Code::Integrity, format!("{} cannot be imported: {reason}", path.display()));
     let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()));
     let found = identify(&shapes.collect::<BTreeMap<_, _>>()).map_err(damaged)?;
-    let class_names = class_names(arguments, found.classes)?;
     let file_name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let weights_path = arguments.out.with_extension("safetensors");
     if weights_path == arguments.out {
@@ -73,7 +72,7 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
         input: [found.channels, arguments.size, arguments.size],
         mean: arguments.mean.clone(),
         std: arguments.std.clone(),
-        class_names,
+        class_names: class_names(arguments, found.classes)?,
         weights: file_name(&weights_path),
         digest: String::new(),
         parameters: 0,

@@ -51,5 +51,6 @@ pub fn inspect(arguments: &InspectArgs) -> Result<()> {
             }
         }
     }
-    Ok(exit::print(&text)?)
+    // Names come from the file, and a file may come from anybody.
+    Ok(exit::print(&exit::plain(&text))?)
 }

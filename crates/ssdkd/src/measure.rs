@@ -91,13 +91,21 @@ pub fn measure(context: &mut Context) -> Result<()> {
     if measured.real.is_none() {
         measured.real = Some(judge_real(context, &data)?);
     }
+    let outcome = measure_rounds(context, &data, &mut measured);
+    // What was measured before somebody asked to stop is kept.
+    let text = serde_json::to_string_pretty(&measured)? + "\n";
+    write_file(&path(context), text.as_bytes())?;
+    outcome
+}
+
+/// Adds what has not been measured of the students and the images.
+fn measure_rounds(context: &mut Context, data: &Dataset, measured: &mut Measurements) -> Result<()> {
     let rounds = rounds_to_measure(context)?;
     let progress = Progress::start("evaluate", rounds.len() as u64);
     for round in rounds {
         let digest = context.file_digest("distill", round, STUDENT)?;
         if let Entry::Vacant(place) = measured.students.entry(digest) {
-            signals::check()?;
-            place.insert(accuracy(&*context.student_after(round)?, &data)?);
+            place.insert(accuracy(&*context.student_after(round)?, data)?);
         }
         let digest = context.file_digest("invert", round, SHARD)?;
         if !context.has_shard(round) {
@@ -108,8 +116,7 @@ pub fn measure(context: &mut Context) -> Result<()> {
         progress.advance(1, String::new);
     }
     progress.finish();
-    let text = serde_json::to_string_pretty(&measured)? + "\n";
-    Ok(write_file(&path(context), text.as_bytes())?)
+    Ok(())
 }
 
 /// The figures of the first real images.
@@ -155,7 +162,11 @@ fn data_spec(context: &Context) -> Option<String> {
 }
 
 fn accuracy(network: &Network, data: &Dataset) -> Result<f64> {
-    Ok(ssdkd_evaluate::evaluate(network, data, BATCH)?.top1)
+    let heed = |_| signals::check().map_err(candle_core::Error::wrap);
+    let evaluation = ssdkd_evaluate::evaluate_beside(network, None, data, BATCH, heed);
+    // A request to stop passes through candle's error type: look at it here, for the right exit code.
+    signals::check()?;
+    Ok(evaluation?.top1)
 }
 
 /// A data set that is not there is a missing input; one that cannot be used is damaged.

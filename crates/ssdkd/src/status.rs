@@ -57,7 +57,7 @@ pub fn status(arguments: &StatusArgs) -> Result<()> {
     } else {
         table(&status, arguments.stage.common.quiet)?
     };
-    Ok(exit::print(&text)?)
+    Ok(exit::print(&exit::plain(&text))?)
 }
 
 fn line(run: &RunFolder, Judgement { stage, round, state }: &Judgement) -> Line {

@@ -65,7 +65,8 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
             remedy: format!("`ssdkd mend {} invert/{round:04}` makes it again", run.root().display()),
         })?;
     }
-    exit::print(&format!("{text}{files} files checked, {damaged} damaged in {}\n", run.root().display()))?;
+    let text = format!("{text}{files} files checked, {damaged} damaged in {}\n", run.root().display());
+    exit::print(&exit::plain(&text))?;
     if damaged > 0 {
         let message = format!(
             "{damaged} files of {} are damaged\nhint: the list says what makes each again",

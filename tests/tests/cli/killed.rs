@@ -77,3 +77,44 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     }
     println!("{killed} kills in {runs} runs, all ended with the same {} files", expected.len());
 }
+
+/// A round of many steps does not start over: it goes on after the last step that was kept.
+#[test]
+fn a_round_killed_in_its_middle_goes_on_from_its_checkpoint() {
+    let long = ["--set", "distill.steps=40", "--set", "distill.ema=0.9", "--set", "keep.checkpoint=0"];
+    let run = [&["run", "tiny.toml"][..], &long].concat();
+    let undisturbed = Scratch::new();
+    undisturbed.succeed("ssdkd", &run);
+    let scratch = Scratch::new();
+    let checkpoint = scratch.path("runs/tiny/distill/.0003.partial/checkpoint");
+    let mut child =
+        scratch.command("ssdkd", &run).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !checkpoint.exists() {
+        assert!(Instant::now() < deadline && child.try_wait().expect("a child").is_none(), "no checkpoint was made");
+        sleep(Duration::from_millis(1));
+    }
+    child.kill().expect("a child can be killed");
+    child.wait().expect("a child can be waited for");
+
+    // Of other work it is no checkpoint, and a damaged one is none.
+    let kept = std::fs::read(&checkpoint).expect("a checkpoint");
+    let stage = |more: &[&'static str]| [&["tiny.toml", "--round", "3"], &long[..], more].concat();
+    let (_, err) = scratch.succeed("ssdkd-distill", &stage(&["--set", "distill.lr=0.05", "--dry-run"]));
+    assert!(err.contains("would run"), "{err}");
+    let mut damaged = kept.clone();
+    damaged[kept.len() / 2] ^= 1;
+    std::fs::write(&checkpoint, damaged).expect("it is writable");
+    let (_, err) = scratch.succeed("ssdkd-distill", &stage(&[]));
+    assert!(!err.contains("going on"), "{err}");
+    let remade = scratch.artefacts("runs/tiny");
+
+    std::fs::remove_dir_all(scratch.path("runs/tiny/distill/0003")).expect("it is removable");
+    std::fs::create_dir_all(checkpoint.parent().expect("a folder")).expect("it can be made");
+    std::fs::write(&checkpoint, kept).expect("it is writable");
+    let (_, err) = scratch.succeed("ssdkd-distill", &stage(&[]));
+    assert!(err.contains("distill 0003: going on after step "), "{err}");
+    assert_eq!(scratch.artefacts("runs/tiny"), remade);
+    scratch.succeed("ssdkd", &run);
+    assert_eq!(scratch.artefacts("runs/tiny"), undisturbed.artefacts("runs/tiny"));
+}

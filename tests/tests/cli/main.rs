@@ -5,6 +5,8 @@ mod baselines;
 mod integrity;
 mod killed;
 mod pipeline;
+mod refused;
 mod shards;
+mod stopped;
 mod support;
 mod trouble;

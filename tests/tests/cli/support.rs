@@ -45,7 +45,7 @@ pub fn workspace() -> &'static Path {
 }
 
 /// Where cargo puts this workspace's binaries: beside `deps/`, which holds this test.
-fn binary(name: &str) -> PathBuf {
+pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows where it is");
     let path = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST").join(name);
     assert!(path.exists(), "{} is not built\nhint: run the tests with `make test`", path.display());

@@ -47,13 +47,20 @@ pub enum WeightsError {
 /// # Errors
 /// If the file cannot be read, is damaged, or is something else. The error names the file and what is wrong with it.
 pub fn import(path: &Path) -> std::result::Result<BTreeMap<String, Tensor>, WeightsError> {
-    let bytes = std::fs::read(path).map_err(|source| WeightsError::Read { path: path.into(), source })?;
-    let tensors = if torch::is_checkpoint(&bytes) {
-        torch::read(&bytes)
-    } else if let Some(reason) = other_kind(&bytes) {
+    parse(&std::fs::read(path).map_err(|source| WeightsError::Read { path: path.into(), source })?, path)
+}
+
+/// As [`import`], from the file's bytes; `path` is for errors.
+///
+/// # Errors
+/// If the bytes are damaged or something else than weights.
+pub fn parse(bytes: &[u8], path: &Path) -> std::result::Result<BTreeMap<String, Tensor>, WeightsError> {
+    let tensors = if torch::is_checkpoint(bytes) {
+        torch::read(bytes)
+    } else if let Some(reason) = other_kind(bytes) {
         Err(reason.into())
     } else {
-        from_safetensors_bytes(&bytes, &Device::Cpu).map_err(|error| error.to_string())
+        from_safetensors_bytes(bytes, &Device::Cpu).map_err(|error| error.to_string())
     };
     let tensors = tensors.map_err(|reason| WeightsError::Damaged { path: path.into(), reason })?;
     let strip = tensors.keys().all(|name| name.starts_with(DATA_PARALLEL));

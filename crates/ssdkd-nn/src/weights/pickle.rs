@@ -61,10 +61,17 @@ pub(super) struct Pickle {
 pub(super) fn read(bytes: &[u8]) -> Result<(Pickle, usize), String> {
     let mut machine =
         Machine { bytes, at: 0, objects: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
-    while machine.step()? {}
+    while machine.step()? {
+        if machine.objects.len() > OBJECT_LIMIT {
+            return Err(format!("the pickle makes more than {OBJECT_LIMIT} objects, which no checkpoint needs"));
+        }
+    }
     let root = machine.pop()?;
     Ok((Pickle { objects: machine.objects, root }, machine.at))
 }
+
+/// Most objects of a pickle: they take up to a hundred times the space of the instructions that make them.
+const OBJECT_LIMIT: usize = 1 << 22;
 
 /// Longest name of a class, in bytes.
 const NAME_LIMIT: usize = 256;

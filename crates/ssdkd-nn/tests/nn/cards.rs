@@ -72,8 +72,8 @@ fn check_refused(from: &str, to: &str, message: &str) {
 #[test]
 fn a_card_that_does_not_hold_is_refused() {
     check_refused("\"resnet8\"", "\"resnet9\"", "there is no architecture \"resnet9\"");
-    check_refused("\"resnet8\"", "\"resnet14\"", "layer1.1.bn1.bias is missing");
-    check_refused("\"fc\"", "\"linear\"", "linear.bias is missing");
+    check_refused("\"resnet8\"", "\"resnet14\"", "layer1.1.conv1.weight is missing");
+    check_refused("\"fc\"", "\"linear\"", "linear.weight is missing");
     check_refused("\"card_version\": 1", "\"card_version\": 2", "version 2");
     check_refused("\"source\"", "\"sauce\"", "sauce");
     check_refused("\"model.safetensors\"", "\"../model.safetensors\"", "beside the card");

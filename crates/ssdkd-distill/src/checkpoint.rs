@@ -1,0 +1,68 @@
+//! Where a round's training stands: a round of a large student takes long, and a process may end before it does.
+//!
+//! Which images a step sees, through which views, and its learning rate are functions of (seed, round, step). So the steps taken,
+//! the student and the optimiser are the whole state. Whose state it is, and whether it is whole, the job knows.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use candle_core::{Device, Tensor};
+use ssdkd_context::Job;
+use ssdkd_method::Distiller;
+use ssdkd_nn::{Network, weights};
+use ssdkd_shards::{ObservedRow, Origin, Row, StepRow, tables};
+
+const STUDENT: &str = "student.";
+const STATE: &str = "state.";
+/// Tensors of bytes: the tables of the steps so far, as Parquet.
+const STEPS: &str = "steps";
+const OBSERVED: &str = "observed";
+
+/// The bytes of a checkpoint.
+pub(crate) fn encode(
+    origin: &Origin,
+    student: &Network,
+    distiller: &Distiller,
+    steps: &[StepRow],
+    observed: &[ObservedRow],
+) -> Result<Vec<u8>> {
+    let prefixed = |prefix: &'static str, tensors: BTreeMap<String, Tensor>| {
+        tensors.into_iter().map(move |(name, tensor)| (format!("{prefix}{name}"), tensor))
+    };
+    let mut tensors = prefixed(STUDENT, student.store().to_tensors())
+        .chain(prefixed(STATE, distiller.state_tensors()))
+        .collect::<BTreeMap<_, _>>();
+    tensors.insert(STEPS.into(), Tensor::new(tables::encode(steps, origin)?, &Device::Cpu)?);
+    tensors.insert(OBSERVED.into(), Tensor::new(tables::encode(observed, origin)?, &Device::Cpu)?);
+    Ok(weights::to_safetensors_bytes(&tensors)?)
+}
+
+/// Puts student and optimiser where an interrupted process left them, if one did; the steps it took, and what it observed.
+pub(crate) fn take_up(
+    job: &Job,
+    student: &Network,
+    distiller: &mut Distiller,
+) -> Result<(Vec<StepRow>, Vec<ObservedRow>)> {
+    let Some(bytes) = job.kept()? else { return Ok(Default::default()) };
+    let mut go_on = || -> Result<_> {
+        let mut tensors = weights::from_safetensors_bytes(&bytes, student.store().device())?;
+        let (steps, observed) = (table(&mut tensors, STEPS)?, table(&mut tensors, OBSERVED)?);
+        let (mut weights, mut state) = (BTreeMap::new(), BTreeMap::new());
+        for (name, tensor) in tensors {
+            if let Some(name) = name.strip_prefix(STUDENT) {
+                weights.insert(name.to_string(), tensor);
+            } else if let Some(name) = name.strip_prefix(STATE) {
+                state.insert(name.to_string(), tensor);
+            }
+        }
+        student.store().load_tensors(weights)?;
+        distiller.load_state(state)?;
+        Ok((steps, observed))
+    };
+    go_on().context("cannot go on from the checkpoint of this round\nhint: --force starts the round over")
+}
+
+fn table<R: Row>(tensors: &mut BTreeMap<String, Tensor>, name: &str) -> Result<Vec<R>> {
+    let bytes = tensors.remove(name).with_context(|| format!("it has no table of {name}"))?;
+    Ok(tables::decode(bytes.to_device(&Device::Cpu)?.to_vec1::<u8>()?, name.as_ref())?)
+}

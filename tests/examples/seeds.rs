@@ -1,0 +1,180 @@
+//! Remakes the small files in `tests/fuzz/corpus` that fuzzing begins with: `cargo run --release --workspace --example seeds`.
+//!
+//! What fuzzing found is kept beside them, under the name `found-…`, and is not made here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Map, json};
+use ssdkd_context::Recipe;
+use ssdkd_nn::{Network, NetworkSpec, TeacherCard, weights};
+use ssdkd_shards::{
+    BufferRow, ClassRow, DrawRow, FileEntry, ImageInfo, ImageShard, Manifest, Normalisation, ObservedRow, Origin,
+    PixelFormat, Pixels, PriorityRow, Role, Row, SampleRow, StepRow, digest, tables,
+};
+use ssdkd_stage::FingerprintInput;
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn save(reader: &str, name: &str, bytes: impl AsRef<[u8]>) {
+    let folder = workspace().join("tests/fuzz/corpus").join(reader);
+    fs::create_dir_all(&folder).expect("the corpus is writable");
+    fs::write(folder.join(name), bytes).expect("the corpus is writable");
+}
+
+fn read(path: &str) -> Vec<u8> {
+    fs::read(workspace().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn recipes() {
+    let shapes = read("pipelines/shapes.toml");
+    save("recipe", "shapes", &shapes);
+    save("recipe", "dafl", read("pipelines/baselines/dafl.toml"));
+    let text = String::from_utf8(shapes).expect("a recipe is UTF-8");
+    let recipe = Recipe::parse(&text, "shapes.toml".as_ref(), &[]).expect("a recipe that comes with the project");
+    save("recipe", "every-setting", recipe.to_toml());
+    save("recipe", "changed", text + "\0run.seed=7\0distill.lr=1\0student.architecture=wrn-16-1\0invert.phi.gamma=2.5");
+    let least = "[run]\nname='t'\nwarmup_rounds=1\nrounds=1\n[teacher]\ncard='t'\n[student]\narchitecture='vgg11'\n";
+    save("recipe", "least", least);
+}
+
+fn manifests() {
+    let digest = digest::of_bytes(b"x");
+    let parameters = json!({"distill": {"lr": 0.2, "steps": 40, "augment": {"flip": true}}, "run": {"rounds": 60}});
+    let mut input = FingerprintInput::new("distill", 3, 2, 18_446_744_073_709_551_615, parameters);
+    input.inputs = BTreeMap::from([("teacher".into(), digest.clone()), ("sample/0002".into(), digest.clone())]);
+    let entry = |path: &str, rows, role| FileEntry { path: path.into(), bytes: 1, blake3: digest.clone(), rows, role };
+    let manifest = Manifest {
+        schema_version: input.schema_version,
+        stage: input.stage.clone(),
+        stage_version: input.stage_version,
+        round: input.round,
+        seed: input.seed,
+        fingerprint: input.fingerprint(),
+        parameters: input.parameters.clone(),
+        inputs: input.inputs.clone(),
+        files: vec![
+            entry("optimizer.safetensors", None, Role::State),
+            entry("samples/part-00000.parquet", Some(40), Role::Shard),
+            entry("student.safetensors", None, Role::Data),
+        ],
+        metrics: Map::from_iter([("loss".to_string(), json!(0.25)), ("steps".to_string(), json!(1e-300))]),
+    };
+    save("manifest", "distill", manifest.to_bytes());
+    save("manifest", "newer", r#"{"schema_version": 2, "anything": [1, null]}"#);
+}
+
+fn cards() -> TeacherCard {
+    let shapes = read("data/teachers/shapes-resnet20.json");
+    save("card", "shapes", &shapes);
+    let mut card = TeacherCard::parse(&shapes, "card.json".as_ref()).expect("a card that comes with the project");
+    card.architecture = "wrn-16-1".parse().expect("a known architecture");
+    (card.classes, card.class_names) = (2, vec!["Bär".into(), "\"x\"\\".into()]);
+    save("card", "wrn", card.to_json());
+    card
+}
+
+/// A state_dict of the smallest network, its numbers few so that the file is small: all tensors of ones or zeros.
+fn safetensors(card: &TeacherCard) {
+    let some = |shape: &[usize], dtype| Tensor::ones(shape, dtype, &Device::Cpu).expect("a small tensor");
+    let tensors = BTreeMap::from([
+        ("module.conv1.weight".to_string(), some(&[16, 3, 3, 3], DType::BF16)),
+        ("module.bn1.num_batches_tracked".to_string(), some(&[], DType::I64)),
+        ("module.layer1.0.conv1.weight".to_string(), some(&[1, 2], DType::F64)),
+        ("module.linear.weight".to_string(), some(&[2, 64], DType::F16)),
+        ("module.linear.bias".to_string(), some(&[2], DType::F32)),
+        ("module.empty".to_string(), some(&[0, 3], DType::U8)),
+    ]);
+    let encoded = weights::to_safetensors_bytes(&tensors).expect("plain tensors");
+    save("safetensors", "part-of-a-resnet", encoded);
+    let one = BTreeMap::from([("w".to_string(), some(&[2, 1], DType::F32))]);
+    let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+    let encoded = weights::to_safetensors_bytes_with(&one, &metadata).expect("plain tensors");
+    save("safetensors", "one-tensor", encoded);
+    let spec = NetworkSpec { architecture: "resnet8".parse().expect("a known architecture"), ..card.spec() };
+    let network = Network::create(&spec, 0, &Device::Cpu).expect("a network");
+    let tensors = network.store().to_tensors().into_iter();
+    let tensors = tensors.map(|(name, tensor)| (name, some(tensor.dims(), DType::U8))).collect();
+    save("safetensors", "resnet8-of-bytes", weights::to_safetensors_bytes(&tensors).expect("plain tensors"));
+}
+
+fn checkpoints() {
+    save("checkpoint", "zip", read("tests/golden/nn_zip.pth"));
+    save("checkpoint", "stream", read("tests/golden/nn_stream.pth"));
+    // Every instruction of a pickle that calls something: none is followed.
+    let front = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.";
+    let harm = b"\x80\x02cposix\nsystem\nX\x07\x00\x00\x00touch x\x85R.\x80\x02]X\x01\x00\x00\x000a.";
+    save("checkpoint", "system", [&front[..], harm, &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat());
+}
+
+fn table<R: Row>(name: &str, rows: &[R]) {
+    let origin = Origin { stage: "balance".into(), fingerprint: digest::of_bytes(name.as_bytes()) };
+    save("shard", name, tables::encode(rows, &origin).expect("plain rows"));
+}
+
+fn shards() {
+    let shard = "invert/0001/samples/part-00000.parquet".to_string();
+    let member = |sample_id: u64| BufferRow {
+        sample_id,
+        shard: shard.clone(),
+        row: sample_id as u32,
+        teacher_class: 1,
+        teacher_confidence: 0.5,
+        diversity: 0.25,
+        difficulty: 0.5,
+        phi: 0.125,
+        birth_round: 1,
+        priority: 0.1,
+        weight: 1.0,
+    };
+    table("buffer", &(0..5).map(member).collect::<Vec<_>>());
+    let class =
+        |class: u32, mean_confidence| ClassRow { class, name: format!("class {class}"), count: 2, mean_confidence };
+    table("classes", &[class(0, Some(0.5)), class(1, None)]);
+    table("priorities", &[PriorityRow { sample_id: 0, kl: None, priority: 0.1, probability: 1.0, weight: 1.0 }]);
+    table("draws", &[0, 1].map(|slot| DrawRow { step: 0, slot, sample_id: 3, weight: 0.5 }));
+    let step = StepRow { step: 0, lr: 0.1, loss: 2.0, kl: 1.0, agreement: 0.5, gradient_norm: 3.0 };
+    table("steps", &[step]);
+    table("observed", &[ObservedRow { step: 0, slot: 0, sample_id: 3, kl: 0.5 }]);
+    for format in [PixelFormat::U8, PixelFormat::F32] {
+        let sample = |sample_id| SampleRow {
+            sample_id,
+            target: 0,
+            teacher_class: 1,
+            teacher_confidence: 0.5,
+            loss_batch_norm: 1.0,
+            loss_task: 0.5,
+            loss_balance: 0.25,
+            loss_adversarial: 0.0,
+            loss_total: 1.75,
+            round: 1,
+        };
+        let values = (0..3 * 12).map(|index| index as f32 / 36.0).collect::<Vec<_>>();
+        let shard = ImageShard {
+            info: ImageInfo {
+                origin: Origin { stage: "invert".into(), fingerprint: digest::of_bytes(b"invert") },
+                shape: [3, 2, 2],
+                normalisation: Normalisation { mean: vec![0.5; 3], std: vec![0.25; 3] },
+                class_names: vec!["disc".into(), "ring".into()],
+            },
+            samples: (0..3).map(sample).collect(),
+            pixels: Pixels::from_unit(&values, format),
+            teacher_logits: vec![0.5; 6],
+        };
+        let name = if format == PixelFormat::U8 { "images-u8" } else { "images-f32" };
+        save("shard", name, shard.encode().expect("a shard that holds together"));
+    }
+}
+
+fn main() {
+    recipes();
+    manifests();
+    let card = cards();
+    safetensors(&card);
+    checkpoints();
+    shards();
+}
