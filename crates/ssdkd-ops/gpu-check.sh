@@ -172,8 +172,9 @@ tests() {
 bench() {
   all=${BENCH_SECONDS:-240}
   # shellcheck disable=SC2086 -- several words
-  limited bench pytorch "$((all + 30))" python3 crates/ssdkd-method/benches/pytorch.py --device "$device" --ours "$bin/steps" \
-    --seconds "$((all * 7 / 10))" --compile "$((all * 3 / 10))" --out "$out/pytorch.json" ${BENCH_ARGS:-}
+  limited bench pytorch "$((all + 30))" env PYTHONUNBUFFERED=1 python3 crates/ssdkd-method/benches/pytorch.py \
+    --device "$device" --ours "$bin/steps" --seconds "$((all * 7 / 10))" --compile "$((all * 3 / 10))" \
+    --out "$out/pytorch.json" ${BENCH_ARGS:-}
   means=$(grep '^geometric mean\|rows measured' "$work/said" | tr '\n' ' ')
   note bench pytorch "$status" "$spent" "${means:-$said}"
 }
@@ -182,7 +183,8 @@ runs() {
   for recipe in "$@"; do
     folder=$(mktemp -d "$work/run.XXXX")
     # shellcheck disable=SC2086 -- several words
-    limited runs "$recipe" "${RUN_SECONDS:-90}" "$bin/ssdkd" run "$recipe" --device "$device" --runs "$folder" ${RUN_ARGS:-}
+    limited runs "$recipe" "${RUN_SECONDS:-90}" \
+      "$bin/ssdkd" run "$recipe" --device "$device" --runs "$folder" ${RUN_ARGS:-}
     whole_status=$status whole_spent=$spent whole_said=$said
     # What a run that was cut short has made is worth a look, too.
     # shellcheck disable=SC2086 -- several words

@@ -442,7 +442,7 @@ def main():
     patience = 120 if arguments.ours else 3600  # cargo may have to build it first
     ours = Ours(arguments.ours, arguments.device, arguments.threads, patience)
     bench = Bench(ours, device, arguments.alternations, start + arguments.seconds)
-    batches = [int(size) for size in arguments.batches.split(",")] if arguments.batches else [256, 1024] if gpu else [128, 256]
+    sizes = arguments.batches or ("256,1024" if gpu else "128,256")
     facts = {
         "machine": machine(),
         "threads": arguments.threads,
@@ -451,7 +451,7 @@ def main():
         "alternations": arguments.alternations,
     } | ({"gpu": gpu_facts(device)} if gpu else {})  # fmt: skip
     report = Report(arguments.out, facts, gpu)
-    wanted = [row for row in rows(batches, gpu) if any(part in row for part in arguments.rows.split(","))]
+    wanted = [row for row in rows([int(size) for size in sizes.split(",")], gpu) if any(part in row for part in arguments.rows.split(","))]
     if not wanted:
         sys.exit(f"no row contains {arguments.rows!r}")
 

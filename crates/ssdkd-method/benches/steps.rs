@@ -100,7 +100,10 @@ fn serve(device: &Device) -> Result<()> {
         match answer(&row, &mut current, device) {
             Ok(Time { seconds, peak, .. }) => println!("{seconds}\t{peak}"),
             Err(error) => {
-                println!("error\t{}", error.to_string().lines().collect::<Vec<_>>().join(" | "));
+                // Without the backtrace that candle may have put below it.
+                let message = error.to_string();
+                let words = message.lines().take_while(|line| !line.starts_with("   ")).collect::<Vec<_>>();
+                println!("error\t{}", words.join(" | "));
                 return Err(error);
             }
         }

@@ -80,6 +80,20 @@ DEVICE void reduce_channels(u32 rows, u32 channels, double2* partial, u32* count
     }
 }
 
+template <int V> DEVICE void add_powers(const Pack<V>& numbers, double2* sums) {
+    for (int k = 0; k < V; ++k) {
+        double number = numbers.at[k];
+        sums[k].x += number;
+        sums[k].y += number * number;
+    }
+}
+
+DEVICE void finish_moments(double sum, double squares, u32 rows, float* mean, float* variance) {
+    double middle = sum / rows, spread = squares / rows - middle * middle;
+    *mean = (float)middle;
+    *variance = spread < 0 ? 0.f : (float)spread;
+}
+
 /// Mean and biased variance of each channel.
 template <int V>
 DEVICE void moments(
@@ -89,17 +103,9 @@ DEVICE void moments(
         rows, channels, partial, counter,
         [=](u64 at, u32, double2* sums) {
             Pack<V> numbers = load<V>(x + at);
-            for (int k = 0; k < V; ++k) {
-                double number = numbers.at[k];
-                sums[k].x += number;
-                sums[k].y += number * number;
-            }
+            add_powers<V>(numbers, sums);
         },
-        [=](u32 c, double sum, double squares) {
-            double middle = sum / rows, spread = squares / rows - middle * middle;
-            mean[c] = (float)middle;
-            variance[c] = spread < 0 ? 0.f : (float)spread;
-        });
+        [=](u32 c, double sum, double squares) { finish_moments(sum, squares, rows, mean + c, variance + c); });
 }
 
 /// A normalisation: y = activation((x − mean) · scale + beta + residual), scale = gamma / √(variance + eps).
@@ -168,18 +174,10 @@ DEVICE void normalise_tapped(
         rows, channels, partial, counter,
         [=](u64 at, u32, double2* sums) {
             Pack<V> numbers = load<V>(x + at);
-            for (int k = 0; k < V; ++k) {
-                double number = numbers.at[k];
-                sums[k].x += number;
-                sums[k].y += number * number;
-            }
+            add_powers<V>(numbers, sums);
             store(out + at, normalised<V>(norm, affine, numbers, residual, at));
         },
-        [=](u32 c, double sum, double squares) {
-            double middle = sum / rows, spread = squares / rows - middle * middle;
-            mean[c] = (float)middle;
-            variance[c] = spread < 0 ? 0.f : (float)spread;
-        });
+        [=](u32 c, double sum, double squares) { finish_moments(sum, squares, rows, mean + c, variance + c); });
 }
 
 /// Where the sign of the activation's input is read from.
