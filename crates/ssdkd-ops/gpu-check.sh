@@ -35,6 +35,8 @@ for line in sys.stdin:
         package = pathlib.Path(message["manifest_path"]).parent.name
         kind, name = target["kind"][0], target["name"]
         if message["profile"]["test"] and kind != "bench":
+            if package == "ssdkd":
+                continue  # large, and nothing of a GPU
             of = "lib" if kind == "lib" else name
             name = f"test-{package}-{of}"
         elif name not in ("ssdkd", "steps"):

@@ -451,7 +451,9 @@ def main():
         "alternations": arguments.alternations,
     } | ({"gpu": gpu_facts(device)} if gpu else {})  # fmt: skip
     report = Report(arguments.out, facts, gpu)
-    wanted = [row for row in rows([int(size) for size in sizes.split(",")], gpu) if any(part in row for part in arguments.rows.split(","))]
+    parts = arguments.rows.split(",")
+    every = rows([int(size) for size in sizes.split(",")], gpu)
+    wanted = [row for row in every if any(part in row for part in parts)]
     if not wanted:
         sys.exit(f"no row contains {arguments.rows!r}")
 
