@@ -20,7 +20,7 @@ use ssdkd_stage::{
 
 use crate::job::{Job, Plan};
 use crate::kept::Kept;
-use crate::recipe::{OnTrouble, Recipe, RecipeError};
+use crate::recipe::{OnTrouble, Recipe, RecipeError, Start};
 
 /// How a stage deals with what is there.
 #[derive(Debug, Clone, Copy, Default)]
@@ -98,8 +98,16 @@ impl Context {
         let root =
             if arguments.recipe.is_dir() { arguments.recipe.clone() } else { arguments.runs.join(&recipe.run.name) };
         let architecture = recipe.student.architecture.parse::<Architecture>();
-        architecture.map_err(|error| StageError::Usage(format!("student.architecture: {error}")))?;
+        let architecture = architecture.map_err(|error| StageError::Usage(format!("student.architecture: {error}")))?;
         let card = TeacherCard::load(&card_path).map_err(card_error)?;
+        let deeper = card.architecture;
+        if recipe.student.start == Start::Teacher && !architecture.is_shallower_than(&deeper) {
+            return Err(StageError::Usage(format!(
+                "student.start is \"teacher\", but a {architecture} is not a {deeper} with fewer blocks\n\
+                 hint: set student.start to \"random\", or take a shallower student of the teacher's family and width"
+            ))
+            .into());
+        }
         let choice = arguments.common.device;
         choice.check(OPEN_GPU.is_some())?;
         let (run, lock) = if options.mode == Mode::Work {

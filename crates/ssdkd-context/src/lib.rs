@@ -19,7 +19,7 @@ pub use job::{Job, Outcome, Plan};
 pub use models::STUDENT;
 pub use program::{StageCommand, finish, stage_main};
 pub use recipe::{
-    EvaluateSettings, KeepSettings, KeepShards, OnTrouble, Recipe, RecipeError, RunSettings, StudentSettings,
+    EvaluateSettings, KeepSettings, KeepShards, OnTrouble, Recipe, RecipeError, RunSettings, Start, StudentSettings,
     TeacherSettings,
 };
 pub use ssdkd_shards::Role;

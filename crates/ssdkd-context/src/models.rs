@@ -5,9 +5,10 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result};
 use candle_core::Tensor;
-use ssdkd_nn::{Network, weights};
+use ssdkd_nn::{Network, inherit, weights};
 
 use crate::context::{Context, card_error};
+use crate::recipe::Start;
 
 /// The student's weights within `distill`'s folder of a round.
 pub const STUDENT: &str = "student.safetensors";
@@ -60,10 +61,14 @@ impl Context {
         self.kept().put("student", digest, student);
     }
 
-    /// A student that has not learnt anything: a function of the run's seed.
+    /// A student that has not learnt anything: a function of the run's seed, and of the teacher if it starts from that.
     fn fresh_student(&mut self) -> Result<Rc<Network>> {
         let seed = self.recipe().run.seed;
-        Ok(Rc::new(Network::create(&self.student_spec()?, seed, self.device()?)?))
+        let student = Network::create(&self.student_spec()?, seed, self.device()?)?;
+        if self.recipe().student.start == Start::Teacher {
+            inherit(&student, &*self.teacher()?)?;
+        }
+        Ok(Rc::new(student))
     }
 
     /// The tensors of one safetensors file of a stage.

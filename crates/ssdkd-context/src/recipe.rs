@@ -89,6 +89,20 @@ pub struct TeacherSettings {
 pub struct StudentSettings {
     /// Such as `resnet8`, `wrn-16-1`.
     pub architecture: String,
+    /// What it is before its first step.
+    #[serde(default)]
+    pub start: Start,
+}
+
+/// What a student is before its first step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// Fresh weights, drawn from the run's seed, as all published methods do.
+    #[default]
+    Random,
+    /// Blocks of the teacher, which must be deeper and otherwise alike: see [`ssdkd_nn::inherit`].
+    Teacher,
 }
 
 /// `[evaluate]`

@@ -10,7 +10,9 @@
 //! - `lowest-priority`: the one with the lowest priority, whatever its class
 //!
 //! Where two are alike the older one goes. A new sample enters with the highest priority in the buffer, so that it is
-//! seen before it is judged \[C: prioritised experience replay\], and with importance weight 1 \[R\].
+//! seen before it is judged \[C: prioritised experience replay\], or with the mean one \[O\], and with importance weight
+//! 1 \[R\]. The highest one is what the buffer's worst outlier has: where a round brings many new samples, most draws
+//! fall on them.
 //!
 //! The buffer knows no images: a member says in which row of which shard its image lies.
 
@@ -30,11 +32,13 @@ pub struct BalanceSettings {
     pub capacity: usize,
     /// Who has to go when new samples arrive.
     pub eviction: Eviction,
+    /// The priority that new samples enter with.
+    pub arrivals: Arrivals,
 }
 
 impl Default for BalanceSettings {
     fn default() -> Self {
-        Self { capacity: 5120, eviction: Eviction::Crowded }
+        Self { capacity: 5120, eviction: Eviction::Crowded, arrivals: Arrivals::Highest }
     }
 }
 
@@ -57,6 +61,16 @@ pub enum Eviction {
     Fifo,
     /// The lowest priority.
     LowestPriority,
+}
+
+/// The priority that new samples enter with: one of the buffer before them, or 1 if it is empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arrivals {
+    /// The highest \[C: prioritised experience replay\].
+    Highest,
+    /// The mean \[O\].
+    Mean,
 }
 
 /// One sample in the buffer.
@@ -148,12 +162,11 @@ impl ReplayBuffer {
 
     /// Inserts `arrivals`, then evicts what is above the capacity; returns the evicted, oldest arrival first.
     ///
-    /// Every arrival gets the highest priority among the members before it (1 in an empty buffer) and weight 1. An
-    /// error leaves the buffer as it was.
+    /// Every arrival gets the priority that the settings say, and weight 1. An error leaves the buffer as it was.
     pub fn insert(&mut self, mut arrivals: Vec<Member>) -> Result<Vec<Member>, BufferError> {
-        let highest = self.members.iter().map(|member| member.priority).reduce(f64::max).unwrap_or(1.0);
+        let entrance = self.entrance();
         for arrival in &mut arrivals {
-            (arrival.priority, arrival.weight) = (highest, 1.0);
+            (arrival.priority, arrival.weight) = (entrance, 1.0);
         }
         self.admit(arrivals)?;
         let surplus = self.members.len().saturating_sub(self.settings.capacity);
@@ -170,6 +183,16 @@ impl ReplayBuffer {
         let without_index = |members: Vec<(usize, Member)>| members.into_iter().map(|(_, member)| member).collect();
         self.members = without_index(kept);
         Ok(without_index(evicted))
+    }
+
+    /// The priority of a new sample.
+    fn entrance(&self) -> f64 {
+        let priorities = self.members.iter().map(|member| member.priority);
+        match self.settings.arrivals {
+            _ if self.members.is_empty() => 1.0,
+            Arrivals::Highest => priorities.fold(0.0, f64::max),
+            Arrivals::Mean => priorities.sum::<f64>() / self.members.len() as f64,
+        }
     }
 
     /// The members, in the order in which they came.
@@ -266,7 +289,7 @@ mod tests {
 
     fn buffer(capacity: usize, eviction: Eviction, members: &[(u64, u32, f64)]) -> ReplayBuffer {
         let members = members.iter().map(|&(id, class, priority)| member(id, class, priority)).collect();
-        ReplayBuffer::from_members(BalanceSettings { capacity, eviction }, 3, members).unwrap()
+        ReplayBuffer::from_members(BalanceSettings { capacity, eviction, ..Default::default() }, 3, members).unwrap()
     }
 
     #[track_caller]
@@ -301,6 +324,16 @@ mod tests {
         buffer.insert(vec![member(2, 1, 0.0)]).unwrap();
         assert_eq!(buffer.members()[1].priority, 3.5);
         assert_eq!(buffer.class_counts(), [1, 1, 0]);
+    }
+
+    #[test]
+    fn new_samples_may_enter_with_the_mean_priority() {
+        let mut buffer = buffer(4, Eviction::Fifo, &[]);
+        buffer.settings.arrivals = Arrivals::Mean;
+        buffer.insert(vec![member(1, 0, 77.0), member(2, 0, 0.0)]).unwrap();
+        buffer.members[0].priority = 4.0;
+        buffer.insert(vec![member(3, 1, 9.0)]).unwrap();
+        assert_eq!(buffer.members().iter().map(|member| member.priority).collect::<Vec<_>>(), [4.0, 1.0, 2.5]);
     }
 
     #[test]
@@ -349,7 +382,7 @@ mod tests {
             eviction in any_eviction(),
             batches in prop::collection::vec(prop::collection::vec((0_u32..3, 0.0_f64..4.0), 0..25), 1..8),
         ) {
-            let mut buffer = ReplayBuffer::new(BalanceSettings { capacity, eviction }, 3);
+            let mut buffer = ReplayBuffer::new(BalanceSettings { capacity, eviction, ..Default::default() }, 3);
             let mut next_id = 0;
             for batch in batches {
                 let (room, size) = (capacity - buffer.len(), batch.len());

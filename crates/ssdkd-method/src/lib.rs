@@ -57,7 +57,7 @@ pub mod priority;
 pub mod trouble;
 
 pub use augment::AugmentSettings;
-pub use buffer::{BalanceSettings, Eviction, Member, ReplayBuffer};
+pub use buffer::{Arrivals, BalanceSettings, Eviction, Member, ReplayBuffer};
 pub use diagnostics::{Diagnostics, diagnose};
 pub use distillation::{DistillSettings, Distiller, OptimizerKind, StepReport};
 pub use inversion::{ImageFormat, Inversion, InvertSettings, Position, Strategy, Synthesis, TargetRule};

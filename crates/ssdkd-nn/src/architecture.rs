@@ -93,6 +93,20 @@ fn unknown(text: &str) -> String {
     format!("there is no architecture {text:?}\nhint: {question}There are {KNOWN}")
 }
 
+impl Architecture {
+    /// Whether it is `deeper` with fewer blocks in its groups, and nothing else.
+    pub fn is_shallower_than(&self, deeper: &Self) -> bool {
+        match (self, deeper) {
+            (Self::CifarResNet { depth, shortcut }, Self::CifarResNet { depth: more, shortcut: same }) => {
+                depth < more && shortcut == same
+            }
+            (Self::ResNet { depth }, Self::ResNet { depth: more }) => depth < more,
+            (Self::Wrn { depth, width }, Self::Wrn { depth: more, width: same }) => depth < more && width == same,
+            _ => false,
+        }
+    }
+}
+
 impl FromStr for Architecture {
     type Err = String;
 

@@ -6,6 +6,7 @@
 pub mod architecture;
 mod card;
 mod device;
+mod inherit;
 mod layers;
 pub mod models;
 mod network;
@@ -19,6 +20,7 @@ pub mod weights;
 pub use architecture::{Architecture, Identity, Names, Shortcut, identify};
 pub use card::{CARD_VERSION, CardError, TeacherCard};
 pub use device::{OPEN_GPU, OpenGpu, device_name};
+pub use inherit::inherit;
 pub use layers::{BatchNorm2d, Conv2d, Draw, Linear};
 pub use models::{Classifier, Generator, Output};
 pub use network::{Network, NetworkSpec};

@@ -1,5 +1,9 @@
 //! Whole runs: chained binaries, one process, second runs, changed recipes.
 
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
 use crate::support::Scratch;
 
 /// The chain that `make pipeline` runs.
@@ -47,7 +51,7 @@ fn a_second_run_does_nothing_and_says_so() {
     let scratch = Scratch::new();
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
     let before = scratch.artefacts("runs/tiny");
-    let modified = |path: &str| std::fs::metadata(scratch.path(path)).and_then(|data| data.modified()).unwrap();
+    let modified = |path: &str| fs::metadata(scratch.path(path)).and_then(|data| data.modified()).unwrap();
     let manifest = "runs/tiny/distill/0003/manifest.json";
     let made = modified(manifest);
     let (_, err) = scratch.succeed("ssdkd", &["run", "tiny.toml"]);
@@ -56,6 +60,52 @@ fn a_second_run_does_nothing_and_says_so() {
     assert_eq!(before, scratch.artefacts("runs/tiny"));
     let (_, err) = scratch.succeed("ssdkd-balance", &["tiny.toml", "--round", "1"]);
     assert!(err.contains("fresh"), "{err}");
+}
+
+#[test]
+fn a_student_may_start_from_its_teachers_blocks() {
+    let scratch = Scratch::new();
+    let student = "runs/tiny/distill/0002/student.safetensors";
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    let random = fs::read(scratch.path(student)).unwrap();
+    let (_, err) = scratch.succeed("ssdkd", &["run", "tiny.toml", "--set", "student.start=teacher"]);
+    assert!(err.contains("student.start"), "{err}");
+    assert_ne!(fs::read(scratch.path(student)).unwrap(), random);
+    // The warm-up knows no student.
+    assert!(!err.contains("0001: "), "{err}");
+    let equal = ["run", "tiny.toml", "--set", "student.start=teacher", "--set", "student.architecture=resnet20"];
+    scratch.fail("ssdkd", &equal, 2, &["a resnet20 is not a resnet20 with fewer blocks", "hint: set student.start"]);
+}
+
+/// Gives every other file below `folder` the one time, and the rest the other.
+fn jump(folder: &Path, times: [SystemTime; 2], count: &mut usize) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            jump(&path, times, count);
+        } else {
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(times[*count % 2]).unwrap();
+            *count += 1;
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_jumps_changes_nothing() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    let before = scratch.artefacts("runs/tiny");
+    let (past, future) = (SystemTime::UNIX_EPOCH, SystemTime::now() + Duration::from_secs(50 * 365 * 24 * 3600));
+    let mut files = 0;
+    jump(&scratch.path("runs/tiny"), [past, future], &mut files);
+    assert!(files > before.len(), "{files}");
+    let (_, err) = scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    assert!(err.contains("nothing to do"), "{err}");
+    fs::remove_dir_all(scratch.path("runs/tiny/sample/0003")).unwrap();
+    jump(&scratch.path("runs/tiny"), [future, past], &mut files);
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    assert_eq!(before, scratch.artefacts("runs/tiny"));
 }
 
 #[test]
@@ -78,7 +128,7 @@ fn the_summary_holds_the_promised_numbers() {
     let scratch = Scratch::new();
     let (out, _) = scratch.succeed("ssdkd", &["run", "tiny.toml"]);
     assert!(out.contains("teacher") && out.contains("student"), "{out}");
-    let text = std::fs::read(scratch.path("runs/tiny/report/summary.json")).unwrap();
+    let text = fs::read(scratch.path("runs/tiny/report/summary.json")).unwrap();
     let summary: serde_json::Value = serde_json::from_slice(&text).unwrap();
     for key in ["teacher_accuracy", "student_accuracy"] {
         assert!((0.0..=1.0).contains(&summary[key].as_f64().unwrap()), "{summary}");
@@ -91,7 +141,7 @@ fn the_summary_holds_the_promised_numbers() {
     let seconds = |key: &str| summary["seconds"][key].as_f64().unwrap();
     let parts = ["invert", "balance", "sample", "distill"].map(seconds);
     assert!((parts.iter().sum::<f64>() - seconds("total")).abs() < 1e-6 && parts.iter().all(|&part| part > 0.0));
-    let picture = std::fs::read(scratch.path("runs/tiny/report/buffer.png")).unwrap();
+    let picture = fs::read(scratch.path("runs/tiny/report/buffer.png")).unwrap();
     assert!(picture.starts_with(b"\x89PNG"));
 }
 
@@ -124,7 +174,7 @@ fn a_plan_says_what_the_run_will_cost() {
         assert!(plan.contains(part), "{part:?} is not in:\n{plan}");
     }
     assert!(!scratch.path("runs").exists(), "a plan made something");
-    let missing = std::fs::read_to_string(scratch.path("tiny.toml")).unwrap().replace("shapes-resnet20", "nobody");
+    let missing = fs::read_to_string(scratch.path("tiny.toml")).unwrap().replace("shapes-resnet20", "nobody");
     scratch.write("missing.toml", missing);
     let (plan, _) = scratch.succeed("ssdkd", &["plan", "missing.toml"]);
     assert!(plan.contains("cost       not known: ") && plan.contains("nobody.json"), "{plan}");
