@@ -135,7 +135,8 @@ mod tests {
             [("resnet20", "resnet20"), ("resnet20", "resnet8"), ("wrn-16-1", "wrn-40-2"), ("resnet20", "vgg11")]
         {
             let error = inherit(&network(student, "linear", 2), &network(teacher, "linear", 1)).unwrap_err();
-            assert_eq!(error.to_string(), format!("a {student} cannot start from the blocks of a {teacher}"));
+            let expected = format!("a {student} cannot start from the blocks of a {teacher}");
+            assert!(error.to_string().starts_with(&expected), "{error}");
         }
         inherit(&network("wrn-16-2", "linear", 2), &network("wrn-40-2", "linear", 1)).unwrap();
         inherit(&network("resnet18", "linear", 2), &network("resnet34", "linear", 1)).unwrap();
