@@ -17,7 +17,7 @@ FLAGS := --runs $(RUNS) $(ARGS)
 export SSDKD_DATA := $(DATA)
 
 .PHONY: help build build-cuda cuda-toolkit gpu-check pipeline run invert balance sample distill evaluate report status test lint fmt \
-        bench bench-pytorch sanitize fuzz kills deny data-cifar10 data-cifar100 teacher-shapes golden results python clean
+        bench bench-pytorch sanitize fuzz kills deny data-cifar10 data-cifar100 teacher-shapes teacher-wrn-40-2 golden results python clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -103,6 +103,9 @@ data-cifar100: ## fetch CIFAR-100 from its authors' site into data/cifar100
 
 teacher-shapes: build ## remake the shipped teacher (data/teachers/README.md)
 	@data/teachers/make-shapes-teacher.sh
+
+teacher-wrn-40-2: build ## remake the shipped WRN-40-2 from CIFAR-10 (DATA=data/cifar10; data/teachers/README.md)
+	@$(BIN)/ssdkd-teach --architecture wrn-40-2 --out data/teachers --name cifar10-wrn-40-2 --epochs 26 --nesterov $(ARGS)
 
 results: build ## docs/results.md and its charts from docs/results.json, to which finished runs are added (DONE="runs/a runs/b")
 	@$(BIN)/ssdkd compare --out docs $(DONE)

@@ -241,7 +241,7 @@ impl Context {
             tracing::info!("{stage} {round:04}: fresh, nothing to do");
             if self.run.latest_complete(stage)? == Some(round) {
                 // A process that was killed between finishing this round and collecting left that to us.
-                collect_state(&self.run, stage, self.recipe.keep.states)?;
+                collect_state(&self.run, stage, self.recipe.keep.states, self.recipe.first_distilling_round())?;
             }
             return Ok(None);
         }
@@ -370,7 +370,7 @@ impl Context {
         let summary = summary.collect::<Vec<_>>().join(", ");
         let complete = folder.commit(metrics, &timing)?;
         self.complete.insert((stage.to_string(), round), Rc::new(complete));
-        collect_state(&self.run, stage, self.recipe.keep.states)?;
+        collect_state(&self.run, stage, self.recipe.keep.states, self.recipe.first_distilling_round())?;
         tracing::info!("{stage} {round:04}: {seconds:.1} s; {summary}");
         Ok(())
     }

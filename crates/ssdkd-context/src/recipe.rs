@@ -129,7 +129,8 @@ impl Default for EvaluateSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeepSettings {
-    /// Generator and optimiser states of the newest so many rounds (0: all). Students are always kept.
+    /// Generator and optimiser states of the newest so many rounds (0: all), and of the first distilling one. Students are
+    /// always kept.
     pub states: usize,
     /// Image shards: all, or those that the buffer's images are in. Reports say less of rounds whose shards are gone.
     pub shards: KeepShards,
@@ -219,6 +220,12 @@ impl Recipe {
     /// All rounds, warm-up included.
     pub fn total_rounds(&self) -> u32 {
         self.run.warmup_rounds + self.run.rounds
+    }
+
+    /// The first distilling round. Its generator has not met a student: a run whose settings of distillation change goes on
+    /// from there, so this round's state is always kept.
+    pub fn first_distilling_round(&self) -> u32 {
+        self.run.warmup_rounds
     }
 
     /// The index among distilling rounds, `None` for a warm-up round.

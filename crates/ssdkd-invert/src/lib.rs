@@ -7,7 +7,7 @@
 use anyhow::Result;
 use serde_json::json;
 use ssdkd_context::{Context, Job, Outcome, Plan, Role, SHARD, images};
-use ssdkd_method::{ImageFormat, Inversion, Modulation, Position, Strategy, Synthesis, Trouble};
+use ssdkd_method::{ImageFormat, Inversion, Modulation, Objective, Position, Strategy, Synthesis, Trouble};
 use ssdkd_nn::weights;
 use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, PixelFormat, Pixels, SampleRow};
 
@@ -45,16 +45,20 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let mut inversion = generator_before(context, round)?;
 
     let mut batches = Vec::with_capacity(settings.batches);
+    let heed = || job.check_interrupted().map_err(candle_core::Error::msg);
+    let objective = Objective::new(&settings, &teacher, student.as_deref(), &modulation).heeding(&heed);
     let progress = context.progress(STAGE, round, settings.batches as u64);
     for batch in 0..settings.batches as u32 {
         let position = Position { seed, round, distilling_round, batch };
-        let made = inversion.synthesize(&teacher, student.as_deref(), &modulation, position)?;
+        let made = inversion.synthesize(&objective, position);
+        // A request to stop passes through candle's error type: it is looked at here, for the right exit code.
+        job.check_interrupted()?;
+        let made = made?;
         progress.advance(1, || {
             let terms = &made.terms;
             format!("bn {:.2} ce {:.2} adv {:.2}", terms.batch_norm, terms.task, terms.adversarial)
         });
         batches.push(made);
-        job.check_interrupted()?;
     }
     progress.finish();
 

@@ -19,7 +19,7 @@ use ssdkd_method::distillation::distillation_loss;
 use ssdkd_method::persistent_generator::PersistentGenerator;
 use ssdkd_method::{
     AugmentSettings, DistillSettings, Distiller, Inversion as _, InvertSettings, Modulation, ModulationSettings,
-    Position,
+    Objective, Position,
 };
 use ssdkd_nn::random::{stream, uniform_tensor};
 use ssdkd_nn::{Architecture, Names, Network, NetworkSpec, Pass, Sgd};
@@ -239,13 +239,14 @@ fn train(network: Network, images: Tensor) -> Result<Step> {
 fn invert(batch: usize, device: &Device) -> Result<Step> {
     let (teacher, student) = (build(TEACHER, device)?, build(STUDENT, device)?);
     let settings = InvertSettings { batch, augment: AugmentSettings::OFF, ..Default::default() };
-    let mut generator = PersistentGenerator::new(settings, &teacher, 0, device)?;
+    let mut generator = PersistentGenerator::new(settings.clone(), &teacher, 0, device)?;
     let modulation = Modulation::new(ModulationSettings::OFF, &[]);
     let mut index = 0;
     Ok(Box::new(move || {
         index += 1;
         let position = Position { seed: 0, round: 0, distilling_round: Some(0), batch: index };
-        generator.synthesize(&teacher, Some(&student), &modulation, position).map(|_| ())
+        let objective = Objective::new(&settings, &teacher, Some(&student), &modulation);
+        generator.synthesize(&objective, position).map(|_| ())
     }))
 }
 

@@ -25,7 +25,6 @@ use ssdkd_ops::Value;
 use crate::generator::{build, draw_latents, draw_targets, draws, finish};
 use crate::inversion::{Inversion, InvertSettings, Position, Synthesis};
 use crate::inversion_loss::{BatchNormMomentum, InversionTerms, Objective};
-use crate::modulation::Modulation;
 
 /// Numbers in a projected feature.
 const PROJECTED: usize = 128;
@@ -99,18 +98,11 @@ impl ContrastiveInversion {
 }
 
 impl Inversion for ContrastiveInversion {
-    fn synthesize(
-        &mut self,
-        teacher: &Network,
-        student: Option<&Network>,
-        modulation: &Modulation,
-        position: Position,
-    ) -> Result<Synthesis> {
+    fn synthesize(&mut self, objective: &Objective<'_>, position: Position) -> Result<Synthesis> {
         let settings = self.settings.clone();
-        let objective = Objective { teacher, student, weights: settings.loss_weights(), modulation };
-        let targets = draw_targets(&settings, position, teacher.classes());
+        let targets = draw_targets(&settings, position, objective.teacher.classes());
         let weights = Store::seeded(&self.device, draws(position, "invert/generator", 0).random());
-        let generator = build(&settings, teacher, &weights)?;
+        let generator = build(&settings, objective.teacher, &weights)?;
         let latents = Var::from_tensor(&draw_latents(&settings, position, 0, &self.device)?)?;
         let mut generator_adam = Adam::new(weights.parameters(), settings.beta1, settings.beta2, 0.0)?;
         let mut latent_adam = Adam::new(vec![("z".into(), latents.clone())], settings.beta1, settings.beta2, 0.0)?;
@@ -124,7 +116,7 @@ impl Inversion for ContrastiveInversion {
             let mut total = judgement.total;
             if settings.cr != 0.0 {
                 let others = settings.augment.view(&images, &mut draws(position, "invert/contrast", step))?;
-                let others = teacher.forward(&others, &Pass::eval())?.features;
+                let others = objective.teacher.forward(&others, &Pass::eval())?.features;
                 let contrast = self.contrast(&judgement.features, &others)?;
                 total = ops::weighted_sum(&[(1.0, &total), (settings.cr, &contrast)])?;
             }
@@ -145,7 +137,7 @@ impl Inversion for ContrastiveInversion {
         }
         let Some((images, features, terms)) = best else { bail!("invert.steps is 0; a batch needs at least one step") };
         self.remember(&features)?;
-        finish(&settings, teacher, &images, targets, terms)
+        finish(&settings, objective.teacher, &images, targets, terms)
     }
 
     fn state_tensors(&self) -> BTreeMap<String, Tensor> {
@@ -187,7 +179,7 @@ mod tests {
     use super::*;
     use crate::golden::{assert_repeated, device, formula, network, numbers};
     use crate::inversion::{Strategy, TargetRule};
-    use crate::modulation::ModulationSettings;
+    use crate::modulation::{Modulation, ModulationSettings};
 
     fn settings() -> InvertSettings {
         InvertSettings {
@@ -210,7 +202,9 @@ mod tests {
     fn make(inversion: &mut ContrastiveInversion, batch: u32) -> Vec<f32> {
         let modulation = Modulation::new(ModulationSettings::OFF, &[]);
         let position = Position { seed: 5, round: 1, distilling_round: Some(0), batch };
-        let made = inversion.synthesize(&network(1), Some(&network(2)), &modulation, position).unwrap();
+        let (teacher, student) = (network(1), network(2));
+        let objective = Objective::new(&settings(), &teacher, Some(&student), &modulation);
+        let made = inversion.synthesize(&objective, position).unwrap();
         [numbers(&made.images), vec![made.terms.total]].concat()
     }
 

@@ -158,6 +158,7 @@ mod tests {
     use crate::augment::AugmentSettings;
     use crate::golden::{assert_repeated, device, network, numbers};
     use crate::inversion::{Inversion, Strategy};
+    use crate::inversion_loss::Objective;
     use crate::modulation::{Modulation, ModulationSettings};
 
     fn settings(strategy: Strategy) -> InvertSettings {
@@ -192,7 +193,8 @@ mod tests {
             let batch = |(round, batch): (u32, u32)| {
                 let distilling = round.checked_sub(1);
                 let student = distilling.map(|_| &student);
-                all(&inversion.synthesize(&teacher, student, &modulation, position(round, distilling, batch)).unwrap())
+                let objective = Objective::new(&settings(strategy), &teacher, student, &modulation);
+                all(&inversion.synthesize(&objective, position(round, distilling, batch)).unwrap())
             };
             rounds.flat_map(|round| [(round, 0), (round, 1)]).flat_map(batch).collect::<Vec<_>>()
         };
@@ -230,8 +232,10 @@ mod tests {
     fn a_batch_is_rounded_and_labelled_by_the_teacher() {
         let teacher = network(1);
         let modulation = Modulation::new(ModulationSettings::OFF, &[]);
-        let mut inversion = Strategy::start(&settings(Strategy::Persistent), &teacher, 9, &device()).unwrap();
-        let made = inversion.synthesize(&teacher, None, &modulation, position(0, None, 0)).unwrap();
+        let settings = settings(Strategy::Persistent);
+        let mut inversion = Strategy::start(&settings, &teacher, 9, &device()).unwrap();
+        let objective = Objective::new(&settings, &teacher, None, &modulation);
+        let made = inversion.synthesize(&objective, position(0, None, 0)).unwrap();
         assert_eq!(made.images.dims(), [6, 8, 8, 3]);
         for x in numbers(&made.images) {
             let level = x * 255.0;
@@ -254,8 +258,10 @@ mod tests {
                 ModulationSettings { gamma: 0.0, ..Default::default() }
             };
             let modulation = Modulation::new(phi, counts);
-            let mut inversion = Strategy::start(&settings(Strategy::Meta), &teacher, 9, &device()).unwrap();
-            all(&inversion.synthesize(&teacher, None, &modulation, position(0, None, 0)).unwrap())
+            let settings = settings(Strategy::Meta);
+            let mut inversion = Strategy::start(&settings, &teacher, 9, &device()).unwrap();
+            let objective = Objective::new(&settings, &teacher, None, &modulation);
+            all(&inversion.synthesize(&objective, position(0, None, 0)).unwrap())
         });
         assert_repeated("batch", &made[0], &made[1]);
     }
@@ -300,6 +306,24 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_that_is_called_off_ends_at_its_next_step() {
+        let teacher = network(1);
+        let modulation = Modulation::new(ModulationSettings::OFF, &[]);
+        for strategy in [Strategy::Persistent, Strategy::Meta, Strategy::Pixels, Strategy::Contrastive] {
+            let settings = InvertSettings { steps: 3, ..settings(strategy) };
+            let asked = std::cell::Cell::new(0);
+            let heed = || {
+                asked.set(asked.get() + 1);
+                if asked.get() == 2 { candle_core::bail!("enough") } else { Ok(()) }
+            };
+            let mut inversion = Strategy::start(&settings, &teacher, 9, &device()).unwrap();
+            let objective = Objective::new(&settings, &teacher, None, &modulation).heeding(&heed);
+            let error = inversion.synthesize(&objective, position(0, None, 0)).unwrap_err().to_string();
+            assert!(error.starts_with("enough") && asked.get() == 2, "{strategy:?}: {error}, asked {}", asked.get());
+        }
+    }
+
+    #[test]
     fn steps_lower_the_loss() {
         let teacher = network(1);
         let modulation = Modulation::new(ModulationSettings::OFF, &[]);
@@ -312,8 +336,8 @@ mod tests {
             ..settings(Strategy::Persistent)
         };
         let mut inversion = Strategy::start(&settings, &teacher, 9, &device()).unwrap();
-        let total =
-            |batch| inversion.synthesize(&teacher, None, &modulation, position(0, None, batch)).unwrap().terms.total;
+        let objective = Objective::new(&settings, &teacher, None, &modulation);
+        let total = |batch| inversion.synthesize(&objective, position(0, None, batch)).unwrap().terms.total;
         let totals = (0..30).map(total).collect::<Vec<_>>();
         let mean = |totals: &[f32]| totals.iter().sum::<f32>() / totals.len() as f32;
         assert!(mean(&totals[25..]) < 0.9 * mean(&totals[1..6]), "{totals:?}");

@@ -21,9 +21,9 @@ use ssdkd_nn::Network;
 use crate::augment::AugmentSettings;
 use crate::check;
 use crate::contrastive_inversion::ContrastiveInversion;
-use crate::inversion_loss::{Discrepancy, InversionTerms, LossWeights};
+use crate::inversion_loss::{Discrepancy, InversionTerms, LossWeights, Objective};
 use crate::meta_generator::MetaGenerator;
-use crate::modulation::{Modulation, ModulationSettings};
+use crate::modulation::ModulationSettings;
 use crate::persistent_generator::PersistentGenerator;
 use crate::pixel_optimisation::PixelOptimisation;
 
@@ -249,14 +249,8 @@ pub struct Synthesis {
 
 /// One way to make images, with all of its state.
 pub trait Inversion {
-    /// Makes one batch, learning on the way. `student` is `None` during the warm-up.
-    fn synthesize(
-        &mut self,
-        teacher: &Network,
-        student: Option<&Network>,
-        modulation: &Modulation,
-        position: Position,
-    ) -> Result<Synthesis>;
+    /// Makes one batch that `objective` likes, learning on the way.
+    fn synthesize(&mut self, objective: &Objective<'_>, position: Position) -> Result<Synthesis>;
 
     /// Everything that a later round needs to go on to the same bits.
     fn state_tensors(&self) -> BTreeMap<String, Tensor>;

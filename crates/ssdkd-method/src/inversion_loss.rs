@@ -31,6 +31,7 @@ use ssdkd_nn::{Network, Output, Pass, Tap};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
+use crate::inversion::InvertSettings;
 use crate::modulation::Modulation;
 
 /// The factors of the terms in L_G; a term with factor 0 is not computed.
@@ -99,6 +100,7 @@ pub struct Objective<'a> {
     pub weights: LossWeights,
     /// φ.
     pub modulation: &'a Modulation,
+    heed: &'a dyn Fn() -> Result<()>,
 }
 
 /// A batch of images, judged.
@@ -113,12 +115,29 @@ pub struct Judgement {
     pub features: Value,
 }
 
-impl Objective<'_> {
+impl<'a> Objective<'a> {
+    /// What `settings` want of images. `student` is `None` during the warm-up.
+    pub fn new(
+        settings: &InvertSettings,
+        teacher: &'a Network,
+        student: Option<&'a Network>,
+        modulation: &'a Modulation,
+    ) -> Self {
+        Self { teacher, student, weights: settings.loss_weights(), modulation, heed: &|| Ok(()) }
+    }
+
+    /// Asks `heed` before it judges, which is once a step: its error ends the batch.
+    #[must_use]
+    pub fn heeding(self, heed: &'a dyn Fn() -> Result<()>) -> Self {
+        Self { heed, ..self }
+    }
+
     /// Judges views of images (B, H, W, C) in `[0, 1]`.
     ///
     /// `targets` are the classes the images should be of; `None` takes the teacher's own opinion of each view, so that
     /// the task term makes it surer of what it sees \[C: DAFL\].
     pub fn judge(&self, views: &Value, targets: Option<&[u32]>, momentum: &BatchNormMomentum) -> Result<Judgement> {
+        (self.heed)()?;
         let weights = self.weights;
         let pass = if weights.bn == 0.0 { Pass::eval() } else { Pass::tapped() };
         let Output { features, logits: teacher_logits, .. } = self.teacher.forward(views, &pass)?; // (B, F), (B, K)

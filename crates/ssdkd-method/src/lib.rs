@@ -61,7 +61,7 @@ pub use buffer::{Arrivals, BalanceSettings, Eviction, Member, ReplayBuffer};
 pub use diagnostics::{Diagnostics, diagnose};
 pub use distillation::{DistillSettings, Distiller, OptimizerKind, StepReport};
 pub use inversion::{ImageFormat, Inversion, InvertSettings, Position, Strategy, Synthesis, TargetRule};
-pub use inversion_loss::{BatchNormMomentum, Discrepancy, InversionTerms, LossWeights};
+pub use inversion_loss::{BatchNormMomentum, Discrepancy, InversionTerms, LossWeights, Objective};
 pub use modulation::{Diversity, Factors, Modulation, ModulationSettings};
 pub use priority::{Prioritised, Refresh, SampleSettings, Scale};
 pub use trouble::Trouble;

@@ -21,7 +21,6 @@ use ssdkd_ops::Value;
 use crate::generator::{TrainedGenerator, build, draw_targets, draws, finish};
 use crate::inversion::{Inversion, InvertSettings, Position, Synthesis};
 use crate::inversion_loss::{InversionTerms, Objective};
-use crate::modulation::Modulation;
 
 /// The generator of [`Strategy::Meta`](crate::Strategy::Meta) and its state; see the [module](self).
 pub struct MetaGenerator(TrainedGenerator);
@@ -85,19 +84,12 @@ impl MetaGenerator {
 }
 
 impl Inversion for MetaGenerator {
-    fn synthesize(
-        &mut self,
-        teacher: &Network,
-        student: Option<&Network>,
-        modulation: &Modulation,
-        position: Position,
-    ) -> Result<Synthesis> {
+    fn synthesize(&mut self, objective: &Objective<'_>, position: Position) -> Result<Synthesis> {
         self.0.reset_if_due(position)?;
-        let objective = Objective { teacher, student, weights: self.0.settings.loss_weights(), modulation };
         let latents = self.0.latents(position, 0)?;
-        let targets = draw_targets(&self.0.settings, position, teacher.classes());
-        let (images, terms) = self.meta_step(&objective, &latents, targets.as_deref(), position)?;
-        finish(&self.0.settings, teacher, &images, targets, terms)
+        let targets = draw_targets(&self.0.settings, position, objective.teacher.classes());
+        let (images, terms) = self.meta_step(objective, &latents, targets.as_deref(), position)?;
+        finish(&self.0.settings, objective.teacher, &images, targets, terms)
     }
 
     fn state_tensors(&self) -> BTreeMap<String, Tensor> {
@@ -115,7 +107,7 @@ mod tests {
     use crate::augment::AugmentSettings;
     use crate::golden::{Golden, check_parameters, device, fill, formula, network, numbers};
     use crate::inversion::{Strategy, TargetRule};
-    use crate::modulation::{Diversity, ModulationSettings};
+    use crate::modulation::{Diversity, Modulation, ModulationSettings};
 
     #[test]
     fn two_meta_steps_are_those_of_pytorch() {
@@ -140,12 +132,7 @@ mod tests {
         };
         let modulation =
             Modulation::new(ModulationSettings { diversity: Diversity::Share, gamma: 1.0 }, &[5, 0, 12, 3]);
-        let objective = Objective {
-            teacher: &teacher,
-            student: Some(&student),
-            weights: settings.loss_weights(),
-            modulation: &modulation,
-        };
+        let objective = Objective::new(&settings, &teacher, Some(&student), &modulation);
         let mut meta = MetaGenerator::new(settings, &teacher, 0, &device()).unwrap();
         fill(&meta.0.store, 3);
         let position = Position { seed: 0, round: 0, distilling_round: Some(0), batch: 0 };

@@ -19,7 +19,6 @@ use ssdkd_ops::Value;
 use crate::generator::{TrainedGenerator, draws, finish};
 use crate::inversion::{Inversion, InvertSettings, Position, Synthesis};
 use crate::inversion_loss::{InversionTerms, Objective};
-use crate::modulation::Modulation;
 
 /// The generator of [`Strategy::Persistent`](crate::Strategy::Persistent) and its state; see the [module](self).
 pub struct PersistentGenerator(TrainedGenerator);
@@ -46,31 +45,24 @@ impl PersistentGenerator {
 }
 
 impl Inversion for PersistentGenerator {
-    fn synthesize(
-        &mut self,
-        teacher: &Network,
-        student: Option<&Network>,
-        modulation: &Modulation,
-        position: Position,
-    ) -> Result<Synthesis> {
+    fn synthesize(&mut self, objective: &Objective<'_>, position: Position) -> Result<Synthesis> {
         self.0.reset_if_due(position)?;
-        let objective = Objective { teacher, student, weights: self.0.settings.loss_weights(), modulation };
-        if !objective.weights.any(student.is_some()) {
+        if !objective.weights.any(objective.student.is_some()) {
             // A generator that only follows the student has nothing to learn in the warm-up.
             let latents = Value::constant(self.0.latents(position, 0)?);
             let images = self.0.network.forward(&latents, &Pass::train_frozen())?;
-            return finish(&self.0.settings, teacher, images.tensor(), None, InversionTerms::default());
+            return finish(&self.0.settings, objective.teacher, images.tensor(), None, InversionTerms::default());
         }
         let mut last = None;
         for step in 0..self.0.settings.steps {
             let latents = self.0.latents(position, step)?;
-            last = Some(self.step(&objective, latents, position, step)?);
+            last = Some(self.step(objective, latents, position, step)?);
         }
         let Some((images, terms, statistics)) = last else {
             bail!("invert.steps is 0; a batch needs at least one generator step")
         };
         self.0.averages.update(statistics)?;
-        finish(&self.0.settings, teacher, &images, None, terms)
+        finish(&self.0.settings, objective.teacher, &images, None, terms)
     }
 
     fn state_tensors(&self) -> BTreeMap<String, Tensor> {
@@ -89,7 +81,7 @@ mod tests {
     use super::*;
     use crate::augment::AugmentSettings;
     use crate::golden::{Golden, check_parameters, device, fill, formula, network, numbers};
-    use crate::modulation::ModulationSettings;
+    use crate::modulation::{Modulation, ModulationSettings};
 
     #[test]
     fn three_steps_are_those_of_pytorch() {
@@ -98,12 +90,7 @@ mod tests {
         let settings =
             InvertSettings { latent: 8, width: 4, batch: 5, augment: AugmentSettings::OFF, ..Default::default() };
         let modulation = Modulation::new(ModulationSettings::OFF, &[]);
-        let objective = Objective {
-            teacher: &teacher,
-            student: Some(&student),
-            weights: settings.loss_weights(),
-            modulation: &modulation,
-        };
+        let objective = Objective::new(&settings, &teacher, Some(&student), &modulation);
         let mut generator = PersistentGenerator::new(settings, &teacher, 0, &device()).unwrap();
         fill(&generator.0.store, 3);
         let position = Position { seed: 0, round: 0, distilling_round: Some(0), batch: 0 };

@@ -23,7 +23,6 @@ use ssdkd_ops::Value;
 use crate::generator::{draw_targets, draws, finish};
 use crate::inversion::{Inversion, InvertSettings, Position, Synthesis};
 use crate::inversion_loss::{BatchNormMomentum, InversionTerms, Objective};
-use crate::modulation::Modulation;
 
 /// [`Strategy::Pixels`](crate::Strategy::Pixels); see the [module](self).
 pub struct PixelOptimisation {
@@ -89,19 +88,12 @@ impl PixelOptimisation {
 }
 
 impl Inversion for PixelOptimisation {
-    fn synthesize(
-        &mut self,
-        teacher: &Network,
-        student: Option<&Network>,
-        modulation: &Modulation,
-        position: Position,
-    ) -> Result<Synthesis> {
+    fn synthesize(&mut self, objective: &Objective<'_>, position: Position) -> Result<Synthesis> {
         let settings = &self.settings;
-        let objective = Objective { teacher, student, weights: settings.loss_weights(), modulation };
-        let targets = draw_targets(settings, position, teacher.classes());
-        let pixels = Var::from_tensor(&self.noise(teacher, position)?)?;
-        let (images, terms) = self.optimise(&objective, &pixels, targets.as_deref(), position)?;
-        finish(settings, teacher, &images, targets, terms)
+        let targets = draw_targets(settings, position, objective.teacher.classes());
+        let pixels = Var::from_tensor(&self.noise(objective.teacher, position)?)?;
+        let (images, terms) = self.optimise(objective, &pixels, targets.as_deref(), position)?;
+        finish(settings, objective.teacher, &images, targets, terms)
     }
 
     /// Each batch starts from noise.
@@ -123,7 +115,7 @@ mod tests {
     use crate::augment::AugmentSettings;
     use crate::golden::{assert_repeated, device, network, numbers};
     use crate::inversion::{Strategy, TargetRule};
-    use crate::modulation::ModulationSettings;
+    use crate::modulation::{Modulation, ModulationSettings};
 
     fn settings(steps: usize) -> InvertSettings {
         InvertSettings {
@@ -145,8 +137,9 @@ mod tests {
     fn synthesize(steps: usize) -> Synthesis {
         let modulation = Modulation::new(ModulationSettings::OFF, &[]);
         let position = Position { seed: 3, round: 0, distilling_round: None, batch: 0 };
-        let mut pixels = PixelOptimisation::new(settings(steps), &device());
-        pixels.synthesize(&network(1), None, &modulation, position).unwrap()
+        let (settings, teacher) = (settings(steps), network(1));
+        let objective = Objective::new(&settings, &teacher, None, &modulation);
+        PixelOptimisation::new(settings.clone(), &device()).synthesize(&objective, position).unwrap()
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor};
 use ssdkd_method::{
-    DistillSettings, Distiller, ImageFormat, InvertSettings, Modulation, ModulationSettings, Position, Strategy,
+    DistillSettings, Distiller, ImageFormat, InvertSettings, Modulation, ModulationSettings, Objective, Position,
+    Strategy,
 };
 use ssdkd_nn::random::{stream, uniform_tensor};
 use ssdkd_nn::{Names, Network, NetworkSpec, Pass, Sgd};
@@ -88,10 +89,11 @@ fn inversion(strategy: Strategy, device: &Device) -> Result<Figures> {
     };
     let mut inversion = Strategy::start(&settings, &teacher, 7, device)?;
     let modulation = Modulation::new(ModulationSettings::default(), &[5, 0, 12, 3, 1, 1, 9, 4, 4, 2]);
+    let objective = Objective::new(&settings, &teacher, Some(&student), &modulation);
     let mut figures = Figures::new();
     for batch in 0..2 {
         let position = Position { seed: 7, round: 0, distilling_round: Some(0), batch };
-        let made = inversion.synthesize(&teacher, Some(&student), &modulation, position)?;
+        let made = inversion.synthesize(&objective, position)?;
         let terms = made.terms;
         let terms = [terms.batch_norm, terms.task, terms.balance, terms.adversarial, terms.total];
         let within = if batch == 0 { FORWARD } else { BACKWARD };

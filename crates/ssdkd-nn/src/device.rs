@@ -37,11 +37,16 @@ fn open_gpu(index: usize) -> Result<Device> {
     ssdkd_ops::cuda_device(index)
 }
 
-/// `cpu`, `cuda:0`: as one asks for a device, and as results say where they were made.
+/// `cpu`, `cuda:0 (NVIDIA H100 80GB HBM3)`: as one asks for a device, and what it is.
 pub fn device_name(device: &Device) -> String {
-    match device.location() {
+    let name = match device.location() {
         DeviceLocation::Cpu => "cpu".into(),
         DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
         DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    };
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = device {
+        return format!("{name} ({})", ssdkd_ops::cuda_name(gpu));
     }
+    name
 }

@@ -66,7 +66,9 @@ fn load(slots: &[Slot], mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
             "the optimiser's state has {name}, which no parameter needs\nhint: it was saved by another optimiser or for another network"
         );
     }
-    ready.into_iter().try_for_each(|(memory, tensor)| ops::copy_assign(memory, &tensor.contiguous()?))
+    // What a file held is on the CPU.
+    let here = |memory: &Tensor, tensor: Tensor| tensor.to_device(memory.device())?.contiguous();
+    ready.into_iter().try_for_each(|(memory, tensor)| ops::copy_assign(memory, &here(memory, tensor)?))
 }
 
 impl Sgd {

@@ -46,7 +46,7 @@ pub use alloc::{CachingAllocator, allocated_bytes, peak_bytes, reset_peak};
 pub use augment::{CropFlip, crop_flip};
 pub use conv::{Conv2dSpec, conv2d, conv2d_then, with_direct_convolutions};
 #[cfg(feature = "cuda")]
-pub use cuda::{CudaSettings, cuda_settings, open as cuda_device, set_cuda_settings};
+pub use cuda::{CudaSettings, cuda_settings, name as cuda_name, open as cuda_device, set_cuda_settings};
 pub use elementwise::{
     add, affine_channels, mean_all, nchw_to_nhwc, reshape, round_to_u8_levels, scale, sum_all, weighted_sum,
 };

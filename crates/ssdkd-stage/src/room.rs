@@ -23,12 +23,14 @@ pub struct Removable {
 }
 
 impl RunFolder {
-    /// State (generator, optimiser) of all but the newest `keep` rounds of a stage; 0 keeps all.
+    /// State (generator, optimiser) of all rounds of a stage but the newest `keep` and the round `also`; a `keep` of 0
+    /// keeps all.
     ///
     /// State is needed only by the next round of its stage.
-    pub fn old_state(&self, stage: &str, keep: usize) -> Result<Vec<Removable>, StageError> {
+    pub fn old_state(&self, stage: &str, keep: usize, also: u32) -> Result<Vec<Removable>, StageError> {
         let mut rounds = self.rounds(stage)?;
         rounds.truncate(if keep == 0 { 0 } else { rounds.len().saturating_sub(keep) });
+        rounds.retain(|&round| round != also);
         self.files_of(stage, &rounds, Role::State, "later rounds go on from their own state")
     }
 
@@ -113,9 +115,9 @@ pub fn remove(removable: &[Removable]) -> Result<u64, StageError> {
     Ok(freed)
 }
 
-/// Removes the state of all but the newest `keep` rounds of a stage; the bytes freed. Only under the run's lock.
-pub fn collect_state(run: &RunFolder, stage: &str, keep: usize) -> Result<u64, StageError> {
-    remove(&run.old_state(stage, keep)?)
+/// Removes [old state](RunFolder::old_state); the bytes freed. Only under the run's lock.
+pub fn collect_state(run: &RunFolder, stage: &str, keep: usize, also: u32) -> Result<u64, StageError> {
+    remove(&run.old_state(stage, keep, also)?)
 }
 
 fn is_temporary(name: &str) -> bool {

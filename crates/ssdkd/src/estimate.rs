@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use candle_core::Tensor;
 use ssdkd_context::{Context, Recipe};
-use ssdkd_method::{Distiller, ImageFormat, InvertSettings, Modulation, Position, Refresh, Strategy};
+use ssdkd_method::{Distiller, ImageFormat, InvertSettings, Modulation, Objective, Position, Refresh, Strategy};
 use ssdkd_nn::Network;
 use ssdkd_nn::random::stream;
 
@@ -46,11 +46,12 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
     let mut state = 0;
     let mut batch = |student: Option<&Network>, distilling_round: Option<u32>| -> Result<f64> {
         let mut seconds = 0.0;
+        let objective = Objective::new(&few, &teacher, student, &modulation);
         // The first of a kind finds caches and memory cold.
         for batch in 0..2 {
             let start = Instant::now();
             let position = Position { seed: 0, round: 0, distilling_round, batch };
-            inversion.synthesize(&teacher, student, &modulation, position)?;
+            inversion.synthesize(&objective, position)?;
             seconds = start.elapsed().as_secs_f64();
         }
         state = inversion.state_tensors().values().map(bytes_of).sum::<u64>();
@@ -87,7 +88,7 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
     } + 4.0 * teacher.classes() as f64;
     let (rounds, all) = (f64::from(run.rounds), f64::from(recipe.total_rounds()));
     let a_round = batches * invert.batch as f64;
-    let kept = if recipe.keep.states == 0 { all } else { (recipe.keep.states as f64).min(all) };
+    let kept = if recipe.keep.states == 0 { all } else { (recipe.keep.states as f64 + 1.0).min(all) };
     let members = (balance.capacity as f64).min(all * a_round);
     let disk = all * (a_round * image + BUFFER_ROW * members)
         + rounds * (PRIORITY_ROW * members + DRAW * (distill.steps * distill.batch) as f64)

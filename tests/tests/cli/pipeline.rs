@@ -123,6 +123,25 @@ fn a_changed_key_reruns_what_depends_on_it_and_says_why() {
 }
 
 #[test]
+fn other_settings_of_distillation_go_on_from_the_warm_up() {
+    let scratch = Scratch::new();
+    let run = |runs: &str, lr| {
+        let shape = ["--set", "run.rounds=3", "--set", "keep.states=1", "--set", lr];
+        scratch.succeed("ssdkd", &[&["run", "tiny.toml", "--runs", runs][..], &shape].concat()).1
+    };
+    run("runs", "distill.lr=0.1");
+    let err = run("runs", "distill.lr=0.05");
+    assert!(err.contains("invert 0002: fresh") && err.contains("distill.lr 0.1 → 0.05"), "{err}");
+    run("fresh", "distill.lr=0.05");
+    let made = ["runs/tiny", "fresh/tiny"].map(|run| {
+        let mut files = scratch.artefacts(run);
+        files.remove("evaluate/students.json"); // remembers the students of before, too
+        files
+    });
+    assert_eq!(made[0], made[1]);
+}
+
+#[test]
 fn the_summary_holds_the_promised_numbers() {
     let scratch = Scratch::new();
     let (out, _) = scratch.succeed("ssdkd", &["run", "tiny.toml"]);

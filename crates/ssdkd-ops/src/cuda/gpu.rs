@@ -89,6 +89,11 @@ pub fn open(index: usize) -> Result<Device> {
     Ok(Device::Cuda(device))
 }
 
+/// What a GPU is sold as; "a GPU" where the driver does not say.
+pub fn name(device: &CudaDevice) -> String {
+    device.cuda_stream().context().name().unwrap_or_else(|_| "a GPU".into())
+}
+
 /// Freed memory stays with the program for the next step, which will ask for the same sizes.
 fn keep_freed_memory(index: usize) -> Result<()> {
     let mut all = u64::MAX;

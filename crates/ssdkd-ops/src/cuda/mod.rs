@@ -26,7 +26,7 @@ mod reduce;
 mod rows;
 
 pub(crate) use conv::record as convolution;
-pub use gpu::{CudaSettings, cuda_settings, open, set_cuda_settings};
+pub use gpu::{CudaSettings, cuda_settings, name, open, set_cuda_settings};
 pub(crate) use images::{
     avg_pool2d, crop_flip, gather_images, global_avg_pool, max_pool2d, subsample_pad, total_variation, upsample_nearest,
 };
