@@ -314,7 +314,10 @@ mod tests {
             let asked = std::cell::Cell::new(0);
             let heed = || {
                 asked.set(asked.get() + 1);
-                if asked.get() == 2 { candle_core::bail!("enough") } else { Ok(()) }
+                if asked.get() == 2 {
+                    candle_core::bail!("enough");
+                }
+                Ok(())
             };
             let mut inversion = Strategy::start(&settings, &teacher, 9, &device()).unwrap();
             let objective = Objective::new(&settings, &teacher, None, &modulation).heeding(&heed);
