@@ -5,10 +5,10 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use ssdkd_shards::{
-    BufferRow, ClassRow, DrawRow, ImageReader, ImageShard, ObservedRow, Pixels, PriorityRow, Row, Rows, tables,
+    BufferRow, ClassRow, DrawRow, ImageReader, ImageShard, ObservedRow, PriorityRow, Row, Rows, tables,
 };
 
 use crate::{Context, KeepShards, images};
@@ -26,27 +26,22 @@ fn place(round: u32) -> String {
     format!("shard {round}")
 }
 
-/// A shard in memory, and its images as the networks want them, once somebody has asked for them.
+/// A shard in memory. On a GPU its images are there, too, as the networks want them, once somebody has asked for one; for
+/// the CPU they are made anew for each batch, which costs little there, while all as `f32` take four times the memory.
 struct KeptShard {
     shard: Rc<ImageShard>,
-    images: OnceCell<Tensor>,
+    on_gpu: OnceCell<Tensor>,
 }
 
 impl KeptShard {
-    /// Makes `images` (N, H, W, C) in `[0, 1]` on the device: once for a shard, whose images are drawn many times.
-    fn decode(&self, shape: [usize; 3], device: &Device) -> Result<()> {
-        if self.images.get().is_none() {
-            let size = shape.iter().product::<usize>();
-            let images = match &self.shard.pixels {
-                Pixels::U8(pixels) => {
-                    images::from_planes(pixels.chunks_exact(size), shape, |level| f32::from(level) / 255.0, device)
-                }
-                Pixels::F32(pixels) => images::from_planes(pixels.chunks_exact(size), shape, |value| value, device),
-            };
-            // Nobody else can have set it in between.
-            let _ = self.images.set(images?);
+    /// The images (N, H, W, C) in `[0, 1]` on a GPU.
+    fn upload(&self, shape: [usize; 3], device: &Device) -> candle_core::Result<&Tensor> {
+        if let Some(images) = self.on_gpu.get() {
+            return Ok(images);
         }
-        Ok(())
+        let rows = 0..self.shard.samples.len();
+        let images = images::from_shards(rows.map(|row| (&self.shard.pixels, row)), shape, device)?;
+        Ok(self.on_gpu.get_or_init(|| images))
     }
 }
 
@@ -63,7 +58,9 @@ impl Context {
         } else {
             let (bytes, path) = self.read("invert", round, SHARD)?;
             let shard = Rc::new(ImageReader::open(bytes, &path)?.read(Rows::All)?);
-            Rc::new(KeptShard { shard, images: OnceCell::new() })
+            let (found, wanted) = (shard.info.shape, self.teacher_card().input);
+            ensure!(found == wanted, "{}: images of {found:?} (C, H, W) where the teacher takes {wanted:?}", path.display());
+            Rc::new(KeptShard { shard, on_gpu: OnceCell::new() })
         };
         self.kept().put(&place(round), &digest, kept.clone());
         Ok(kept)
@@ -98,11 +95,12 @@ impl Context {
             let [channels, height, width] = shape;
             return Ok(Tensor::zeros((0, height, width, channels), DType::F32, device)?);
         }
-        for shard in shards.values() {
-            shard.decode(shape, device)?;
+        let rows = places.iter().map(|(round, row)| (&shards[round], *row as usize));
+        if device.is_cpu() {
+            return Ok(images::from_shards(rows.map(|(shard, row)| (&shard.shard.pixels, row)), shape, device)?);
         }
-        let rows = places.iter().filter_map(|(round, row)| Some((shards[round].images.get()?, *row as usize)));
-        Ok(ssdkd_ops::gather_images(&rows.collect::<Vec<_>>())?)
+        let rows = rows.map(|(shard, row)| Ok((shard.upload(shape, device)?, row)));
+        Ok(ssdkd_ops::gather_images(&rows.collect::<candle_core::Result<Vec<_>>>()?)?)
     }
 
     /// The teacher's logits (B, K) on the clean images, by (round, row), as the shards hold them.

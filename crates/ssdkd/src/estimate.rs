@@ -28,6 +28,9 @@ const PRIORITY_ROW: f64 = 29.0;
 const DRAW: f64 = 16.0;
 /// Bytes of an `f32` pixel after zstd, of four.
 const PACKED_PIXEL: f64 = 3.2;
+/// Images of the shards that stay in memory for each member of the buffer: a shard stays as long as one of its images is a
+/// member. As a run with levelled classes left it (22 rounds' shards for a buffer of ten rounds' size).
+const SPREAD: f64 = 2.2;
 /// Steps of a batch that are enough to know what one costs.
 const STEPS: usize = 2;
 
@@ -94,8 +97,7 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
         + rounds * (PRIORITY_ROW * members + DRAW * (distill.steps * distill.batch) as f64)
         + rounds * student.store().all().iter().map(|(_, tensor)| bytes_of(tensor)).sum::<u64>() as f64
         + kept * (state + optimizer) as f64;
-    // The shards that the buffer's images are in stay in memory, and the round's own beside them.
-    let held = (members + a_round) * (pixels * if invert.image_format == ImageFormat::U8 { 1.0 } else { 4.0 });
+    let held = (SPREAD * members + a_round) * (pixels * if invert.image_format == ImageFormat::U8 { 1.0 } else { 4.0 });
     Ok(Estimate {
         synthesis_s,
         distillation_s,

@@ -16,7 +16,8 @@ use crate::pass::Pass;
 
 /// What a classifier computes.
 pub struct Output {
-    /// The activations (B, H, W, C) after each residual block, in a VGG after each convolution's ReLU.
+    /// The activations (B, H, W, C) after each residual block, in a WRN as batch norm and ReLU hand them on, in a VGG after each
+    /// convolution's ReLU.
     pub maps: Vec<Value>,
     /// The penultimate features (B, F): what the head sees.
     pub features: Value,

@@ -51,12 +51,18 @@ impl Wrn {
     /// From normalised images (B, H, W, C).
     pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Output> {
         let mut x = self.conv1.forward(x, pass)?;
+        // A block hands on a sum whose size nothing bounds; its map is that sum as the next block sees it.
         let mut maps = Vec::new();
-        for block in &self.blocks {
-            x = block.forward(&x, pass)?;
-            maps.push(x.clone());
+        for (index, block) in self.blocks.iter().enumerate() {
+            let activated = block.bn1.forward(&x, Activation::Relu, pass)?;
+            if index > 0 {
+                maps.push(activated.clone());
+            }
+            x = block.forward(&x, &activated, pass)?;
         }
-        let features = ops::global_avg_pool(&self.bn1.forward(&x, Activation::Relu, pass)?)?; // (B, F)
+        let last = self.bn1.forward(&x, Activation::Relu, pass)?;
+        maps.push(last.clone());
+        let features = ops::global_avg_pool(&last)?; // (B, F)
         let logits = self.fc.forward(&features, pass)?;
         Ok(Output { maps, features, logits })
     }
@@ -78,12 +84,12 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Value, pass: &Pass) -> Result<Value> {
-        let activated = self.bn1.forward(x, Activation::Relu, pass)?;
-        let y = self.conv1.forward_normed(&activated, &self.bn2, None, Activation::Relu, pass)?;
+    /// x (B, H, W, C): a sum; `activated`: the same behind `bn1` and ReLU.
+    fn forward(&self, x: &Value, activated: &Value, pass: &Pass) -> Result<Value> {
+        let y = self.conv1.forward_normed(activated, &self.bn2, None, Activation::Relu, pass)?;
         // Where the shape changes, the shortcut starts behind the activation.
         let residual = match &self.shortcut {
-            Some(shortcut) => shortcut.forward(&activated, pass)?,
+            Some(shortcut) => shortcut.forward(activated, pass)?,
             None => x.clone(),
         };
         self.conv2.forward_residual(&y, Some(&residual), pass)
