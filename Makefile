@@ -39,7 +39,7 @@ gpu-check: ## on a machine with a GPU: tests, steps beside PyTorch's and whole r
 	crates/ssdkd-ops/cuda-toolkit.sh
 
 pipeline: build ## distil: all stages of all rounds, each stage its own process (PIPELINE=, DATA=, RUNS=, ARGS=)
-	@$(BIN)/ssdkd plan $(PIPELINE) $(FLAGS) --shell $(BIN) | sh -e
+	@plan=$$($(BIN)/ssdkd plan $(PIPELINE) $(FLAGS) --shell $(BIN)) && printf '%s\n' "$$plan" | sh -e
 
 run: build ## the same in one process, models kept in memory
 	@$(BIN)/ssdkd run $(PIPELINE) $(FLAGS)

@@ -59,7 +59,7 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     job.write_table("classes.parquet", &classes)?;
     context.finish(job)?;
     context.forget_shards_outside(&members);
-    context.collect_shards(&members)?;
+    context.collect_shards(round)?;
     Ok(Outcome::Done)
 }
 
@@ -76,7 +76,6 @@ fn members_of(context: &mut Context, round: u32) -> Result<Vec<Member>> {
         let (priority, weight) = priorities.get(&row.sample_id).copied().unwrap_or((row.priority, row.weight));
         Member {
             sample_id: row.sample_id,
-            shard: u64::from(row.birth_round),
             row: row.row,
             class: row.teacher_class,
             confidence: row.teacher_confidence,
@@ -93,7 +92,6 @@ fn members_of(context: &mut Context, round: u32) -> Result<Vec<Member>> {
 fn arrivals(shard: &ImageShard, modulation: &Modulation, round: u32) -> Vec<Member> {
     let members = shard.samples.iter().enumerate().map(|(row, sample)| Member {
         sample_id: sample.sample_id,
-        shard: u64::from(round),
         row: row as u32,
         class: sample.teacher_class,
         confidence: sample.teacher_confidence,

@@ -43,6 +43,8 @@ pub enum Mode {
     DryRun,
     /// They are only judged, for [`Context::judgements`].
     Look,
+    /// None is asked: what they left is read.
+    Read,
 }
 
 /// What a dry run found of one stage and round.
@@ -93,10 +95,23 @@ impl Context {
         Self::open_with(arguments, "", threads, options)
     }
 
+    /// Opens the run that `arguments` name to read what its stages left, with the teacher that the run carries. It must be
+    /// there, and nothing of it is made, changed or locked: whoever only describes a run has no right to its recipe.
+    pub fn read_only(arguments: &StageArgs, threads: usize) -> Result<Self> {
+        let options = Options { force: false, mode: Mode::Read, verify: arguments.verify };
+        let context = Self::open_with(arguments, "", threads, options)?;
+        context.warn_of_another_recipe();
+        Ok(context)
+    }
+
     fn open_with(arguments: &StageArgs, command: &str, threads: usize, options: Options) -> Result<Self> {
-        let (recipe, card_path) = load_recipe(arguments)?;
+        let (recipe, mut card_path) = load_recipe(arguments)?;
         let root =
             if arguments.recipe.is_dir() { arguments.recipe.clone() } else { arguments.runs.join(&recipe.run.name) };
+        if options.mode == Mode::Read {
+            let carried = RunFolder::open(&root)?.teacher().join(CARD);
+            card_path = if carried.is_file() { carried } else { card_path };
+        }
         let architecture = recipe.student.architecture.parse::<Architecture>();
         let architecture = architecture.map_err(|error| StageError::Usage(format!("student.architecture: {error}")))?;
         let card = TeacherCard::load(&card_path).map_err(card_error)?;
@@ -149,6 +164,21 @@ impl Context {
         Ok(load_recipe(arguments)?.0)
     }
 
+    /// Says so if the run was made with other settings than these: what is said of it may then be wrong. What to measure and what
+    /// to keep is anybody's choice.
+    fn warn_of_another_recipe(&self) {
+        // A damaged recipe is for those to refuse who use it.
+        let Ok(mut frozen) = Recipe::load(&self.run.recipe(), &[]) else { return };
+        frozen.teacher = self.recipe.teacher.clone();
+        (frozen.evaluate, frozen.keep) = (self.recipe.evaluate.clone(), self.recipe.keep.clone());
+        if frozen != self.recipe {
+            let root = self.run.root().display();
+            tracing::warn!(
+                "{root} was made with other settings than these\nhint: name {root}, without --set, to take its own"
+            );
+        }
+    }
+
     /// Puts the resolved recipe and a copy of the teacher into the run folder, where they are not there yet.
     fn freeze(&mut self) -> Result<()> {
         let mut card = (*self.card).clone();
@@ -198,7 +228,7 @@ impl Context {
         self.card.clone()
     }
 
-    /// Where that card is: its copy in the run folder, but for a dry run.
+    /// Where that card is: its copy in the run folder, but for those who may not make one.
     pub fn teacher_card_path(&self) -> &Path {
         &self.card_path
     }
@@ -227,10 +257,7 @@ impl Context {
     /// Judges whether the plan's results are there already: `None`, or a job to make them.
     pub fn begin(&mut self, plan: Plan) -> Result<Option<Job>> {
         let (stage, round) = (plan.stage, plan.round);
-        let last = self.recipe.total_rounds() - 1;
-        if round > last {
-            return Err(StageError::Usage(format!("round {round} is not one of this run's rounds, 0 to {last}")).into());
-        }
+        self.recipe.check_round(round)?;
         if self.options.mode != Mode::Work {
             self.judge_for_dry_run(plan)?;
             return Ok(None);
@@ -241,7 +268,7 @@ impl Context {
             tracing::info!("{stage} {round:04}: fresh, nothing to do");
             if self.run.latest_complete(stage)? == Some(round) {
                 // A process that was killed between finishing this round and collecting left that to us.
-                collect_state(&self.run, stage, self.recipe.keep.states, self.recipe.first_distilling_round())?;
+                self.collect_state(stage, round)?;
             }
             return Ok(None);
         }
@@ -332,7 +359,7 @@ impl Context {
     }
 
     /// Stands for everything about the teacher that results depend on: not its name, not where it came from.
-    fn teacher_digest(&self) -> String {
+    pub fn teacher_digest(&self) -> String {
         let card = &self.card;
         let what = json!({
             "weights": card.digest, "architecture": card.architecture, "names": card.names, "classes": card.classes,
@@ -370,9 +397,36 @@ impl Context {
         let summary = summary.collect::<Vec<_>>().join(", ");
         let complete = folder.commit(metrics, &timing)?;
         self.complete.insert((stage.to_string(), round), Rc::new(complete));
-        collect_state(&self.run, stage, self.recipe.keep.states, self.recipe.first_distilling_round())?;
+        self.collect_state(stage, round)?;
         tracing::info!("{stage} {round:04}: {seconds:.1} s; {summary}");
         Ok(())
+    }
+
+    /// Does `work` with what is fresh done again, too.
+    pub fn forced<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let before = std::mem::replace(&mut self.options.force, true);
+        let done = work(self);
+        self.options.force = before;
+        done
+    }
+
+    /// Removes state that no round after `reached` goes on from.
+    pub fn collect_state(&self, stage: &str, reached: u32) -> Result<()> {
+        let (keep, first) = (self.recipe.keep.states, self.recipe.first_distilling_round());
+        collect_state(&self.run, stage, keep, first, reached)?;
+        Ok(())
+    }
+
+    /// The complete rounds of a stage, ascending, that are the recipe's: a longer run before may have left more.
+    pub fn rounds(&self, stage: &str) -> Result<Vec<u32>> {
+        let mut rounds = self.run.rounds(stage)?;
+        rounds.retain(|&round| round < self.recipe.total_rounds());
+        Ok(rounds)
+    }
+
+    /// The last of these.
+    pub fn last_round(&self, stage: &str) -> Result<Option<u32>> {
+        Ok(self.rounds(stage)?.pop())
     }
 
     /// What a stage left in a round, which must be complete.

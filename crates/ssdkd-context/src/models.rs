@@ -19,7 +19,7 @@ impl Context {
         let card = self.teacher_card();
         let teacher = match self.kept().take::<Rc<Network>>("teacher", &card.digest) {
             Some(teacher) => teacher,
-            None => Rc::new(card.network(self.teacher_card_path(), self.device()?).map_err(card_error)?),
+            None => Rc::new(card.network(self.teacher_card_path(), self.device()?).map_err(card_error)?.frozen()),
         };
         self.kept().put("teacher", &card.digest, teacher.clone());
         Ok(teacher)

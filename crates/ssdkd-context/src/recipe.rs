@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use ssdkd_method::{BalanceSettings, DistillSettings, InvertSettings, SampleSettings};
+use ssdkd_stage::StageError;
 
 /// Everything about a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -220,6 +221,15 @@ impl Recipe {
     /// All rounds, warm-up included.
     pub fn total_rounds(&self) -> u32 {
         self.run.warmup_rounds + self.run.rounds
+    }
+
+    /// Refuses a round that the run does not have.
+    pub fn check_round(&self, round: u32) -> Result<(), StageError> {
+        let last = self.total_rounds() - 1;
+        if round > last {
+            return Err(StageError::Usage(format!("round {round} is not one of this run's rounds, 0 to {last}")));
+        }
+        Ok(())
     }
 
     /// The first distilling round. Its generator has not met a student: a run whose settings of distillation change goes on

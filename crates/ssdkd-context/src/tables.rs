@@ -11,6 +11,8 @@ use ssdkd_shards::{
     BufferRow, ClassRow, DrawRow, ImageReader, ImageShard, ObservedRow, PriorityRow, Row, Rows, tables,
 };
 
+use ssdkd_stage::{StageError, exit::Code};
+
 use crate::{Context, KeepShards, images};
 
 /// The image shard's path within its stage folder.
@@ -59,7 +61,11 @@ impl Context {
             let (bytes, path) = self.read("invert", round, SHARD)?;
             let shard = Rc::new(ImageReader::open(bytes, &path)?.read(Rows::All)?);
             let (found, wanted) = (shard.info.shape, self.teacher_card().input);
-            ensure!(found == wanted, "{}: images of {found:?} (C, H, W) where the teacher takes {wanted:?}", path.display());
+            ensure!(
+                found == wanted,
+                "{}: images of {found:?} (C, H, W) where the teacher takes {wanted:?}",
+                path.display()
+            );
             Rc::new(KeptShard { shard, on_gpu: OnceCell::new() })
         };
         self.kept().put(&place(round), &digest, kept.clone());
@@ -77,13 +83,26 @@ impl Context {
         self.run().file("invert", round, SHARD).exists()
     }
 
-    /// Removes the shards that no member of the newest buffer is in, where the recipe wants that.
-    pub fn collect_shards(&self, members: &[BufferRow]) -> Result<()> {
-        if self.recipe().keep.shards == KeepShards::Buffer {
-            let wanted = members.iter().map(|row| row.birth_round).collect();
+    /// Removes the shards that nothing needs, where the recipe wants that, once `balance` of `round` is done. An older round,
+    /// made again, says nothing about what the newest buffer needs.
+    pub fn collect_shards(&mut self, round: u32) -> Result<()> {
+        if self.recipe().keep.shards == KeepShards::Buffer && self.run().latest_complete("balance")? == Some(round) {
+            let wanted = self.wanted_shards(round)?;
             ssdkd_stage::remove(&self.run().unused_shards("invert", &wanted)?)?;
         }
         Ok(())
+    }
+
+    /// Rounds whose shard has an image in the buffer after `balance` of `round`, or in that of the first distilling round, from
+    /// which a run with other settings of distillation goes on.
+    pub fn wanted_shards(&mut self, round: u32) -> Result<HashSet<u32>> {
+        let mut wanted = HashSet::new();
+        for round in [round, self.recipe().first_distilling_round()] {
+            if self.run().complete("balance", round)?.is_some() {
+                wanted.extend(self.buffer(round)?.iter().map(|row| row.birth_round));
+            }
+        }
+        Ok(wanted)
     }
 
     /// Images by (round, row) as a tensor (B, H, W, C) in `[0, 1]`.
@@ -114,13 +133,16 @@ impl Context {
         Ok(Tensor::from_vec(logits, (places.len(), classes), self.device()?)?)
     }
 
-    /// The shards that `places` are in; every row is known to exist.
+    /// The shards that `places` are in; every row is known to exist, and to be of the images that the buffer took.
     fn shards_of(&mut self, places: &[(u32, u32)]) -> Result<HashMap<u32, Rc<KeptShard>>> {
         let mut shards = HashMap::new();
         for &(round, row) in places {
             let shard = match shards.entry(round) {
                 Entry::Occupied(shard) => shard.into_mut(),
-                Entry::Vacant(place) => place.insert(self.kept_shard(round)?),
+                Entry::Vacant(place) => {
+                    self.check_taken(round)?;
+                    place.insert(self.kept_shard(round)?)
+                }
             };
             shard
                 .shard
@@ -129,6 +151,21 @@ impl Context {
                 .with_context(|| format!("{} has no row {row}, which the buffer refers to", shard_path(round)))?;
         }
         Ok(shards)
+    }
+
+    /// Checks that the images of `round` are those that its `balance` took, and not made anew with other settings since: what
+    /// reads them knows them by the buffer alone.
+    fn check_taken(&mut self, round: u32) -> Result<()> {
+        let there = self.complete("invert", round)?.digest.clone();
+        let took = self.complete("balance", round)?.manifest.inputs.get(&format!("invert/{round:04}")).cloned();
+        if took.as_ref() != Some(&there) {
+            let message = format!(
+                "{} was made again since balance took its images into the buffer\nhint: `ssdkd run` makes what follows from it again",
+                self.run().folder("invert", round).display()
+            );
+            return Err(StageError::other(Code::Integrity, message).into());
+        }
+        Ok(())
     }
 
     /// The buffer's members after `balance` of `round`.

@@ -35,22 +35,31 @@ pub(crate) fn recognise(folder: &Path) -> Option<Found> {
     ten.map(Found::Cifar10).or_else(|| hundred().map(Found::Cifar100))
 }
 
+const CIFAR10: Layout = Layout { label_bytes: 1, classes: 10, hint: "data/fetch-cifar.sh 10" };
+const CIFAR100: Layout = Layout { label_bytes: 2, classes: 100, hint: "data/fetch-cifar.sh 100" };
+
+/// The files of a split of what [`recognise`] found.
+pub(crate) fn files(found: &Found, split: Split) -> Result<Vec<PathBuf>, DataError> {
+    match (found, split) {
+        (Found::Cifar10(folder), Split::Train) => {
+            (1..=5).map(|batch| CIFAR10.file(folder, &format!("data_batch_{batch}.bin"))).collect()
+        }
+        (Found::Cifar10(folder), Split::Test) => Ok(vec![CIFAR10.file(folder, "test_batch.bin")?]),
+        (Found::Cifar100(folder), split) => Ok(vec![CIFAR100.file(folder, &format!("{split}.bin"))?]),
+    }
+}
+
 /// Reads a split of what [`recognise`] found.
 pub(crate) fn load(found: &Found, split: Split) -> Result<Dataset, DataError> {
-    match (found, split) {
-        (Found::Cifar10(folder), split) => {
+    match found {
+        Found::Cifar10(folder) => {
             let names = read::names(&folder.join("batches.meta.txt"))?;
-            let layout = Layout { label_bytes: 1, classes: 10, hint: "data/fetch-cifar.sh 10" };
-            let files: Vec<_> = match split {
-                Split::Train => (1..=5).map(|batch| format!("data_batch_{batch}.bin")).collect(),
-                Split::Test => vec!["test_batch.bin".into()],
-            };
-            layout.load(folder, &files, names.unwrap_or_else(|| CIFAR10_NAMES.map(String::from).to_vec()))
+            let names = names.unwrap_or_else(|| CIFAR10_NAMES.map(String::from).to_vec());
+            CIFAR10.load(folder, &files(found, split)?, names)
         }
-        (Found::Cifar100(folder), split) => {
+        Found::Cifar100(folder) => {
             let names = read::names(&folder.join("fine_label_names.txt"))?;
-            let layout = Layout { label_bytes: 2, classes: 100, hint: "data/fetch-cifar.sh 100" };
-            layout.load(folder, &[format!("{split}.bin")], names.unwrap_or_else(|| numbered(100)))
+            CIFAR100.load(folder, &files(found, split)?, names.unwrap_or_else(|| numbered(100)))
         }
     }
 }
@@ -64,21 +73,19 @@ struct Layout {
 }
 
 impl Layout {
-    fn load(&self, folder: &Path, files: &[String], names: Vec<String>) -> Result<Dataset, DataError> {
+    fn file(&self, folder: &Path, name: &str) -> Result<PathBuf, DataError> {
+        find(folder, name).ok_or_else(|| DataError::Missing {
+            path: folder.join(name),
+            what: format!("a part of CIFAR-{} (also looked for {name}.gz and {name}.xz)", self.classes),
+            hint: format!("`{}` fetches the whole data set from its authors", self.hint),
+        })
+    }
+
+    fn load(&self, folder: &Path, paths: &[PathBuf], names: Vec<String>) -> Result<Dataset, DataError> {
         if names.len() != self.classes {
             let what = format!("its list of class names has {} entries, not {}", names.len(), self.classes);
             return Err(DataError::broken(folder, what, "remove the list: the names are known without it"));
         }
-        let paths = files
-            .iter()
-            .map(|name| {
-                find(folder, name).ok_or_else(|| DataError::Missing {
-                    path: folder.join(name),
-                    what: format!("a part of CIFAR-{} (also looked for {name}.gz and {name}.xz)", self.classes),
-                    hint: format!("`{}` fetches the whole data set from its authors", self.hint),
-                })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
         let batches = paths.par_iter().map(|path| self.read(path)).collect::<Result<Vec<_>, _>>()?;
         read::within_limit(folder, batches.iter().map(|(images, _)| images.len() as u64).sum())?;
         let (images, labels): (Vec<_>, Vec<_>) = batches.into_iter().unzip();

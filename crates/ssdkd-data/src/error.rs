@@ -102,13 +102,13 @@ pub enum DataError {
         /// [`MAX_BYTES`](crate::MAX_BYTES).
         limit: u64,
     },
-    /// A Parquet file that does not open.
-    #[error("{} is not a readable Parquet file: {source}", path.display())]
+    /// A Parquet file that cannot be decoded.
+    #[error("{} is not a readable Parquet file: {reason}\nhint: fetch or copy the file again", path.display())]
     Table {
         /// The file.
         path: PathBuf,
-        /// Why.
-        source: parquet::errors::ParquetError,
+        /// What the decoder says.
+        reason: String,
     },
     /// A specification such as `shapes:x`.
     #[error("the data set {spec:?} cannot be used: {what}\nhint: {hint}")]

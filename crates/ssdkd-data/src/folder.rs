@@ -36,8 +36,17 @@ fn class_folders(place: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(read::entries(place)?.into_iter().filter(|path| path.is_dir()).collect())
 }
 
-/// Reads a split. Classes are numbered in the order of their names, those of `train` where it exists.
-pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
+/// What a split consists of.
+pub(crate) struct Files {
+    place: PathBuf,
+    /// Names of the classes, in order.
+    names: Vec<String>,
+    /// The images' files and labels; at least one of each class.
+    images: Vec<(PathBuf, u32)>,
+}
+
+/// Lists a split. Classes are numbered in the order of their names, those of `train` where it exists.
+pub(crate) fn files(folder: &Path, split: Split) -> Result<Files, DataError> {
     let place = split_folder(folder, split).ok_or_else(|| DataError::Missing {
         path: folder.join(split_names(split)[0]),
         what: format!("the folder of the {split} split (also looked for {})", split_names(split).join(", ")),
@@ -51,7 +60,7 @@ pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) ->
             return Err(DataError::broken(&path, what, "every split needs the same class folders"));
         }
     }
-    let mut files = Vec::new();
+    let mut images = Vec::new();
     for (label, name) in names.iter().enumerate() {
         let path = place.join(name);
         if !path.is_dir() {
@@ -59,13 +68,19 @@ pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) ->
                 (format!("the folder of class {name}"), "every split needs the same class folders".into());
             return Err(DataError::Missing { path, what, hint });
         }
-        let before = files.len();
-        files.extend(read::entries(&path)?.into_iter().filter(|path| is_image(path)).map(|path| (path, label as u32)));
-        if files.len() == before {
+        let before = images.len();
+        let files = read::entries(&path)?.into_iter().filter(|path| is_image(path));
+        images.extend(files.map(|path| (path, label as u32)));
+        if images.len() == before {
             return Err(DataError::EmptyClass { path, looked_for: ENDINGS.map(|e| format!(".{e}")).join(" ") });
         }
     }
+    Ok(Files { place, names, images })
+}
 
+/// Reads a split.
+pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
+    let Files { place, names, images: files } = files(folder, split)?;
     let shape = match adapt_to {
         Some(shape) => shape,
         None => planes(&open(&files[0].0)?).0,

@@ -14,9 +14,9 @@ pub(crate) fn recognise(folder: &Path) -> bool {
     [Split::Train, Split::Test].iter().any(|&split| matches!(find(folder, split, "images-idx3"), Ok(Some(_))))
 }
 
-/// Reads a split: images (N, 1, H, W).
-pub(crate) fn load(folder: &Path, split: Split) -> Result<Dataset, DataError> {
-    let part = |split, part: &str| -> Result<PathBuf, DataError> {
+/// The files of a split: images and labels.
+pub(crate) fn files(folder: &Path, split: Split) -> Result<[PathBuf; 2], DataError> {
+    let part = |part: &str| -> Result<PathBuf, DataError> {
         find(folder, split, part)?.ok_or_else(|| DataError::Missing {
             path: folder.join(format!("{}-{part}-ubyte", prefixes(split)[0])),
             what: format!(
@@ -26,13 +26,17 @@ pub(crate) fn load(folder: &Path, split: Split) -> Result<Dataset, DataError> {
             hint: "put images and labels of both splits into one folder".into(),
         })
     };
-    let images_path = part(split, "images-idx3")?;
+    Ok([part("images-idx3")?, part("labels-idx1")?])
+}
+
+/// Reads a split: images (N, 1, H, W).
+pub(crate) fn load(folder: &Path, split: Split) -> Result<Dataset, DataError> {
+    let [images_path, labels_path] = files(folder, split)?;
     let ([count, height, width], images) = read_idx::<3>(&images_path)?;
     if count == 0 || height == 0 || width == 0 {
         let what = format!("its header says {count} images of {height}×{width}");
         return Err(DataError::broken(&images_path, what, "fetch the file again"));
     }
-    let labels_path = part(split, "labels-idx1")?;
     let ([label_count], labels) = read_idx::<1>(&labels_path)?;
     if label_count != count {
         let what = format!("it has {label_count} labels, and {} has {count} images", read::file_name(&images_path));

@@ -20,5 +20,5 @@ mod table;
 
 pub use dataset::{Dataset, Split};
 pub use error::DataError;
-pub use open::open;
+pub use open::{look_for, open};
 pub use read::MAX_BYTES;

@@ -42,6 +42,23 @@ pub fn open(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Da
     }
 }
 
+/// Whether a split of `spec` is there in a form that [`open`] knows. No image is read: what is in the files may yet be damaged.
+///
+/// # Errors
+/// As [`open`] says of a specification that makes no sense, of nothing at a path, of an unknown format and of a missing file.
+pub fn look_for(spec: &str, split: Split) -> Result<(), DataError> {
+    match shapes_seed(spec)? {
+        Some(_) => Ok(()),
+        None => match recognise(Path::new(spec))? {
+            Format::Cifar(found) => cifar::files(&found, split).map(drop),
+            Format::Idx => idx::files(Path::new(spec), split).map(drop),
+            Format::Folder => folder::files(Path::new(spec), split).map(drop),
+            Format::Tables(tables) => tables.of(Path::new(spec), split).map(drop),
+            Format::Table => Ok(()),
+        },
+    }
+}
+
 /// The seed of `shapes[:seed]`, or `None` for a path.
 fn shapes_seed(spec: &str) -> Result<Option<u64>, DataError> {
     let spec_error =
@@ -59,9 +76,18 @@ fn shapes_seed(spec: &str) -> Result<Option<u64>, DataError> {
     }
 }
 
-fn read(path: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
+/// What lies at a path.
+enum Format {
+    Table,
+    Tables(table::Tables),
+    Cifar(cifar::Found),
+    Idx,
+    Folder,
+}
+
+fn recognise(path: &Path) -> Result<Format, DataError> {
     if path.is_file() && path.extension().is_some_and(|ending| ending == "parquet") {
-        return table::load(&[path.into()], adapt_to);
+        return Ok(Format::Table);
     }
     if !path.exists() {
         return Err(DataError::Missing {
@@ -72,17 +98,27 @@ fn read(path: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Datas
     }
     if path.is_dir() {
         if let Some(found) = cifar::recognise(path) {
-            return cifar::load(&found, split);
+            return Ok(Format::Cifar(found));
         }
         if idx::recognise(path) {
-            return idx::load(path, split);
+            return Ok(Format::Idx);
         }
         if folder::recognise(path) {
-            return folder::load(path, split, adapt_to);
+            return Ok(Format::Folder);
         }
         if let Some(tables) = table::recognise(path)? {
-            return table::load(&tables.of(path, split)?, adapt_to);
+            return Ok(Format::Tables(tables));
         }
     }
     Err(DataError::UnknownFormat { path: path.into(), looked_for: LOOKED_FOR.into() })
+}
+
+fn read(path: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
+    match recognise(path)? {
+        Format::Table => table::load(&[path.into()], adapt_to),
+        Format::Tables(tables) => table::load(&tables.of(path, split)?, adapt_to),
+        Format::Cifar(found) => cifar::load(&found, split),
+        Format::Idx => idx::load(path, split),
+        Format::Folder => folder::load(path, split, adapt_to),
+    }
 }

@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema, UInt8Type};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::errors::ParquetError;
 use rayon::prelude::*;
+use ssdkd_shards::guard;
 
 use crate::dataset::{MAX_CLASSES, numbered};
 use crate::{DataError, Dataset, Split, folder, read};
@@ -86,19 +89,18 @@ pub(crate) fn load(files: &[PathBuf], adapt_to: Option<[usize; 3]>) -> Result<Da
     let mut rows = Rows { shape: adapt_to, convert: adapt_to.is_some(), ..Rows::default() };
     let mut names = None;
     for path in files {
-        let broken = |what: String| DataError::broken(path, what, "");
-        let table = |source| DataError::Table { path: path.clone(), source };
         let file = File::open(path).map_err(DataError::read(path))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(table)?;
+        let builder = decode(path, || ParquetRecordBatchReaderBuilder::try_new(file))?;
         let schema = builder.schema().clone();
         let image = column(path, &schema, "an image", &IMAGE_COLUMNS)?;
         let label = column(path, &schema, "a label", &LABEL_COLUMNS)?;
         let names = names.get_or_insert_with(|| class_names(&schema, schema.field(label).name()));
-        let mask = parquet::arrow::ProjectionMask::roots(builder.parquet_schema(), [image, label]);
-        let reader = builder.with_projection(mask).with_batch_size(ROWS).build().map_err(table)?;
+        let mut reader = decode(path, || {
+            let mask = ProjectionMask::roots(builder.parquet_schema(), [image, label]);
+            builder.with_projection(mask).with_batch_size(ROWS).build()
+        })?;
         let (image, label) = (schema.field(image), schema.field(label));
-        for batch in reader {
-            let batch = batch.map_err(|error| broken(error.to_string()))?;
+        while let Some(batch) = decode(path, || Ok(reader.next().transpose()?))? {
             rows.append(path, image, label, &batch, names.as_ref().map(Vec::len))?;
         }
         rows.record = 0;
@@ -107,6 +109,11 @@ pub(crate) fn load(files: &[PathBuf], adapt_to: Option<[usize; 3]>) -> Result<Da
         names.flatten().unwrap_or_else(|| numbered(rows.labels.iter().max().map_or(0, |&label| label as usize + 1)));
     // No rows at all: `open` says so.
     Dataset::new(rows.shape.unwrap_or([1, 1, 1]), rows.images, rows.labels, names)
+}
+
+/// A step of the decoder: what a stranger's file makes it stumble over is that file's fault.
+fn decode<T>(path: &Path, step: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, DataError> {
+    guard(step).map_err(|reason| DataError::Table { path: path.into(), reason })
 }
 
 fn column(path: &Path, schema: &Schema, what: &str, names: &[&str]) -> Result<usize, DataError> {
@@ -222,7 +229,8 @@ impl Rows {
         };
         let list = images.as_fixed_size_list();
         let found = tensor_shape(field).ok_or_else(|| unusable("does not say its shape".into()))?;
-        if found.iter().try_fold(1_usize, |size, &side| size.checked_mul(side)) != Some(list.value_length() as usize) {
+        let size = found.iter().try_fold(1_usize, |size, &side| size.checked_mul(side)).filter(|&size| size > 0);
+        if size != Some(list.value_length() as usize) {
             return Err(unusable(format!("says the shape {found:?} and has {} values", list.value_length())));
         }
         // `values` is not sliced with the list; the reader's batches start at 0.

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, FixedSizeListArray, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    Array, ArrayRef, BinaryArray, FixedSizeListArray, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray,
     StructArray, UInt8Array,
 };
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use parquet::arrow::ArrowWriter;
-use ssdkd_data::{Dataset, Split, open, shapes};
+use ssdkd_data::{Dataset, Split, look_for, open, shapes};
 use tempfile::TempDir;
 
 // ---- helpers
@@ -96,6 +96,15 @@ fn tensors(values: ArrayRef, shape: &str, size: i32) -> (Field, ArrayRef) {
         ("ARROW:extension:metadata".to_string(), format!("{{\"shape\":{shape}}}")),
     ]);
     (field, Arc::new(FixedSizeListArray::new(element, size, values, None)))
+}
+
+/// A column `image` of one tensor without a value.
+fn empty_tensor() -> (Field, ArrayRef) {
+    let (field, _) = tensors(Arc::new(UInt8Array::from(Vec::<u8>::new())), "[0,2,2]", 1);
+    let element = Arc::new(Field::new("element", DataType::UInt8, true));
+    let none = arrow::array::new_empty_array(&DataType::UInt8);
+    let list = FixedSizeListArray::try_new_with_length(element, 0, none, None, 1).unwrap();
+    (field.with_data_type(list.data_type().clone()), Arc::new(list))
 }
 
 /// A column `img` as Hugging Face writes it.
@@ -343,6 +352,8 @@ fn what_can_be_wrong_with_parquet() {
     check(wrong, labels("label", &[0]), &["says the shape [3, 2, 3] and has 12 values"]);
     let huge = tensors(Arc::new(UInt8Array::from(pixels(0, 12))), "[4294967296,4294967296,4294967296]", 12);
     check(huge, labels("label", &[0]), &["and has 12 values"]);
+    let place = parquet_folder("train.parquet", empty_tensor(), labels("label", &[0]));
+    check_error(open(place.path().to_str().unwrap(), Split::Train, Some([3, 2, 2])), &["train.parquet"]);
 
     let place = parquet_folder("train.parquet", image(), labels("label", &[0]));
     check_error(open_at(&place, Split::Test), &["test-*.parquet", "is missing"]);
@@ -351,6 +362,59 @@ fn what_can_be_wrong_with_parquet() {
         open_at(&folder(&[("train.parquet", &whole[..whole.len() - 9])]), Split::Train),
         &["train.parquet", "not a readable Parquet file"],
     );
+}
+
+// ---- damage
+
+/// Opens `bytes` as the file `name` of a folder, with each byte changed in turn and with the rest cut off there: the answer is a
+/// data set or an error that names the folder. How many were refused.
+#[track_caller]
+fn refusals(place: &TempDir, name: &str, bytes: &[u8]) -> usize {
+    let (file, folder) = (place.path().join(name), place.path().to_str().unwrap());
+    let mut refused = 0;
+    for at in 0..bytes.len() {
+        let flipped = |bits: u8| [&bytes[..at], &[bytes[at] ^ bits], &bytes[at + 1..]].concat();
+        for damaged in [flipped(1 << (at % 8)), flipped(0xff), bytes[..at].to_vec()] {
+            fs::write(&file, damaged).unwrap();
+            for adapt_to in [None, Some([1, 3, 3])] {
+                if let Err(error) = open(folder, Split::Train, adapt_to) {
+                    assert!(error.to_string().contains(folder), "{name}, byte {at}: {error}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    fs::write(&file, bytes).unwrap();
+    refused
+}
+
+#[test]
+fn a_damaged_parquet_file_does_no_harm() {
+    let bytes = pixels(0, 2 * 12);
+    let floats: ArrayRef = Arc::new(Float32Array::from_iter_values(bytes.iter().map(|&b| f32::from(b) / 255.0)));
+    let images = [
+        tensors(Arc::new(UInt8Array::from(bytes)), "[3,2,2]", 12),
+        tensors(floats, "[3,2,2]", 12),
+        encoded(&[png([3, 2, 2], 1), png([3, 2, 2], 2)]),
+    ];
+    for image in images {
+        let place = parquet_folder("train.parquet", image, labels("label", &[1, 0]));
+        let whole = fs::read(place.path().join("train.parquet")).unwrap();
+        let refused = refusals(&place, "train.parquet", &whole);
+        // What is cut off has no footer, whether it is adapted or not.
+        assert!(refused >= 2 * whole.len(), "{refused} of {} were refused", 6 * whole.len());
+    }
+}
+
+#[test]
+fn damaged_idx_files_do_no_harm() {
+    let (images, labels) = (idx(&[2, 2, 2], &pixels(0, 8)), idx(&[2], &[1, 0]));
+    let (image_file, label_file) = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte");
+    let place = folder(&[(image_file, &images), (label_file, &labels)]);
+    for (name, bytes) in [(image_file, images), (label_file, labels)] {
+        let refused = refusals(&place, name, &bytes);
+        assert!(refused >= 2 * bytes.len(), "{refused} of {} were refused", 6 * bytes.len());
+    }
 }
 
 // ---- recognising
@@ -367,6 +431,33 @@ fn unknown_things_are_named_with_what_was_looked_for() {
     check_error(open("", Split::Train, None), &["it is empty"]);
     check_error(open("shapes:many", Split::Train, None), &["shapes:many", "whole number"]);
     check_error(open("shapes", Split::Test, Some([3, 0, 32])), &["[3, 0, 32]"]);
+}
+
+/// Before a long run, to know that the data is there is worth much, and to read it twice is not.
+#[test]
+fn what_is_there_is_found_without_reading_an_image() {
+    let image = png([3, 2, 2], 1);
+    let places = [
+        folder(&[("test_batch.bin", b"damaged")]),
+        folder(&[("test.bin", b"damaged")]),
+        folder(&[("t10k-images-idx3-ubyte", b"damaged"), ("t10k-labels-idx1-ubyte", b"damaged")]),
+        folder(&[("test/cat/1.png", b"damaged"), ("test/dog/1.png", &image)]),
+        folder(&[("test-00000.parquet", b"damaged")]),
+    ];
+    for place in &places {
+        look_for(place.path().to_str().unwrap(), Split::Test).unwrap();
+        check_error(open_at(place, Split::Test), &[place.path().to_str().unwrap()]);
+        let missing = look_for(place.path().to_str().unwrap(), Split::Train).unwrap_err().to_string();
+        assert!(missing.contains("is missing") && missing.contains("hint:"), "{missing}");
+    }
+    look_for("shapes:3", Split::Test).unwrap();
+    for (spec, part) in [("shapes:x", "whole number"), ("/nowhere/at/all", "is missing"), ("", "it is empty")] {
+        let error = look_for(spec, Split::Test).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    let none = folder(&[("readme.txt", b"nothing")]);
+    let error = look_for(none.path().to_str().unwrap(), Split::Test).unwrap_err().to_string();
+    assert!(error.contains("holds no data set"), "{error}");
 }
 
 #[test]

@@ -20,13 +20,11 @@ use ssdkd_shards::{ObservedRow, StepRow};
 /// The stage's name: its folder, its section of the recipe, its binary.
 pub const STAGE: &str = "distill";
 /// Raised by hand when the same recipe gives other results.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// Where student and optimiser are kept between rounds: together, as the optimiser moves that student's weights.
 const PAIR: &str = "student and optimizer";
-/// The running average of the student, where the recipe asks for one.
-const AVERAGE: &str = "student-average.safetensors";
 
 /// Trains the student for round `round`, unless that is done already.
 pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
@@ -105,9 +103,6 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     job.write_table("observed.parquet", &observed)?;
     let bytes = weights::to_safetensors_bytes(&student.store().to_tensors())?;
     let student_digest = job.write(STUDENT, &bytes, None, Role::Data)?;
-    if let Some(average) = distiller.average() {
-        job.write(AVERAGE, &weights::to_safetensors_bytes(&average)?, None, Role::Data)?;
-    }
     let state = weights::to_safetensors_bytes(&distiller.state_tensors())?;
     let state_digest = job.write(OPTIMIZER, &state, None, Role::State)?;
     context.finish(job)?;
@@ -120,10 +115,11 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
 ///
 /// Training moves the student's weights in place, so nobody else may keep it under its old digest.
 fn student_and_optimizer(context: &mut Context, round: u32, distilling_round: u32) -> Result<(Rc<Network>, Distiller)> {
-    let (settings, teacher) = (context.recipe().distill.clone(), context.teacher()?);
+    let (settings, seed) = (context.recipe().distill.clone(), context.recipe().run.seed);
+    let teacher = context.teacher()?;
     if distilling_round == 0 {
         let student = context.release_student_before(round)?;
-        let distiller = Distiller::new(settings, &teacher, &student)?;
+        let distiller = Distiller::new(settings, &teacher, &student, seed)?;
         return Ok((student, distiller));
     }
     let student_digest = context.file_digest(STAGE, round - 1, STUDENT)?;
@@ -133,7 +129,7 @@ fn student_and_optimizer(context: &mut Context, round: u32, distilling_round: u3
         return Ok(pair);
     }
     let student = context.release_student_before(round)?;
-    let mut distiller = Distiller::new(settings, &teacher, &student)?;
+    let mut distiller = Distiller::new(settings, &teacher, &student, seed)?;
     distiller.load_state(context.read_tensors(STAGE, round - 1, OPTIMIZER)?)?;
     Ok((student, distiller))
 }

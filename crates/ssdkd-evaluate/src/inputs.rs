@@ -12,16 +12,23 @@ use ssdkd_stage::exit::Code;
 
 /// Opens a split of a data set; see [`ssdkd_data::open`].
 pub fn open_data(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, StageError> {
-    ssdkd_data::open(spec, split, adapt_to).map_err(|error| {
-        let code = match &error {
-            DataError::Spec { .. } => Code::Usage,
-            DataError::Missing { .. } | DataError::UnknownFormat { .. } => Code::MissingInput,
-            DataError::Read { source, .. } if is_refusal(source) => Code::Failed,
-            DataError::TooLarge { .. } => Code::Failed,
-            _ => Code::Integrity,
-        };
-        StageError::other(code, error)
-    })
+    ssdkd_data::open(spec, split, adapt_to).map_err(data_error)
+}
+
+/// Whether a split of a data set is there, without reading it; see [`ssdkd_data::look_for`].
+pub fn look_for_data(spec: &str, split: Split) -> Result<(), StageError> {
+    ssdkd_data::look_for(spec, split).map_err(data_error)
+}
+
+fn data_error(error: DataError) -> StageError {
+    let code = match &error {
+        DataError::Spec { .. } => Code::Usage,
+        DataError::Missing { .. } | DataError::UnknownFormat { .. } => Code::MissingInput,
+        DataError::Read { source, .. } if is_refusal(source) => Code::Failed,
+        DataError::TooLarge { .. } => Code::Failed,
+        _ => Code::Integrity,
+    };
+    StageError::other(code, error)
 }
 
 /// The operating system's no, in contrast to a stream that does not unpack.

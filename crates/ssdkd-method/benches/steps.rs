@@ -218,7 +218,7 @@ fn build(architecture: &str, device: &Device) -> Result<Network> {
 
 /// Logits, with running statistics.
 fn forward(network: Network, images: Tensor) -> Step {
-    let images = Value::constant(images);
+    let (network, images) = (network.frozen(), Value::constant(images));
     Box::new(move || network.forward(&images, &Pass::eval()).map(|_| ()))
 }
 
@@ -237,7 +237,7 @@ fn train(network: Network, images: Tensor) -> Result<Step> {
 
 /// The generator, the teacher with all taps, the student as adversary; one Adam step; labels of the rounded images.
 fn invert(batch: usize, device: &Device) -> Result<Step> {
-    let (teacher, student) = (build(TEACHER, device)?, build(STUDENT, device)?);
+    let (teacher, student) = (build(TEACHER, device)?.frozen(), build(STUDENT, device)?);
     let settings = InvertSettings { batch, augment: AugmentSettings::OFF, ..Default::default() };
     let mut generator = PersistentGenerator::new(settings.clone(), &teacher, 0, device)?;
     let modulation = Modulation::new(ModulationSettings::OFF, &[]);
@@ -252,9 +252,9 @@ fn invert(batch: usize, device: &Device) -> Result<Step> {
 
 /// The teacher's logits, the student's training step at T = 4, and what the step reports.
 fn distil(images: Tensor) -> Result<Step> {
-    let (teacher, student) = (build(TEACHER, images.device())?, build(STUDENT, images.device())?);
+    let (teacher, student) = (build(TEACHER, images.device())?.frozen(), build(STUDENT, images.device())?);
     let settings = DistillSettings { lr: 1e-3, augment: AugmentSettings::OFF, ..Default::default() };
-    let mut distiller = Distiller::new(settings, &teacher, &student)?;
+    let mut distiller = Distiller::new(settings, &teacher, &student, 0)?;
     Ok(Box::new(move || {
         distiller.step(&teacher, &student, &images, None, (0, 1), &mut stream(0, "views", &[])).map(|_| ())
     }))
@@ -262,7 +262,7 @@ fn distil(images: Tensor) -> Result<Step> {
 
 /// The same without the report: nothing is read back from a GPU.
 fn distil_bare(images: Tensor) -> Result<Step> {
-    let (teacher, student) = (build(TEACHER, images.device())?, build(STUDENT, images.device())?);
+    let (teacher, student) = (build(TEACHER, images.device())?.frozen(), build(STUDENT, images.device())?);
     let mut sgd = Sgd::new(student.store().parameters(), 0.9, 5e-4, false)?;
     let images = Value::constant(images);
     Ok(Box::new(move || {

@@ -78,9 +78,7 @@ pub enum Arrivals {
 pub struct Member {
     /// Unique in a run, and growing: of two samples of one round, the smaller is the older.
     pub sample_id: u64,
-    /// The shard that holds the image; the buffer only hands it back.
-    pub shard: u64,
-    /// The image's row in that shard.
+    /// The image's row in the shard of its round; the buffer only hands it back.
     pub row: u32,
     /// The teacher's class of the clean image.
     pub class: u32,
@@ -284,7 +282,7 @@ mod tests {
     fn member(sample_id: u64, class: u32, priority: f64) -> Member {
         let factors = Factors { diversity: 1.0, difficulty: 1.0 };
         let birth_round = (sample_id / 10) as u32;
-        Member { sample_id, shard: 0, row: 0, class, confidence: 0.5, factors, birth_round, priority, weight: 0.5 }
+        Member { sample_id, row: 0, class, confidence: 0.5, factors, birth_round, priority, weight: 0.5 }
     }
 
     fn buffer(capacity: usize, eviction: Eviction, members: &[(u64, u32, f64)]) -> ReplayBuffer {

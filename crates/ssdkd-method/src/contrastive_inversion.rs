@@ -24,7 +24,7 @@ use ssdkd_ops::Value;
 
 use crate::generator::{build, draw_latents, draw_targets, draws, finish};
 use crate::inversion::{Inversion, InvertSettings, Position, Synthesis};
-use crate::inversion_loss::{BatchNormMomentum, InversionTerms, Objective};
+use crate::inversion_loss::{BatchNormMomentum, InversionTerms, Judgement, Objective};
 
 /// Numbers in a projected feature.
 const PROJECTED: usize = 128;
@@ -112,22 +112,22 @@ impl Inversion for ContrastiveInversion {
         for step in 0..settings.steps {
             let images = generator.forward(&Value::leaf(&latents), &Pass::train())?; // (B, H, W, C)
             let views = settings.augment.view(&images, &mut draws(position, "invert/views", step))?;
-            let judgement = objective.judge(&views, targets.as_deref(), &averages)?;
-            let mut total = judgement.total;
+            let Judgement { mut total, terms, features, .. } =
+                objective.judge(&views, targets.as_deref(), &averages)?;
             if settings.cr != 0.0 {
                 let others = settings.augment.view(&images, &mut draws(position, "invert/contrast", step))?;
                 let others = objective.teacher.forward(&others, &Pass::eval())?.features;
-                let contrast = self.contrast(&judgement.features, &others)?;
+                let contrast = self.contrast(&features, &others)?;
                 total = ops::weighted_sum(&[(1.0, &total), (settings.cr, &contrast)])?;
             }
-            let terms = InversionTerms { total: total.scalar()?, ..judgement.terms };
+            let terms = InversionTerms { total: total.scalar()?, ..terms };
             if !terms.total.is_finite() {
                 bail!("the generator's loss is not finite: {terms:?}\nhint: lower invert.lr_g");
             }
             if best.as_ref().is_none_or(|(_, _, best)| terms.total < best.total) {
-                best = Some((images.tensor().clone(), judgement.features.tensor().clone(), terms));
+                best = Some((images.tensor().clone(), features.tensor().clone(), terms));
             }
-            drop((images, views));
+            drop((images, views, features));
             let gradients = total.backward()?;
             generator_adam.step(&gradients, settings.lr_g)?;
             latent_adam.step(&gradients, settings.lr_z)?;

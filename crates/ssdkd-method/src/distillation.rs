@@ -19,7 +19,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::{Adam, Network, Output, Pass, Sgd, Store, schedule};
@@ -60,8 +60,6 @@ pub struct DistillSettings {
     pub nesterov: bool,
     /// L2 penalty on every trained parameter \[C: 1e-4\].
     pub weight_decay: f64,
-    /// Decay of a running average of the student, in `[0, 1)`, kept beside it; 0: none \[O\].
-    pub ema: f64,
     /// Strength of the random colours of each view, 0 or above; 0: none \[O\].
     pub colour: f64,
     /// Largest share of a second image in each view, 0 to 1; 0: none \[O\].
@@ -85,7 +83,6 @@ impl Default for DistillSettings {
             momentum: 0.9,
             nesterov: false,
             weight_decay: 5e-4,
-            ema: 0.0,
             colour: 0.0,
             mixup: 0.0,
             augment: AugmentSettings::default(),
@@ -111,7 +108,6 @@ impl DistillSettings {
             return Err("distill.nesterov is true; it must be false while distill.momentum is 0".into());
         }
         check::not_negative("distill.weight_decay", self.weight_decay)?;
-        check::decay("distill.ema", self.ema)?;
         check::not_negative("distill.colour", self.colour)?;
         check::fraction("distill.mixup", self.mixup)?;
         self.augment.validate("distill")
@@ -152,12 +148,11 @@ pub struct StepReport {
     pub lr: f64,
 }
 
-/// The student's training: optimiser, schedule, running average.
+/// The student's training: optimiser, schedule, and what is trained beside it.
 pub struct Distiller {
     settings: DistillSettings,
     optimizer: Optimizer,
     hints: Option<Hints>,
-    average: Option<Store>,
 }
 
 enum Optimizer {
@@ -166,9 +161,9 @@ enum Optimizer {
 }
 
 impl Distiller {
-    /// A fresh optimiser for `student`, whose weights the steps will move in place.
-    pub fn new(settings: DistillSettings, teacher: &Network, student: &Network) -> Result<Self> {
-        let hints = if settings.features > 0.0 { Some(Hints::new(teacher, student)?) } else { None };
+    /// A fresh optimiser for `student`, whose weights the steps will move in place. Of `seed` is what is trained beside it.
+    pub fn new(settings: DistillSettings, teacher: &Network, student: &Network, seed: u64) -> Result<Self> {
+        let hints = if settings.features > 0.0 { Some(Hints::new(teacher, student, seed)?) } else { None };
         let mut parameters = student.store().parameters();
         parameters.extend(hints.iter().flat_map(Hints::parameters));
         let optimizer = match settings.optimizer {
@@ -177,8 +172,7 @@ impl Distiller {
             }
             OptimizerKind::Adam => Optimizer::Adam(Adam::new(parameters, 0.9, 0.999, settings.weight_decay)?),
         };
-        let average = if settings.ema > 0.0 { Some(student.store().deep_clone()?) } else { None };
-        Ok(Self { settings, optimizer, hints, average })
+        Ok(Self { settings, optimizer, hints })
     }
 
     /// One step, number `step` (from 0) of `total` in the run, on `images` (B, H, W, C) in `[0, 1]`.
@@ -206,8 +200,9 @@ impl Distiller {
             let distance = hints.loss(&maps, &teacher_maps)?;
             loss = ops::weighted_sum(&[(1.0, &loss), (self.settings.features, &distance)])?;
         }
-        drop((maps, teacher_maps));
-        let (teacher_logits, student_logits) = (teacher_logits.tensor().clone(), student_logits.tensor().clone());
+        let answers = [&teacher_logits, &student_logits].map(|logits| logits.tensor().clone());
+        // Whoever holds a value holds what it was made of: the walk back could free nothing.
+        drop((maps, teacher_maps, teacher_logits, student_logits));
 
         let loss_tensor = loss.detach();
         let gradients = loss.backward()?;
@@ -216,7 +211,6 @@ impl Distiller {
             Optimizer::Sgd(sgd) => sgd.step(&gradients, lr)?,
             Optimizer::Adam(adam) => adam.step(&gradients, lr)?,
         }
-        self.update_average(student)?;
 
         // Read back last, so that a GPU is waited for once in a step.
         let loss = loss_tensor.scalar()?;
@@ -224,30 +218,13 @@ impl Distiller {
             bail!("the student's loss at step {step} is {loss}\nhint: it has diverged; lower distill.lr");
         }
         let gradient_norm = gradient_norm(student.store(), &gradients)?;
-        let [teacher_logits, student_logits] = [teacher_logits.to_device(&CPU)?, student_logits.to_device(&CPU)?];
-        let disagreement = disagreement(&teacher_logits, &student_logits)?;
-        let agreement = agreement(&teacher_logits, &student_logits)?;
+        let [teacher, student] = [answers[0].to_device(&CPU)?, answers[1].to_device(&CPU)?];
+        let disagreement = disagreement(&teacher, &student)?;
+        let agreement = agreement(&teacher, &student)?;
         Ok(StepReport { loss, disagreement, agreement, gradient_norm, lr })
     }
 
-    fn update_average(&self, student: &Network) -> Result<()> {
-        let Some(average) = &self.average else { return Ok(()) };
-        for ((_, target), (_, source)) in average.all().iter().zip(student.store().all()) {
-            if source.dtype() == DType::F32 {
-                ops::lerp_assign(target, &source, 1.0 - self.settings.ema)?;
-            } else {
-                target.set(&source)?; // batches seen: a count, not an average
-            }
-        }
-        Ok(())
-    }
-
-    /// The running average of the student, as weights for a network of its architecture; `None` if none is kept.
-    pub fn average(&self) -> Option<BTreeMap<String, Tensor>> {
-        self.average.as_ref().map(Store::to_tensors)
-    }
-
-    /// Everything beside the student that a later step needs: `optimizer.…`, `projector.…` and `average.…`.
+    /// Everything beside the student that a later step needs: `optimizer.…` and `projector.…`.
     pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
         let optimizer = match &self.optimizer {
             Optimizer::Sgd(sgd) => sgd.state_tensors(),
@@ -257,23 +234,18 @@ impl Distiller {
             tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect::<Vec<_>>()
         };
         let projector = self.hints.as_ref().map(Hints::to_tensors).unwrap_or_default();
-        let average = self.average().unwrap_or_default();
-        [(OPTIMIZER, optimizer), (PROJECTOR, projector), (AVERAGE, average)]
-            .into_iter()
-            .flat_map(|(prefix, tensors)| prefixed(prefix, tensors))
-            .collect()
+        let parts = [(OPTIMIZER, optimizer), (PROJECTOR, projector)].into_iter();
+        parts.flat_map(|(prefix, tensors)| prefixed(prefix, tensors)).collect()
     }
 
     /// Takes up a saved state; the error names what does not fit these settings.
     pub fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        let (mut optimizer, mut projector, mut average) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (mut optimizer, mut projector) = (BTreeMap::new(), BTreeMap::new());
         for (name, tensor) in tensors {
             if let Some(name) = name.strip_prefix(OPTIMIZER) {
                 optimizer.insert(name.to_owned(), tensor);
             } else if let Some(name) = name.strip_prefix(PROJECTOR) {
                 projector.insert(name.to_owned(), tensor);
-            } else if let Some(name) = name.strip_prefix(AVERAGE) {
-                average.insert(name.to_owned(), tensor);
             } else {
                 bail!("the optimiser state holds an unknown tensor, {name}");
             }
@@ -283,19 +255,11 @@ impl Distiller {
             Optimizer::Adam(adam) => adam.load_state(optimizer)?,
         }
         match &self.hints {
-            Some(hints) => hints.load_tensors(projector)?,
-            None if projector.is_empty() => {}
+            Some(hints) => hints.load_tensors(projector),
+            None if projector.is_empty() => Ok(()),
             None => bail!(
                 "the optimiser state holds a projector of features, but distill.features is 0\n\
                  hint: set distill.features as it was when the state was saved"
-            ),
-        }
-        match &self.average {
-            Some(store) => store.load_tensors(average),
-            None if average.is_empty() => Ok(()),
-            None => bail!(
-                "the optimiser state holds a running average of the student, but distill.ema is 0\n\
-                 hint: set distill.ema as it was when the state was saved"
             ),
         }
     }
@@ -305,7 +269,6 @@ const CPU: Device = Device::Cpu;
 
 const OPTIMIZER: &str = "optimizer.";
 const PROJECTOR: &str = "projector.";
-const AVERAGE: &str = "average.";
 
 /// L_S of teacher and student logits (B, K); see the [module](self).
 pub fn distillation_loss(
@@ -352,7 +315,7 @@ mod tests {
         let golden = Golden::load();
         let (teacher, student) = (network(1), network(2));
         let settings = DistillSettings { lr: 0.05, lr_min: 0.05, augment: AugmentSettings::OFF, ..Default::default() };
-        let mut distiller = Distiller::new(settings, &teacher, &student).unwrap();
+        let mut distiller = Distiller::new(settings, &teacher, &student, 0).unwrap();
         let weights = numbers(&(formula(12, &[6], 0.5) + 0.5).unwrap());
         for step in 0..2 {
             let rng = &mut stream(0, "test", &[]);
@@ -395,7 +358,7 @@ mod tests {
     fn check_resumes(settings: &DistillSettings) {
         let teacher = network(1);
         let student = network(2);
-        let mut distiller = Distiller::new(settings.clone(), &teacher, &student).unwrap();
+        let mut distiller = Distiller::new(settings.clone(), &teacher, &student, 0).unwrap();
         train(&mut distiller, &teacher, &student, 0..3);
         let copies = |tensors: BTreeMap<String, Tensor>| {
             tensors.into_iter().map(|(name, tensor)| (name, tensor.copy().unwrap())).collect::<BTreeMap<_, _>>()
@@ -404,23 +367,17 @@ mod tests {
         let expected = train(&mut distiller, &teacher, &student, 3..6);
 
         let resumed = network(7);
-        let mut distiller_again = Distiller::new(settings.clone(), &teacher, &resumed).unwrap();
+        let mut distiller_again = Distiller::new(settings.clone(), &teacher, &resumed, 0).unwrap();
         resumed.store().load_tensors(weights).unwrap();
         distiller_again.load_state(state).unwrap();
         let again = train(&mut distiller_again, &teacher, &resumed, 3..6);
         assert_repeated("reports", &figures(&again), &figures(&expected));
-        let all = |tensors: Option<BTreeMap<String, Tensor>>| {
-            let tensors = tensors.unwrap_or_default().into_values().filter(|tensor| tensor.dtype() == DType::F32);
-            tensors.flat_map(|tensor| numbers(&tensor)).collect::<Vec<_>>()
-        };
-        assert_repeated("average", &all(distiller_again.average()), &all(distiller.average()));
-        assert_eq!(distiller.average().is_some(), settings.ema > 0.0);
     }
 
     #[test]
     fn a_restored_state_goes_on_to_the_same_bits() {
         check_resumes(&DistillSettings::default());
-        check_resumes(&DistillSettings { nesterov: true, ema: 0.9, ..Default::default() });
+        check_resumes(&DistillSettings { nesterov: true, ..Default::default() });
         check_resumes(&DistillSettings { optimizer: OptimizerKind::Adam, lr: 1e-3, ..Default::default() });
         check_resumes(&DistillSettings { features: 2.0, ..Default::default() });
     }
@@ -428,10 +385,18 @@ mod tests {
     #[test]
     fn a_state_of_other_settings_is_refused() {
         let (teacher, student) = (network(1), network(2));
-        let averaging = Distiller::new(DistillSettings { ema: 0.9, ..Default::default() }, &teacher, &student).unwrap();
-        let mut plain = Distiller::new(DistillSettings::default(), &teacher, &student).unwrap();
-        let error = plain.load_state(averaging.state_tensors()).unwrap_err().to_string();
-        assert!(error.contains("distill.ema"), "{error}");
+        let with_maps = DistillSettings { features: 2.0, ..Default::default() };
+        // Of other width, so that projections stand between.
+        let spec = NetworkSpec { architecture: "wrn-16-2".parse().unwrap(), ..teacher.spec().clone() };
+        let wide = Network::create(&spec, 5, teacher.store().device()).unwrap();
+        let with_maps = Distiller::new(with_maps, &teacher, &wide, 0).unwrap();
+        let mut plain = Distiller::new(DistillSettings::default(), &teacher, &wide, 0).unwrap();
+        let mut state = with_maps.state_tensors();
+        state.retain(|name, _| !name.starts_with("optimizer."));
+        state.extend(plain.state_tensors().into_iter().map(|(name, tensor)| (name, tensor.copy().unwrap())));
+        let error = plain.load_state(state).unwrap_err().to_string();
+        assert!(error.contains("distill.features"), "{error}");
+        let mut plain = Distiller::new(DistillSettings::default(), &teacher, &student, 0).unwrap();
         let unknown = BTreeMap::from([("velocity".to_owned(), images(1))]);
         assert!(plain.load_state(unknown).unwrap_err().to_string().contains("velocity"));
     }
@@ -440,7 +405,7 @@ mod tests {
     fn the_student_learns() {
         let (teacher, student) = (network(1), network(2));
         let settings = DistillSettings { lr: 0.05, ..Default::default() };
-        let mut distiller = Distiller::new(settings, &teacher, &student).unwrap();
+        let mut distiller = Distiller::new(settings, &teacher, &student, 0).unwrap();
         let reports = train(&mut distiller, &teacher, &student, 0..30);
         let mean = |reports: &[StepReport]| reports.iter().map(|report| report.loss).sum::<f32>() / 5.0;
         let (first, last) = (mean(&reports[..5]), mean(&reports[25..]));
@@ -455,7 +420,7 @@ mod tests {
             let spec = NetworkSpec { architecture: student.parse().unwrap(), ..teacher.spec().clone() };
             let student = Network::create(&spec, 5, teacher.store().device()).unwrap();
             let settings = DistillSettings { features: 20.0, lr: 0.02, ..Default::default() };
-            let mut distiller = Distiller::new(settings, &teacher, &student).unwrap();
+            let mut distiller = Distiller::new(settings, &teacher, &student, 0).unwrap();
             let distance = |distiller: &Distiller| {
                 let views = Value::constant(images(9));
                 let of = |network: &Network| network.forward(&views, &Pass::train_frozen()).unwrap().maps;
@@ -470,22 +435,6 @@ mod tests {
             let projectors = distiller.state_tensors().keys().filter(|name| name.starts_with("projector.")).count();
             assert_eq!(projectors, if student.features().unwrap() == 64 { 0 } else { 12 });
         }
-    }
-
-    #[test]
-    fn the_average_follows_the_student() {
-        let (teacher, student) = (network(1), network(2));
-        let before = student.store().deep_clone().unwrap().to_tensors();
-        let mut distiller =
-            Distiller::new(DistillSettings { ema: 0.75, ..Default::default() }, &teacher, &student).unwrap();
-        train(&mut distiller, &teacher, &student, 0..1);
-        let (after, average) = (student.store().to_tensors(), distiller.average().unwrap());
-        let name = "linear.weight";
-        let expected = numbers(&((&before[name] * 0.75).unwrap() + (&after[name] * 0.25).unwrap()).unwrap());
-        for (a, b) in numbers(&average[name]).iter().zip(&expected) {
-            assert!((a - b).abs() < 1e-6, "{a} is not {b}");
-        }
-        assert_ne!(numbers(&before[name]), numbers(&after[name]));
     }
 
     #[test]

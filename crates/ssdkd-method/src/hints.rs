@@ -35,12 +35,12 @@ struct Pair {
 }
 
 impl Hints {
-    /// Fresh P_m between two networks.
+    /// Fresh P_m between two networks, their weights a function of `seed`.
     ///
     /// # Errors
     /// If the networks have no resolution in common.
-    pub(crate) fn new(teacher: &Network, student: &Network) -> Result<Self> {
-        let store = Store::seeded(student.store().device(), stream(0, "distill/projector", &[]).random());
+    pub(crate) fn new(teacher: &Network, student: &Network, seed: u64) -> Result<Self> {
+        let store = Store::seeded(student.store().device(), stream(seed, "distill/projector", &[]).random());
         let (theirs, ours) = (teacher.map_shapes()?, student.map_shapes()?);
         let mut pairs = Vec::new();
         for (student, teacher) in matched(&ours, &theirs) {

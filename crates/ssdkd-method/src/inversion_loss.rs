@@ -25,7 +25,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::{Network, Output, Pass, Tap};
 use ssdkd_ops as ops;
@@ -142,6 +142,11 @@ impl<'a> Objective<'a> {
         let pass = if weights.bn == 0.0 { Pass::eval() } else { Pass::tapped() };
         let Output { features, logits: teacher_logits, .. } = self.teacher.forward(views, &pass)?; // (B, F), (B, K)
         let taps = pass.take_taps();
+        // Before anything is read back: a GPU works on both while the program waits for the first.
+        let student_logits = match self.student {
+            Some(student) if weights.adv != 0.0 => Some(student.forward(views, &Pass::eval())?.logits),
+            _ => None,
+        };
 
         let mut total: Vec<(f64, Value, Term)> = Vec::new();
         if weights.bn != 0.0 {
@@ -160,8 +165,7 @@ impl<'a> Objective<'a> {
             let loss = ops::scale(&ops::mean_all(&features)?, -1.0)?;
             total.push((weights.act, loss, |terms| &mut terms.activation));
         }
-        if let (Some(student), true) = (self.student, weights.adv != 0.0) {
-            let student_logits = student.forward(views, &Pass::eval())?.logits;
+        if let Some(student_logits) = student_logits {
             let loss = match weights.discrepancy {
                 Discrepancy::Kl => adversarial_loss(&teacher_logits, &student_logits, weights.adv_mask)?,
                 Discrepancy::L1 => ops::scale(&ops::mean_absolute_difference(&teacher_logits, &student_logits)?, -1.0)?,
@@ -174,7 +178,6 @@ impl<'a> Objective<'a> {
             );
         }
         let sum = ops::weighted_sum(&total.iter().map(|(factor, value, _)| (*factor, value)).collect::<Vec<_>>())?;
-        // Read back last, so that a GPU is waited for once.
         let mut terms = InversionTerms { total: sum.scalar()?, ..InversionTerms::default() };
         for (_, value, of) in &total {
             *of(&mut terms) = value.scalar()?;
@@ -201,10 +204,11 @@ pub(crate) fn statistics(tap: &Tap) -> (Tensor, Tensor) {
 
 /// L_CE of teacher logits (B, K); see the [module](self) and [`Objective::judge`].
 pub fn task_loss(teacher_logits: &Value, targets: Option<&[u32]>, modulation: &Modulation) -> Result<Value> {
-    let phi = modulation.weights(teacher_logits.tensor())?;
+    let answers = teacher_logits.tensor().to_device(&Device::Cpu)?; // read back once
+    let phi = modulation.weights(&answers)?;
     match targets {
         Some(targets) => ops::cross_entropy(teacher_logits, targets, Some(&phi)),
-        None => ops::cross_entropy(teacher_logits, &ops::argmax(teacher_logits.tensor())?, Some(&phi)),
+        None => ops::cross_entropy(teacher_logits, &ops::argmax(&answers)?, Some(&phi)),
     }
 }
 

@@ -20,7 +20,7 @@ use ssdkd_ops::Value;
 
 use crate::generator::{TrainedGenerator, build, draw_targets, draws, finish};
 use crate::inversion::{Inversion, InvertSettings, Position, Synthesis};
-use crate::inversion_loss::{InversionTerms, Objective};
+use crate::inversion_loss::{InversionTerms, Judgement, Objective};
 
 /// The generator of [`Strategy::Meta`](crate::Strategy::Meta) and its state; see the [module](self).
 pub struct MetaGenerator(TrainedGenerator);
@@ -52,12 +52,12 @@ impl MetaGenerator {
         for step in 0..settings.steps {
             let images = clone.forward(&Value::leaf(&latents), &Pass::train())?; // (B, H, W, C)
             let views = settings.augment.view(&images, &mut draws(position, "invert/views", step))?;
-            let judgement = objective.judge(&views, targets, &generator.averages)?;
-            if best.as_ref().is_none_or(|(_, terms)| judgement.terms.total < terms.total) {
-                best = Some((images.tensor().clone(), judgement.terms));
+            let Judgement { total, terms, statistics, .. } = objective.judge(&views, targets, &generator.averages)?;
+            if best.as_ref().is_none_or(|(_, best)| terms.total < best.total) {
+                best = Some((images.tensor().clone(), terms));
             }
             drop((images, views));
-            let gradients = judgement.total.backward()?;
+            let gradients = total.backward()?;
             for (name, var) in weights.parameters() {
                 if let Some(gradient) = gradients.get(&var) {
                     let sum = match summed.remove(&name) {
@@ -72,7 +72,7 @@ impl MetaGenerator {
                 latent_adam.step(&gradients, settings.lr_z)?;
             } else {
                 // Nobody will look at the clone again.
-                generator.averages.update(judgement.statistics)?;
+                generator.averages.update(statistics)?;
             }
         }
         generator.optimizer.step_with(&summed, settings.lr_g * settings.steps as f64)?;

@@ -18,7 +18,7 @@ use ssdkd_ops::Value;
 
 use crate::generator::{TrainedGenerator, draws, finish};
 use crate::inversion::{Inversion, InvertSettings, Position, Synthesis};
-use crate::inversion_loss::{InversionTerms, Objective};
+use crate::inversion_loss::{InversionTerms, Judgement, Objective};
 
 /// The generator of [`Strategy::Persistent`](crate::Strategy::Persistent) and its state; see the [module](self).
 pub struct PersistentGenerator(TrainedGenerator);
@@ -35,12 +35,11 @@ impl PersistentGenerator {
         let settings = &generator.settings;
         let images = generator.network.forward(&Value::constant(latents), &Pass::train())?; // (B, H, W, C)
         let views = settings.augment.view(&images, &mut draws(position, "invert/views", step))?;
-        let judgement = objective.judge(&views, None, &generator.averages)?;
+        let Judgement { total, terms, statistics, .. } = objective.judge(&views, None, &generator.averages)?;
         let made = images.tensor().clone();
         drop((images, views));
-        let gradients = judgement.total.backward()?;
-        generator.optimizer.step(&gradients, settings.lr_g)?;
-        Ok((made, judgement.terms, judgement.statistics))
+        generator.optimizer.step(&total.backward()?, settings.lr_g)?;
+        Ok((made, terms, statistics))
     }
 }
 

@@ -22,7 +22,7 @@ use ssdkd_ops::Value;
 
 use crate::generator::{draw_targets, draws, finish};
 use crate::inversion::{Inversion, InvertSettings, Position, Synthesis};
-use crate::inversion_loss::{BatchNormMomentum, InversionTerms, Objective};
+use crate::inversion_loss::{BatchNormMomentum, InversionTerms, Judgement, Objective};
 
 /// [`Strategy::Pixels`](crate::Strategy::Pixels); see the [module](self).
 pub struct PixelOptimisation {
@@ -52,16 +52,17 @@ impl PixelOptimisation {
         for step in 0..settings.steps {
             let images = Value::leaf(pixels);
             let views = settings.augment.view(&images, &mut draws(position, "invert/views", step))?;
-            let judgement = objective.judge(&views, targets, &averages)?;
-            let mut terms = vec![(1.0, judgement.total)];
+            let Judgement { total, terms, .. } = objective.judge(&views, targets, &averages)?;
+            let mut parts = vec![(1.0, total)];
             if settings.tv != 0.0 {
-                terms.push((settings.tv, ops::total_variation(&images)?));
+                parts.push((settings.tv, ops::total_variation(&images)?));
             }
             if settings.l2 != 0.0 {
-                terms.push((settings.l2, ops::l2_distance(&images, &grey)?));
+                parts.push((settings.l2, ops::l2_distance(&images, &grey)?));
             }
-            let total = ops::weighted_sum(&terms.iter().map(|(factor, term)| (*factor, term)).collect::<Vec<_>>())?;
-            let terms = InversionTerms { total: total.scalar()?, ..judgement.terms };
+            let total = ops::weighted_sum(&parts.iter().map(|(factor, part)| (*factor, part)).collect::<Vec<_>>())?;
+            drop((images, views, parts));
+            let terms = InversionTerms { total: total.scalar()?, ..terms };
             if best.as_ref().is_none_or(|(_, best)| terms.total < best.total) {
                 // The optimiser works in place: what is kept is a copy.
                 best = Some((pixels.as_tensor().copy()?, terms));

@@ -112,7 +112,7 @@ fn inversion(strategy: Strategy, device: &Device) -> Result<Figures> {
 fn distillation(device: &Device) -> Result<Figures> {
     let (teacher, student) = (network("resnet20", 1, device)?, network("wrn-16-1", 2, device)?);
     let settings = DistillSettings { features: 1.0, lr: 0.02, colour: 0.3, mixup: 0.3, ..DistillSettings::default() };
-    let mut distiller = Distiller::new(settings, &teacher, &student)?;
+    let mut distiller = Distiller::new(settings, &teacher, &student, 0)?;
     let (images, weights) = (images(device)?, vec![1.5; 32]);
     let mut figures = Figures::new();
     for step in 0..2 {

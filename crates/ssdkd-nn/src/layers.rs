@@ -91,6 +91,9 @@ impl Conv2d {
 
     /// `conv(x) + residual`.
     pub fn forward_residual(&self, x: &Value, residual: Option<&Value>, pass: &Pass) -> Result<Value> {
+        if pass.keeps() {
+            return self.forward_prepared(x, None, residual, Activation::None, pass);
+        }
         let bias = self.bias.as_ref().map(|bias| pass.parameter(bias));
         ops::conv2d_then(x, &pass.parameter(&self.weight), bias.as_ref(), self.spec, residual, Activation::None)
     }
@@ -107,9 +110,21 @@ impl Conv2d {
         if !pass.is_frozen() {
             return norm.forward_residual(&self.forward(x, pass)?, residual, activation, pass);
         }
-        let (weight, bias) = ops::fold_batch_norm(&self.weight, self.bias.as_ref(), norm.frozen())?;
-        let (weight, bias) = (Value::constant(weight), Value::constant(bias));
-        ops::conv2d_then(x, &weight, Some(&bias), self.spec, residual, activation)
+        self.forward_prepared(x, Some(norm), residual, activation, pass)
+    }
+
+    /// With constants for weight and bias, and the normalisation folded in.
+    fn forward_prepared(
+        &self,
+        x: &Value,
+        norm: Option<&BatchNorm2d>,
+        residual: Option<&Value>,
+        activation: Activation,
+        pass: &Pass,
+    ) -> Result<Value> {
+        let key = (self.weight.id(), norm.map(|norm| norm.weight.id()));
+        let prepare = || ops::prepare_convolution(&self.weight, self.bias.as_ref(), norm.map(BatchNorm2d::frozen));
+        ops::conv2d_prepared(x, &*pass.prepared(key, prepare)?, self.spec, residual, activation)
     }
 }
 

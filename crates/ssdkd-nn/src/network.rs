@@ -1,6 +1,7 @@
 //! A classifier with everything that is needed to use it: its tensors, and how its input is normalised.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use ssdkd_ops as ops;
@@ -8,10 +9,10 @@ use ssdkd_ops::Value;
 
 use crate::architecture::{Architecture, Names};
 use crate::models::{Classifier, Output};
-use crate::pass::Pass;
+use crate::pass::{Kept, Pass};
 use crate::store::Store;
 
-/// Images in one forward pass of [`Network::logits`]: bounds the memory, changes no number.
+/// Images in one forward pass of [`Network::logits`]: bounds the memory, and on the CPU changes no number.
 const BATCH: usize = 256;
 
 /// What a network is, without its weights.
@@ -50,6 +51,7 @@ pub struct Network {
     classifier: Classifier,
     scale: Vec<f32>,
     shift: Vec<f32>,
+    kept: Option<Rc<Kept>>,
 }
 
 impl Network {
@@ -88,7 +90,14 @@ impl Network {
         let classifier = Classifier::new(&spec.architecture, &spec.names, spec.classes, *channels, store.builder())?;
         let scale = std.iter().map(|std| 1.0 / std).collect();
         let shift = mean.iter().zip(std).map(|(mean, std)| -mean / std).collect();
-        Ok(Self { spec: spec.clone(), store, classifier, scale, shift })
+        Ok(Self { spec: spec.clone(), store, classifier, scale, shift, kept: None })
+    }
+
+    /// The same network, whose weights will not move any more: what passes work out about them is kept. Whoever moves them all
+    /// the same gets the answers of before.
+    #[must_use]
+    pub fn frozen(self) -> Self {
+        Self { kept: Some(Rc::default()), ..self }
     }
 
     /// What it is.
@@ -141,6 +150,7 @@ impl Network {
                 images.dims()
             );
         }
+        pass.enter(self.kept.clone());
         self.classifier.forward(&ops::affine_channels(images, &self.scale, &self.shift)?, pass)
     }
 

@@ -1,16 +1,26 @@
 //! How a forward pass is made: which statistics normalise, and what wants a gradient.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
 
-use candle_core::Tensor;
-use ssdkd_ops::Value;
+use candle_core::{Result, Tensor, TensorId};
+use ssdkd_ops::{PreparedConvolution, Value};
 
 /// How a forward pass is made. The same network is trained, frozen and looked into, by different passes.
 pub struct Pass {
     pub(crate) statistics: Statistics,
     gradients: bool,
     taps: RefCell<Vec<Tap>>,
+    kept: RefCell<Option<Rc<Kept>>>,
 }
+
+/// What a network whose weights do not move has worked out about them: its convolutions.
+#[derive(Default)]
+pub(crate) struct Kept(RefCell<HashMap<Key, Rc<PreparedConvolution>>>);
+
+/// The tensors of a convolution's weight and of the gamma that is folded in.
+type Key = (TensorId, Option<TensorId>);
 
 /// What batch normalisation normalises with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +70,7 @@ impl Pass {
     }
 
     fn new(statistics: Statistics, gradients: bool) -> Self {
-        Self { statistics, gradients, taps: RefCell::default() }
+        Self { statistics, gradients, taps: RefCell::default(), kept: RefCell::default() }
     }
 
     /// A parameter as this pass sees it: a leaf to train, or a constant.
@@ -71,6 +81,32 @@ impl Pass {
     /// Whether batch normalisation is a constant scale and shift that nobody looks into, and may be folded away.
     pub(crate) fn is_frozen(&self) -> bool {
         self.statistics == Statistics::Running && !self.gradients
+    }
+
+    /// Names the network that the pass goes through now by what it keeps; `None`: its weights may move.
+    pub(crate) fn enter(&self, network: Option<Rc<Kept>>) {
+        *self.kept.borrow_mut() = network;
+    }
+
+    /// Whether the weights are constants that are the same in every pass.
+    pub(crate) fn keeps(&self) -> bool {
+        !self.gradients && self.kept.borrow().is_some()
+    }
+
+    /// A convolution by its key, made by `prepare` where the network keeps none yet.
+    pub(crate) fn prepared(
+        &self,
+        key: Key,
+        prepare: impl FnOnce() -> Result<PreparedConvolution>,
+    ) -> Result<Rc<PreparedConvolution>> {
+        let kept = self.kept.borrow();
+        let Some(Kept(kept)) = kept.as_deref() else { return Ok(Rc::new(prepare()?)) };
+        if let Some(there) = kept.borrow().get(&key) {
+            return Ok(there.clone());
+        }
+        let prepared = Rc::new(prepare()?);
+        kept.borrow_mut().insert(key, prepared.clone());
+        Ok(prepared)
     }
 
     pub(crate) fn leave_tap(&self, tap: Tap) {

@@ -26,6 +26,7 @@ use candle_core::{Result, Tensor, bail};
 
 use crate::activation::{self, Activation, Leaky, Rectifier, with_rectifier};
 use crate::device;
+use crate::norm::{FrozenNorm, fold_batch_norm};
 use crate::parallel;
 use crate::simd::SimdPath;
 use crate::value::Value;
@@ -43,7 +44,7 @@ pub use winograd::with_direct_convolutions;
 /// the others is computed.
 ///
 /// # Errors
-/// If the shapes do not fit together, or a tensor is not contiguous `f32` on the CPU.
+/// If the shapes do not fit together, or a tensor is not contiguous `f32`.
 pub fn conv2d(x: &Value, weight: &Value, bias: Option<&Value>, spec: Conv2dSpec) -> Result<Value> {
     conv2d_then(x, weight, bias, spec, None, Activation::None)
 }
@@ -62,20 +63,67 @@ pub fn conv2d_then(
     activation: Activation,
 ) -> Result<Value> {
     let shape = ConvShape::new(x.dims(), weight.dims(), bias.map(Value::dims), spec)?;
-    let dims = shape.output_dims();
-    if let Some(residual) = residual
-        && residual.dims() != dims
-    {
-        bail!("conv2d: the residual has shape {:?}, the result has {dims:?}", residual.dims());
-    }
-    activation.check("conv2d")?;
-    Convolution { x, weight, bias, residual, activation, shape, name: "conv2d" }.record(&dims)
+    Convolution { x, weight, packed: None, bias, residual, activation, shape, name: "conv2d" }.checked()
+}
+
+/// The weight and bias of a convolution that do not move, with all that can be worked out about them for every call.
+pub struct PreparedConvolution {
+    weight: Value,
+    /// The weight in the order in which a GPU takes it, where that is another. The CPU's kernels pack for each call.
+    packed: Option<Tensor>,
+    bias: Option<Value>,
+}
+
+/// `weight` (O, C/groups, kh, kw) and `bias` (O,) for [`conv2d_prepared`], and what `norm` does after them [folded
+/// in](fold_batch_norm).
+///
+/// # Errors
+/// As [`fold_batch_norm`], and if the weight has other dimensions.
+pub fn prepare_convolution(
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    norm: Option<FrozenNorm>,
+) -> Result<PreparedConvolution> {
+    let (weight, bias) = match norm {
+        Some(norm) => {
+            let (weight, bias) = fold_batch_norm(weight, bias, norm)?;
+            (weight, Some(bias))
+        }
+        None => (weight.clone(), bias.cloned()),
+    };
+    let packed = packed(&weight)?;
+    Ok(PreparedConvolution { weight: Value::constant(weight), packed, bias: bias.map(Value::constant) })
+}
+
+fn packed(weight: &Tensor) -> Result<Option<Tensor>> {
+    on_gpu!(weight => crate::cuda::pack_weight(weight));
+    weight.dims4().map(|_| None)
+}
+
+/// As [`conv2d_then`], with the same numbers.
+///
+/// # Errors
+/// As [`conv2d_then`].
+pub fn conv2d_prepared(
+    x: &Value,
+    prepared: &PreparedConvolution,
+    spec: Conv2dSpec,
+    residual: Option<&Value>,
+    activation: Activation,
+) -> Result<Value> {
+    let PreparedConvolution { weight, packed, bias } = prepared;
+    let (packed, bias) = (packed.as_ref(), bias.as_ref());
+    let shape = ConvShape::new(x.dims(), weight.dims(), bias.map(Value::dims), spec)?;
+    Convolution { x, weight, packed, bias, residual, activation, shape, name: "conv2d" }.checked()
 }
 
 /// A convolution of known sizes, and what follows it.
 pub(crate) struct Convolution<'a> {
     pub x: &'a Value,
     pub weight: &'a Value,
+    /// See [`PreparedConvolution`].
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the CPU's kernels pack for each call"))]
+    pub packed: Option<&'a Tensor>,
     pub bias: Option<&'a Value>,
     pub residual: Option<&'a Value>,
     pub activation: Activation,
@@ -84,9 +132,21 @@ pub(crate) struct Convolution<'a> {
 }
 
 impl Convolution<'_> {
+    /// As [`record`](Self::record), after what comes from outside was looked at.
+    fn checked(&self) -> Result<Value> {
+        let dims = self.shape.output_dims();
+        if let Some(residual) = self.residual
+            && residual.dims() != dims
+        {
+            bail!("conv2d: the residual has shape {:?}, the result has {dims:?}", residual.dims());
+        }
+        self.activation.check(self.name)?;
+        self.record(&dims)
+    }
+
     /// Computes and records it; the result has dimensions `dims` (which may be written with fewer axes than the shape's).
     pub fn record(&self, dims: &[usize]) -> Result<Value> {
-        let Self { x, weight, bias, residual, activation, shape, name } = *self;
+        let Self { x, weight, bias, residual, activation, shape, name, .. } = *self;
         on_gpu!(x.tensor() => crate::cuda::convolution(self, dims));
         let out = device::tensor(self.forward()?, dims)?;
 

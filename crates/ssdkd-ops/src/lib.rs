@@ -44,7 +44,10 @@ mod vectorised;
 pub use activation::{Activation, leaky_relu, relu, sigmoid};
 pub use alloc::{CachingAllocator, allocated_bytes, peak_bytes, reset_peak};
 pub use augment::{CropFlip, crop_flip};
-pub use conv::{Conv2dSpec, conv2d, conv2d_then, with_direct_convolutions};
+pub use conv::{
+    Conv2dSpec, PreparedConvolution, conv2d, conv2d_prepared, conv2d_then, prepare_convolution,
+    with_direct_convolutions,
+};
 #[cfg(feature = "cuda")]
 pub use cuda::{CudaSettings, cuda_settings, name as cuda_name, open as cuda_device, set_cuda_settings};
 pub use elementwise::{

@@ -10,7 +10,7 @@ use crate::value::Value;
 /// `x · weightᵀ + bias`: `x` (B, I), `weight` (O, I) as PyTorch stores it, `bias` (O,); the result is (B, O).
 ///
 /// # Errors
-/// If the shapes do not fit together, or a tensor is not contiguous `f32` on the CPU.
+/// If the shapes do not fit together, or a tensor is not contiguous `f32`.
 pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>) -> Result<Value> {
     let (&[batch, inputs], &[outputs, expected]) = (x.dims(), weight.dims()) else {
         bail!("linear: takes x (B, I) and a weight (O, I), these have shapes {:?} and {:?}", x.dims(), weight.dims());
@@ -25,5 +25,6 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>) -> Result<Value> 
     }
     let shape = ConvShape::new(&[1, batch, 1, inputs], &[outputs, inputs, 1, 1], None, Conv2dSpec::default())?;
     let activation = Activation::None;
-    Convolution { x, weight, bias, residual: None, activation, shape, name: "linear" }.record(&[batch, outputs])
+    Convolution { x, weight, packed: None, bias, residual: None, activation, shape, name: "linear" }
+        .record(&[batch, outputs])
 }

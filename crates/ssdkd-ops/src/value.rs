@@ -37,7 +37,8 @@ enum Source {
 struct Operation {
     /// Grows along the tape, so that descending order is a reverse topological order.
     id: u64,
-    outputs: usize,
+    /// How many numbers each output has.
+    outputs: Vec<usize>,
     inputs: Vec<Source>,
     backward: Backward,
 }
@@ -90,7 +91,7 @@ impl Value {
     /// Records an operation: its outputs, its inputs in order, and how gradients go back through it.
     ///
     /// When no input wants a gradient, nothing is recorded and the outputs are constants. `backward` must return one
-    /// entry for each input.
+    /// entry for each input; the walk back is an error otherwise, and where a gradient is not of its output's size.
     pub fn record<const N: usize>(
         outputs: [Tensor; N],
         inputs: &[&Value],
@@ -101,7 +102,7 @@ impl Value {
         }
         let operation = Rc::new(Operation {
             id: NEXT_OPERATION.with(|next| next.replace(next.get() + 1)),
-            outputs: N,
+            outputs: outputs.iter().map(Tensor::elem_count).collect(),
             inputs: inputs.iter().map(|input| input.source.clone()).collect(),
             backward: Box::new(backward),
         });
@@ -150,7 +151,9 @@ impl Value {
             let outputs = arrived.into_iter().map(|a| a.map(|a| a.sum)).collect::<Vec<_>>();
             let grads = (operation.backward)(&outputs)?;
             drop(outputs);
-            debug_assert_eq!(grads.len(), operation.inputs.len());
+            if grads.len() != operation.inputs.len() {
+                bail!("backward: {} gradients of an operation with {} inputs", grads.len(), operation.inputs.len());
+            }
             // When the tape is the last holder, what the operation kept for its gradient is freed here.
             let inputs = match Rc::try_unwrap(operation) {
                 Ok(Operation { inputs, backward, .. }) => {
@@ -194,8 +197,13 @@ impl Walk {
                 Ok(())
             }
             Source::Output(operation, index) => {
+                // Kernels take a gradient's size from the output that it belongs to.
+                let wanted = operation.outputs[index];
+                if grad.elem_count() != wanted {
+                    bail!("backward: a gradient of shape {:?} for a value of {wanted} numbers", grad.dims());
+                }
                 let (_, slots) = self.pending.entry(operation.id).or_insert_with(|| {
-                    let slots = (0..operation.outputs).map(|_| None).collect();
+                    let slots = operation.outputs.iter().map(|_| None).collect();
                     (operation, slots)
                 });
                 match &mut slots[index] {

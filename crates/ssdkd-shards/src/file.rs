@@ -16,7 +16,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use serde::de::DeserializeOwned;
 
-use crate::guard::guard;
+use crate::guard::guard_file;
 use crate::{SCHEMA_VERSION, ShardError};
 
 pub(crate) const SCHEMA_VERSION_KEY: &str = "ssdkd.schema_version";
@@ -112,7 +112,7 @@ pub(crate) struct ParquetFile {
 impl ParquetFile {
     pub(crate) fn open(bytes: Vec<u8>, path: &Path) -> Result<Self, ShardError> {
         let bytes = Bytes::from(bytes);
-        let footer = guard(path, || ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new()))?;
+        let footer = guard_file(path, || ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new()))?;
         let pairs = footer.metadata().file_metadata().key_value_metadata().into_iter().flatten();
         let metadata = pairs
             .filter(|pair| pair.key.starts_with("ssdkd."))
@@ -186,6 +186,6 @@ impl ParquetFile {
         if let Some(selection) = selection {
             builder = builder.with_row_selection(selection);
         }
-        guard(&self.path, || Ok(builder.build()?.collect::<Result<_, _>>()?))
+        guard_file(&self.path, || Ok(builder.build()?.collect::<Result<_, _>>()?))
     }
 }

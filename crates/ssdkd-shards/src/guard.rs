@@ -24,16 +24,35 @@ static QUIET: LazyLock<()> = LazyLock::new(|| {
     }));
 });
 
-/// Runs the decoder; what it cannot decode is an error, however it says so.
-pub(crate) fn guard<T>(path: &Path, decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ShardError> {
+/// Runs the decoder; what it cannot decode is an error that says why, however it says so.
+///
+/// For everybody who decodes Parquet of strangers, and not only for the files of this crate: so the error names no file.
+pub fn guard<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
     LazyLock::force(&QUIET);
     DECODING.set(true);
     let decoded = panic::catch_unwind(AssertUnwindSafe(decode));
     DECODING.set(false);
-    let reason = match decoded {
-        Ok(Ok(decoded)) => return Ok(decoded),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "the decoder met something impossible".into(),
-    };
-    Err(ShardError::Damaged { path: path.into(), reason })
+    match decoded {
+        Ok(decoded) => decoded.map_err(|error| error.to_string()),
+        Err(_) => Err("the decoder met something impossible".into()),
+    }
+}
+
+/// The same for a file of this crate.
+pub(crate) fn guard_file<T>(path: &Path, decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ShardError> {
+    guard(decode).map_err(|reason| ShardError::Damaged { path: path.into(), reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_and_panics_are_reasons() {
+        assert_eq!(guard(|| Ok(7)), Ok(7));
+        let refused = guard::<u32>(|| Err(ParquetError::General("no footer".into())));
+        assert!(refused.unwrap_err().contains("no footer"));
+        assert!(guard::<u32>(|| panic!("a page of -1 values")).unwrap_err().contains("impossible"));
+        assert_eq!(guard(|| Ok(8)), Ok(8), "and goes on");
+    }
 }

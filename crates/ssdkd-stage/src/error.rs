@@ -41,6 +41,24 @@ pub enum StageError {
         /// How it comes to be there.
         hint: String,
     },
+    /// Something that is needed now was collected after later rounds were complete.
+    #[error(
+        "the {what} that {stage} left in round {round} was collected: {} does not exist\n\
+         hint: `ssdkd run {}` makes it again where it is needed (keep.states and keep.shards keep more)",
+        path.display(), run.display()
+    )]
+    Collected {
+        /// State or image shard.
+        what: &'static str,
+        /// The stage.
+        stage: String,
+        /// The round.
+        round: u32,
+        /// Where it was.
+        path: PathBuf,
+        /// The run folder.
+        run: PathBuf,
+    },
     /// A file is not the one that its manifest lists.
     #[error("{} is not what its manifest says: {reason}\nhint: {hint}", path.display())]
     Corrupt {
@@ -114,7 +132,7 @@ impl StageError {
             | Self::Locked { .. }
             | Self::BadFile { .. }
             | Self::NotFinite { .. } => Code::Failed,
-            Self::Missing { .. } => Code::MissingInput,
+            Self::Missing { .. } | Self::Collected { .. } => Code::MissingInput,
             Self::Corrupt { .. } | Self::Shard(_) => Code::Integrity,
             Self::Usage(_) => Code::Usage,
             Self::Interrupted(signal) => Code::Interrupted(*signal),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ssdkd_shards::Role;
 
-use crate::atomic;
+use crate::atomic::{self, CHECKPOINT_FILE};
 use crate::error::StageError;
 use crate::run_folder::{RunFolder, names_in, parse_round};
 
@@ -23,12 +23,14 @@ pub struct Removable {
 }
 
 impl RunFolder {
-    /// State (generator, optimiser) of all rounds of a stage but the newest `keep` and the round `also`; a `keep` of 0
-    /// keeps all.
+    /// State (generator, optimiser) of the rounds of a stage up to `reached`, but for the last `keep` of them and the round
+    /// `also`; a `keep` of 0 keeps all.
     ///
-    /// State is needed only by the next round of its stage.
-    pub fn old_state(&self, stage: &str, keep: usize, also: u32) -> Result<Vec<Removable>, StageError> {
+    /// State is needed only by the next round of its stage. What follows `reached` may be left of a run with other settings: its
+    /// state is not in the place of any that this run needs.
+    pub fn old_state(&self, stage: &str, keep: usize, also: u32, reached: u32) -> Result<Vec<Removable>, StageError> {
         let mut rounds = self.rounds(stage)?;
+        rounds.retain(|&round| round <= reached);
         rounds.truncate(if keep == 0 { 0 } else { rounds.len().saturating_sub(keep) });
         rounds.retain(|&round| round != also);
         self.files_of(stage, &rounds, Role::State, "later rounds go on from their own state")
@@ -48,7 +50,8 @@ impl RunFolder {
         rounds.map(|round| removable(self.folder(stage, round), "the recipe has fewer rounds")).collect()
     }
 
-    /// What interrupted processes left in the run's folder and its stages'. A process at work has some of it, too.
+    /// What interrupted processes left in the run's folder and its stages', but for checkpoints, from which a run goes on. A
+    /// process at work has some of it, too.
     pub fn debris(&self) -> Result<Vec<Removable>, StageError> {
         let why = "an interrupted process left it";
         let mut found = Vec::new();
@@ -61,7 +64,8 @@ impl RunFolder {
                     let hidden = inner.strip_prefix('.').and_then(|name| name.split_once('.'));
                     let unfinished = hidden
                         .is_some_and(|(round, kind)| parse_round(round).is_some() && matches!(kind, "partial" | "old"));
-                    if unfinished || is_temporary(&inner) {
+                    let goes_on = || path.join(&inner).join(CHECKPOINT_FILE).exists();
+                    if (unfinished && !goes_on()) || is_temporary(&inner) {
                         found.push(removable(path.join(inner), why)?);
                     }
                 }
@@ -116,8 +120,8 @@ pub fn remove(removable: &[Removable]) -> Result<u64, StageError> {
 }
 
 /// Removes [old state](RunFolder::old_state); the bytes freed. Only under the run's lock.
-pub fn collect_state(run: &RunFolder, stage: &str, keep: usize, also: u32) -> Result<u64, StageError> {
-    remove(&run.old_state(stage, keep, also)?)
+pub fn collect_state(run: &RunFolder, stage: &str, keep: usize, also: u32, reached: u32) -> Result<u64, StageError> {
+    remove(&run.old_state(stage, keep, also, reached)?)
 }
 
 fn is_temporary(name: &str) -> bool {

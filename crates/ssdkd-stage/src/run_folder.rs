@@ -198,15 +198,8 @@ impl RunFolder {
     fn absent(&self, stage: &str, round: u32, entry: &FileEntry) -> Result<StageError, StageError> {
         let path = self.file(stage, round, &entry.path);
         Ok(if self.may_be_collected(stage, round, entry)? {
-            let what = match entry.role {
-                Role::Shard => format!("the image shard that {stage} left in round {round}"),
-                _ => format!("the state that {stage} left in round {round}"),
-            };
-            let hint = format!(
-                "it was collected after later rounds were complete (keep.states, keep.shards, `ssdkd clean`); {}",
-                self.remake(stage, round)
-            );
-            StageError::Missing { what, path, hint }
+            let what = if entry.role == Role::Shard { "image shard" } else { "state" };
+            StageError::Collected { what, stage: stage.into(), round, path, run: self.root.clone() }
         } else {
             let reason = "it is listed, but not there".into();
             StageError::Corrupt { path, reason, hint: self.remake(stage, round) }

@@ -19,6 +19,8 @@ pub struct Damage {
     pub reason: String,
     /// What makes just this again.
     pub remedy: String,
+    /// Whether it is whole, but made from something else than what is there now: that is a run's to judge.
+    pub stale: bool,
 }
 
 impl RunFolder {
@@ -28,14 +30,14 @@ impl RunFolder {
     pub fn verify(&self, stage: &str, round: u32) -> Result<(usize, Vec<Damage>), StageError> {
         let path = self.file(stage, round, MANIFEST_FILE);
         let remake = self.remake(stage, round);
-        let of_manifest = |reason: String| Damage { path: path.clone(), reason, remedy: remake.clone() };
+        let of_manifest = |reason: String| Damage { path: path.clone(), reason, remedy: remake.clone(), stale: false };
         let manifest = match self.complete(stage, round) {
             Ok(Some(complete)) => complete.manifest,
             Ok(None) => return Ok((0, Vec::new())),
             Err(StageError::Shard(ShardError::NewerSchema { found, supported, .. })) => {
                 let reason = format!("it has schema version {found}, this program knows {supported}");
                 let remedy = "use the program that made the run, or a newer one".into();
-                return Ok((1, vec![Damage { path, reason, remedy }]));
+                return Ok((1, vec![Damage { path, reason, remedy, stale: false }]));
             }
             Err(StageError::Shard(ShardError::Manifest { reason, .. }) | StageError::Corrupt { reason, .. }) => {
                 return Ok((1, vec![of_manifest(reason)]));
@@ -54,17 +56,20 @@ impl RunFolder {
             };
             match self.complete(of, read) {
                 Ok(Some(complete)) if complete.digest == *digest => {}
-                Ok(Some(_)) => {
-                    found.push(of_manifest(format!("it was made from another {input} than the one that is there")));
+                Ok(there) => {
+                    let reason = match there {
+                        Some(_) => format!("it was made from another {input} than the one that is there"),
+                        None => format!("it was made from {input}, which is not there"),
+                    };
+                    found.push(Damage { stale: true, ..of_manifest(reason) });
                 }
-                Ok(None) => found.push(of_manifest(format!("it was made from {input}, which is not there"))),
                 Err(_) => {} // listed where that stage is looked at
             }
         }
         for entry in &manifest.files {
             if let Some(reason) = damage(self, stage, round, entry, true)? {
                 let path = self.file(stage, round, &entry.path);
-                found.push(Damage { path, reason, remedy: remake.clone() });
+                found.push(Damage { path, reason, remedy: remake.clone(), stale: false });
             }
         }
         Ok((1 + manifest.files.len(), found))

@@ -13,7 +13,7 @@ use ssdkd_nn::{CARD_VERSION, OPEN_GPU, TeacherCard, weights};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{CommonArgs, Progress, StageError, remove_unfinished, signals, write_file};
 
-use crate::checkpoint::{self, Description};
+use crate::checkpoint::{self, Checkpoint, Description};
 use crate::settings::TeachSettings;
 use crate::trainer::{EpochReport, Trainer};
 
@@ -43,7 +43,7 @@ pub struct TeachArgs {
     #[arg(long, value_name = "C,H,W", value_delimiter = ',', num_args = 1)]
     pub input: Option<Vec<usize>>,
 
-    /// Start over, and replace what is there
+    /// Train anew, and replace what is there; a training like this one that was stopped is gone on with
     #[arg(long)]
     pub force: bool,
 
@@ -126,26 +126,39 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
 
     let data = train.digest().to_hex().to_string();
     let origin = origin(arguments, &train, &data);
-    let there = !arguments.force && is_there(&files.card, &origin)?;
+    let kept = kept_of(&files, settings, &data);
+    let there = !arguments.force
+        && match is_there(&files.card, &origin) {
+            // Only --force begins a training over another teacher: who goes on with it has said so before.
+            Err(_) if kept.is_some() => false,
+            there => there?,
+        };
     // What a killed process left; two trainings of one name would be in each other's way in any case.
     files.all().into_iter().try_for_each(remove_unfinished)?;
     if there {
         tracing::info!("{} is there already: nothing to do", files.card.display());
         // A process that was killed after its last act but one left its checkpoint; another training's is not ours to remove.
-        let kept = checkpoint::load(&files.checkpoint).ok().flatten();
-        let ours = kept.is_some_and(|(kept, _)| (&kept.settings, &kept.data) == (settings, &data));
-        return if ours { files.remove_checkpoint() } else { Ok(()) };
+        return if kept.is_some() { files.remove_checkpoint() } else { Ok(()) };
     }
     let device = arguments.common.device.open(Device::Cpu, OPEN_GPU)?;
     let failed = |what: &str, error: candle_core::Error| StageError::other(Code::Failed, format!("{what}: {error}"));
-    let mut trainer = Trainer::new(settings, &train, &device).map_err(|error| {
-        StageError::other(Code::Usage, format!("cannot train a {}: {error}", settings.architecture))
-    })?;
+    let fresh = || {
+        Trainer::new(settings, &train, &device).map_err(|error| {
+            StageError::other(Code::Usage, format!("cannot train a {}: {error}", settings.architecture))
+        })
+    };
+    let mut trainer = fresh()?;
     let description = Description { settings: settings.clone(), data, position: trainer.position() };
     let mut log = Vec::new();
-    if !arguments.force && go_on(&files, &description, &mut trainer)? {
-        log = read_log(&files.log, trainer.position().epoch)?;
-        tracing::info!("going on at epoch {}, step {}", trainer.position().epoch + 1, trainer.position().step);
+    match kept.map(|(found, tensors)| trainer.load_state(found.position, tensors)) {
+        Some(Ok(())) => {
+            log = read_log(&files.log, trainer.position().epoch)?;
+            tracing::info!("going on at epoch {}, step {}", trainer.position().epoch + 1, trainer.position().step);
+        }
+        Some(Err(error)) if !arguments.force => return Err(checkpoint::unusable(&files.checkpoint, error)),
+        Some(Err(_)) => trainer = fresh()?, // half of the state is none
+        None if !arguments.force => refuse_other_checkpoint(&files.checkpoint, &description)?,
+        None => {}
     }
 
     let save = |trainer: &Trainer<'_>| {
@@ -215,23 +228,24 @@ fn is_there(card: &Path, origin: &str) -> Result<bool, StageError> {
     Ok(found.read_weights(card).is_ok())
 }
 
-/// Takes up the checkpoint, if there is one of this training.
-fn go_on(files: &Files, wanted: &Description, trainer: &mut Trainer<'_>) -> Result<bool, StageError> {
-    let path = &files.checkpoint;
-    let Some((found, tensors)) = checkpoint::load(path)? else { return Ok(false) };
-    if (&found.settings, &found.data) != (&wanted.settings, &wanted.data) {
-        let why = if found.settings == wanted.settings {
-            "the training images are others".into()
-        } else {
-            format!("it was made with {}", found.settings.to_flags())
-        };
-        return Err(StageError::Usage(format!(
-            "the checkpoint {} belongs to another training: {why}\nhint: use the same flags, another --name, or --force",
-            path.display()
-        )));
-    }
-    trainer.load_state(found.position, tensors).map_err(|error| checkpoint::unusable(path, error))?;
-    Ok(true)
+/// The checkpoint, if there is one and it is of exactly this training.
+fn kept_of(files: &Files, settings: &TeachSettings, data: &str) -> Option<Checkpoint> {
+    let (found, tensors) = checkpoint::load(&files.checkpoint).ok().flatten()?;
+    ((&found.settings, found.data.as_str()) == (settings, data)).then_some((found, tensors))
+}
+
+/// A checkpoint that cannot be gone on from is an error: it would be overwritten.
+fn refuse_other_checkpoint(path: &Path, wanted: &Description) -> Result<(), StageError> {
+    let Some((found, _)) = checkpoint::load(path)? else { return Ok(()) };
+    let why = if found.settings == wanted.settings {
+        "the training images are others".into()
+    } else {
+        format!("it was made with {}", found.settings.to_flags())
+    };
+    Err(StageError::Usage(format!(
+        "the checkpoint {} belongs to another training: {why}\nhint: use the same flags, another --name, or --force",
+        path.display()
+    )))
 }
 
 /// The lines of the epochs that are complete; the log may be ahead of the checkpoint.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use ssdkd_data::Dataset;
@@ -145,9 +145,10 @@ impl<'a> Trainer<'a> {
             None => Value::constant(images),
         };
 
-        let logits = self.network.forward(&images, &Pass::train())?.logits; // (B, K)
-        let loss = ops::cross_entropy_smoothed(&logits, &targets, self.settings.label_smoothing)?;
-        let (logits, loss_tensor) = (logits.tensor().clone(), loss.detach());
+        let answers = self.network.forward(&images, &Pass::train())?.logits; // (B, K)
+        let loss = ops::cross_entropy_smoothed(&answers, &targets, self.settings.label_smoothing)?;
+        let (logits, loss_tensor) = (answers.tensor().clone(), loss.detach());
+        drop(answers); // who holds a value holds what it was made of
         let lr = self.settings.learning_rate(self.steps_done(), self.total_steps());
         self.optimizer.step(&loss.backward()?, lr)?;
         self.update_average()?;
@@ -211,15 +212,10 @@ impl<'a> Trainer<'a> {
     }
 
     fn update_average(&self) -> Result<()> {
-        let Some(average) = &self.average else { return Ok(()) };
-        for ((_, target), (_, source)) in average.store().all().iter().zip(self.network.store().all()) {
-            if source.dtype() == DType::F32 {
-                ops::lerp_assign(target, &source, 1.0 - self.settings.ema)?;
-            } else {
-                target.set(&source)?; // batches seen: a count, not an average
-            }
+        match &self.average {
+            Some(average) => average.store().move_towards(self.network.store(), 1.0 - self.settings.ema),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Everything that a later step needs, besides the position.
@@ -278,6 +274,7 @@ fn below(rng: &mut impl Rng, count: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::DType;
     use ssdkd_data::{Split, shapes};
 
     fn settings() -> TeachSettings {

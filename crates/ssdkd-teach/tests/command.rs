@@ -1,7 +1,7 @@
 //! The program as a user drives it: stopped, gone on with, run again, run differently.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,22 @@ fn check(output: &Output, code: i32, parts: &[&str]) {
     }
 }
 
+/// Starts a training and stops it once it has made a checkpoint; where that is.
+#[cfg(unix)]
+#[track_caller]
+fn stop_at_checkpoint(folder: &Path, out: &str, more: &[&str]) -> PathBuf {
+    let running = teach(folder, out, more).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let checkpoint = folder.join(out).join("resnet8.checkpoint.safetensors");
+    let started = Instant::now();
+    while !checkpoint.exists() {
+        assert!(started.elapsed() < Duration::from_secs(60), "no checkpoint after a minute");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args(["-INT", &running.id().to_string()]).status().unwrap().success());
+    check(&running.wait_with_output().unwrap(), 130, &["stopped by SIGINT", "hint: run the same command again"]);
+    checkpoint
+}
+
 #[test]
 #[cfg(unix)]
 fn stopped_and_gone_on_with_gives_the_same_bytes() {
@@ -54,15 +70,7 @@ fn stopped_and_gone_on_with_gives_the_same_bytes() {
     write_data(&folder.join("data"));
     check(&teach(folder, "whole", &[]).output().unwrap(), 0, &["epoch 60/60", "whole/resnet8.json"]);
 
-    let running = teach(folder, "parts", &[]).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let checkpoint = folder.join("parts/resnet8.checkpoint.safetensors");
-    let started = Instant::now();
-    while !checkpoint.exists() {
-        assert!(started.elapsed() < Duration::from_secs(60), "no checkpoint after a minute");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert!(Command::new("kill").args(["-INT", &running.id().to_string()]).status().unwrap().success());
-    check(&running.wait_with_output().unwrap(), 130, &["stopped by SIGINT", "hint: run the same command again"]);
+    let checkpoint = stop_at_checkpoint(folder, "parts", &[]);
     assert!(checkpoint.exists() && !folder.join("parts/resnet8.json").exists());
 
     // Other settings cannot go on from there.
@@ -87,6 +95,41 @@ fn stopped_and_gone_on_with_gives_the_same_bytes() {
     check(&teach(folder, "parts", &["--lr", "0.05"]).output().unwrap(), 2, &["is another teacher"]);
     check(&teach(folder, "parts", &[]).output().unwrap(), 0, &["nothing to do"]);
     assert!(!checkpoint.exists() && !unfinished.exists());
+}
+
+/// Whoever has said --force once need not say it again, and may.
+#[test]
+#[cfg(unix)]
+fn a_training_over_another_teacher_is_gone_on_with() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path();
+    write_data(&folder.join("data"));
+    check(&teach(folder, "whole", &[]).output().unwrap(), 0, &["epoch 60/60"]);
+    for (out, force) in [("silent", &[][..]), ("forced", &["--force"][..])] {
+        check(&training(folder, out, &["--epochs", "1"]).output().unwrap(), 0, &["epoch 1/1"]);
+        check(&teach(folder, out, &[]).output().unwrap(), 2, &["is another teacher", "--force"]);
+        let checkpoint = stop_at_checkpoint(folder, out, &["--force"]);
+        // A third training is neither of them.
+        check(&teach(folder, out, &["--lr", "0.05"]).output().unwrap(), 2, &["is another teacher"]);
+        check(&teach(folder, out, force).output().unwrap(), 0, &["going on at epoch", "epoch 60/60"]);
+        assert!(!checkpoint.exists());
+        assert!(bytes_of(&folder.join(out)) == bytes_of(&folder.join("whole")), "{out}: bytes differ");
+        let log = std::fs::read_to_string(folder.join(out).join("resnet8.training.jsonl")).unwrap();
+        assert_eq!(log.lines().count(), 60, "of this training alone:\n{log}");
+    }
+
+    // From a checkpoint of something else, or of nothing, --force starts over.
+    for (out, damage) in [("other", false), ("damaged", true)] {
+        let checkpoint = stop_at_checkpoint(folder, out, if damage { &[] } else { &["--lr", "0.05"] });
+        if damage {
+            std::fs::write(&checkpoint, "no checkpoint").unwrap();
+            check(&teach(folder, out, &[]).output().unwrap(), 4, &["cannot go on from the checkpoint", "--force"]);
+        }
+        let again = teach(folder, out, &["--force"]).output().unwrap();
+        check(&again, 0, &["epoch 60/60"]);
+        assert!(!String::from_utf8_lossy(&again.stderr).contains("going on"));
+        assert!(bytes_of(&folder.join(out)) == bytes_of(&folder.join("whole")), "{out}: bytes differ");
+    }
 }
 
 /// The files in a folder, but for the log, which has clocks in it.

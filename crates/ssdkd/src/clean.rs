@@ -1,6 +1,5 @@
 //! `ssdkd clean`: removes what of a run takes up room and nothing needs.
 
-use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -45,12 +44,12 @@ pub fn clean(arguments: &CleanArgs) -> Result<()> {
     let mut found = run.debris()?;
     for stage in STAGE_NAMES {
         found.extend(run.surplus_rounds(stage, rounds)?);
-        found.extend(run.old_state(stage, states, first)?);
+        found.extend(run.old_state(stage, states, first, rounds - 1)?);
     }
     if arguments.shards
-        && let Some(last) = run.latest_complete("balance")?
+        && let Some(last) = context.last_round("balance")?
     {
-        let wanted = context.buffer(last)?.iter().map(|row| row.birth_round).collect::<HashSet<_>>();
+        let wanted = context.wanted_shards(last)?;
         found.extend(run.unused_shards("invert", &wanted)?);
     }
     let mut text = String::new();

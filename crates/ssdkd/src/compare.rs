@@ -13,6 +13,7 @@ use ssdkd_stage::{StageError, exit, write_file};
 
 use crate::histogram::BINS;
 use crate::plot::{self, Line};
+use crate::report::STRIP;
 use crate::results::{Row, record, recorded};
 
 /// `ssdkd compare`
@@ -32,33 +33,46 @@ pub struct CompareArgs {
 /// How `results.md` begins.
 const HEAD: &str = "# Results\n\n\
     Made by `ssdkd compare` from results.json, which has a row for each run. **last** is the last student's top-1 accuracy;\n\
-    beside it mean and deviation over the last rounds that were measured. The test set steers nothing. Times are sums over all\n\
+    beside it mean and deviation over the last rounds that were measured. No run sees the test set. Times are sums over all\n\
     stages, on the machine and with the threads that the list below the table names.\n";
 
 /// Adds the runs to the record; writes and prints the tables, and draws the charts.
 pub fn compare(arguments: &CompareArgs) -> Result<()> {
     let path = arguments.out.join("results.json");
     let mut rows = recorded(&path)?;
+    let mut strips = BTreeMap::new(); // the first run of a method that is named stands for it
     for run in &arguments.runs {
-        record(&mut rows, Row::read(run)?);
+        let row = Row::read(run)?;
+        if let Ok(strip) = std::fs::read(run.join("report").join(STRIP)) {
+            strips.entry(strip_name(&row)).or_insert(strip);
+        }
+        record(&mut rows, row);
     }
     if rows.is_empty() {
         let hint = "name the folders of the runs to compare".into();
         return Err(StageError::Missing { what: "a result".into(), path, hint }.into());
     }
     std::fs::create_dir_all(&arguments.out).with_context(|| format!("cannot make {}", arguments.out.display()))?;
-    let write = |name: &str, text: &str| write_file(&arguments.out.join(name), text.as_bytes());
-    write("results.json", &(serde_json::to_string_pretty(&rows)? + "\n"))?;
+    let write = |name: &str, bytes: &[u8]| write_file(&arguments.out.join(name), bytes);
+    write("results.json", (serde_json::to_string_pretty(&rows)? + "\n").as_bytes())?;
+    for (name, strip) in &strips {
+        write(name, strip)?;
+    }
     let mut text = String::new();
     for (pair, of_pair) in by_pair(&rows) {
+        let methods = methods(&of_pair);
         let real = rows.iter().filter(|row| row.is_real_student_of(pair)).collect::<Vec<_>>();
-        describe(&mut text, pair, &of_pair, &real)?;
-        for (file, chart) in charts(pair, &of_pair)? {
-            write(&file, &chart)?;
+        describe(&mut text, pair, &methods, &real)?;
+        for (file, chart) in charts(pair, &methods)? {
+            write(&file, chart.as_bytes())?;
             writeln!(text, "![{pair}]({file})")?;
         }
+        let mut strips = methods.iter().map(|method| (method.rows[0], strip_name(method.rows[0]))).collect::<Vec<_>>();
+        let mut seen = BTreeSet::new();
+        strips.retain(|(_, file)| arguments.out.join(file).exists() && seen.insert(file.clone()));
+        describe_strips(&mut text, &strips)?;
     }
-    write("results.md", &format!("{HEAD}{text}"))?;
+    write("results.md", format!("{HEAD}{text}").as_bytes())?;
     Ok(exit::print(&format!("{text}\nwritten to {}\n", arguments.out.display()))?)
 }
 
@@ -70,11 +84,49 @@ fn by_pair(rows: &[Row]) -> BTreeMap<&str, Vec<&Row>> {
     pairs
 }
 
+/// The runs of one method with one size of the buffer, by their seeds; there is at least one.
+struct Method<'a> {
+    name: String,
+    rows: Vec<&'a Row>,
+}
+
+impl Method<'_> {
+    /// Mean and sample deviation of the last students; `None` if none was measured.
+    fn last(&self) -> Option<(f64, f64)> {
+        let last = self.rows.iter().filter_map(|row| row.last).collect::<Vec<_>>();
+        let mean = last.iter().sum::<f64>() / last.len() as f64;
+        let variance = last.iter().map(|last| (last - mean).powi(2)).sum::<f64>() / (last.len() as f64 - 1.0).max(1.0);
+        (!last.is_empty()).then(|| (mean, variance.sqrt()))
+    }
+}
+
+/// The methods of a pair, the best first. One that was run with several sizes of the buffer is several, and says so.
+fn methods<'a>(rows: &[&'a Row]) -> Vec<Method<'a>> {
+    let mut groups = BTreeMap::<(&str, u64), Vec<&Row>>::new();
+    for row in rows {
+        groups.entry((&row.method, row.buffer)).or_default().push(row);
+    }
+    let sizes = |method: &str| groups.keys().filter(|(other, _)| *other == method).count();
+    let mut methods = groups
+        .iter()
+        .map(|(&(method, buffer), rows)| {
+            let name = if sizes(method) > 1 { format!("{method}, {buffer} kept") } else { method.into() };
+            let mut rows = rows.clone();
+            rows.sort_by_key(|row| row.seed);
+            Method { name, rows }
+        })
+        .collect::<Vec<_>>();
+    let last = |method: &Method<'_>| method.last().map_or(0.0, |(mean, _)| mean);
+    methods.sort_by(|a, b| last(b).total_cmp(&last(a)));
+    methods
+}
+
 /// The section of one pair: a row for each run, the spread over seeds, and how each was made.
-fn describe(text: &mut String, pair: &str, rows: &[&Row], real: &[&Row]) -> Result<()> {
+fn describe(text: &mut String, pair: &str, methods: &[Method<'_>], real: &[&Row]) -> Result<()> {
+    let rows = || methods.iter().flat_map(|method| method.rows.iter());
     let percent = |value: Option<f64>| value.map_or("–".into(), |value| format!("{:.2}", 100.0 * value));
     writeln!(text, "\n## {pair}\n")?;
-    if let Some(teacher) = rows.iter().find_map(|row| row.teacher) {
+    if let Some(teacher) = rows().find_map(|row| row.teacher) {
         writeln!(text, "The teacher: {:.2} %.\n", 100.0 * teacher)?;
     }
     for row in real {
@@ -90,7 +142,7 @@ fn describe(text: &mut String, pair: &str, rows: &[&Row], real: &[&Row]) -> Resu
         "| method | seed | last, % | last rounds, % | buffer | images | steps | synthesis, s | distillation, s | total, s | MiB |\n\
          |---|---|---|---|---|---|---|---|---|---|---|\n",
     );
-    for row in rows {
+    for row in rows() {
         writeln!(
             text,
             "| {} | {} | {} | {} ± {} | {} | {} | {} | {:.0} | {:.0} | {:.0} | {} |",
@@ -109,17 +161,14 @@ fn describe(text: &mut String, pair: &str, rows: &[&Row], real: &[&Row]) -> Resu
         )?;
     }
     text.push('\n');
-    for (method, buffer) in rows.iter().map(|row| (&row.method, row.buffer)).collect::<BTreeSet<_>>() {
-        let same = rows.iter().filter(|row| row.method == *method && row.buffer == buffer);
-        let last = same.filter_map(|row| row.last).collect::<Vec<_>>();
-        if let [_, _, ..] = last[..] {
-            let mean = last.iter().sum::<f64>() / last.len() as f64;
-            let variance = last.iter().map(|last| (last - mean).powi(2)).sum::<f64>() / (last.len() - 1) as f64;
-            let (mean, deviation) = (100.0 * mean, 100.0 * variance.sqrt());
-            writeln!(text, "{method}, the last students of {} seeds: **{mean:.2} ± {deviation:.2} %**\n", last.len())?;
+    for method in methods.iter().filter(|method| method.rows.len() > 1) {
+        if let Some((mean, deviation)) = method.last() {
+            let (mean, deviation) = (100.0 * mean, 100.0 * deviation);
+            let (name, seeds) = (&method.name, method.rows.len());
+            writeln!(text, "{name}, the last students of {seeds} seeds: **{mean:.2} ± {deviation:.2} %**\n")?;
         }
     }
-    for row in rows {
+    for row in rows() {
         writeln!(
             text,
             "- {}, seed {}: `{}` ({} test images; {}; {})",
@@ -130,50 +179,66 @@ fn describe(text: &mut String, pair: &str, rows: &[&Row], real: &[&Row]) -> Resu
     Ok(())
 }
 
+/// Images of each method, as far as they were kept.
+fn describe_strips(text: &mut String, strips: &[(&Row, String)]) -> Result<()> {
+    if !strips.is_empty() {
+        text.push_str("\nThe newest images of the last buffer, two of each class:\n\n| method | images |\n|---|---|\n");
+    }
+    for (row, file) in strips {
+        writeln!(text, "| {} | ![{}]({file}) |", row.method, row.method)?;
+    }
+    Ok(())
+}
+
+/// Letters and digits of a text, with dashes between.
+fn slug(text: &str) -> String {
+    let parts = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("-")
+}
+
+/// Where the images of a row's method are kept beside the table.
+fn strip_name(row: &Row) -> String {
+    format!("{}-images-{}.png", slug(&row.pair), slug(&row.method).to_lowercase())
+}
+
 /// The charts of one pair: file names and SVG.
-fn charts(pair: &str, rows: &[&Row]) -> Result<Vec<(String, String)>> {
-    let stem = pair.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
-    let stem = stem.collect::<Vec<_>>().join("-");
-    let names = rows.iter().map(|row| format!("{}, seed {}", row.method, row.seed)).collect::<Vec<_>>();
-    let of_all = |axes, points: &dyn Fn(&Row) -> Vec<(f64, f64)>| {
-        let lines = rows.iter().zip(&names).map(|(row, name)| Line { name, points: points(row) });
-        plot::lines(pair, axes, &lines.collect::<Vec<_>>())
-    };
-    let numbered = |shares: Vec<f64>, width: f64| {
-        let percent = |(index, share)| ((index as f64 + 0.5) * width, 100.0 * share);
-        shares.into_iter().enumerate().map(percent).collect::<Vec<_>>()
-    };
+fn charts(pair: &str, methods: &[Method<'_>]) -> Result<Vec<(String, String)>> {
     let accuracy = "accuracy, %";
+    let over = |x: &str, of: fn(&(u64, f64, f64)) -> f64| {
+        let lines = methods.iter().flat_map(|method| {
+            let curve = |row: &&Row| row.curve.iter().map(|point| (of(point), 100.0 * point.2)).collect();
+            method.rows.iter().map(move |row| Line { name: &method.name, points: curve(row) })
+        });
+        plot::lines(pair, (x, accuracy), &lines.collect::<Vec<_>>())
+    };
+    let shares = |x: &str, width: f64, of: fn(&Row) -> Vec<f64>| {
+        let panels = methods.iter().map(|method| {
+            let percent = of(method.rows[0]).into_iter().map(|share| 100.0 * share).collect();
+            (method.name.as_str(), percent)
+        });
+        plot::panels(&format!("synthesised images: {pair}"), (x, "%"), width, &panels.collect::<Vec<_>>())
+    };
     let mut charts = vec![
-        ("steps", of_all(("distillation steps", accuracy), &|row| curve(row, |point| point.0 as f64))?),
-        ("time", of_all(("seconds in all", accuracy), &|row| curve(row, |point| point.1))?),
-        ("classes", of_all(("teacher's class", "synthesised images, %"), &|row| numbered(row.made.shares().0, 1.0))?),
-        (
-            "confidence",
-            of_all(("teacher's confidence", "synthesised images, %"), &|row| {
-                numbered(row.made.shares().1, 1.0 / BINS as f64)
-            })?,
-        ),
+        ("steps", over("distillation steps", |point| point.0 as f64)?),
+        ("time", over("seconds in all", |point| point.1)?),
+        ("classes", shares("teacher's class", 1.0, |row| row.made.shares().0)?),
+        ("confidence", shares("teacher's confidence", 1.0 / BINS as f64, |row| row.made.shares().1)?),
     ];
-    let by_buffer = by_buffer(rows);
+    let by_buffer = by_buffer(methods);
     if !by_buffer.is_empty() {
         let lines = by_buffer.iter().map(|(name, points)| Line { name, points: points.clone() });
         charts.push(("buffer", plot::lines(pair, ("images in the buffer", accuracy), &lines.collect::<Vec<_>>())?));
     }
-    Ok(charts.into_iter().map(|(over, chart)| (format!("{stem}-over-{over}.svg"), chart)).collect())
+    Ok(charts.into_iter().map(|(over, chart)| (format!("{}-over-{over}.svg", slug(pair)), chart)).collect())
 }
 
-fn curve(row: &Row, x: fn(&(u64, f64, f64)) -> f64) -> Vec<(f64, f64)> {
-    row.curve.iter().map(|point| (x(point), 100.0 * point.2)).collect()
-}
-
-/// Size of the buffer and accuracy, of each method and seed that was run with several sizes.
-fn by_buffer(rows: &[&Row]) -> BTreeMap<String, Vec<(f64, f64)>> {
-    let mut lines = BTreeMap::<String, Vec<(f64, f64)>>::new();
-    for row in rows {
-        if let Some(last) = row.last {
-            let line = lines.entry(format!("{}, seed {}", row.method, row.seed)).or_default();
-            line.push((row.buffer as f64, 100.0 * last));
+/// Size of the buffer and mean accuracy, of each method that was run with several sizes.
+fn by_buffer<'a>(methods: &[Method<'a>]) -> BTreeMap<&'a str, Vec<(f64, f64)>> {
+    let mut lines = BTreeMap::<&str, Vec<(f64, f64)>>::new();
+    for method in methods {
+        if let Some((last, _)) = method.last() {
+            let row = method.rows[0];
+            lines.entry(&row.method).or_default().push((row.buffer as f64, 100.0 * last));
         }
     }
     lines.retain(|_, points| points.len() > 1);
@@ -190,22 +255,27 @@ mod tests {
 
     #[test]
     fn seeds_are_summed_up_by_their_mean_and_sample_deviation() {
-        let rows = [result("ours", 0, 0.5), result("ours", 1, 0.6), result("theirs", 0, 0.4)];
+        let rows = [result("theirs", 0, 0.4), result("ours", 1, 0.6), result("ours", 0, 0.5)];
         let real = Row { steps: 77, ..result("labels", 0, 0.91) };
+        let methods = methods(&rows.iter().collect::<Vec<_>>());
         let mut text = String::new();
-        describe(&mut text, &rows[0].pair, &rows.iter().collect::<Vec<_>>(), &[&real]).unwrap();
+        describe(&mut text, &rows[0].pair, &methods, &[&real]).unwrap();
         assert!(text.contains("ours, the last students of 2 seeds: **55.00 ± 7.07 %**"), "{text}");
         assert!(text.contains("91.00 % after 77 steps"), "{text}");
         assert!(!text.contains("theirs, the last"), "{text}");
+        let order = ["| ours | 0 ", "| ours | 1 ", "| theirs | 0 "].map(|row| text.find(row).expect(row));
+        assert!(order.is_sorted(), "the best method first, seeds in order: {text}");
     }
 
     #[test]
     fn sizes_of_the_buffer_make_a_line() {
         let small = Row { buffer: 512, ..result("ours", 0, 0.3) };
-        let rows = [result("ours", 0, 0.5), small, result("theirs", 0, 0.4)];
-        let rows = rows.iter().collect::<Vec<_>>();
-        assert_eq!(by_buffer(&rows), BTreeMap::from([("ours, seed 0".into(), vec![(512.0, 30.0), (5120.0, 50.0)])]));
-        let files = charts(&rows[0].pair, &rows).unwrap().into_iter().map(|(file, _)| file).collect::<Vec<_>>();
+        let rows = [result("ours", 0, 0.5), small, result("ours", 1, 0.75), result("theirs", 0, 0.4)];
+        let methods = methods(&rows.iter().collect::<Vec<_>>());
+        let names = methods.iter().map(|method| method.name.as_str()).collect::<Vec<_>>();
+        assert_eq!(names, ["ours, 5120 kept", "theirs", "ours, 512 kept"]);
+        assert_eq!(by_buffer(&methods), BTreeMap::from([("ours", vec![(512.0, 30.0), (5120.0, 62.5)])]));
+        let files = charts(&rows[0].pair, &methods).unwrap().into_iter().map(|(file, _)| file).collect::<Vec<_>>();
         assert_eq!(files[0], "wrn-40-2-wrn-16-1-on-cifar10-over-steps.svg");
         assert_eq!(files[4], "wrn-40-2-wrn-16-1-on-cifar10-over-buffer.svg");
     }

@@ -66,7 +66,7 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
 
     let (height, width, channels) = teacher.input_shape();
     let images = |count: usize| Tensor::rand(0f32, 1f32, (count, height, width, channels), &device);
-    let mut distiller = Distiller::new(distill.clone(), &teacher, &student)?;
+    let mut distiller = Distiller::new(distill.clone(), &teacher, &student, 0)?;
     let batch = images(distill.batch)?;
     let mut step = 0.0;
     for index in 0..3 {

@@ -8,6 +8,8 @@ use ssdkd_context::{Context, STUDENT};
 use ssdkd_nn::{CARD_VERSION, TeacherCard};
 use ssdkd_stage::{StageArgs, exit, write_file};
 
+use crate::run;
+
 /// `ssdkd export`
 #[derive(Debug, Args)]
 pub struct ExportArgs {
@@ -22,8 +24,11 @@ pub struct ExportArgs {
 /// Exports the student of `--round`, or the last one.
 pub fn export(arguments: &ExportArgs) -> Result<()> {
     let threads = arguments.stage.common.set_up()?;
-    let mut context = Context::open(&arguments.stage, "ssdkd export", threads)?;
-    let last = context.run().latest_complete("distill")?;
+    if run::only_asked(&arguments.stage, &format!("write a student to {}", arguments.out.display()))? {
+        return Ok(());
+    }
+    let mut context = Context::read_only(&arguments.stage, threads)?;
+    let last = context.last_round("distill")?;
     let round = arguments.stage.round.or(last).context("the run has no student yet\nhint: `ssdkd run RECIPE` first")?;
     let (bytes, _) = context.read("distill", round, STUDENT)?;
     let student = context.student_after(round)?;

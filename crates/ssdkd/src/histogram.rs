@@ -22,7 +22,9 @@ impl Histogram {
     fn of(classes: usize, images: impl IntoIterator<Item = (u32, f32)>) -> Self {
         let mut counts = Self { classes: vec![0; classes], confidences: vec![0; BINS] };
         for (class, confidence) in images {
-            counts.classes[class as usize] += 1;
+            if let Some(count) = counts.classes.get_mut(class as usize) {
+                *count += 1;
+            }
             counts.confidences[((confidence * BINS as f32) as usize).min(BINS - 1)] += 1;
         }
         counts
@@ -38,7 +40,7 @@ impl Histogram {
     /// Of what the last rounds made, before any of it was evicted.
     pub fn of_recent(context: &mut Context) -> Result<Self> {
         let mut images = Vec::new();
-        for round in context.run().rounds("invert")?.into_iter().rev().take(RECENT) {
+        for round in context.rounds("invert")?.into_iter().rev().take(RECENT) {
             if !context.has_shard(round) {
                 continue; // collected
             }

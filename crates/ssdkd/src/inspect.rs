@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -20,10 +21,19 @@ pub struct InspectArgs {
 /// Prints what the file says of itself.
 pub fn inspect(arguments: &InspectArgs) -> Result<()> {
     let path = &arguments.file;
-    let bytes = std::fs::read(path).map_err(|error| StageError::Missing {
-        what: "the file".into(),
-        path: path.clone(),
-        hint: error.to_string(),
+    if path.is_dir() {
+        return Err(StageError::Usage(format!(
+            "{0} is a folder\nhint: name one file in it; `ssdkd status {0}` looks into a run",
+            path.display()
+        ))
+        .into());
+    }
+    let bytes = std::fs::read(path).map_err(|source| match source.kind() {
+        ErrorKind::NotFound => {
+            let hint = "check the path; `ssdkd status RUN` says what of a run is there".into();
+            StageError::Missing { what: "the file".into(), path: path.clone(), hint }
+        }
+        _ => StageError::Read { path: path.clone(), source },
     })?;
     let mut text = String::new();
     match path.extension().and_then(|extension| extension.to_str()) {

@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use ssdkd_context::{Context, SHARD, STUDENT};
-use ssdkd_data::{DataError, Dataset, Split};
-use ssdkd_method::Diagnostics;
+use ssdkd_context::{Context, Recipe, SHARD, STUDENT};
+use ssdkd_data::{Dataset, Split};
+use ssdkd_evaluate::open_data;
+use ssdkd_method::{AugmentSettings, Diagnostics};
 use ssdkd_nn::Network;
 use ssdkd_nn::random::stream;
-use ssdkd_stage::exit::Code;
-use ssdkd_stage::{Progress, StageArgs, StageError, signals, write_file};
+use ssdkd_stage::{Progress, RunLock, StageArgs, StageError, signals, write_file};
+
+use crate::run;
 
 /// Images in one forward pass.
 const BATCH: usize = 256;
@@ -21,7 +24,7 @@ const BATCH: usize = 256;
 /// Images that are judged of a data set and of each shard, at most.
 const JUDGED: usize = 512;
 
-/// `evaluate/students.json`: what was measured, by the digest of the weights.
+/// `evaluate/students.json`: what was measured, each with what it depends on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measurements {
@@ -31,10 +34,16 @@ pub struct Measurements {
     pub data_digest: String,
     /// How many images that was.
     pub images: usize,
+    /// Stands for the teacher that measured and was measured; `None` in a record of an earlier version.
+    #[serde(default)]
+    pub teacher_digest: Option<String>,
     /// The teacher's top-1 accuracy.
-    pub teacher: f64,
+    pub teacher: Option<f64>,
     /// Top-1 accuracy by the digest of the student's weights.
     pub students: BTreeMap<String, f64>,
+    /// The views of images that the figures below are of; `None` in a record of an earlier version.
+    #[serde(default)]
+    pub views: Option<AugmentSettings>,
     /// Whether these images are any good, judged by the teacher as a run's own are: what to compare those with.
     #[serde(default)]
     pub real: Option<Diagnostics>,
@@ -43,13 +52,40 @@ pub struct Measurements {
     pub shards: BTreeMap<String, Diagnostics>,
 }
 
+impl Measurements {
+    /// Forgets what another teacher's is or was judged by it, or with other views. Where the record does not say, `doubt` decides.
+    fn forget_others(&mut self, teacher: String, views: AugmentSettings, doubt: bool) {
+        let other_teacher = self.teacher_digest.as_ref().map_or(doubt, |known| *known != teacher);
+        let other_views = self.views.map_or(doubt, |known| known != views);
+        if other_teacher {
+            self.teacher = None;
+        }
+        if other_teacher || other_views {
+            self.real = None;
+            self.shards.clear();
+        }
+        (self.teacher_digest, self.views) = (Some(teacher), Some(views));
+    }
+
+    /// Forgets what was measured on other data.
+    fn forget_other_data(&mut self, digest: String) {
+        if self.data_digest != digest {
+            (self.teacher, self.real) = (None, None);
+            self.students.clear();
+        }
+        self.data_digest = digest;
+    }
+}
+
 /// `ssdkd evaluate`
 pub fn evaluate(arguments: &StageArgs) -> Result<()> {
     let threads = arguments.common.set_up()?;
-    let mut context = Context::open(arguments, "ssdkd evaluate", threads)?;
-    if arguments.dry_run {
+    if run::only_asked(arguments, "measure the students that have not been measured")? {
         return Ok(());
     }
+    let mut context = Context::read_only(arguments, threads)?;
+    // What is measured goes into the run.
+    let _lock = RunLock::acquire(context.run(), "ssdkd evaluate")?;
     measure(&mut context)
 }
 
@@ -58,36 +94,45 @@ pub fn path(context: &Context) -> PathBuf {
     context.run().evaluate().join("students.json")
 }
 
-/// What has been measured of a run; empty if nothing has been.
+/// What has been measured of a run, but for what is known to be of another teacher or other views; empty if nothing has been.
 pub fn read(context: &Context) -> Result<Measurements> {
+    let mut measured = stored(context)?;
+    measured.forget_others(context.teacher_digest(), context.recipe().distill.augment, false);
+    Ok(measured)
+}
+
+/// `students.json` as it is.
+fn stored(context: &Context) -> Result<Measurements> {
     let path = path(context);
-    match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} is damaged\nhint: remove it and run `ssdkd evaluate` again", path.display())),
-        Err(_) => Ok(Measurements::default()),
-    }
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Measurements::default()),
+        Err(source) => return Err(StageError::Read { path, source }.into()),
+    };
+    serde_json::from_slice(&bytes)
+        .with_context(|| format!("{} is damaged\nhint: remove it and run `ssdkd evaluate` again", path.display()))
 }
 
 /// Measures the teacher and the students of the last rounds, and of every so-manieth before, unless that is done.
 pub fn measure(context: &mut Context) -> Result<()> {
-    let Some(spec) = data_spec(context) else {
+    let Some(spec) = data_spec(context.recipe()) else {
         tracing::warn!("no data to measure on\nhint: DATA=FOLDER, SSDKD_DATA or evaluate.data names a data set");
         return Ok(());
     };
     let settings = context.recipe().evaluate.clone();
     let card = context.teacher_card();
-    let mut data = ssdkd_data::open(&spec, Split::Test, Some(card.input)).map_err(data_error)?;
+    let mut data = open_data(&spec, Split::Test, Some(card.input))?;
     if settings.limit > 0 {
         data.truncate(settings.limit);
     }
-    let data_digest = data.digest().to_hex().to_string();
-    let mut measured = read(context)?;
-    if measured.data_digest != data_digest {
-        let teacher = context.teacher()?;
-        let teacher = accuracy(&teacher, &data)?;
-        measured = Measurements { data_digest, images: data.len(), teacher, ..Measurements::default() };
-    }
+    let mut measured = stored(context)?;
+    measured.forget_others(context.teacher_digest(), context.recipe().distill.augment, true);
+    measured.forget_other_data(data.digest().to_hex().to_string());
+    measured.images = data.len();
     measured.data = spec; // the same data may have moved
+    if measured.teacher.is_none() {
+        measured.teacher = Some(accuracy(&*context.teacher()?, &data)?);
+    }
     if measured.real.is_none() {
         measured.real = Some(judge_real(context, &data)?);
     }
@@ -154,9 +199,14 @@ pub fn rounds_to_measure(context: &Context) -> Result<Vec<u32>> {
     Ok(wanted.map(|(_, &round)| round).collect())
 }
 
+/// Whether what [`measure`] will open is there, without reading it: before a run, to know at once.
+pub fn look_for_data(recipe: &Recipe) -> Result<(), StageError> {
+    data_spec(recipe).map_or(Ok(()), |spec| ssdkd_evaluate::look_for_data(&spec, Split::Test))
+}
+
 /// The recipe's data set, or the environment's.
-fn data_spec(context: &Context) -> Option<String> {
-    let recipe = context.recipe().evaluate.data.clone();
+fn data_spec(recipe: &Recipe) -> Option<String> {
+    let recipe = recipe.evaluate.data.clone();
     let environment = || std::env::var("SSDKD_DATA").ok();
     Some(recipe).filter(|spec| !spec.is_empty()).or_else(environment).filter(|spec| !spec.is_empty())
 }
@@ -169,7 +219,64 @@ fn accuracy(network: &Network, data: &Dataset) -> Result<f64> {
     Ok(evaluation?.top1)
 }
 
-/// A data set that is not there is a missing input; one that cannot be used is damaged.
-pub fn data_error(error: DataError) -> StageError {
-    StageError::other(Code::Integrity, error)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VIEWS: AugmentSettings = AugmentSettings { crop_padding: 4, flip: true };
+
+    /// All there is to measure, of the data `d`, the teacher `t` and [`VIEWS`].
+    fn all() -> Measurements {
+        let figures = Diagnostics { agreement: 0.5, feature_spread: 0.25, pixel_spread: 0.125 };
+        let mut all = Measurements {
+            data: "shapes:0".into(),
+            images: 40,
+            teacher: Some(0.9),
+            students: BTreeMap::from([("s".into(), 0.7)]),
+            real: Some(figures),
+            shards: BTreeMap::from([("i".into(), figures)]),
+            data_digest: "d".into(),
+            ..Measurements::default()
+        };
+        all.forget_others("t".into(), VIEWS, false);
+        all
+    }
+
+    /// What is left: teacher, students, real images, shards.
+    fn left(measured: &Measurements) -> [bool; 4] {
+        let Measurements { teacher, students, real, shards, .. } = measured;
+        [teacher.is_some(), !students.is_empty(), real.is_some(), !shards.is_empty()]
+    }
+
+    #[test]
+    fn what_was_made_with_something_else_is_forgotten_and_nothing_else() {
+        let others = |teacher: &str, views| {
+            let mut measured = all();
+            measured.forget_others(teacher.into(), views, true);
+            left(&measured)
+        };
+        assert_eq!(others("t", VIEWS), [true; 4]);
+        assert_eq!(others("u", VIEWS), [false, true, false, false], "another teacher");
+        assert_eq!(others("t", AugmentSettings::OFF), [true, true, false, false], "other views");
+        let data = |digest: &str| {
+            let mut measured = all();
+            measured.forget_other_data(digest.into());
+            left(&measured)
+        };
+        assert_eq!(data("d"), [true; 4]);
+        assert_eq!(data("e"), [false, false, false, true], "other data");
+    }
+
+    #[test]
+    fn a_record_that_does_not_say_is_believed_by_those_who_cannot_measure() {
+        for (doubt, expected) in [(false, [true; 4]), (true, [false, true, false, false])] {
+            let mut old = Measurements { teacher_digest: None, views: None, ..all() };
+            old.forget_others("t".into(), VIEWS, doubt);
+            assert_eq!(left(&old), expected);
+            assert_eq!(old.teacher_digest.as_deref(), Some("t"));
+        }
+        let old = r#"{"data": "shapes:0", "data_digest": "d", "images": 40, "teacher": 0.9, "students": {"s": 0.7}}"#;
+        let old: Measurements = serde_json::from_str(old).unwrap();
+        assert_eq!(left(&old), [true, true, false, false]);
+    }
 }

@@ -1,14 +1,14 @@
 //! `ssdkd mend`: makes damaged output again, and nothing else.
 //!
 //! A round of `invert` or `distill` goes on from the state that the round before left. Where that has been collected, it
-//! is made again on the way, from the last round that still has its own: the same bytes, in memory only.
+//! is made again on the way, from the last round that still has its own: on a CPU to the same bytes.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::Result;
 use clap::Args;
-use ssdkd_context::{Context, Role};
+use ssdkd_context::{Context, Outcome, Role};
 use ssdkd_stage::{CommonArgs, RunFolder, StageArgs, StageError, signals};
 
 use crate::run::{self, Stage};
@@ -60,12 +60,44 @@ pub fn mend(arguments: &MendArgs) -> Result<()> {
         tracing::warn!("nothing of {} is damaged", run.root().display());
         return Ok(());
     }
-    let stage_arguments = StageArgs { recipe: arguments.run.clone(), force: true, ..StageArgs::default() };
+    let (recipe, common) = (arguments.run.clone(), arguments.common.clone());
+    let stage_arguments = StageArgs { recipe, common, force: true, ..StageArgs::default() };
     let mut context = Context::open(&stage_arguments, "ssdkd mend", threads)?;
     for output in wanted {
         again(&mut context, output)?;
     }
+    // What was needed on the way alone goes.
+    for name in run::STAGE_NAMES {
+        if let Some(last) = context.last_round(name)? {
+            context.collect_state(name, last)?;
+        }
+    }
+    if let Some(last) = context.last_round("balance")? {
+        context.collect_shards(last)?;
+    }
     Ok(())
+}
+
+/// Runs one stage of one round. What it needs of what was collected is made again first.
+pub fn run_with_collected(context: &mut Context, round: u32, (_, run): Stage) -> Result<Outcome> {
+    let mut made = Vec::new();
+    loop {
+        let error = match run(context, round) {
+            Err(error) => error,
+            done => return done,
+        };
+        let Some(StageError::Collected { what, stage, round: of, .. }) = error.downcast_ref() else {
+            return Err(error);
+        };
+        let Some(index) = run::STAGE_NAMES.iter().position(|name| name == stage) else { return Err(error) };
+        let output = Output { round: *of, stage: index };
+        if made.contains(&output) {
+            return Err(error);
+        }
+        tracing::warn!("{stage} {of:04}: its {what} was collected, and is made again as it is needed");
+        context.forced(|context| again(context, output))?;
+        made.push(output);
+    }
 }
 
 /// What `verify` complains about. A manifest that was made from something else is not damage: a run judges that.
@@ -74,7 +106,7 @@ fn damaged(run: &RunFolder, threads: usize) -> Result<Vec<Output>> {
     let mut found = shards.map(|round| Output { round, stage: 0 }).collect::<Vec<_>>();
     for (stage, name) in run::STAGE_NAMES.into_iter().enumerate() {
         for round in run.rounds(name)? {
-            if !run.verify(name, round)?.1.is_empty() {
+            if run.verify(name, round)?.1.iter().any(|damage| !damage.stale) {
                 found.push(Output { round, stage });
             }
         }
@@ -83,18 +115,19 @@ fn damaged(run: &RunFolder, threads: usize) -> Result<Vec<Output>> {
 }
 
 fn again(context: &mut Context, Output { round, stage }: Output) -> Result<()> {
-    let (name, run): Stage = run::STAGES[stage];
-    let before = context.run().complete(name, round).ok().flatten().map(|complete| complete.digest);
+    let stage: Stage = run::STAGES[stage];
+    let (name, _) = stage;
     for round in first_needed(context.run(), name, round)?..=round {
         signals::check()?;
-        run(context, round)?;
-    }
-    let after = context.complete(name, round)?.digest.clone();
-    if before.is_some_and(|before| before != after) {
-        tracing::warn!(
-            "{name} {round:04}: made again, but not to what it was\nhint: `ssdkd run {}` makes what follows from it again",
-            context.run().root().display()
-        );
+        let before = context.run().complete(name, round).ok().flatten().map(|complete| complete.digest);
+        run_with_collected(context, round, stage)?;
+        let after = context.complete(name, round)?.digest.clone();
+        if before.is_some_and(|before| before != after) {
+            tracing::warn!(
+                "{name} {round:04}: made again, but not to what it was\nhint: `ssdkd run {}` makes what follows from it again",
+                context.run().root().display()
+            );
+        }
     }
     Ok(())
 }

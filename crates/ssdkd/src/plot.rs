@@ -5,7 +5,7 @@ use std::fmt::Display;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-/// A line of a chart: what it is called, and its points.
+/// A line of a chart: what it is called, and its points. Lines of one name have one colour.
 pub struct Line<'a> {
     pub name: &'a str,
     pub points: Vec<(f64, f64)>,
@@ -15,14 +15,30 @@ pub struct Line<'a> {
 const SIZE: (u32, u32) = (760, 440);
 const MARGIN: u32 = 12;
 const LABELS: u32 = 48;
+/// The width of the legend beside a chart, and the distance of its entries.
+const LEGEND: u32 = 250;
+const ENTRY: u32 = 19;
+/// The size of one of several charts side by side, and how many stand in a row.
+const PANEL: (u32, u32) = (250, 180);
+const COLUMNS: usize = 4;
 
-/// One chart: lines over a common pair of axes, with a legend.
+/// One chart: lines over a common pair of axes, and a legend beside it.
 pub fn lines(title: &str, (x, y): (&str, &str), lines: &[Line]) -> Result<String> {
     let points = || lines.iter().flat_map(|line| line.points.iter());
     let most = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(0.0, f64::max).max(1e-9);
     let (right, top) = (most(|point| point.0), most(|point| point.1));
-    drawing(|area| {
-        let mut chart = ChartBuilder::on(area)
+    let mut names = Vec::<&str>::new();
+    let colours = lines.iter().map(|line| {
+        names.iter().position(|name| *name == line.name).unwrap_or_else(|| {
+            names.push(line.name);
+            names.len() - 1
+        })
+    });
+    let colours = colours.collect::<Vec<_>>();
+    let height = SIZE.1.max(2 * MARGIN + ENTRY * (names.len() as u32 + 1));
+    drawing((SIZE.0 + LEGEND, height), |area| {
+        let (area, legend) = area.split_horizontally(SIZE.0);
+        let mut chart = ChartBuilder::on(&area)
             .caption(title, ("sans-serif", 18))
             .margin(MARGIN)
             .x_label_area_size(LABELS)
@@ -30,28 +46,52 @@ pub fn lines(title: &str, (x, y): (&str, &str), lines: &[Line]) -> Result<String
             .build_cartesian_2d(0.0..right, 0.0..1.05 * top)
             .map_err(failed)?;
         chart.configure_mesh().x_desc(x).y_desc(y).light_line_style(WHITE).draw().map_err(failed)?;
-        for (index, line) in lines.iter().enumerate() {
-            let colour = Palette99::pick(index).to_rgba();
-            chart
-                .draw_series(LineSeries::new(line.points.iter().copied(), colour.stroke_width(2)))
-                .map_err(failed)?
-                .label(line.name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        for (line, &colour) in lines.iter().zip(&colours) {
+            let style = Palette99::pick(colour).stroke_width(2);
+            chart.draw_series(LineSeries::new(line.points.iter().copied(), style)).map_err(failed)?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
-            .draw()
-            .map_err(failed)
+        for (index, name) in names.iter().enumerate() {
+            let y = (2 * MARGIN + ENTRY * index as u32) as i32;
+            let stroke = PathElement::new([(0, y), (16, y)], Palette99::pick(index).stroke_width(2));
+            legend.draw(&stroke).map_err(failed)?;
+            legend.draw(&Text::new(*name, (22, y - 6), ("sans-serif", 13))).map_err(failed)?;
+        }
+        Ok(())
+    })
+}
+
+/// A chart of bars `width` apart for each name, all over the same axes.
+pub fn panels(title: &str, (x, y): (&str, &str), width: f64, panels: &[(&str, Vec<f64>)]) -> Result<String> {
+    let columns = panels.len().clamp(1, COLUMNS);
+    let rows = panels.len().div_ceil(columns).max(1);
+    let top = panels.iter().flat_map(|(_, values)| values).copied().fold(0.0, f64::max).max(1e-9);
+    drawing((columns as u32 * PANEL.0, rows as u32 * PANEL.1 + LABELS), |area| {
+        let area = area.titled(title, ("sans-serif", 18)).map_err(failed)?;
+        for (area, (name, values)) in area.split_evenly((rows, columns)).iter().zip(panels) {
+            let mut chart = ChartBuilder::on(area)
+                .caption(name, ("sans-serif", 13))
+                .margin(MARGIN / 2)
+                .x_label_area_size(LABELS - MARGIN)
+                .y_label_area_size(LABELS)
+                .build_cartesian_2d(0.0..width * values.len().max(1) as f64, 0.0..1.05 * top)
+                .map_err(failed)?;
+            let mut mesh = chart.configure_mesh();
+            mesh.disable_x_mesh().x_labels(5).y_labels(4).x_desc(x).y_desc(y).light_line_style(WHITE);
+            mesh.draw().map_err(failed)?;
+            let bars = values.iter().enumerate().map(|(index, &value)| {
+                let left = index as f64 * width;
+                Rectangle::new([(left + 0.05 * width, 0.0), (left + 0.95 * width, value)], Palette99::pick(0).filled())
+            });
+            chart.draw_series(bars).map_err(failed)?;
+        }
+        Ok(())
     })
 }
 
 /// One chart: a bar for each value, `labels` below.
 pub fn bars(title: &str, (x, y): (&str, &str), labels: &[String], values: &[f64]) -> Result<String> {
     let top = values.iter().copied().fold(0.0, f64::max).max(1e-9);
-    drawing(|area| {
+    drawing(SIZE, |area| {
         let mut chart = ChartBuilder::on(area)
             .caption(title, ("sans-serif", 18))
             .margin(MARGIN)
@@ -81,10 +121,13 @@ pub fn bars(title: &str, (x, y): (&str, &str), labels: &[String], values: &[f64]
     })
 }
 
-fn drawing(draw: impl FnOnce(&DrawingArea<SVGBackend, plotters::coord::Shift>) -> Result<()>) -> Result<String> {
+fn drawing(
+    size: (u32, u32),
+    draw: impl FnOnce(&DrawingArea<SVGBackend, plotters::coord::Shift>) -> Result<()>,
+) -> Result<String> {
     let mut svg = String::new();
     {
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         area.fill(&WHITE).map_err(failed)?;
         draw(&area)?;
         area.present().map_err(failed)?;
@@ -103,8 +146,14 @@ mod tests {
     #[test]
     fn charts_say_what_they_show() {
         let line = |name| Line { name, points: vec![(0.0, 0.1), (10.0, 0.9)] };
-        let svg = lines("accuracy", ("seconds", "share"), &[line("ours"), line("theirs")]).unwrap();
+        let svg = lines("accuracy", ("seconds", "share"), &[line("ours"), line("theirs"), line("ours")]).unwrap();
         for text in ["accuracy", "seconds", "share", "ours", "theirs", "polyline"] {
+            assert!(svg.contains(text), "{text} is not in the chart");
+        }
+        assert_eq!(svg.matches("ours").count(), 1, "one entry for all lines of a name: {svg}");
+        let svg =
+            panels("classes", ("class", "share"), 0.5, &[("ours", vec![3.0, 1.0]), ("theirs", vec![2.0])]).unwrap();
+        for text in ["classes", "class", "share", "ours", "theirs"] {
             assert!(svg.contains(text), "{text} is not in the chart");
         }
         let svg = bars("classes", ("class", "images"), &["cat".into(), "dog".into()], &[3.0, 1.0]).unwrap();
@@ -117,5 +166,7 @@ mod tests {
     fn nothing_to_draw_is_an_empty_chart() {
         assert!(lines("none", ("x", "y"), &[]).unwrap().contains("</svg>"));
         assert!(bars("none", ("x", "y"), &[], &[]).is_ok());
+        assert!(panels("none", ("x", "y"), 1.0, &[]).is_ok());
+        assert!(panels("none", ("x", "y"), 1.0, &[("nobody", vec![])]).is_ok());
     }
 }

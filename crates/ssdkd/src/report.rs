@@ -18,6 +18,9 @@ use crate::{grid, measure, plot, run};
 
 /// Images of each class in the picture, and how much they are enlarged.
 const COLUMNS: usize = 16;
+/// The picture of the buffer in one row, within the report's folder, and its images of each class.
+pub const STRIP: &str = "strip.png";
+const IN_STRIP: usize = 2;
 const ZOOM: usize = 2;
 
 /// The file name of [`Summary`].
@@ -88,18 +91,22 @@ pub struct Point {
 /// `ssdkd report`
 pub fn report(arguments: &StageArgs) -> Result<()> {
     let threads = arguments.common.set_up()?;
-    let mut context = Context::open(arguments, "ssdkd report", threads)?;
-    write(&mut context, arguments)
+    if run::only_asked(arguments, "write the run's report")? {
+        return Ok(());
+    }
+    write(&mut Context::read_only(arguments, threads)?, arguments)
 }
 
 /// Writes the report's files and prints the summary.
 pub fn write(context: &mut Context, arguments: &StageArgs) -> Result<()> {
     let summary = summarise(context, arguments)?;
+    let ([sheet, strip], charts) = (pictures_of_buffer(context)?, charts_of_buffer(context)?);
     let folder = context.run().report();
     write_file(&folder.join(SUMMARY), (serde_json::to_string_pretty(&summary)? + "\n").as_bytes())?;
     let picture = folder.join("buffer.png");
-    write_file(&picture, &picture_of_buffer(context)?)?;
-    for (name, chart) in charts_of_buffer(context)? {
+    write_file(&picture, &sheet)?;
+    write_file(&folder.join(STRIP), &strip)?;
+    for (name, chart) in charts {
         write_file(&folder.join(name), chart.as_bytes())?;
     }
     let mut text = describe(&summary)?;
@@ -107,11 +114,18 @@ pub fn write(context: &mut Context, arguments: &StageArgs) -> Result<()> {
     Ok(exit::print(&text)?)
 }
 
+/// The command that makes the run from nothing. Of a run that is named by its folder, its last summary knows that.
+fn command(context: &Context, arguments: &StageArgs) -> String {
+    let before = std::fs::read(context.run().report().join(SUMMARY)).ok().filter(|_| arguments.recipe.is_dir());
+    let before = before.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+    run::command_of(arguments, before.as_ref().and_then(|summary| summary["command"].as_str()))
+}
+
 fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
     let measured = measure::read(context)?;
     let (mut images, mut steps, mut peak, mut seconds) = (0, 0, 0, Seconds::default());
     let (mut machine, mut started_at) = (String::new(), String::new());
-    for round in context.run().rounds("invert")? {
+    for round in context.rounds("invert")? {
         images += metric(context, "invert", round, "images")?.unwrap_or(0.0) as u64;
     }
     let mut by_round = BTreeMap::<u32, f64>::new();
@@ -121,7 +135,7 @@ fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
         ("sample", &mut seconds.sample),
         ("distill", &mut seconds.distill),
     ] {
-        for round in context.run().rounds(stage)? {
+        for round in context.rounds(stage)? {
             let timing = timing(context, stage, round)?;
             *sum += timing.seconds;
             *by_round.entry(round).or_default() += timing.seconds;
@@ -135,7 +149,7 @@ fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
     }
     seconds.total = seconds.invert + seconds.balance + seconds.sample + seconds.distill;
     let mut curve = Vec::new();
-    for round in context.run().rounds("distill")? {
+    for round in context.rounds("distill")? {
         steps += metric(context, "distill", round, "steps")?.unwrap_or(0.0) as u64;
         let digest = context.file_digest("distill", round, STUDENT)?;
         let shard = context.file_digest("invert", round, SHARD)?;
@@ -152,7 +166,7 @@ fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
         });
     }
     let last = curve.iter().rev().take(context.recipe().evaluate.last as usize).filter_map(|point| point.accuracy);
-    let buffer = match context.run().latest_complete("balance")? {
+    let buffer = match context.last_round("balance")? {
         Some(round) => metric(context, "balance", round, "members")?.unwrap_or(0.0) as u64,
         None => 0,
     };
@@ -163,14 +177,14 @@ fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
         run: context.recipe().run.name.clone(),
         method: context.recipe().run.method.clone(),
         seed: context.recipe().run.seed,
-        command: run::command_of(arguments),
+        command: command(context, arguments),
         teacher: card.architecture.to_string(),
         student: context.recipe().student.architecture.clone(),
         teacher_parameters: card.parameters,
         student_parameters: student.store().num_parameters(),
         evaluated_on: measured.data.clone(),
         evaluated_images: measured.images,
-        teacher_accuracy: (measured.images > 0).then_some(measured.teacher),
+        teacher_accuracy: measured.teacher,
         student_accuracy: curve.last().and_then(|point| point.accuracy),
         student_accuracy_last5: spread(&last.collect::<Vec<_>>()),
         real_images: measured.real,
@@ -249,10 +263,9 @@ fn describe(summary: &Summary) -> Result<String> {
     Ok(text)
 }
 
-/// The newest members of each class of the last buffer.
-fn picture_of_buffer(context: &mut Context) -> Result<Vec<u8>> {
-    let round =
-        context.run().latest_complete("balance")?.context("the run has no buffer yet\nhint: `ssdkd run RECIPE`")?;
+/// The newest members of each class of the last buffer: a row for each class, and the first few of each in one row.
+fn pictures_of_buffer(context: &mut Context) -> Result<[Vec<u8>; 2]> {
+    let round = context.last_round("balance")?.context("the run has no buffer yet\nhint: `ssdkd run RECIPE`")?;
     let card = context.teacher_card();
     let members = context.buffer(round)?;
     let size = card.input.iter().product::<usize>();
@@ -273,13 +286,13 @@ fn picture_of_buffer(context: &mut Context) -> Result<Vec<u8>> {
         rows.push(images);
     }
     let rows = rows.iter().map(|images| images.iter().map(Vec::as_slice).collect()).collect::<Vec<Vec<_>>>();
-    grid::contact_sheet(&rows, card.input, ZOOM)
+    let few = rows.iter().flat_map(|images| images.iter().take(IN_STRIP).copied()).collect();
+    Ok([grid::contact_sheet(&rows, card.input, ZOOM)?, grid::contact_sheet(&[few], card.input, ZOOM)?])
 }
 
 /// Class counts and the teacher's confidence over the last buffer: file names and charts.
 fn charts_of_buffer(context: &mut Context) -> Result<[(&'static str, String); 2]> {
-    let round =
-        context.run().latest_complete("balance")?.context("the run has no buffer yet\nhint: `ssdkd run RECIPE`")?;
+    let round = context.last_round("balance")?.context("the run has no buffer yet\nhint: `ssdkd run RECIPE`")?;
     let Histogram { classes, confidences } = Histogram::of_buffer(context, round)?;
     let card = context.teacher_card();
     let names = (0..card.classes).map(|class| card.class_names.get(class).cloned().unwrap_or(class.to_string()));

@@ -88,10 +88,12 @@ pub fn record(rows: &mut Vec<Row>, new: Row) {
 
 fn read_summary(run: &Path) -> Result<Summary> {
     let path = run.join("report").join(SUMMARY);
-    let bytes = std::fs::read(&path).map_err(|error| StageError::Missing {
-        what: "the run's summary".into(),
-        path: path.clone(),
-        hint: format!("{error}; `ssdkd report {}` writes it", run.display()),
+    let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
+        ErrorKind::NotFound => {
+            let hint = format!("`ssdkd report {}` writes it", run.display());
+            StageError::Missing { what: "the run's summary".into(), path: path.clone(), hint }
+        }
+        _ => StageError::Read { path: path.clone(), source },
     })?;
     serde_json::from_slice(&bytes).with_context(|| {
         format!("{} is damaged or of another version\nhint: `ssdkd report {}` writes it", path.display(), run.display())

@@ -10,7 +10,7 @@ use ssdkd_stage::exit::Code;
 use ssdkd_stage::{DeviceChoice, StageArgs, StageError, exit, signals};
 
 use crate::estimate::{Estimate, estimate};
-use crate::{measure, report};
+use crate::{measure, mend, report};
 
 /// A stage's name, and what runs it.
 pub type Stage = (&'static str, fn(&mut Context, u32) -> Result<Outcome>);
@@ -34,20 +34,50 @@ fn stages_of(recipe: &Recipe, round: u32) -> &'static [Stage] {
 /// `ssdkd run`
 pub fn run(arguments: &StageArgs) -> Result<()> {
     let threads = arguments.common.set_up()?;
-    let mut context = Context::open(arguments, "ssdkd run", threads)?;
+    let recipe = Context::recipe_of(arguments)?;
     if arguments.print_config {
-        return Ok(exit::print(&context.recipe().to_toml())?);
+        return Ok(exit::print(&recipe.to_toml())?);
     }
-    let rounds = arguments.round.map_or(0..context.recipe().total_rounds(), |round| round..round + 1);
+    let rounds = rounds_of(&recipe, arguments.round)?;
+    if !arguments.dry_run {
+        measure::look_for_data(&recipe)?; // a long run shall not end with the news that the data is not there
+    }
+    let mut context = Context::open(arguments, "ssdkd run", threads)?;
     let done = stages(&mut context, rounds)?;
     if arguments.dry_run {
         return Ok(());
     }
     if done == 0 {
-        tracing::warn!("all {} rounds are fresh: nothing to do", context.recipe().total_rounds());
+        let all = format!("all {} rounds are", recipe.total_rounds());
+        let which = arguments.round.map_or(all, |round| format!("round {round} is"));
+        tracing::warn!("{which} fresh: nothing to do");
     }
-    measure::measure(&mut context)?;
-    report::write(&mut context, arguments)
+    let measured = measure::measure(&mut context);
+    signals::check()?; // who asked to stop does not wait for a report
+    // What the run made is worth a report even if it could not be measured.
+    let reported = report::write(&mut context, arguments);
+    measured.and(reported)
+}
+
+/// The one round that is asked for, or all.
+fn rounds_of(recipe: &Recipe, round: Option<u32>) -> Result<Range<u32>, StageError> {
+    let Some(round) = round else { return Ok(0..recipe.total_rounds()) };
+    recipe.check_round(round)?;
+    Ok(round..round + 1)
+}
+
+/// Whether `arguments` only ask to see: the recipe with `--print-config`, or in a dry run what the command would do.
+pub fn only_asked(arguments: &StageArgs, would: &str) -> Result<bool> {
+    if !arguments.print_config && !arguments.dry_run {
+        return Ok(false);
+    }
+    let recipe = Context::recipe_of(arguments)?;
+    if arguments.print_config {
+        exit::print(&recipe.to_toml())?;
+    } else {
+        tracing::warn!("would {would}");
+    }
+    Ok(true)
 }
 
 /// Runs, or in a dry run judges, all stages of all rounds.
@@ -59,9 +89,9 @@ pub fn all_stages(context: &mut Context) -> Result<()> {
 fn stages(context: &mut Context, rounds: Range<u32>) -> Result<usize> {
     let mut done = 0;
     for round in rounds {
-        for (_, stage) in stages_of(context.recipe(), round) {
+        for &stage in stages_of(context.recipe(), round) {
             signals::check()?;
-            done += usize::from(stage(context, round)? == Outcome::Done);
+            done += usize::from(mend::run_with_collected(context, round, stage)? == Outcome::Done);
         }
     }
     Ok(done)
@@ -82,6 +112,9 @@ pub struct PlanArgs {
 pub fn plan(arguments: &PlanArgs) -> Result<()> {
     let threads = arguments.stage.common.set_up()?;
     let recipe = Context::recipe_of(&arguments.stage)?;
+    if arguments.stage.print_config && arguments.shell.is_none() {
+        return Ok(exit::print(&recipe.to_toml())?);
+    }
     let mut text = String::new();
     let Some(folder) = &arguments.shell else {
         let cost = match Context::look(&arguments.stage, threads) {
@@ -116,6 +149,9 @@ pub fn plan(arguments: &PlanArgs) -> Result<()> {
     };
     let flags = shell_flags(&arguments.stage);
     let recipe_path = quote(&arguments.stage.recipe.to_string_lossy());
+    if arguments.stage.print_config {
+        return Ok(exit::print(&format!("{folder}/ssdkd run {recipe_path}{flags} --print-config\n"))?);
+    }
     for round in 0..recipe.total_rounds() {
         for (stage, _) in stages_of(&recipe, round) {
             writeln!(text, "{folder}/ssdkd-{stage} {recipe_path} --round {round}{flags}")?;
@@ -149,13 +185,15 @@ fn shell_flags(arguments: &StageArgs) -> String {
     [String::new()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
 }
 
-/// The command that makes a run of these arguments from nothing.
-pub fn command_of(arguments: &StageArgs) -> String {
-    let mut words = vec!["ssdkd".into(), "run".into(), quote(&arguments.recipe.to_string_lossy())];
-    for assignment in &arguments.set {
-        words.extend(["--set".into(), quote(assignment)]);
-    }
-    words.join(" ")
+/// The command that makes a run of these arguments from nothing. If they name the run's folder, `before` is what made it so far.
+pub fn command_of(arguments: &StageArgs, before: Option<&str>) -> String {
+    let sets = arguments.set.iter().flat_map(|assignment| [" --set ".into(), quote(assignment)]).collect::<String>();
+    let command = match before {
+        Some(before) => before.into(),
+        None => format!("ssdkd run {}", quote(&arguments.recipe.to_string_lossy())),
+    };
+    // What was said last time need not be said again.
+    if command.ends_with(&sets) { command } else { command + &sets }
 }
 
 /// A word for a POSIX shell.
@@ -166,7 +204,22 @@ fn quote(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::quote;
+    use super::*;
+
+    #[test]
+    fn the_command_of_a_run_is_not_its_folder() {
+        let arguments = |set: &[&str]| StageArgs {
+            recipe: "runs/x".into(),
+            set: set.iter().map(ToString::to_string).collect(),
+            ..StageArgs::default()
+        };
+        let begun = "ssdkd run a.toml --set distill.lr=0.1";
+        assert_eq!(command_of(&arguments(&["run.method=a b"]), None), "ssdkd run runs/x --set 'run.method=a b'");
+        assert_eq!(command_of(&arguments(&[]), Some(begun)), begun);
+        assert_eq!(command_of(&arguments(&["distill.lr=0.1"]), Some(begun)), begun);
+        let more = command_of(&arguments(&["distill.lr=0.2"]), Some(begun));
+        assert_eq!(more, format!("{begun} --set distill.lr=0.2"));
+    }
 
     #[test]
     fn words_survive_a_shell() {

@@ -33,7 +33,7 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
     let run = RunFolder::open(&arguments.run)?;
     let mut text = String::new();
     let (mut files, mut damaged) = (0, 0);
-    let mut say = |Damage { path, reason, remedy }: Damage| {
+    let mut say = |Damage { path, reason, remedy, .. }: Damage| {
         damaged += 1;
         writeln!(text, "{}: {reason}\n  {remedy}", path.display())
     };
@@ -47,6 +47,7 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
             path: card,
             reason: error.to_string().replace('\n', "; "),
             remedy: "remove the run's folder `teacher` and run its recipe again: that copies the teacher anew".into(),
+            stale: false,
         })?,
     }
     for stage in STAGE_NAMES {
@@ -63,6 +64,7 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
             path: run.file("invert", round, SHARD),
             reason: "not there, and images of the buffer are in it".into(),
             remedy: format!("`ssdkd mend {} invert/{round:04}` makes it again", run.root().display()),
+            stale: false,
         })?;
     }
     let text = format!("{text}{files} files checked, {damaged} damaged in {}\n", run.root().display());
@@ -79,8 +81,8 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
 
 /// Rounds whose shard has images of the newest buffer in it and is not there, which for others is no damage.
 pub fn missing_shards(run: &RunFolder, threads: usize) -> Result<BTreeSet<u32>> {
-    let Some(last) = run.latest_complete("balance")? else { return Ok(BTreeSet::new()) };
     let mut context = Context::look(&StageArgs { recipe: run.root().into(), ..StageArgs::default() }, threads)?;
+    let Some(last) = context.last_round("balance")? else { return Ok(BTreeSet::new()) };
     // A damaged buffer is listed as such.
     let members = context.buffer(last).unwrap_or_default();
     Ok(members.iter().map(|row| row.birth_round).filter(|&round| !context.has_shard(round)).collect())

@@ -25,6 +25,25 @@ fn rounds_in_the_wrong_order() {
     scratch.fail("ssdkd-balance", &["tiny.toml", "--round", "0"], 3, &["invert", "hint:", "ssdkd-invert"]);
     scratch.fail("ssdkd-distill", &["tiny.toml", "--round", "1"], 2, &["warm-up"]);
     scratch.fail("ssdkd-invert", &["tiny.toml", "--round", "4"], 2, &["round 4", "0 to 3"]);
+    for round in ["4", "4294967295"] {
+        let refused = format!("round {round} is not one of this run's rounds, 0 to 3");
+        scratch.fail("ssdkd", &["run", "tiny.toml", "--round", round], 2, &[&refused]);
+    }
+    scratch.succeed("ssdkd", &["run", "tiny.toml", "--round", "0"]);
+    let (_, err) = scratch.succeed("ssdkd", &["run", "tiny.toml", "--round", "0"]);
+    assert!(err.contains("round 0 is fresh: nothing to do") && !err.contains("all "), "{err}");
+}
+
+#[test]
+fn what_is_there_is_not_called_missing() {
+    let scratch = Scratch::new();
+    std::fs::create_dir_all(scratch.path("runs/tiny/report/summary.json")).unwrap();
+    let err = scratch.fail("ssdkd", &["inspect", "runs/tiny"], 2, &["runs/tiny is a folder", "ssdkd status runs/tiny"]);
+    assert!(!err.contains("does not exist"), "{err}");
+    let err = scratch.fail("ssdkd", &["compare", "runs/tiny"], 1, &["cannot read runs/tiny/report/summary.json"]);
+    assert!(!err.contains("does not exist"), "{err}");
+    scratch.fail("ssdkd", &["inspect", "runs/none.parquet"], 3, &["runs/none.parquet does not exist", "hint: check"]);
+    scratch.fail("ssdkd", &["inspect", "tiny.toml/file"], 1, &["cannot read tiny.toml/file"]);
 }
 
 #[test]

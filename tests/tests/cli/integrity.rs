@@ -148,6 +148,8 @@ fn what_nothing_needs_is_listed_then_removed() {
     fs::write(run.join(".abc123.tmp"), "half a file").unwrap();
     fs::create_dir_all(run.join("distill/.0009.partial")).unwrap();
     fs::write(run.join("distill/.0009.partial/student.safetensors"), "half a student").unwrap();
+    fs::create_dir_all(run.join("distill/.0008.partial")).unwrap();
+    fs::write(run.join("distill/.0008.partial/checkpoint"), "what a run goes on from").unwrap();
     let (list, _) = scratch.succeed("ssdkd", &["clean", "runs/tiny"]);
     for part in [".abc123.tmp", ".0009.partial", "2 files and folders could go, 25 bytes; --yes"] {
         assert!(list.contains(part), "{part:?} is not in:\n{list}");
@@ -157,6 +159,8 @@ fn what_nothing_needs_is_listed_then_removed() {
     let (list, _) = scratch.succeed("ssdkd", &["clean", "runs/tiny", "--shards", "--yes"]);
     assert!(list.contains("invert/0000/samples/part-00000.parquet") && list.contains(" removed, "), "{list}");
     assert!(!run.join(".abc123.tmp").exists() && !run.join("distill/.0009.partial").exists());
+    assert!(run.join("distill/.0008.partial/checkpoint").exists(), "a checkpoint was removed");
+    fs::remove_dir_all(run.join("distill/.0008.partial")).unwrap();
     let (status, _) = scratch.succeed("ssdkd", &["status", "runs/tiny", "--quiet"]);
     assert!(status.starts_with("12 of 12 stages are fresh"), "{status}");
     scratch.succeed("ssdkd", &["verify", "runs/tiny"]);

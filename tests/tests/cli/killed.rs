@@ -81,7 +81,7 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
 /// A round of many steps does not start over: it goes on after the last step that was kept.
 #[test]
 fn a_round_killed_in_its_middle_goes_on_from_its_checkpoint() {
-    let long = ["--set", "distill.steps=40", "--set", "distill.ema=0.9", "--set", "keep.checkpoint=0"];
+    let long = ["--set", "distill.steps=40", "--set", "keep.checkpoint=0"];
     let run = [&["run", "tiny.toml"][..], &long].concat();
     let undisturbed = Scratch::new();
     undisturbed.succeed("ssdkd", &run);

@@ -227,16 +227,53 @@ fn a_generator_needs_a_side_that_is_a_multiple_of_four() {
     assert!(error.contains("multiple of 4, not 30"), "{error}");
 }
 
-#[test]
-fn logits_do_not_depend_on_the_rest_of_the_batch() {
-    let spec = ssdkd_nn::NetworkSpec {
-        architecture: "resnet8".parse().unwrap(),
+fn spec_of(architecture: &str, side: usize) -> ssdkd_nn::NetworkSpec {
+    ssdkd_nn::NetworkSpec {
+        architecture: architecture.parse().unwrap(),
         names: Names::default(),
         classes: 4,
-        input: [3, 8, 8],
+        input: [3, side, side],
         mean: vec![0.4, 0.5, 0.6],
         std: vec![0.2, 0.25, 0.3],
-    };
+    }
+}
+
+#[test]
+fn a_frozen_network_gives_the_same_numbers_and_gradients() {
+    for architecture in ["resnet8", "wrn-10-1", "vgg11"] {
+        let make = || {
+            let network = ssdkd_nn::Network::create(&spec_of(architecture, 32), 3, &device()).unwrap();
+            fill(network.store());
+            network
+        };
+        let (plain, frozen) = (make(), make().frozen());
+        let images = formula(4, &[3, 32, 32, 3], 1.0).affine(0.5, 0.5).unwrap();
+        // Twice: the second time from what the first one left.
+        for pass in [Pass::eval, Pass::tapped, Pass::train_frozen, Pass::eval, Pass::tapped] {
+            let of = |network: &ssdkd_nn::Network| {
+                let logits = network.forward(&Value::leaf(&images), &pass()).unwrap().logits;
+                let found = numbers(logits.tensor());
+                let gradients = ops::cross_entropy(&logits, &[0, 1, 2], None).unwrap().backward().unwrap();
+                [found, numbers(gradients.get(&images).unwrap())]
+            };
+            let (found, expected) = (of(&frozen), of(&plain));
+            if on_cuda() {
+                close("logits", &found[0], &expected[0], 1e-5);
+                close("gradients", &found[1], &expected[1], 1e-4);
+            } else {
+                assert_eq!(found, expected, "{architecture}");
+            }
+        }
+        // Training is as it was: its weights are parameters.
+        let output = frozen.forward(&Value::constant(images.clone()), &Pass::train()).unwrap();
+        let gradients = ops::cross_entropy(&output.logits, &[0, 1, 2], None).unwrap().backward().unwrap();
+        assert_eq!(gradients.len(), frozen.store().parameters().len(), "{architecture}");
+    }
+}
+
+#[test]
+fn logits_do_not_depend_on_the_rest_of_the_batch() {
+    let spec = spec_of("resnet8", 8);
     let network = ssdkd_nn::Network::create(&spec, 3, &device()).unwrap();
     fill(network.store());
     let images = formula(4, &[300, 8, 8, 3], 1.0).affine(0.5, 0.5).unwrap();

@@ -16,9 +16,9 @@ use crate::value::Value;
 
 /// As [`Convolution::record`], for tensors on a GPU.
 pub(crate) fn record(conv: &Convolution, dims: &[usize]) -> Result<Value> {
-    let Convolution { x, weight, bias, residual, activation, shape, name } = *conv;
+    let Convolution { x, weight, packed, bias, residual, activation, shape, name } = *conv;
     let gpu = Gpu::of(x.tensor(), name)?;
-    let kernel = Kernel::new(&gpu, shape, weight.tensor(), name)?;
+    let kernel = Kernel::new(&gpu, shape, weight.tensor(), packed, name)?;
     let (out, at) = gpu.tensor(dims)?;
     kernel.forward(&gpu, gpu.at(x.tensor(), name)?, at)?;
     if bias.is_some() || residual.is_some() || activation != Activation::None {
@@ -78,14 +78,10 @@ struct Kernel {
 }
 
 impl Kernel {
-    fn new(gpu: &Gpu, shape: ConvShape, weight: &Tensor, name: &'static str) -> Result<Self> {
-        let at = gpu.at(weight, name)?;
-        let channels_last = if shape.taps() == 1 || shape.in_per_group() == 1 {
-            None
-        } else {
-            let (packed, to) = gpu.tensor(weight.shape().clone())?;
-            transpose(gpu, at, to, shape.weight_len(), shape.in_per_group(), shape.taps())?;
-            Some(packed)
+    fn new(gpu: &Gpu, shape: ConvShape, weight: &Tensor, packed: Option<&Tensor>, name: &'static str) -> Result<Self> {
+        let channels_last = match packed {
+            Some(packed) => Some(packed.clone()),
+            None => channels_last(gpu, weight, shape.in_per_group(), shape.taps(), name)?,
         };
         Ok(Self { shape, weight: weight.clone(), channels_last, name })
     }
@@ -128,6 +124,22 @@ impl Kernel {
     fn packed(&self, gpu: &Gpu) -> Result<u64> {
         gpu.at(self.channels_last.as_ref().unwrap_or(&self.weight), self.name)
     }
+}
+
+/// A weight (O, C/groups, kh, kw) as (O, kh, kw, C/groups), where that is another order.
+pub(crate) fn pack_weight(weight: &Tensor) -> Result<Option<Tensor>> {
+    let name = "a convolution's weight";
+    let (_, inputs, height, width) = weight.dims4()?;
+    channels_last(&*Gpu::of(weight, name)?, weight, inputs, height * width, name)
+}
+
+fn channels_last(gpu: &Gpu, weight: &Tensor, inputs: usize, taps: usize, name: &str) -> Result<Option<Tensor>> {
+    if taps == 1 || inputs == 1 {
+        return Ok(None);
+    }
+    let (packed, to) = gpu.tensor(weight.shape().clone())?;
+    transpose(gpu, gpu.at(weight, name)?, to, weight.elem_count(), inputs, taps)?;
+    Ok(Some(packed))
 }
 
 fn weight_gradient(gpu: &Gpu, shape: ConvShape, x: u64, gradient: u64, dims: &[usize]) -> Result<Tensor> {

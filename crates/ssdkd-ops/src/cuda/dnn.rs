@@ -55,7 +55,7 @@ struct Plan {
     workspace: usize,
 }
 
-/// The sizes as cuDNN has them. They live as long as the program: there is one set for each shape.
+/// The sizes as cuDNN has them. They live as long as the program: there is one set for each plan.
 #[derive(Clone, Copy)]
 struct Descriptors {
     x: sys::cudnnTensorDescriptor_t,
@@ -136,8 +136,9 @@ impl Dnn {
         let mut candidates = if settings.deterministic {
             self.ask(direction, &descriptors)
         } else {
-            let workspace = self.workspace(WORKSPACE)?;
-            let mut tried = self.try_all(direction, &descriptors, operands, workspace);
+            // Where there is no room to try in, cuDNN's recommendation has to do.
+            let room = self.workspace(WORKSPACE).ok();
+            let mut tried = room.map_or_else(Vec::new, |room| self.try_all(direction, &descriptors, operands, room));
             self.workspace = None;
             if !tried.iter().any(|candidate| candidate.works) {
                 tried = self.ask(direction, &descriptors);

@@ -233,6 +233,9 @@ impl Gpu {
         shape: impl Into<Shape>,
     ) -> Result<(Tensor, u64)> {
         let shape = shape.into();
+        if i32::try_from(shape.elem_count()).is_err() {
+            bail!("a result of shape {shape:?} has more numbers than the kernels count: take smaller batches");
+        }
         // SAFETY: whoever asks for it writes every number before any is read. No numbers still need an address.
         let slice = unsafe { self.device.alloc::<T>(shape.elem_count().max(1))? };
         let address = slice.device_ptr(&self.stream).0;
@@ -282,7 +285,7 @@ impl Gpu {
     }
 }
 
-/// `len` as the kernels count it; [`Gpu::at`] has refused larger ones.
+/// `len` as the kernels count it; [`Gpu::at`] and [`Gpu::tensor`] have refused larger ones.
 pub(super) fn count(len: usize) -> u32 {
     len as u32
 }

@@ -9,7 +9,7 @@
 //! | the others | the operations, as the modules of the same names beside this one have them for the CPU |
 //!
 //! An operation's public function checks its arguments, and comes here when they are on a GPU. Nothing here waits for
-//! the GPU, except what returns numbers to the program. All work is in order on the one stream of a device.
+//! the GPU, except what returns numbers to the program, and cuDNN's trials of a shape that is seen for the first time. All work is in order on the one stream of a device.
 
 mod conv;
 mod direct;
@@ -25,7 +25,7 @@ mod program;
 mod reduce;
 mod rows;
 
-pub(crate) use conv::record as convolution;
+pub(crate) use conv::{pack_weight, record as convolution};
 pub use gpu::{CudaSettings, cuda_settings, name, open, set_cuda_settings};
 pub(crate) use images::{
     avg_pool2d, crop_flip, gather_images, global_avg_pool, max_pool2d, subsample_pad, total_variation, upsample_nearest,

@@ -1,4 +1,5 @@
-//! Batch normalisation on a GPU: what [`crate::norm`] says, in two launches forward and two back.
+//! Batch normalisation on a GPU: what [`crate::norm`] says, in two launches forward and two back; the running
+//! statistics of training are a third.
 
 use candle_core::{Result, Tensor};
 

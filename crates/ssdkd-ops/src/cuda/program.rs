@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
@@ -117,7 +118,9 @@ fn keep(path: &Path, image: &[u8]) -> std::io::Result<()> {
         std::fs::create_dir_all(folder)?;
     }
     let part = path.with_extension(format!("{}.part", std::process::id()));
-    std::fs::write(&part, image)?;
+    let mut file = std::fs::File::create(&part)?;
+    file.write_all(image)?;
+    file.sync_all()?; // a power cut must not leave half of it under the name of all
     std::fs::rename(part, path)
 }
 

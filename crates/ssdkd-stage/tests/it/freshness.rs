@@ -101,10 +101,11 @@ fn old_state_is_collected_and_nothing_else() {
     for round in 3..8 {
         make(&run, wanted(round, 0.2));
     }
-    assert_eq!(collect_state(&run, "distill", 0, 3).unwrap(), 0, "0 keeps all");
-    assert_eq!(collect_state(&run, "distill", 2, 3).unwrap(), 2 * 10);
-    assert_eq!(collect_state(&run, "distill", 2, 3).unwrap(), 0, "they are gone already");
-    assert_eq!(collect_state(&run, "distill", 100, 3).unwrap(), 0);
+    assert_eq!(collect_state(&run, "distill", 0, 3, 7).unwrap(), 0, "0 keeps all");
+    assert_eq!(collect_state(&run, "distill", 2, 3, 4).unwrap(), 0, "later rounds do not take the place of 3 and 4");
+    assert_eq!(collect_state(&run, "distill", 2, 3, 7).unwrap(), 2 * 10);
+    assert_eq!(collect_state(&run, "distill", 2, 3, 7).unwrap(), 0, "they are gone already");
+    assert_eq!(collect_state(&run, "distill", 100, 3, 7).unwrap(), 0);
     for round in 3..8 {
         let state = run.file("distill", round, "optimizer.safetensors");
         assert_eq!(state.exists(), round == 3 || round >= 6, "round {round}");
@@ -112,5 +113,8 @@ fn old_state_is_collected_and_nothing_else() {
         assert_eq!(judge(&run, &wanted(round, 0.2), true).unwrap(), State::Fresh, "round {round}");
     }
     let error = run.read_verified("distill", 4, "optimizer.safetensors").unwrap_err();
-    assert!(matches!(error, StageError::Missing { .. }) && error.to_string().contains("keep.states"), "{error}");
+    assert!(
+        matches!(error, StageError::Collected { round: 4, .. }) && error.to_string().contains("keep.states"),
+        "{error}"
+    );
 }

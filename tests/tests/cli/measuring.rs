@@ -1,0 +1,88 @@
+//! Measuring a run on real data: what is kept of it, and what becomes of a run that cannot be measured.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::Scratch;
+
+const STUDENTS: &str = "runs/tiny/evaluate/students.json";
+const SUMMARY: &str = "runs/tiny/report/summary.json";
+
+fn read(scratch: &Scratch, file: &str) -> Value {
+    serde_json::from_slice(&fs::read(scratch.path(file)).unwrap()).unwrap()
+}
+
+#[test]
+fn what_another_teacher_measured_is_measured_again_and_no_more() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    let measured = read(&scratch, STUDENTS);
+    for key in ["teacher", "teacher_digest", "views", "real"] {
+        assert!(!measured[key].is_null(), "{key}: {measured}");
+    }
+    let wrong = json!({"agreement": 0.5, "feature_spread": 9.0, "pixel_spread": 9.0});
+    let mut other = measured.clone();
+    other["teacher"] = 0.125.into();
+    other["real"] = wrong.clone();
+    for figures in other["shards"].as_object_mut().unwrap().values_mut() {
+        *figures = wrong.clone();
+    }
+    let mut of_other_teacher = other.clone();
+    of_other_teacher["teacher_digest"] = "another".into();
+    scratch.write(STUDENTS, of_other_teacher.to_string());
+    scratch.succeed("ssdkd", &["report", "runs/tiny"]);
+    let summary = read(&scratch, SUMMARY);
+    assert!(summary["teacher_accuracy"].is_null() && summary["real_images"].is_null(), "{summary}");
+    assert!(summary["student_accuracy"].is_f64(), "{summary}");
+    scratch.succeed("ssdkd", &["evaluate", "runs/tiny"]);
+    assert_eq!(read(&scratch, STUDENTS), measured);
+
+    // Under other views the teacher's accuracy is what it was.
+    let mut of_other_views = other.clone();
+    of_other_views["views"]["flip"] = (!measured["views"]["flip"].as_bool().unwrap()).into();
+    scratch.write(STUDENTS, of_other_views.to_string());
+    scratch.succeed("ssdkd", &["evaluate", "runs/tiny"]);
+    let mut expected = measured;
+    expected["teacher"] = 0.125.into();
+    assert_eq!(read(&scratch, STUDENTS), expected);
+}
+
+#[test]
+fn measurements_that_cannot_be_read_are_not_replaced() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    fs::remove_file(scratch.path(STUDENTS)).unwrap();
+    fs::create_dir(scratch.path(STUDENTS)).unwrap();
+    for command in ["evaluate", "report"] {
+        scratch.fail("ssdkd", &[command, "runs/tiny"], 1, &["cannot read runs/tiny/evaluate/students.json"]);
+    }
+    assert!(scratch.path(STUDENTS).is_dir());
+}
+
+#[test]
+fn data_that_is_not_there_is_missed_before_the_first_stage() {
+    let scratch = Scratch::new();
+    scratch.fail("ssdkd", &["run", "tiny.toml", "--set", "evaluate.data=nowhere"], 3, &["nowhere is missing", "hint:"]);
+    let mut command = scratch.command("ssdkd", &["run", "tiny.toml", "--set", "evaluate.data="]);
+    let output = command.env("SSDKD_DATA", "nowhere").output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    scratch.fail("ssdkd", &["run", "tiny.toml", "--set", "evaluate.data=shapes:x"], 2, &["shapes:x", "whole number"]);
+    assert!(!scratch.path("runs").exists());
+    // It is looked for where it is needed alone.
+    scratch.succeed("ssdkd", &["run", "tiny.toml", "--set", "evaluate.data=nowhere", "--dry-run"]);
+}
+
+#[test]
+fn a_run_that_cannot_be_measured_is_reported_all_the_same() {
+    let scratch = Scratch::new();
+    fs::create_dir_all(scratch.path("images/test/cat")).unwrap();
+    scratch.write("images/test/cat/broken.png", b"\x89PNG but no more");
+    scratch.fail("ssdkd", &["run", "tiny.toml", "--set", "evaluate.data=images"], 4, &["broken.png", "hint:"]);
+    let summary = read(&scratch, SUMMARY);
+    assert!(summary["student_accuracy"].is_null() && summary["teacher_accuracy"].is_null(), "{summary}");
+    assert_eq!(summary["distillation_steps"], 4, "{summary}");
+    fs::rename(scratch.path("images"), scratch.path("moved")).unwrap();
+    scratch.fail("ssdkd", &["evaluate", "runs/tiny"], 3, &["images is missing"]);
+    scratch.succeed("ssdkd", &["evaluate", "runs/tiny", "--set", "evaluate.data=shapes:0"]);
+}

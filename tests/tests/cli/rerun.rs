@@ -1,0 +1,117 @@
+//! Runs that are made again with other settings, longer, shorter, or in part, over what an earlier one left.
+
+use std::fs;
+
+use crate::support::Scratch;
+
+/// Five distilling rounds, of whose state one is kept: most of what a round goes on from has been collected in the end.
+const LONG: [&str; 4] = ["--set", "run.rounds=5", "--set", "keep.states=1"];
+
+fn run(scratch: &Scratch, runs: &str, changes: &[&str]) -> (String, String) {
+    scratch.succeed("ssdkd", &[&["run", "tiny.toml", "--runs", runs][..], &LONG, changes].concat())
+}
+
+/// All stages as processes of their own.
+fn stage_by_stage(scratch: &Scratch, changes: &[&str]) {
+    let stages = ["ssdkd-invert", "ssdkd-balance", "ssdkd-sample", "ssdkd-distill"];
+    for round in 0..7 {
+        for stage in &stages[..if round < 2 { 2 } else { 4 }] {
+            let round = round.to_string();
+            scratch.succeed(stage, &[&["tiny.toml", "--round", &round][..], &LONG, changes].concat());
+        }
+    }
+}
+
+/// The results of `runs/tiny` are those of a run with `changes` that began from nothing.
+#[track_caller]
+fn check_as_from_nothing(scratch: &Scratch, changes: &[&str]) {
+    let _ = fs::remove_dir_all(scratch.path("fresh"));
+    run(scratch, "fresh", changes);
+    let [made, expected] = ["runs/tiny", "fresh/tiny"].map(|run| {
+        let mut files = scratch.artefacts(run);
+        files.remove("evaluate/students.json"); // remembers the students of before, too
+        files
+    });
+    assert_eq!(made, expected);
+}
+
+#[test]
+fn a_finished_run_is_made_again_stage_by_stage() {
+    let scratch = Scratch::new();
+    run(&scratch, "runs", &[]);
+    for change in ["distill.lr=0.05", "invert.lr_g=0.002"] {
+        let changes = ["--set", change];
+        stage_by_stage(&scratch, &changes);
+        check_as_from_nothing(&scratch, &changes);
+    }
+}
+
+#[test]
+fn collected_state_is_made_again_where_it_is_needed() {
+    let scratch = Scratch::new();
+    run(&scratch, "runs", &[]);
+    // The first images stay as they are; what they were made by is gone, and the second ones go on from it.
+    let changes = ["--set", "balance.capacity=30"];
+    let arguments = [&["tiny.toml", "--round", "0"][..], &LONG, &changes].concat();
+    scratch.succeed("ssdkd-balance", &arguments);
+    let second = [&["tiny.toml", "--round", "1"][..], &LONG, &changes].concat();
+    scratch.fail(
+        "ssdkd-invert",
+        &second,
+        3,
+        &["the state that invert left in round 0 was collected", "`ssdkd run runs/tiny`"],
+    );
+    let (_, err) = run(&scratch, "runs", &changes);
+    assert!(err.contains("invert 0000: its state was collected, and is made again as it is needed"), "{err}");
+    check_as_from_nothing(&scratch, &changes);
+}
+
+#[test]
+fn a_shorter_run_is_reported_and_exported_as_itself() {
+    let scratch = Scratch::new();
+    run(&scratch, "runs", &[]);
+    let short = ["--set", "run.rounds=2"];
+    run(&scratch, "runs", &short);
+    run(&scratch, "fresh", &short);
+    let summary = |run: &str| {
+        let text = fs::read(scratch.path(run).join("report/summary.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&text).unwrap()
+    };
+    let (made, expected) = (summary("runs/tiny"), summary("fresh/tiny"));
+    for key in ["student_accuracy", "student_accuracy_last5", "distillation_steps", "distinct_images", "buffer", "made"]
+    {
+        assert_eq!(made[key], expected[key], "{key}");
+    }
+    assert_eq!(made["curve"].as_array().map(Vec::len), Some(2), "{made}");
+    for runs in ["runs/tiny", "fresh/tiny"] {
+        scratch.succeed("ssdkd", &["export", runs, "--out", &format!("{runs}-student")]);
+    }
+    let student = |run: &str| fs::read(scratch.path(&format!("{run}-student")).join("student.safetensors")).unwrap();
+    assert!(student("runs/tiny") == student("fresh/tiny"), "the student of the longer run was exported");
+}
+
+#[test]
+fn an_old_round_made_again_takes_no_shard_from_the_newest_buffer() {
+    let scratch = Scratch::new();
+    let thrifty = ["--set", "keep.shards=buffer", "--set", "balance.eviction=fifo"];
+    run(&scratch, "runs", &thrifty);
+    fs::write(scratch.path("runs/tiny/balance/0003/buffer.parquet"), "not a table").unwrap();
+    scratch.succeed("ssdkd", &["mend", "runs/tiny"]);
+    scratch.succeed("ssdkd", &["verify", "runs/tiny"]);
+    // The first distilling round's images are there as well: other settings of distillation go on from there.
+    let changes = [&thrifty[..], &["--set", "distill.lr=0.05"]].concat();
+    let (_, err) = run(&scratch, "runs", &changes);
+    assert!(err.contains("invert 0002: fresh"), "{err}");
+    check_as_from_nothing(&scratch, &changes);
+}
+
+#[test]
+fn images_made_again_since_are_not_taken_for_those_of_the_buffer() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    scratch.succeed("ssdkd-invert", &["tiny.toml", "--round", "3", "--set", "invert.lr_g=0.002"]);
+    let parts = ["invert/0003 was made again since balance took its images", "`ssdkd run`"];
+    scratch.fail("ssdkd-distill", &["tiny.toml", "--round", "3", "--force"], 4, &parts);
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    scratch.succeed("ssdkd", &["verify", "runs/tiny"]);
+}
