@@ -152,15 +152,17 @@ fn killed_at_any_moment_it_goes_on_to_the_same_bytes() {
     let whole = started.elapsed();
     let expected = bytes_of(&folder.join("whole"));
 
-    let (mut killed, mut runs) = (0, 0);
+    let (mut killed, mut tries, mut runs) = (0, 0_u32, 0);
     while killed < kills {
         let out = format!("parts-{runs}");
         let threads = ["1", "2"][runs % 2];
         loop {
             let mut command = training(folder, &out, &short);
             let mut process = command.args(["--threads", threads]).stderr(std::process::Stdio::null()).spawn().unwrap();
-            // Spread evenly over the time that the training takes, by the golden ratio.
-            std::thread::sleep(whole.mul_f64((f64::from(killed) * 0.618).fract()));
+            // Spread evenly over the time that the training takes, by the golden ratio: of tries and not of kills, or one that
+            // is done before its time would come again and again.
+            tries += 1;
+            std::thread::sleep(whole.mul_f64((f64::from(tries) * 0.618).fract()));
             if let Some(status) = process.try_wait().unwrap() {
                 assert!(status.success(), "{status}");
                 break;
