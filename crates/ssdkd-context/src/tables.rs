@@ -10,7 +10,6 @@ use candle_core::{DType, Device, Tensor};
 use ssdkd_shards::{
     BufferRow, ClassRow, DrawRow, ImageReader, ImageShard, ObservedRow, PriorityRow, Row, Rows, tables,
 };
-
 use ssdkd_stage::{StageError, exit::Code};
 
 use crate::{Context, KeepShards, images};
@@ -63,7 +62,8 @@ impl Context {
             let (found, wanted) = (shard.info.shape, self.teacher_card().input);
             ensure!(
                 found == wanted,
-                "{}: images of {found:?} (C, H, W) where the teacher takes {wanted:?}",
+                "{}: images of {found:?} (C, H, W) where the teacher takes {wanted:?}\n\
+                 hint: `ssdkd run` makes them again for this teacher",
                 path.display()
             );
             Rc::new(KeptShard { shard, on_gpu: OnceCell::new() })

@@ -97,7 +97,8 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
         + rounds * (PRIORITY_ROW * members + DRAW * (distill.steps * distill.batch) as f64)
         + rounds * student.store().all().iter().map(|(_, tensor)| bytes_of(tensor)).sum::<u64>() as f64
         + kept * (state + optimizer) as f64;
-    let held = (SPREAD * members + a_round) * (pixels * if invert.image_format == ImageFormat::U8 { 1.0 } else { 4.0 });
+    let held = ((SPREAD * members).min(all * a_round) + a_round)
+        * (pixels * if invert.image_format == ImageFormat::U8 { 1.0 } else { 4.0 });
     Ok(Estimate {
         synthesis_s,
         distillation_s,

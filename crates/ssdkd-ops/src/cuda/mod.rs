@@ -9,7 +9,8 @@
 //! | the others | the operations, as the modules of the same names beside this one have them for the CPU |
 //!
 //! An operation's public function checks its arguments, and comes here when they are on a GPU. Nothing here waits for
-//! the GPU, except what returns numbers to the program, and cuDNN's trials of a shape that is seen for the first time. All work is in order on the one stream of a device.
+//! the GPU, except what returns numbers to the program, and cuDNN's trials of a shape that is seen for the first time. All
+//! work is in order on the one stream of a device.
 
 mod conv;
 mod direct;
