@@ -89,11 +89,14 @@ fuzz: ## fuzz every reader of strangers' files (SECONDS= each, READERS="recipe s
 kills: build ## kill runs and trainings at random moments until KILLS were killed; all must end with the same bytes
 	SSDKD_KILLS=$(KILLS) $(CARGO) test --release --workspace --test cli --test command killed -- --nocapture
 
+# Not optimised it is there in a third of the time, and takes seconds for what it does here.
+deny: export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 deny: ## licences, doubles, sources and known vulnerabilities of what is depended on (cargo-deny; the last needs the network)
-	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	@command -v cargo-deny >/dev/null || \
+	  CARGO_PROFILE_DEV_DEBUG=false $(CARGO) install --quiet --locked --debug --root target/tools cargo-deny@0.20.2
 	$(CARGO) deny check licenses bans sources
 	@$(CARGO) deny fetch db >/dev/null 2>&1 || { echo "warning: no list of vulnerabilities could be fetched, so none was looked up" >&2; exit 0; }; \
-	$(CARGO) deny check --disable-fetch advisories
+	$(CARGO) deny --offline check advisories
 
 data-cifar10: ## fetch CIFAR-10 from its authors' site into data/cifar10
 	@data/fetch-cifar.sh 10

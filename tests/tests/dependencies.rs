@@ -1,5 +1,5 @@
-//! What is depended on: licences, sources and doubles, against `.deny.toml`. cargo-deny (`make deny`) knows more, but takes
-//! minutes to install; this needs nothing, and no network.
+//! What is depended on: licences, sources and doubles, against `.deny.toml`. cargo-deny (`make deny`) knows more, but has to be
+//! installed; this needs nothing, and no network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,16 +18,21 @@ fn rules() -> toml::Table {
     std::fs::read_to_string(path).expect(".deny.toml").parse().expect(".deny.toml is TOML")
 }
 
-/// The packages that this machine builds.
+/// The packages that a build for this machine needs: for a GPU too where Cargo has fetched those, else for the CPU alone.
 fn packages() -> Vec<Value> {
     let version = Command::new("rustc").arg("-vV").output().expect("rustc");
     let version = String::from_utf8_lossy(&version.stdout).into_owned();
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).expect("rustc names its host");
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--offline", "--filter-platform", host])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo");
+    let metadata = |features: &[&str]| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["metadata", "--format-version", "1", "--offline", "--filter-platform", host]).args(features);
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo")
+    };
+    let mut output = metadata(&["--all-features"]);
+    if !output.status.success() {
+        println!("note: the packages of a build for a GPU are not on this machine; `cargo fetch` brings them");
+        output = metadata(&[]);
+    }
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
     // Packages of other platforms are listed, too, but not resolved.
