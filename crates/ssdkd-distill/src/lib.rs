@@ -5,17 +5,18 @@
 //! | the draws; the images they name; student and optimiser of the round before | student, optimiser, per-step losses, the disagreement observed on each draw |
 
 mod checkpoint;
+mod views;
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde_json::json;
 use ssdkd_context::{Context, Outcome, Plan, Role, STUDENT};
 use ssdkd_method::{Distiller, Trouble};
-use ssdkd_nn::random::stream;
 use ssdkd_nn::{Network, weights};
 use ssdkd_shards::{ObservedRow, StepRow};
+
+use crate::views::Views;
 
 /// The stage's name: its folder, its section of the recipe, its binary.
 pub const STAGE: &str = "distill";
@@ -41,10 +42,6 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
 
     let teacher = context.teacher()?;
     let (student, mut distiller) = student_and_optimizer(context, round, distilling_round)?;
-    let places = context.buffer(round)?.into_iter().map(|row| (row.sample_id, (row.birth_round, row.row)));
-    let places = places.collect::<HashMap<_, _>>();
-    let draws = context.draws(round)?;
-    let seed = context.recipe().run.seed;
     let total = settings.steps as u64 * u64::from(rounds);
 
     let (mut steps, mut observed) = checkpoint::take_up(&job, &student, &mut distiller)?;
@@ -53,19 +50,15 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     }
     let progress = context.progress(STAGE, round, settings.steps as u64);
     progress.advance(steps.len() as u64, String::new);
-    for (index, batch) in draws.chunks(settings.batch).enumerate().skip(steps.len()) {
-        let at = batch
-            .iter()
-            .map(|draw| places.get(&draw.sample_id).copied().with_context(|| format!("sample {} was drawn but is not in the buffer of round {round}\nhint: rerun `sample` of this round with --force", draw.sample_id)))
-            .collect::<Result<Vec<_>>>()?;
-        let images = context.images(&at)?;
-        let weights = batch.iter().map(|draw| draw.weight).collect::<Vec<_>>();
+    let mut views = Views::new(context, round)?;
+    for index in steps.len()..settings.steps {
+        let (labelled, drawn) = views.of_step(index, context, &distiller, &teacher)?;
+        let weights = drawn.iter().map(|draw| draw.weight).collect::<Vec<_>>();
         let step = u64::from(distilling_round) * settings.steps as u64 + index as u64;
-        let mut views = stream(seed, "distillation views", &[u64::from(round), index as u64]);
-        let report = distiller.step(&teacher, &student, &images, Some(&weights), (step, total), &mut views)?;
-        observed.extend(batch.iter().zip(&report.disagreement).map(|(draw, &kl)| ObservedRow {
-            step: draw.step,
-            slot: draw.slot,
+        let report = distiller.learn(&student, labelled, Some(&weights), (step, total))?;
+        observed.extend(drawn.iter().zip(&report.disagreement).zip(0..).map(|((draw, &kl), slot)| ObservedRow {
+            step: index as u32,
+            slot,
             sample_id: draw.sample_id,
             kl,
         }));

@@ -31,6 +31,7 @@ use crate::check;
 use crate::hints::Hints;
 use crate::inversion_loss::Discrepancy;
 use crate::mixing::{mix_colours, mix_up};
+use crate::passes::Labelled;
 
 /// `[distill]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +41,9 @@ pub struct DistillSettings {
     pub steps: usize,
     /// Images in a step, 2–65536 \[C: 256\].
     pub batch: usize,
+    /// How often the student sees each of a round's [views](crate::passes), which the teacher labels once; `steps` is a multiple of it
+    /// \[O\].
+    pub passes: usize,
     /// What the student learns to close: "kl", or "l1" of the logits, which knows no temperature and no weights \[C: DFAD\].
     pub loss: Discrepancy,
     /// T, above 0 \[C: 20\].
@@ -73,6 +77,7 @@ impl Default for DistillSettings {
         Self {
             steps: 40,
             batch: 128,
+            passes: 1,
             loss: Discrepancy::Kl,
             temperature: 4.0,
             features: 0.0,
@@ -95,6 +100,13 @@ impl DistillSettings {
     pub fn validate(&self) -> std::result::Result<(), String> {
         check::count("distill.steps", self.steps, 1..=1_000_000)?;
         check::count("distill.batch", self.batch, 2..=65_536)?;
+        check::count("distill.passes", self.passes, 1..=self.steps)?;
+        if !self.steps.is_multiple_of(self.passes) {
+            return Err(format!(
+                "distill.steps is {}; it must be a multiple of distill.passes, {}",
+                self.steps, self.passes
+            ));
+        }
         check::positive("distill.temperature", self.temperature)?;
         check::not_negative("distill.features", self.features)?;
         check::positive("distill.lr", self.lr)?;
@@ -111,6 +123,11 @@ impl DistillSettings {
         check::not_negative("distill.colour", self.colour)?;
         check::fraction("distill.mixup", self.mixup)?;
         self.augment.validate("distill")
+    }
+
+    /// Images drawn for a round: those of the steps of one pass.
+    pub fn draws(&self) -> usize {
+        self.steps / self.passes * self.batch
     }
 
     /// The learning rate of step `step` (from 0) of `total` in the run.
@@ -175,23 +192,41 @@ impl Distiller {
         Ok(Self { settings, optimizer, hints })
     }
 
-    /// One step, number `step` (from 0) of `total` in the run, on `images` (B, H, W, C) in `[0, 1]`.
-    ///
-    /// `weights` are the importance weights w, if they scale the loss; `views` draws the augmentation.
+    /// One step on `images` that are seen once: [`label`](Self::label), then [`learn`](Self::learn).
     pub fn step(
         &mut self,
         teacher: &Network,
         student: &Network,
         images: &Tensor,
         weights: Option<&[f32]>,
-        (step, total): (u64, u64),
+        position: (u64, u64),
         views: &mut ChaCha8Rng,
     ) -> Result<StepReport> {
+        let labelled = self.label(teacher, images, views)?;
+        self.learn(student, labelled, weights, position)
+    }
+
+    /// A view, drawn from `views`, of each of `images` (B, H, W, C) in `[0, 1]`, and what the teacher says about it.
+    pub fn label(&self, teacher: &Network, images: &Tensor, views: &mut ChaCha8Rng) -> Result<Labelled> {
         let images = mix_colours(images, self.settings.colour, views)?;
         let images = mix_up(&images, self.settings.mixup, views)?;
         let views = self.settings.augment.view(&Value::constant(images), views)?;
-        let Output { maps: teacher_maps, logits: teacher_logits, .. } = teacher.forward(&views, &Pass::eval())?;
-        let Output { maps, logits: student_logits, .. } = student.forward(&views, &Pass::train())?; // …, (B, K)
+        let Output { maps, logits, .. } = teacher.forward(&views, &Pass::eval())?; // …, (B, K)
+        let maps = self.hints.iter().flat_map(|hints| hints.targets(&maps)).collect();
+        Ok(Labelled { views: views.tensor().clone(), logits: logits.tensor().clone(), maps })
+    }
+
+    /// One step, number `step` (from 0) of `total` in the run. `weights` are the importance weights w, if they scale the loss.
+    pub fn learn(
+        &mut self,
+        student: &Network,
+        labelled: Labelled,
+        weights: Option<&[f32]>,
+        (step, total): (u64, u64),
+    ) -> Result<StepReport> {
+        let Labelled { views, logits: teacher_logits, maps: teacher_maps } = labelled;
+        let teacher_logits = Value::constant(teacher_logits);
+        let Output { maps, logits: student_logits, .. } = student.forward(&Value::constant(views), &Pass::train())?;
         let mut loss = match self.settings.loss {
             Discrepancy::Kl => distillation_loss(&teacher_logits, &student_logits, self.settings.temperature, weights)?,
             Discrepancy::L1 => ops::mean_absolute_difference(&teacher_logits, &student_logits)?,
@@ -426,7 +461,7 @@ mod tests {
                 let of = |network: &Network| network.forward(&views, &Pass::train_frozen()).unwrap().maps;
                 let hints = distiller.hints.as_ref().unwrap();
                 let teacher = teacher.forward(&views, &Pass::eval()).unwrap().maps;
-                hints.loss(&of(&student), &teacher).unwrap().scalar().unwrap()
+                hints.loss(&of(&student), &hints.targets(&teacher)).unwrap().scalar().unwrap()
             };
             let before = distance(&distiller);
             train(&mut distiller, &teacher, &student, 0..30);
@@ -455,6 +490,8 @@ mod tests {
         assert_eq!(DistillSettings::default().validate(), Ok(()));
         check(DistillSettings { lr_min: 1.0, ..Default::default() }, "distill.lr_min is 1");
         check(DistillSettings { nesterov: true, momentum: 0.0, ..Default::default() }, "distill.nesterov");
+        check(DistillSettings { passes: 3, ..Default::default() }, "distill.steps is 40; it must be a multiple");
+        check(DistillSettings { passes: 0, ..Default::default() }, "distill.passes is 0");
         check(DistillSettings { mixup: 1.5, ..Default::default() }, "distill.mixup is 1.5");
         check(DistillSettings { temperature: 0.0, ..Default::default() }, "distill.temperature is 0");
     }

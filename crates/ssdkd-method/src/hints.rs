@@ -63,11 +63,16 @@ impl Hints {
         Ok(Self { store, pairs })
     }
 
-    /// L_F of the maps of both networks; the teacher's get no gradient.
-    pub(crate) fn loss(&self, student: &[Value], teacher: &[Value]) -> Result<Value> {
+    /// The b_m among all maps of the teacher; they get no gradient.
+    pub(crate) fn targets(&self, teacher: &[Value]) -> Vec<Tensor> {
+        self.pairs.iter().map(|pair| teacher[pair.teacher].tensor().clone()).collect()
+    }
+
+    /// L_F of the student's maps and the [targets](Self::targets) of the same views.
+    pub(crate) fn loss(&self, student: &[Value], targets: &[Tensor]) -> Result<Value> {
         let mut distances = Vec::new();
-        for pair in &self.pairs {
-            let (map, target) = (&student[pair.student], teacher[pair.teacher].tensor());
+        for (pair, target) in self.pairs.iter().zip(targets) {
+            let map = &student[pair.student];
             let projected = match &pair.projector {
                 Some(projector) => projector.forward(map, &Pass::train())?,
                 None => map.clone(),

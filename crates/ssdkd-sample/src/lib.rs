@@ -2,13 +2,14 @@
 //!
 //! | reads | writes |
 //! |---|---|
-//! | the buffer; the student of the round before; what `distill` observed in the round before | priority, probability and weight of every member; the draws: which sample in which slot of which step |
+//! | the buffer; the student of the round before; what `distill` observed in the round before | priority, probability and weight of every member; the draws: which sample in which slot of which step of the first pass |
 
 use std::collections::HashMap;
 
 use anyhow::Result;
 use serde_json::json;
 use ssdkd_context::{Context, Outcome, Plan};
+use ssdkd_method::DistillSettings;
 use ssdkd_method::priority::{Cumulative, prioritise};
 use ssdkd_nn::random::stream;
 use ssdkd_shards::{BufferRow, DrawRow, PriorityRow};
@@ -24,12 +25,12 @@ const MEASURING_BATCH: usize = 256;
 /// Draws what the student will see in round `round`, unless that is done already.
 pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let settings = context.recipe().sample.clone();
-    let (steps, batch) = (context.recipe().distill.steps, context.recipe().distill.batch);
+    let DistillSettings { steps, batch, passes, .. } = context.recipe().distill;
     let rounds = context.recipe().run.rounds;
     let distilling_round = context.distilling_round(STAGE, round)?;
     let parameters = json!({
         "sample": settings,
-        "distill": { "steps": steps, "batch": batch },
+        "distill": { "steps": steps, "batch": batch, "passes": passes },
         "run": { "rounds": rounds },
         "student": context.recipe().student,
     });
@@ -52,8 +53,8 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
 
     let seed = context.recipe().run.seed;
     let cumulative = Cumulative::new(&members);
-    let mut draws = Vec::with_capacity(steps * batch);
-    for step in 0..steps {
+    let mut draws = Vec::with_capacity(context.recipe().distill.draws());
+    for step in 0..steps / passes {
         let drawn = cumulative.draw(batch, &mut stream(seed, "draws", &[u64::from(round), step as u64]));
         draws.extend(drawn.into_iter().enumerate().map(|(slot, member)| DrawRow {
             step: step as u32,

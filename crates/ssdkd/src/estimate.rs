@@ -25,7 +25,8 @@ pub struct Estimate {
 /// Bytes of a row of the buffer's table and of its priorities, of a draw and what was observed on it: as runs left them.
 const BUFFER_ROW: f64 = 34.0;
 const PRIORITY_ROW: f64 = 29.0;
-const DRAW: f64 = 16.0;
+const DRAWN: f64 = 6.0;
+const OBSERVED: f64 = 10.0;
 /// Bytes of an `f32` pixel after zstd, of four.
 const PACKED_PIXEL: f64 = 3.2;
 /// Images of the shards that stay in memory for each member of the buffer: a shard stays as long as one of its images is a
@@ -68,12 +69,14 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
     let images = |count: usize| Tensor::rand(0f32, 1f32, (count, height, width, channels), &device);
     let mut distiller = Distiller::new(distill.clone(), &teacher, &student, 0)?;
     let batch = images(distill.batch)?;
-    let mut step = 0.0;
+    let (mut label, mut learn, mut labels) = (0.0, 0.0, 0);
     for index in 0..3 {
         let start = Instant::now();
-        let mut views = stream(0, "estimate", &[index]);
-        distiller.step(&teacher, &student, &batch, None, (index, 1_000_000), &mut views)?;
-        step = start.elapsed().as_secs_f64();
+        let labelled = distiller.label(&teacher, &batch, &mut stream(0, "estimate", &[index]))?;
+        label = start.elapsed().as_secs_f64();
+        labels = labelled.bytes();
+        distiller.learn(&student, labelled, None, (index, 1_000_000))?;
+        learn = start.elapsed().as_secs_f64() - label;
     }
     let mut look = 0.0;
     if recipe.sample.enabled && recipe.sample.refresh == Refresh::All {
@@ -81,7 +84,9 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
         student.logits(&batch)?;
         look = start.elapsed().as_secs_f64() * balance.capacity as f64 / distill.batch as f64;
     }
-    let distillation_s = f64::from(run.rounds) * (distill.steps as f64 * step + look);
+    let steps_of_a_pass = distill.steps / distill.passes;
+    let distillation_s = f64::from(run.rounds) * (distill.steps as f64 * learn + steps_of_a_pass as f64 * label + look);
+    let labelled = if distill.passes > 1 { labels * steps_of_a_pass as u64 } else { 0 };
     let optimizer = distiller.state_tensors().values().map(bytes_of).sum::<u64>();
 
     let pixels = teacher.spec().input.iter().product::<usize>() as f64;
@@ -94,7 +99,9 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
     let kept = if recipe.keep.states == 0 { all } else { (recipe.keep.states as f64 + 1.0).min(all) };
     let members = (balance.capacity as f64).min(all * a_round);
     let disk = all * (a_round * image + BUFFER_ROW * members)
-        + rounds * (PRIORITY_ROW * members + DRAW * (distill.steps * distill.batch) as f64)
+        + rounds
+            * (PRIORITY_ROW * members
+                + (DRAWN * distill.draws() as f64 + OBSERVED * (distill.steps * distill.batch) as f64))
         + rounds * student.store().all().iter().map(|(_, tensor)| bytes_of(tensor)).sum::<u64>() as f64
         + kept * (state + optimizer) as f64;
     let held = ((SPREAD * members).min(all * a_round) + a_round)
@@ -102,7 +109,7 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
     Ok(Estimate {
         synthesis_s,
         distillation_s,
-        memory: ssdkd_ops::peak_bytes() as u64 + held as u64,
+        memory: ssdkd_ops::peak_bytes() as u64 + held as u64 + labelled,
         disk: disk as u64,
     })
 }

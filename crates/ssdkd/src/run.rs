@@ -172,10 +172,12 @@ fn shell_flags(arguments: &StageArgs) -> String {
         (arguments.force, "--force"),
         (arguments.verify, "--verify"),
         (arguments.dry_run, "--dry-run"),
+        (arguments.resume, "--resume"),
         (arguments.common.quiet, "--quiet"),
     ] {
         words.extend(given.then(|| flag.to_string()));
     }
+    words.extend((0..arguments.common.verbose).map(|_| "--verbose".to_string()));
     if arguments.common.device != DeviceChoice::Auto {
         words.extend(["--device".into(), arguments.common.device.to_string()]);
     }
@@ -205,6 +207,7 @@ fn quote(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::num::NonZeroUsize;
 
     #[test]
     fn the_command_of_a_run_is_not_its_folder() {
@@ -219,6 +222,15 @@ mod tests {
         assert_eq!(command_of(&arguments(&["distill.lr=0.1"]), Some(begun)), begun);
         let more = command_of(&arguments(&["distill.lr=0.2"]), Some(begun));
         assert_eq!(more, format!("{begun} --set distill.lr=0.2"));
+    }
+
+    #[test]
+    fn a_stage_gets_the_flags_of_its_plan() {
+        let mut arguments = StageArgs { runs: "my runs".into(), resume: true, ..StageArgs::default() };
+        arguments.set.push("run.method=a b".into());
+        (arguments.common.verbose, arguments.common.threads) = (2, NonZeroUsize::new(3));
+        let expected = " --runs 'my runs' --set 'run.method=a b' --resume --verbose --verbose --threads 3";
+        assert_eq!(shell_flags(&arguments), expected);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use ssdkd_shards::{DrawRow, ObservedRow, Row, tables};
+
 use crate::support::Scratch;
 
 /// The chain that `make pipeline` runs.
@@ -34,6 +36,41 @@ fn one_process_and_many_leave_the_same_bytes_at_any_thread_count() {
     assert!(chained.keys().any(|path| path == "distill/0003/student.safetensors"), "{:?}", chained.keys());
     assert_eq!(chained, scratch.artefacts("whole/tiny"));
     assert_eq!(chained, scratch.artefacts("threaded/tiny"));
+}
+
+/// Rows of a round's table.
+fn table<R: Row>(scratch: &Scratch, path: &str) -> Vec<R> {
+    let path = scratch.path(path);
+    tables::decode(fs::read(&path).unwrap(), &path).unwrap()
+}
+
+#[test]
+fn passes_show_the_same_views_in_other_orders() {
+    let scratch = Scratch::new();
+    let settings = ["distill.steps=12", "distill.passes=3", "distill.features=5.0"];
+    let settings = settings.iter().flat_map(|setting| ["--set", *setting]).collect::<Vec<_>>();
+    scratch.succeed("ssdkd", &[&["run", "tiny.toml"], &settings[..]].concat());
+    let drawn = table::<DrawRow>(&scratch, "runs/tiny/sample/0003/draws.parquet");
+    let observed = table::<ObservedRow>(&scratch, "runs/tiny/distill/0003/observed.parquet");
+    assert_eq!((drawn.len(), observed.len()), (4 * 8, 12 * 8));
+    let sorted = |mut ids: Vec<u64>| {
+        ids.sort_unstable();
+        ids
+    };
+    let ids = drawn.iter().map(|row| row.sample_id).collect::<Vec<_>>();
+    let passes = observed.chunks(ids.len()).map(|pass| pass.iter().map(|row| row.sample_id).collect::<Vec<_>>());
+    let passes = passes.collect::<Vec<_>>();
+    assert_eq!(passes[0], ids);
+    assert!(passes[1] != ids && passes[2] != ids && passes[1] != passes[2], "{passes:?}");
+    assert!(passes.iter().all(|pass| sorted(pass.clone()) == sorted(ids.clone())), "{passes:?}");
+    let places = observed.iter().map(|row| (row.step, row.slot)).collect::<Vec<_>>();
+    assert_eq!(places, (0..12).flat_map(|step| (0..8).map(move |slot| (step, slot))).collect::<Vec<_>>());
+    scratch.fail(
+        "ssdkd",
+        &["run", "tiny.toml", "--set", "distill.passes=5"],
+        2,
+        &["distill.passes is 5; it must be a whole number from 1 to 2"],
+    );
 }
 
 #[test]

@@ -1,0 +1,102 @@
+//! The views of a round: labelled when a step first needs them, and kept while there are passes left that will.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::{Context as _, Result, ensure};
+use ssdkd_context::Context;
+use ssdkd_method::passes::order;
+use ssdkd_method::{Distiller, Labelled};
+use ssdkd_nn::Network;
+use ssdkd_nn::random::stream;
+use ssdkd_shards::DrawRow;
+
+/// All views of one round, in the order of its draws.
+pub(crate) struct Views {
+    draws: Vec<DrawRow>,
+    /// Birth round and row of each sample that may be drawn.
+    places: HashMap<u64, (u32, u32)>,
+    /// Of a step.
+    batch: usize,
+    passes: usize,
+    seed: u64,
+    round: u32,
+    /// What was labelled: a part for each step of the first pass.
+    parts: BTreeMap<usize, Labelled>,
+    /// All parts as one, in the passes after the first.
+    all: Option<Labelled>,
+}
+
+impl Views {
+    /// Of a round's draws and the buffer that they are from; nothing is labelled yet.
+    pub(crate) fn new(context: &mut Context, round: u32) -> Result<Self> {
+        let draws = context.draws(round)?;
+        let buffer = context.buffer(round)?.into_iter();
+        let places = buffer.map(|row| (row.sample_id, (row.birth_round, row.row))).collect();
+        let (settings, seed) = (&context.recipe().distill, context.recipe().run.seed);
+        let (batch, passes) = (settings.batch, settings.passes);
+        ensure!(
+            draws.len() == settings.draws(),
+            "`sample` of round {round} left {} draws where the steps of a pass take {}\nhint: rerun it with --force",
+            draws.len(),
+            settings.draws()
+        );
+        Ok(Self { draws, places, batch, passes, seed, round, parts: BTreeMap::new(), all: None })
+    }
+
+    /// The views of step `step` (from 0), and the draw that each came from.
+    pub(crate) fn of_step(
+        &mut self,
+        step: usize,
+        context: &mut Context,
+        distiller: &Distiller,
+        teacher: &Network,
+    ) -> Result<(Labelled, Vec<DrawRow>)> {
+        let (pass, at) = (step / self.steps_of_a_pass(), step % self.steps_of_a_pass());
+        let rows = order(self.draws.len(), self.seed, self.round, pass)[at * self.batch..][..self.batch].to_vec();
+        let labelled = if pass == 0 {
+            let labelled = self.label(step, context, distiller, teacher)?;
+            if self.passes > 1 {
+                self.parts.insert(step, labelled.clone());
+            }
+            labelled
+        } else {
+            self.join(context, distiller, teacher)?.rows(&rows)?
+        };
+        Ok((labelled, rows.iter().map(|&row| self.draws[row as usize].clone()).collect()))
+    }
+
+    fn steps_of_a_pass(&self) -> usize {
+        self.draws.len() / self.batch
+    }
+
+    /// All views as one. Where the round was interrupted, parts are missing; each is labelled as it was, in a batch of its own: then
+    /// it has the same bits.
+    fn join(&mut self, context: &mut Context, distiller: &Distiller, teacher: &Network) -> Result<&Labelled> {
+        if self.all.is_none() {
+            for part in 0..self.steps_of_a_pass() {
+                if !self.parts.contains_key(&part) {
+                    let labelled = self.label(part, context, distiller, teacher)?;
+                    self.parts.insert(part, labelled);
+                }
+            }
+            self.all = Some(Labelled::join(std::mem::take(&mut self.parts).into_values().collect())?);
+        }
+        self.all.as_ref().context("no views")
+    }
+
+    /// Draws and labels the views of step `part` of the first pass.
+    fn label(&self, part: usize, context: &mut Context, distiller: &Distiller, teacher: &Network) -> Result<Labelled> {
+        let place = |draw: &DrawRow| {
+            self.places.get(&draw.sample_id).copied().with_context(|| {
+                format!(
+                    "sample {} was drawn but is not in the buffer of round {}\nhint: rerun `sample` of this round with --force",
+                    draw.sample_id, self.round
+                )
+            })
+        };
+        let draws = &self.draws[part * self.batch..][..self.batch];
+        let images = context.images(&draws.iter().map(place).collect::<Result<Vec<_>>>()?)?;
+        let mut views = stream(self.seed, "distillation views", &[u64::from(self.round), part as u64]);
+        Ok(distiller.label(teacher, &images, &mut views)?)
+    }
+}
