@@ -1,6 +1,6 @@
 //! Passes over a round's views.
 //!
-//! A deep teacher spends more on a view than a small student does on learning it. So the teacher labels each view of a round once, and the
+//! A deep teacher can spend more on a view than a small student does on learning it. So the teacher labels each view of a round once, and the
 //! student sees all of them `passes` times, each time in another order \[O; C: data echoing, Choi et al. 2019, of which this
 //! is the form that repeats batches after augmentation and shuffles\].
 

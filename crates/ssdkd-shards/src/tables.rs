@@ -67,7 +67,7 @@ table! {
 
     /// `draws.parquet` of `sample`: what the student will see, in order of step and slot.
     pub struct DrawRow in "draws" {
-        /// The distillation step of this round.
+        /// The distillation step of this round, in the first pass over its views.
         step: u32,
         /// The place in that step's batch.
         slot: u32,

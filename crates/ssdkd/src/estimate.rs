@@ -22,7 +22,7 @@ pub struct Estimate {
     pub disk: u64,
 }
 
-/// Bytes of a row of the buffer's table and of its priorities, of a draw and what was observed on it: as runs left them.
+/// Bytes of a row of the buffer's table and of its priorities, of a draw, and of what was observed in a step: as runs left them.
 const BUFFER_ROW: f64 = 34.0;
 const PRIORITY_ROW: f64 = 29.0;
 const DRAWN: f64 = 6.0;
