@@ -8,7 +8,7 @@ ROUND    ?=
 GPU      ?=
 SECONDS  ?= 60
 READERS  ?= recipe manifest card checkpoint safetensors shard
-KILLS    ?= 200
+KILLED   ?= 200
 
 CARGO ?= cargo
 BIN   := $(if $(GPU),target-cuda,target)/release
@@ -17,7 +17,7 @@ FLAGS := --runs $(RUNS) $(ARGS)
 export SSDKD_DATA := $(DATA)
 
 .PHONY: help build build-cuda cuda-toolkit gpu-check pipeline run invert balance sample distill evaluate report status test lint fmt \
-        bench bench-pytorch sanitize fuzz kills deny data-cifar10 data-cifar100 teacher-shapes teacher-wrn-40-2 golden results python clean
+        bench bench-pytorch sanitize fuzz fuzz-short kills deny data-cifar10 data-cifar100 teacher-shapes teacher-wrn-40-2 golden results python clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,20 +74,29 @@ sanitize: ## the operations' tests under AddressSanitizer; leaks aside, as the c
 	RUSTC_BOOTSTRAP=1 ASAN_OPTIONS=detect_leaks=0 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --release -p ssdkd-ops --tests \
 	  --target $$(rustc -vV | sed -n 's/^host: //p') --target-dir target/sanitize
 
-# Coverage is collected in target/fuzz/corpus; the kept files in tests/fuzz/corpus stay as they are. The lock file is the
-# programs' own, so that what is fuzzed is what is shipped.
+# What libFuzzer finds new is collected in target/fuzz/corpus; the kept files in tests/fuzz/corpus stay as they are.
+FUZZ_LIMITS := -max_len=65536 -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=256 -print_final_stats=1
+
 fuzz: ## fuzz every reader of strangers' files (SECONDS= each, READERS="recipe shard"; a nightly Rust and cargo-fuzz)
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
-	@cp Cargo.lock tests/fuzz/Cargo.lock
 	@for reader in $(READERS); do \
 	  mkdir -p target/fuzz/corpus/$$reader && \
-	  RUSTUP_TOOLCHAIN=nightly $(CARGO) fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz $$reader \
-	    target/fuzz/corpus/$$reader tests/fuzz/corpus/$$reader -- -max_total_time=$(SECONDS) -max_len=65536 -timeout=10 \
-	    -rss_limit_mb=2048 -malloc_limit_mb=256 -print_final_stats=1 || exit 1; \
+	  RUSTUP_TOOLCHAIN=nightly $(CARGO) fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz --features libfuzzer fuzz-$$reader \
+	    target/fuzz/corpus/$$reader tests/fuzz/corpus/$$reader -- -max_total_time=$(SECONDS) $(FUZZ_LIMITS) || exit 1; \
 	done
 
-kills: build ## kill runs and trainings at random moments until KILLS were killed; all must end with the same bytes
-	SSDKD_KILLS=$(KILLS) $(CARGO) test --release --workspace --test cli --test command killed -- --nocapture
+# The wrapper is part of the names of what it compiles: the libraries beneath are those of `make build`, and nothing of that is replaced.
+fuzz-short: ## the same without AddressSanitizer, guided by our own code alone: any Rust, nothing installed (SECONDS=, READERS=)
+	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/covered.sh $(CARGO) build --release --workspace --features ssdkd-fuzz/libfuzzer \
+	  $(READERS:%=--bin fuzz-%)
+	@for reader in $(READERS); do \
+	  mkdir -p target/fuzz/corpus/$$reader && \
+	  target/release/fuzz-$$reader target/fuzz/corpus/$$reader tests/fuzz/corpus/$$reader -artifact_prefix=target/fuzz/ \
+	    -max_total_time=$(SECONDS) $(FUZZ_LIMITS) || exit 1; \
+	done
+
+kills: build ## kill KILLED runs and as many trainings at random moments, some often; all must end with the same bytes
+	SSDKD_KILLED=$(KILLED) $(CARGO) test --release --workspace --test cli --test command killed -- --nocapture
 
 # Not optimised it is there in a third of the time, and takes seconds for what it does here.
 deny: export PATH := $(CURDIR)/target/tools/bin:$(PATH)

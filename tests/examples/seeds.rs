@@ -1,4 +1,5 @@
-//! Remakes the small files in `tests/fuzz/corpus` that fuzzing begins with: `cargo run --release --workspace --example seeds`.
+//! Remakes the small files in `tests/fuzz/corpus` that fuzzing begins with:
+//! `cargo build --release --workspace --example seeds && target/release/examples/seeds`.
 //!
 //! What fuzzing found is kept beside them, under the name `found-…`, and is not made here.
 
@@ -128,8 +129,6 @@ fn shards() {
         difficulty: 0.5,
         phi: 0.125,
         birth_round: 1,
-        priority: 0.1,
-        weight: 1.0,
     };
     table("buffer", &(0..5).map(member).collect::<Vec<_>>());
     let class =

@@ -2,7 +2,7 @@
 //!
 //! | reads | writes |
 //! |---|---|
-//! | the new shard; the buffer and the class counts of the round before; the priorities of the round before | the buffer's members, as a table of ids; the class counts |
+//! | the new shard; the buffer of the round before; where the lowest priorities go, the priorities of the round before | the buffer's members, as a table of ids; the class counts |
 //!
 //! Images stay where `invert` put them: the buffer is a table that points to shard and row.
 
@@ -17,17 +17,17 @@ use ssdkd_shards::{BufferRow, ClassRow, ImageShard};
 /// The stage's name: its folder, its section of the recipe, its binary.
 pub const STAGE: &str = "balance";
 /// Raised by hand when the same recipe gives other results.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Takes in round `round`'s images and evicts as many, unless that is done already.
 pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
-    let settings = context.recipe().balance.clone();
+    let settings = context.recipe().balance.relevant();
     let phi = context.recipe().invert.phi;
     let parameters = json!({ "balance": settings, "invert": { "phi": phi } });
     let mut plan = Plan::new(STAGE, VERSION, round, parameters).reads("invert", round);
     if let Some(previous) = round.checked_sub(1) {
         plan = plan.reads(STAGE, previous);
-        if context.recipe().distilling_round(previous).is_some() {
+        if reads_priorities(context, previous) {
             plan = plan.reads("sample", previous);
         }
     }
@@ -63,27 +63,27 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// The buffer of a round, with the priorities and weights that `sample` gave its members since.
+/// Whether the priorities that `sample` left in `round` say who has to go: a buffer that does without them does not change with
+/// the student.
+fn reads_priorities(context: &Context, round: u32) -> bool {
+    context.recipe().balance.eviction.looks_at_priorities() && context.recipe().distilling_round(round).is_some()
+}
+
+/// The buffer of a round; where they matter, with the priorities that `sample` gave its members since.
 fn members_of(context: &mut Context, round: u32) -> Result<Vec<Member>> {
     let table = context.buffer(round)?;
     let mut priorities = HashMap::new();
-    if context.recipe().distilling_round(round).is_some() {
-        for row in context.priorities(round)? {
-            priorities.insert(row.sample_id, (row.priority, row.weight));
-        }
+    if reads_priorities(context, round) {
+        priorities.extend(context.priorities(round)?.iter().map(|row| (row.sample_id, row.priority)));
     }
-    let members = table.iter().map(|row| {
-        let (priority, weight) = priorities.get(&row.sample_id).copied().unwrap_or((row.priority, row.weight));
-        Member {
-            sample_id: row.sample_id,
-            row: row.row,
-            class: row.teacher_class,
-            confidence: row.teacher_confidence,
-            factors: ssdkd_method::Factors { diversity: row.diversity, difficulty: row.difficulty },
-            birth_round: row.birth_round,
-            priority,
-            weight,
-        }
+    let members = table.iter().map(|row| Member {
+        sample_id: row.sample_id,
+        row: row.row,
+        class: row.teacher_class,
+        confidence: row.teacher_confidence,
+        factors: ssdkd_method::Factors { diversity: row.diversity, difficulty: row.difficulty },
+        birth_round: row.birth_round,
+        priority: priorities.get(&row.sample_id).copied().unwrap_or(1.0),
     });
     Ok(members.collect())
 }
@@ -98,7 +98,6 @@ fn arrivals(shard: &ImageShard, modulation: &Modulation, round: u32) -> Vec<Memb
         factors: modulation.factors(sample.teacher_class, sample.teacher_confidence),
         birth_round: round,
         priority: 1.0,
-        weight: 1.0,
     });
     members.collect()
 }
@@ -114,8 +113,6 @@ fn to_row(member: &Member) -> BufferRow {
         difficulty: member.factors.difficulty,
         phi: member.factors.phi(),
         birth_round: member.birth_round,
-        priority: member.priority,
-        weight: member.weight,
     }
 }
 

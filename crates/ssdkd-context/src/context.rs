@@ -301,7 +301,8 @@ impl Context {
     /// Finds out, and says, whether a stage would run, without running it or what it reads.
     fn judge_for_dry_run(&mut self, plan: Plan) -> Result<()> {
         let (stage, round) = (plan.stage, plan.round);
-        let unmade = plan.inputs.iter().find(|input| self.would_run.contains(*input));
+        let counts = plan.class_counts.map(|round| ("balance", round));
+        let unmade = plan.inputs.iter().chain(&counts).find(|input| self.would_run.contains(*input)).copied();
         let (state, why) = if let Some((input, of)) = unmade {
             let why = format!("{input} {of:04}, which it reads, would run");
             let there = matches!(self.run.complete(stage, round), Ok(Some(_)));
@@ -354,6 +355,10 @@ impl Context {
         for (stage, round) in plan.inputs {
             let digest = self.complete(stage, round)?.digest.clone();
             wanted.inputs.insert(format!("{stage}/{round:04}"), digest);
+        }
+        if let Some(round) = plan.class_counts {
+            let counts = canonical::to_string(&json!(self.class_counts(round)?));
+            wanted.inputs.insert(format!("class counts of {round:04}"), digest::of_bytes(counts.as_bytes()));
         }
         Ok(wanted)
     }
@@ -412,8 +417,8 @@ impl Context {
 
     /// Removes state that no round after `reached` goes on from.
     pub fn collect_state(&self, stage: &str, reached: u32) -> Result<()> {
-        let (keep, first) = (self.recipe.keep.states, self.recipe.first_distilling_round());
-        collect_state(&self.run, stage, keep, first, reached)?;
+        let keep = self.recipe.keep.states;
+        collect_state(&self.run, stage, keep, &self.recipe.starting_points(), reached)?;
         Ok(())
     }
 

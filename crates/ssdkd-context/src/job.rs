@@ -25,12 +25,14 @@ pub struct Plan {
     pub(crate) parameters: Value,
     pub(crate) teacher: bool,
     pub(crate) inputs: Vec<(&'static str, u32)>,
+    /// The round after whose `balance` the buffer's class counts are read.
+    pub(crate) class_counts: Option<u32>,
 }
 
 impl Plan {
     /// Stage, its hand-raised version, the round, and the part of the recipe that matters (a JSON object).
     pub fn new(stage: &'static str, version: u32, round: u32, parameters: Value) -> Self {
-        Self { stage, version, round, parameters, teacher: false, inputs: Vec::new() }
+        Self { stage, version, round, parameters, teacher: false, inputs: Vec::new(), class_counts: None }
     }
 
     /// One more part of the recipe that matters.
@@ -51,6 +53,14 @@ impl Plan {
     #[must_use]
     pub fn reads(mut self, stage: &'static str, round: u32) -> Self {
         self.inputs.push((stage, round));
+        self
+    }
+
+    /// The results depend on how many members of the buffer are of each class after `balance` of `round`, and on nothing else that
+    /// it left: of another buffer with the same counts they are the same.
+    #[must_use]
+    pub fn reads_class_counts(mut self, round: u32) -> Self {
+        self.class_counts = Some(round);
         self
     }
 }

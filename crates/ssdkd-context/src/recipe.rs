@@ -130,8 +130,8 @@ impl Default for EvaluateSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeepSettings {
-    /// Generator and optimiser states of the newest so many rounds (0: all), and of the first distilling one. Students are
-    /// always kept.
+    /// Generator and optimiser states of the newest so many rounds (0: all), and of those that a run with other settings goes on
+    /// from: the last of the warm-up and the first distilling one. Students are always kept.
     pub states: usize,
     /// Image shards: all, or those that the buffer's images are in. Reports say less of rounds whose shards are gone.
     pub shards: KeepShards,
@@ -232,10 +232,12 @@ impl Recipe {
         Ok(())
     }
 
-    /// The first distilling round. Its generator has not met a student: a run whose settings of distillation change goes on
-    /// from there, so this round's state is always kept.
-    pub fn first_distilling_round(&self) -> u32 {
-        self.run.warmup_rounds
+    /// The rounds that a run with other settings goes on from, so that their state is always kept: the last of the warm-up, if the
+    /// student or the adversary changes, and the first distilling one, whose generator has met an untaught student alone, if
+    /// distillation does.
+    pub fn starting_points(&self) -> [u32; 2] {
+        let first = self.run.warmup_rounds;
+        [first.saturating_sub(1), first]
     }
 
     /// The index among distilling rounds, `None` for a warm-up round.

@@ -93,11 +93,11 @@ impl Context {
         Ok(())
     }
 
-    /// Rounds whose shard has an image in the buffer after `balance` of `round`, or in that of the first distilling round, from
-    /// which a run with other settings of distillation goes on.
+    /// Rounds whose shard has an image in the buffer after `balance` of `round`, or in those that a run with other settings goes on
+    /// from.
     pub fn wanted_shards(&mut self, round: u32) -> Result<HashSet<u32>> {
         let mut wanted = HashSet::new();
-        for round in [round, self.recipe().first_distilling_round()] {
+        for round in self.recipe().starting_points().into_iter().chain([round]) {
             if self.run().complete("balance", round)?.is_some() {
                 wanted.extend(self.buffer(round)?.iter().map(|row| row.birth_round));
             }

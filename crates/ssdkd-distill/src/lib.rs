@@ -29,7 +29,7 @@ const PAIR: &str = "student and optimizer";
 
 /// Trains the student for round `round`, unless that is done already.
 pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
-    let settings = context.recipe().distill.clone();
+    let settings = context.recipe().distill.relevant();
     let rounds = context.recipe().run.rounds;
     let distilling_round = context.distilling_round(STAGE, round)?;
     let parameters = json!({ "distill": settings, "run": { "rounds": rounds }, "student": context.recipe().student });

@@ -2,12 +2,12 @@
 //!
 //! | reads | writes |
 //! |---|---|
-//! | teacher; generator of the round before; after the warm-up the student of the round before; class counts of the buffer | one shard of images with the teacher's labels; the generator and all of its state |
+//! | teacher; generator of the round before; for φ the class counts of the buffer; after the warm-up, for the adversarial term, the student of the round before | one shard of images with the teacher's labels; the generator and all of its state |
 
 use anyhow::Result;
 use serde_json::json;
 use ssdkd_context::{Context, Job, Outcome, Plan, Role, SHARD, images};
-use ssdkd_method::{ImageFormat, Inversion, Modulation, Objective, Position, Strategy, Synthesis, Trouble};
+use ssdkd_method::{Diversity, ImageFormat, Inversion, Modulation, Objective, Position, Strategy, Synthesis, Trouble};
 use ssdkd_nn::weights;
 use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, PixelFormat, Pixels, SampleRow};
 
@@ -20,25 +20,29 @@ const GENERATOR: &str = "generator.safetensors";
 
 /// Makes round `round`'s images, unless they are there already.
 pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
-    let settings = context.recipe().invert.clone();
     let distilling_round = context.recipe().distilling_round(round);
+    let settings = context.recipe().invert.relevant(distilling_round);
     let mut plan = Plan::new(STAGE, VERSION, round, json!({ "invert": settings })).reads_teacher();
     if let Some(previous) = round.checked_sub(1) {
-        plan = plan.reads(STAGE, previous).reads("balance", previous);
-    }
-    if let Some(distilling_round) = distilling_round {
-        plan = plan.with("student", json!(context.recipe().student));
-        if distilling_round > 0 {
-            plan = plan.reads("distill", round - 1);
+        plan = plan.reads(STAGE, previous);
+        if settings.phi.diversity != Diversity::Off {
+            plan = plan.reads_class_counts(previous);
         }
+    }
+    let looks_at_student = settings.looks_at_student(distilling_round);
+    if looks_at_student {
+        plan = match distilling_round {
+            Some(1..) => plan.reads("distill", round - 1),
+            _ => plan.with("student", json!(context.recipe().student)),
+        };
     }
     let Some(mut job) = context.begin(plan)? else { return Ok(Outcome::Fresh) };
 
     let teacher = context.teacher()?;
-    let student = distilling_round.map(|_| context.student_before(round)).transpose()?;
+    let student = looks_at_student.then(|| context.student_before(round)).transpose()?;
     let class_counts = match round.checked_sub(1) {
-        Some(previous) => context.class_counts(previous)?,
-        None => Vec::new(),
+        Some(previous) if settings.phi.diversity != Diversity::Off => context.class_counts(previous)?,
+        _ => Vec::new(),
     };
     let modulation = Modulation::new(settings.phi, &class_counts);
     let seed = context.recipe().run.seed;

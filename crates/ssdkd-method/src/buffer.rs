@@ -47,6 +47,13 @@ impl BalanceSettings {
     pub fn validate(&self) -> Result<(), String> {
         check::count("balance.capacity", self.capacity, 1..=100_000_000)
     }
+
+    /// These settings, with those that change nothing about who is a member as they are by default.
+    #[must_use]
+    pub fn relevant(&self) -> Self {
+        let arrivals = if self.eviction.looks_at_priorities() { self.arrivals } else { Self::default().arrivals };
+        Self { arrivals, ..self.clone() }
+    }
 }
 
 /// Eviction policies; see the [module](self).
@@ -63,6 +70,13 @@ pub enum Eviction {
     LowestPriority,
 }
 
+impl Eviction {
+    /// Whether who has to go depends on priorities, and so on what the student knows.
+    pub fn looks_at_priorities(self) -> bool {
+        matches!(self, Self::Crowded | Self::LowestPriority)
+    }
+}
+
 /// The priority that new samples enter with: one of the buffer before them, or 1 if it is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -71,6 +85,18 @@ pub enum Arrivals {
     Highest,
     /// The mean \[O\].
     Mean,
+}
+
+impl Arrivals {
+    /// The priority of a new sample, where `priorities` are those of the buffer before it.
+    pub fn priority(self, priorities: impl ExactSizeIterator<Item = f64>) -> f64 {
+        let members = priorities.len();
+        match self {
+            _ if members == 0 => 1.0,
+            Self::Highest => priorities.fold(0.0, f64::max),
+            Self::Mean => priorities.sum::<f64>() / members as f64,
+        }
+    }
 }
 
 /// One sample in the buffer.
@@ -90,8 +116,6 @@ pub struct Member {
     pub birth_round: u32,
     /// δ, 0 or above; a new sample's is set when it enters.
     pub priority: f64,
-    /// The importance weight w, above 0; 1 for a new sample.
-    pub weight: f64,
 }
 
 /// Why samples cannot be members.
@@ -148,7 +172,7 @@ impl ReplayBuffer {
         Self { settings, classes, members: Vec::new() }
     }
 
-    /// The buffer of an earlier round, with whatever priorities and weights its members have by now.
+    /// The buffer of an earlier round, with whatever priorities its members have by now.
     pub fn from_members(settings: BalanceSettings, classes: usize, members: Vec<Member>) -> Result<Self, BufferError> {
         if members.len() > settings.capacity {
             return Err(BufferError::TooMany { members: members.len(), capacity: settings.capacity });
@@ -160,11 +184,11 @@ impl ReplayBuffer {
 
     /// Inserts `arrivals`, then evicts what is above the capacity; returns the evicted, oldest arrival first.
     ///
-    /// Every arrival gets the priority that the settings say, and weight 1. An error leaves the buffer as it was.
+    /// Every arrival gets the priority that the settings say. An error leaves the buffer as it was.
     pub fn insert(&mut self, mut arrivals: Vec<Member>) -> Result<Vec<Member>, BufferError> {
-        let entrance = self.entrance();
+        let priority = self.settings.arrivals.priority(self.members.iter().map(|member| member.priority));
         for arrival in &mut arrivals {
-            (arrival.priority, arrival.weight) = (entrance, 1.0);
+            arrival.priority = priority;
         }
         self.admit(arrivals)?;
         let surplus = self.members.len().saturating_sub(self.settings.capacity);
@@ -181,16 +205,6 @@ impl ReplayBuffer {
         let without_index = |members: Vec<(usize, Member)>| members.into_iter().map(|(_, member)| member).collect();
         self.members = without_index(kept);
         Ok(without_index(evicted))
-    }
-
-    /// The priority of a new sample.
-    fn entrance(&self) -> f64 {
-        let priorities = self.members.iter().map(|member| member.priority);
-        match self.settings.arrivals {
-            _ if self.members.is_empty() => 1.0,
-            Arrivals::Highest => priorities.fold(0.0, f64::max),
-            Arrivals::Mean => priorities.sum::<f64>() / self.members.len() as f64,
-        }
     }
 
     /// The members, in the order in which they came.
@@ -282,7 +296,7 @@ mod tests {
     fn member(sample_id: u64, class: u32, priority: f64) -> Member {
         let factors = Factors { diversity: 1.0, difficulty: 1.0 };
         let birth_round = (sample_id / 10) as u32;
-        Member { sample_id, row: 0, class, confidence: 0.5, factors, birth_round, priority, weight: 0.5 }
+        Member { sample_id, row: 0, class, confidence: 0.5, factors, birth_round, priority }
     }
 
     fn buffer(capacity: usize, eviction: Eviction, members: &[(u64, u32, f64)]) -> ReplayBuffer {
@@ -314,10 +328,10 @@ mod tests {
     }
 
     #[test]
-    fn new_samples_enter_with_the_highest_priority_and_full_weight() {
+    fn new_samples_enter_with_the_highest_priority() {
         let mut buffer = buffer(4, Eviction::Fifo, &[]);
         buffer.insert(vec![member(1, 0, 77.0)]).unwrap();
-        assert_eq!((buffer.members()[0].priority, buffer.members()[0].weight), (1.0, 1.0));
+        assert_eq!(buffer.members()[0].priority, 1.0);
         buffer.members[0].priority = 3.5;
         buffer.insert(vec![member(2, 1, 0.0)]).unwrap();
         assert_eq!(buffer.members()[1].priority, 3.5);

@@ -125,6 +125,20 @@ impl DistillSettings {
         self.augment.validate("distill")
     }
 
+    /// These settings, with those that change nothing as they are by default.
+    #[must_use]
+    pub fn relevant(&self) -> Self {
+        let default = Self::default();
+        let mut settings = self.clone();
+        if self.loss == Discrepancy::L1 {
+            settings.temperature = default.temperature;
+        }
+        if self.optimizer == OptimizerKind::Adam {
+            (settings.momentum, settings.nesterov) = (default.momentum, default.nesterov);
+        }
+        settings
+    }
+
     /// Images drawn for a round: those of the steps of one pass.
     pub fn draws(&self) -> usize {
         self.steps / self.passes * self.batch
@@ -434,6 +448,37 @@ mod tests {
         let mut plain = Distiller::new(DistillSettings::default(), &teacher, &student, 0).unwrap();
         let unknown = BTreeMap::from([("velocity".to_owned(), images(1))]);
         assert!(plain.load_state(unknown).unwrap_err().to_string().contains("velocity"));
+    }
+
+    #[test]
+    fn settings_are_irrelevant_exactly_where_they_change_nothing() {
+        let changes: [(&str, fn(&mut DistillSettings)); 4] = [
+            ("temperature", |s| s.temperature = 1.5),
+            ("momentum", |s| s.momentum = 0.1),
+            ("nesterov", |s| s.nesterov = true),
+            ("weight_decay", |s| s.weight_decay = 0.1),
+        ];
+        let trained = |settings: &DistillSettings| {
+            let (teacher, student) = (network(1), network(2));
+            let mut distiller = Distiller::new(settings.clone(), &teacher, &student, 0).unwrap();
+            figures(&train(&mut distiller, &teacher, &student, 0..4))
+        };
+        for (loss, optimizer, irrelevant) in [
+            (Discrepancy::Kl, OptimizerKind::Sgd, ""),
+            (Discrepancy::L1, OptimizerKind::Sgd, "temperature"),
+            (Discrepancy::Kl, OptimizerKind::Adam, "momentum nesterov"),
+        ] {
+            let settings = DistillSettings { loss, optimizer, lr: 1e-3, ..Default::default() };
+            let expected = trained(&settings);
+            let same = changes.iter().filter(|(name, change)| {
+                let mut changed = settings.clone();
+                change(&mut changed);
+                let relevant = changed.relevant() != settings.relevant();
+                assert_eq!(trained(&changed) != expected, relevant, "{name} of {loss:?}, {optimizer:?}");
+                !relevant
+            });
+            assert_eq!(same.map(|(name, _)| *name).collect::<Vec<_>>().join(" "), irrelevant);
+        }
     }
 
     #[test]

@@ -42,8 +42,7 @@ impl TrainedGenerator {
 
     /// Draws the first linear layer anew, N(0, 0.02) and zero bias, in the one batch where the settings say so.
     pub(crate) fn reset_if_due(&self, position: Position) -> Result<()> {
-        let due = position.batch == 0 && position.distilling_round.is_some_and(|r| r + 1 == self.settings.reset_round);
-        if !due {
+        if position.batch != 0 || !self.settings.resets(position.distilling_round) {
             return Ok(());
         }
         let mut rng = draws(position, "invert/reset", 0);
@@ -158,7 +157,7 @@ mod tests {
     use crate::augment::AugmentSettings;
     use crate::golden::{assert_repeated, device, network, numbers};
     use crate::inversion::{Inversion, Strategy};
-    use crate::inversion_loss::Objective;
+    use crate::inversion_loss::{Discrepancy, Objective};
     use crate::modulation::{Modulation, ModulationSettings};
 
     fn settings(strategy: Strategy) -> InvertSettings {
@@ -220,6 +219,77 @@ mod tests {
         let mut state = state;
         state.insert("student.conv1".into(), teacher.store().to_tensors()["conv1.weight"].clone());
         assert!(fresh().load_state(state).unwrap_err().to_string().contains("student.conv1"));
+    }
+
+    /// Two batches of a round, as numbers.
+    fn round_of(settings: &InvertSettings, distilling_round: Option<u32>) -> Vec<f32> {
+        let (teacher, student) = (network(1), network(2));
+        let modulation = Modulation::new(settings.phi, &[5, 0, 12, 3]);
+        let student = settings.looks_at_student(distilling_round).then_some(&student);
+        let objective = Objective::new(settings, &teacher, student, &modulation);
+        let mut inversion = Strategy::start(settings, &teacher, 9, &device()).unwrap();
+        let batch = |batch| all(&inversion.synthesize(&objective, position(1, distilling_round, batch)).unwrap());
+        (0..2).flat_map(batch).collect()
+    }
+
+    /// Changes that may be of no relevance, each to a value that would show.
+    const CHANGES: [(&str, fn(&mut InvertSettings)); 16] = [
+        ("phi", |s| s.phi.gamma = 0.5),
+        ("adv", |s| s.adv = 3.0),
+        ("discrepancy", |s| s.discrepancy = Discrepancy::L1),
+        ("adv_mask", |s| s.adv_mask = true),
+        ("lr_z", |s| s.lr_z = 0.5),
+        ("latent", |s| s.latent = 9),
+        ("width", |s| s.width = 5),
+        ("lr_g", |s| s.lr_g = 0.1),
+        ("tv", |s| s.tv = 0.5),
+        ("l2", |s| s.l2 = 0.5),
+        ("cr", |s| s.cr = 5.0),
+        ("cr_temperature", |s| s.cr_temperature = 0.5),
+        ("cr_bank", |s| s.cr_bank = 1),
+        ("reset_round", |s| s.reset_round = 1),
+        ("bn_momentum", |s| s.bn_momentum = 0.1),
+        ("steps", |s| s.steps = 1),
+    ];
+
+    #[track_caller]
+    fn check_irrelevant(settings: &InvertSettings, distilling_round: Option<u32>, irrelevant: &str) {
+        let expected = round_of(settings, distilling_round);
+        let mut same = Vec::new();
+        for (name, change) in CHANGES {
+            let mut changed = settings.clone();
+            change(&mut changed);
+            let made = round_of(&changed, distilling_round);
+            let relevant = settings.relevant(distilling_round) != changed.relevant(distilling_round);
+            // The mask shows only where teacher and student differ.
+            let shows = made != expected || (name == "adv_mask" && relevant);
+            assert_eq!(shows, relevant, "{name} of {:?} in {distilling_round:?}", settings.strategy);
+            same.extend((!relevant).then_some(name));
+        }
+        assert_eq!(same.join(" "), irrelevant);
+    }
+
+    #[test]
+    fn settings_are_irrelevant_exactly_where_they_change_nothing() {
+        let settings = |strategy| InvertSettings { reset_round: 0, bn_momentum: 0.5, ..settings(strategy) };
+        let adversary = "adv discrepancy adv_mask";
+        let persistent = settings(Strategy::Persistent);
+        let always = "lr_z tv l2 cr cr_temperature cr_bank";
+        check_irrelevant(&persistent, None, &format!("{adversary} {always} reset_round"));
+        check_irrelevant(&persistent, Some(0), always);
+        check_irrelevant(&persistent, Some(1), &format!("{always} reset_round"));
+        let alone = InvertSettings { adv: 0.0, oh: 0.0, ..persistent };
+        check_irrelevant(&alone, Some(1), &format!("phi discrepancy adv_mask {always} reset_round"));
+
+        check_irrelevant(&settings(Strategy::Meta), Some(0), "tv l2 cr cr_temperature cr_bank");
+        let of_classes = |strategy| InvertSettings { targets: TargetRule::Balanced, ..settings(strategy) };
+        let without_generator = "latent width lr_g cr cr_temperature cr_bank reset_round bn_momentum";
+        check_irrelevant(&of_classes(Strategy::Pixels), Some(0), without_generator);
+        let mut contrastive = of_classes(Strategy::Contrastive);
+        check_irrelevant(&contrastive, Some(0), "tv l2 reset_round bn_momentum");
+        contrastive.cr = 0.0;
+        let without_contrast = format!("{adversary} tv l2 cr_temperature cr_bank reset_round bn_momentum");
+        check_irrelevant(&contrastive, None, &without_contrast);
     }
 
     #[test]

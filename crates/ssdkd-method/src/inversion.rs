@@ -178,6 +178,54 @@ impl InvertSettings {
         self.phi.validate()
     }
 
+    /// These settings, with those that change nothing in a round as they are by default. `distilling_round` counts from 0 after
+    /// the warm-up, and is `None` during it.
+    ///
+    /// Images that were made by other settings are as good where these are the same.
+    #[must_use]
+    pub fn relevant(&self, distilling_round: Option<u32>) -> Self {
+        let default = Self::default();
+        let mut settings = self.clone();
+        if !self.looks_at_student(distilling_round) {
+            (settings.adv, settings.discrepancy, settings.adv_mask) = (0.0, default.discrepancy, default.adv_mask);
+        }
+        if self.oh == 0.0 {
+            settings.phi = ModulationSettings::OFF;
+        }
+        if self.strategy == Strategy::Persistent {
+            settings.lr_z = default.lr_z;
+        }
+        if self.strategy == Strategy::Pixels {
+            (settings.latent, settings.width, settings.lr_g) = (default.latent, default.width, default.lr_g);
+        } else {
+            (settings.tv, settings.l2) = (default.tv, default.l2);
+        }
+        if self.strategy != Strategy::Contrastive {
+            settings.cr = default.cr;
+        }
+        if self.strategy != Strategy::Contrastive || self.cr == 0.0 {
+            (settings.cr_temperature, settings.cr_bank) = (default.cr_temperature, default.cr_bank);
+        }
+        if matches!(self.strategy, Strategy::Pixels | Strategy::Contrastive) {
+            settings.bn_momentum = default.bn_momentum;
+        }
+        if !self.resets(distilling_round) {
+            settings.reset_round = 0;
+        }
+        settings
+    }
+
+    /// Whether the images of a round depend on the student.
+    pub fn looks_at_student(&self, distilling_round: Option<u32>) -> bool {
+        self.adv != 0.0 && distilling_round.is_some()
+    }
+
+    /// Whether the generator's first linear layer is drawn anew at the start of this round.
+    pub fn resets(&self, distilling_round: Option<u32>) -> bool {
+        let lasts = matches!(self.strategy, Strategy::Persistent | Strategy::Meta);
+        lasts && distilling_round.is_some_and(|round| round + 1 == self.reset_round)
+    }
+
     /// The factors of the loss.
     pub fn loss_weights(&self) -> LossWeights {
         let Self { bn, oh, bal, act, adv, discrepancy, adv_mask, .. } = *self;

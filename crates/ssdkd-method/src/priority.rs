@@ -98,6 +98,12 @@ impl SampleSettings {
         check::positive("sample.epsilon", self.epsilon)
     }
 
+    /// These settings, with those that change nothing as they are by default: all but `enabled`, where that is off.
+    #[must_use]
+    pub fn relevant(&self) -> Self {
+        if self.enabled { self.clone() } else { Self { enabled: false, ..Self::default() } }
+    }
+
     /// β in distilling round `round` (from 0) of `rounds`.
     pub fn beta(&self, round: u32, rounds: u32) -> f64 {
         let progress = (f64::from(round) / f64::from(rounds.saturating_sub(1).max(1))).min(1.0);

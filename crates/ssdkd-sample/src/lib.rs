@@ -2,15 +2,15 @@
 //!
 //! | reads | writes |
 //! |---|---|
-//! | the buffer; the student of the round before; what `distill` observed in the round before | priority, probability and weight of every member; the draws: which sample in which slot of which step of the first pass |
+//! | the buffer; its own priorities of the round before; the student of the round before, or what `distill` observed in it | priority, probability and weight of every member; the draws: which sample in which slot of which step of the first pass |
 
 use std::collections::HashMap;
 
 use anyhow::Result;
 use serde_json::json;
 use ssdkd_context::{Context, Outcome, Plan};
-use ssdkd_method::DistillSettings;
 use ssdkd_method::priority::{Cumulative, prioritise};
+use ssdkd_method::{Arrivals, DistillSettings};
 use ssdkd_nn::random::stream;
 use ssdkd_shards::{BufferRow, DrawRow, PriorityRow};
 
@@ -24,19 +24,23 @@ const MEASURING_BATCH: usize = 256;
 
 /// Draws what the student will see in round `round`, unless that is done already.
 pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
-    let settings = context.recipe().sample.clone();
+    let settings = context.recipe().sample.relevant();
     let DistillSettings { steps, batch, passes, .. } = context.recipe().distill;
-    let rounds = context.recipe().run.rounds;
+    let (rounds, arrivals) = (context.recipe().run.rounds, context.recipe().balance.arrivals);
     let distilling_round = context.distilling_round(STAGE, round)?;
     let parameters = json!({
         "sample": settings,
+        "balance": { "arrivals": arrivals },
         "distill": { "steps": steps, "batch": batch, "passes": passes },
-        "run": { "rounds": rounds },
-        "student": context.recipe().student,
     });
     let mut plan = Plan::new(STAGE, VERSION, round, parameters).reads("balance", round);
+    if settings.enabled {
+        plan = plan.with("run", json!({ "rounds": rounds })); // β
+    }
     if distilling_round > 0 {
-        plan = plan.reads("distill", round - 1);
+        plan = plan.reads(STAGE, round - 1).reads("distill", round - 1);
+    } else if settings.needs_measuring() {
+        plan = plan.with("student", json!(context.recipe().student));
     }
     let Some(mut job) = context.begin(plan)? else { return Ok(Outcome::Fresh) };
 
@@ -48,7 +52,8 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     } else {
         vec![None; table.len()]
     };
-    let previous = table.iter().map(|row| (row.priority, row.weight)).collect::<Vec<_>>();
+    let before = if distilling_round > 0 { context.priorities(round - 1)? } else { Vec::new() };
+    let previous = previous(&table, &before, arrivals);
     let members = prioritise(&settings, settings.beta(distilling_round, rounds), &previous, &disagreements)?;
 
     let seed = context.recipe().run.seed;
@@ -82,6 +87,13 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     job.write_table("draws.parquet", &draws)?;
     context.finish(job)?;
     Ok(Outcome::Done)
+}
+
+/// Priority and weight of every member so far: what the round `before` gave it, or those of a new sample.
+fn previous(members: &[BufferRow], before: &[PriorityRow], arrivals: Arrivals) -> Vec<(f64, f64)> {
+    let new = (arrivals.priority(before.iter().map(|row| row.priority)), 1.0);
+    let known = before.iter().map(|row| (row.sample_id, (row.priority, row.weight))).collect::<HashMap<_, _>>();
+    members.iter().map(|row| known.get(&row.sample_id).copied().unwrap_or(new)).collect()
 }
 
 /// KL(f_t ‖ f_s) of every member's clean image, in nats; the teacher's logits come from the shards.

@@ -33,10 +33,6 @@ table! {
         phi: f32,
         /// The round that made the image.
         birth_round: u32,
-        /// δ when this table was made; a new sample has the highest of all.
-        priority: f64,
-        /// The importance weight w when this table was made.
-        weight: f64,
     }
 
     /// `classes.parquet` of `balance`: how the buffer is spread over the teacher's classes, one row a class.

@@ -24,7 +24,8 @@ pub struct FingerprintInput {
     pub seed: u64,
     /// The parameters that matter: objects of objects of values.
     pub parameters: Value,
-    /// What is read: name (`teacher`, `balance/0006`) to digest (of the weights, of the manifest).
+    /// What is read: name (`teacher`, `balance/0006`, `class counts of 0006`) to digest (of the weights, of the manifest, of the
+    /// values).
     pub inputs: BTreeMap<String, String>,
 }
 

@@ -23,16 +23,22 @@ pub struct Removable {
 }
 
 impl RunFolder {
-    /// State (generator, optimiser) of the rounds of a stage up to `reached`, but for the last `keep` of them and the round
+    /// State (generator, optimiser) of the rounds of a stage up to `reached`, but for the last `keep` of them and the rounds
     /// `also`; a `keep` of 0 keeps all.
     ///
     /// State is needed only by the next round of its stage. What follows `reached` may be left of a run with other settings: its
     /// state is not in the place of any that this run needs.
-    pub fn old_state(&self, stage: &str, keep: usize, also: u32, reached: u32) -> Result<Vec<Removable>, StageError> {
+    pub fn old_state(
+        &self,
+        stage: &str,
+        keep: usize,
+        also: &[u32],
+        reached: u32,
+    ) -> Result<Vec<Removable>, StageError> {
         let mut rounds = self.rounds(stage)?;
         rounds.retain(|&round| round <= reached);
         rounds.truncate(if keep == 0 { 0 } else { rounds.len().saturating_sub(keep) });
-        rounds.retain(|&round| round != also);
+        rounds.retain(|round| !also.contains(round));
         self.files_of(stage, &rounds, Role::State, "later rounds go on from their own state")
     }
 
@@ -120,7 +126,7 @@ pub fn remove(removable: &[Removable]) -> Result<u64, StageError> {
 }
 
 /// Removes [old state](RunFolder::old_state); the bytes freed. Only under the run's lock.
-pub fn collect_state(run: &RunFolder, stage: &str, keep: usize, also: u32, reached: u32) -> Result<u64, StageError> {
+pub fn collect_state(run: &RunFolder, stage: &str, keep: usize, also: &[u32], reached: u32) -> Result<u64, StageError> {
     remove(&run.old_state(stage, keep, also, reached)?)
 }
 

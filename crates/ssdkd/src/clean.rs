@@ -39,12 +39,12 @@ pub fn clean(arguments: &CleanArgs) -> Result<()> {
     let stage_arguments = StageArgs { recipe: arguments.run.clone(), ..StageArgs::default() };
     let mut context = Context::look(&stage_arguments, threads)?;
     let (rounds, states) = (context.recipe().total_rounds(), context.recipe().keep.states);
-    let first = context.recipe().first_distilling_round();
+    let starting_points = context.recipe().starting_points();
 
     let mut found = run.debris()?;
     for stage in STAGE_NAMES {
         found.extend(run.surplus_rounds(stage, rounds)?);
-        found.extend(run.old_state(stage, states, first, rounds - 1)?);
+        found.extend(run.old_state(stage, states, &starting_points, rounds - 1)?);
     }
     if arguments.shards
         && let Some(last) = context.last_round("balance")?

@@ -96,7 +96,8 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
     } + 4.0 * teacher.classes() as f64;
     let (rounds, all) = (f64::from(run.rounds), f64::from(recipe.total_rounds()));
     let a_round = batches * invert.batch as f64;
-    let kept = if recipe.keep.states == 0 { all } else { (recipe.keep.states as f64 + 1.0).min(all) };
+    let starting_points = recipe.starting_points().len();
+    let kept = if recipe.keep.states == 0 { all } else { ((recipe.keep.states + starting_points) as f64).min(all) };
     let members = (balance.capacity as f64).min(all * a_round);
     let disk = all * (a_round * image + BUFFER_ROW * members)
         + rounds

@@ -1,5 +1,6 @@
 //! Runs that are made again with other settings, longer, shorter, or in part, over what an earlier one left.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use crate::support::Scratch;
@@ -46,12 +47,49 @@ fn a_finished_run_is_made_again_stage_by_stage() {
     }
 }
 
+/// A run with `settings` is made again with `change`: of which rounds which stages do anything.
+#[track_caller]
+fn check_made_again(settings: &[&str], change: &str, expected: &str) {
+    let scratch = Scratch::new();
+    let settings = [&["run.rounds=3"], settings].concat();
+    let changes = settings.iter().chain([&change]).flat_map(|setting| ["--set", *setting]).collect::<Vec<_>>();
+    run(&scratch, "runs", &changes[..2 * settings.len()]);
+    let (_, err) = run(&scratch, "runs", &changes);
+    let mut made = BTreeMap::<&str, Vec<&str>>::new();
+    for line in err.lines().filter(|line| line.contains(" s; ")) {
+        let (stage, round) = line.split_once(':').unwrap().0.split_once(' ').unwrap();
+        made.entry(stage).or_default().push(round.trim_start_matches("000"));
+    }
+    let stages = ["invert", "balance", "sample", "distill"].into_iter().filter_map(|stage| {
+        let rounds = made.get(stage)?;
+        Some(format!("{stage} {}-{}", rounds.first()?, rounds.last()?))
+    });
+    assert_eq!(stages.collect::<Vec<_>>().join(", "), expected, "{settings:?}, then {change}:\n{err}");
+    check_as_from_nothing(&scratch, &changes);
+}
+
+#[test]
+fn a_change_makes_again_what_depends_on_it_and_nothing_else() {
+    // Images that nobody has to trick the student with, in a buffer that forgets the oldest.
+    let alone = ["invert.adv=0", "balance.eviction=fifo"];
+    check_made_again(&alone, "distill.lr=0.05", "sample 3-4, distill 2-4");
+    check_made_again(&alone, "sample.alpha=0.5", "sample 2-4, distill 2-4");
+    check_made_again(&alone, "balance.arrivals=mean", "sample 2-4, distill 2-4");
+    check_made_again(&alone, "invert.lr_z=0.5", "");
+    // Whom a buffer that forgets the lowest priorities holds depends on the student; how many of each class does not.
+    check_made_again(&["invert.adv=0"], "distill.lr=0.05", "balance 4-4, sample 3-4, distill 2-4");
+    // The student has no part in the warm-up's images.
+    check_made_again(&[], "invert.adv=2", "invert 2-4, balance 2-4, sample 2-4, distill 2-4");
+    check_made_again(&["sample.enabled=false"], "sample.alpha=0.5", "");
+    check_made_again(&["sample.enabled=false"], "distill.lr=0.05", "invert 3-4, balance 3-4, sample 3-4, distill 2-4");
+}
+
 #[test]
 fn collected_state_is_made_again_where_it_is_needed() {
     let scratch = Scratch::new();
     run(&scratch, "runs", &[]);
     // The first images stay as they are; what they were made by is gone, and the second ones go on from it.
-    let changes = ["--set", "balance.capacity=30"];
+    let changes = ["--set", "balance.capacity=20"];
     let arguments = [&["tiny.toml", "--round", "0"][..], &LONG, &changes].concat();
     scratch.succeed("ssdkd-balance", &arguments);
     let second = [&["tiny.toml", "--round", "1"][..], &LONG, &changes].concat();

@@ -36,8 +36,6 @@ fn arrow_tools_read_the_files() {
         difficulty: 0.25,
         phi: 0.125,
         birth_round: 7,
-        priority: 1.0,
-        weight: 1.0,
     });
     let buffer = buffer.collect::<Vec<_>>();
     write("buffer.parquet", &tables::encode(&buffer, &origin()).unwrap());

@@ -32,10 +32,9 @@ prop_compose! {
         (sample_id, shard, row) in (any::<u64>(), text(), any::<u32>()),
         (teacher_class, birth_round) in any::<(u32, u32)>(),
         (teacher_confidence, diversity, difficulty, phi) in (float(), float(), float(), float()),
-        (priority, weight) in (double(), double()),
     ) -> BufferRow {
         BufferRow {
-            sample_id, shard, row, teacher_class, teacher_confidence, diversity, difficulty, phi, birth_round, priority, weight,
+            sample_id, shard, row, teacher_class, teacher_confidence, diversity, difficulty, phi, birth_round,
         }
     }
 }

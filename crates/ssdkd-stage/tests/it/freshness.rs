@@ -101,11 +101,11 @@ fn old_state_is_collected_and_nothing_else() {
     for round in 3..8 {
         make(&run, wanted(round, 0.2));
     }
-    assert_eq!(collect_state(&run, "distill", 0, 3, 7).unwrap(), 0, "0 keeps all");
-    assert_eq!(collect_state(&run, "distill", 2, 3, 4).unwrap(), 0, "later rounds do not take the place of 3 and 4");
-    assert_eq!(collect_state(&run, "distill", 2, 3, 7).unwrap(), 2 * 10);
-    assert_eq!(collect_state(&run, "distill", 2, 3, 7).unwrap(), 0, "they are gone already");
-    assert_eq!(collect_state(&run, "distill", 100, 3, 7).unwrap(), 0);
+    assert_eq!(collect_state(&run, "distill", 0, &[3], 7).unwrap(), 0, "0 keeps all");
+    assert_eq!(collect_state(&run, "distill", 2, &[3], 4).unwrap(), 0, "later rounds do not take the place of 3 and 4");
+    assert_eq!(collect_state(&run, "distill", 2, &[3], 7).unwrap(), 2 * 10);
+    assert_eq!(collect_state(&run, "distill", 2, &[3], 7).unwrap(), 0, "they are gone already");
+    assert_eq!(collect_state(&run, "distill", 100, &[3], 7).unwrap(), 0);
     for round in 3..8 {
         let state = run.file("distill", round, "optimizer.safetensors");
         assert_eq!(state.exists(), round == 3 || round >= 6, "round {round}");
