@@ -452,7 +452,8 @@ mod tests {
 
     #[test]
     fn settings_are_irrelevant_exactly_where_they_change_nothing() {
-        let changes: [(&str, fn(&mut DistillSettings)); 4] = [
+        type Change = (&'static str, fn(&mut DistillSettings));
+        let changes: [Change; 4] = [
             ("temperature", |s| s.temperature = 1.5),
             ("momentum", |s| s.momentum = 0.1),
             ("nesterov", |s| s.nesterov = true),

@@ -232,8 +232,10 @@ mod tests {
         (0..2).flat_map(batch).collect()
     }
 
+    type Change = (&'static str, fn(&mut InvertSettings));
+
     /// Changes that may be of no relevance, each to a value that would show.
-    const CHANGES: [(&str, fn(&mut InvertSettings)); 16] = [
+    const CHANGES: [Change; 16] = [
         ("phi", |s| s.phi.gamma = 0.5),
         ("adv", |s| s.adv = 3.0),
         ("discrepancy", |s| s.discrepancy = Discrepancy::L1),
