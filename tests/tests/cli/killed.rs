@@ -49,6 +49,7 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     let expected = undisturbed.artefacts("runs/tiny");
 
     let mut rng = ChaCha8Rng::seed_from_u64(1);
+    // Of twice the time that it takes: many moments in many runs, and not all of them in a few.
     let (mut killed, mut runs) = (0, 0);
     while runs < wanted {
         let scratch = Scratch::new();
@@ -56,14 +57,14 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
         let threads = ["1", "2"][runs / 2 % 2];
         // One process for all stages, or one for each.
         if runs % 2 == 0 {
-            while !run_for(&scratch, "ssdkd", &["run", "tiny.toml", "--threads", threads], whole.mul_f64(rng.random()))
-            {
+            let run = ["run", "tiny.toml", "--threads", threads];
+            while !run_for(&scratch, "ssdkd", &run, whole.mul_f64(2.0 * rng.random::<f64>())) {
                 killed += 1;
             }
         } else {
             for (program, round) in single_stages() {
                 let arguments = ["tiny.toml", "--threads", threads, "--round", &round];
-                while !run_for(&scratch, &program, &arguments, whole.mul_f64(0.2 * rng.random::<f64>())) {
+                while !run_for(&scratch, &program, &arguments, whole.mul_f64(0.4 * rng.random::<f64>())) {
                     killed += 1;
                 }
             }
