@@ -87,7 +87,7 @@ fuzz: ## fuzz every reader of strangers' files (SECONDS= each, READERS="recipe s
 
 # The wrapper is part of the names of what it compiles: the libraries beneath are those of `make build`, and nothing of that is replaced.
 fuzz-short: ## the same without AddressSanitizer, guided by our own code alone (SECONDS=, READERS=; any Rust, a C++ compiler)
-	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/covered.sh $(CARGO) build --release --workspace --features ssdkd-fuzz/libfuzzer \
+	@RUSTC_WORKSPACE_WRAPPER="$(CURDIR)/tests/fuzz/covered.sh" $(CARGO) build --release --workspace --features ssdkd-fuzz/libfuzzer \
 	  $(READERS:%=--bin fuzz-%)
 	@for reader in $(READERS); do \
 	  mkdir -p target/fuzz/corpus/$$reader && \

@@ -1,6 +1,6 @@
 //! Runs that are killed without warning, at any moment, end with the same bytes as one that nobody disturbed.
 //!
-//! Two runs by default; `make kills KILLED=200` for many.
+//! Eight runs by default; `make kills KILLED=200` for many.
 
 use std::process::Stdio;
 use std::thread::sleep;
@@ -41,7 +41,7 @@ fn run_for(scratch: &Scratch, program: &str, arguments: &[&str], patience: Durat
 
 #[test]
 fn a_killed_run_goes_on_to_the_same_bytes() {
-    let wanted = std::env::var("SSDKD_KILLED").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
+    let wanted = std::env::var("SSDKD_KILLED").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
     let undisturbed = Scratch::new();
     let start = Instant::now();
     undisturbed.succeed("ssdkd", &["run", "tiny.toml", "--threads", "2"]);
