@@ -232,31 +232,33 @@ for batch in range(2):
 for name, p in meta.named_parameters():
     keep(f"meta.generator.{name}", p)
 
-# --- three steps of the persistent generator ------------------------------------------------------------------------------
+# --- three steps of the persistent generator, and three of one that is told the classes ------------------------------------
 
-with torch.no_grad():
-    one = fill(Generator(8, 4, 8, 3), 3).train()
-optimizer = torch.optim.Adam(one.parameters(), 1e-3, betas=(0.5, 0.999))
-for step in range(3):
-    x = one(formula(30 + step, (5, 8), 2.0).double())
-    taps.clear()
-    t, s = teacher(x), other(x)
-    loss_bn = sum(
-        torch.norm(i.mean((0, 2, 3)) - m.running_mean) + torch.norm(i.var((0, 2, 3), unbiased=False) - m.running_var)
-        for m, i in taps
-    )
-    loss_oh = F.cross_entropy(t, t.argmax(1))
-    mean = t.softmax(1).mean(0)
-    loss_bal = (mean * mean.log()).sum()
-    loss_adv = adversarial(t, s, False)
-    loss = 1.0 * loss_bn + 0.5 * loss_oh + 10.0 * loss_bal + 1.0 * loss_adv
-    keep(f"persistent.losses.{step}", torch.stack([loss_bn, loss_oh, loss_bal, loss_adv, loss]))
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-keep("persistent.images", nhwc(x))
-for name, p in one.named_parameters():
-    keep(f"persistent.generator.{name}", p)
+for kind, targets in [("persistent", None), ("conditional", torch.tensor([2, 0, 3, 3, 1]))]:
+    with torch.no_grad():
+        one = fill(Generator(8 if targets is None else 8 + 4, 4, 8, 3), 3).train()
+    optimizer = torch.optim.Adam(one.parameters(), 1e-3, betas=(0.5, 0.999))
+    for step in range(3):
+        z = formula(30 + step, (5, 8), 2.0).double()
+        x = one(z if targets is None else torch.cat([z, 1.5 * F.one_hot(targets, 4)], 1))
+        taps.clear()
+        t, s = teacher(x), other(x)
+        loss_bn = sum(
+            torch.norm(i.mean((0, 2, 3)) - m.running_mean) + torch.norm(i.var((0, 2, 3), unbiased=False) - m.running_var)
+            for m, i in taps
+        )
+        loss_oh = F.cross_entropy(t, t.argmax(1) if targets is None else targets)
+        mean = t.softmax(1).mean(0)
+        loss_bal = (mean * mean.log()).sum()
+        loss_adv = adversarial(t, s, False)
+        loss = 1.0 * loss_bn + 0.5 * loss_oh + 10.0 * loss_bal + 1.0 * loss_adv
+        keep(f"{kind}.losses.{step}", torch.stack([loss_bn, loss_oh, loss_bal, loss_adv, loss]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    keep(f"{kind}.images", nhwc(x))
+    for name, p in one.named_parameters():
+        keep(f"{kind}.generator.{name}", p)
 
 # --- two steps of the student -----------------------------------------------------------------------------------------------
 

@@ -40,7 +40,18 @@ impl TrainedGenerator {
         draw_latents(&self.settings, position, step, self.store.device())
     }
 
-    /// Draws the first linear layer anew, N(0, 0.02) and zero bias, in the one batch where the settings say so.
+    /// What the network makes images of `targets` from: `latents` (B, latent), and behind them the class code, (B, latent + K).
+    pub(crate) fn with_code(&self, latents: Tensor, targets: Option<&[u32]>, classes: usize) -> Result<Tensor> {
+        let Some(targets) = targets else { return Ok(latents) };
+        let mut code = vec![0.0; targets.len() * classes];
+        for (row, &target) in code.chunks_exact_mut(classes).zip(targets) {
+            row[target as usize] = self.settings.class_code as f32;
+        }
+        let code = Tensor::from_vec(code, (targets.len(), classes), latents.device())?;
+        Tensor::cat(&[latents, code], 1)
+    }
+
+    /// Draws the first linear layer anew, N(0, 0.02) and zero bias, in the first batch of a round where the settings say so.
     pub(crate) fn reset_if_due(&self, position: Position) -> Result<()> {
         if position.batch != 0 || !self.settings.resets(position.distilling_round) {
             return Ok(());
@@ -143,7 +154,8 @@ pub(crate) fn build(settings: &InvertSettings, teacher: &Network, store: &Store)
     if height != width {
         bail!("the generator makes square images, but this teacher's are {height} by {width} pixels");
     }
-    Generator::new(settings.latent, settings.width, height, channels, store.builder())
+    let code = if settings.knows_classes() { teacher.classes() } else { 0 };
+    Generator::new(settings.latent + code, settings.width, height, channels, store.builder())
 }
 
 /// The stream of one purpose at one step of one batch.
@@ -185,19 +197,19 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_resumes(strategy: Strategy) {
+    fn check_resumes(settings: &InvertSettings) {
         let (teacher, student) = (network(1), network(2));
         let modulation = Modulation::new(ModulationSettings::default(), &[5, 0, 12, 3]);
         let make = |inversion: &mut dyn Inversion, rounds: std::ops::Range<u32>| {
             let batch = |(round, batch): (u32, u32)| {
                 let distilling = round.checked_sub(1);
                 let student = distilling.map(|_| &student);
-                let objective = Objective::new(&settings(strategy), &teacher, student, &modulation);
+                let objective = Objective::new(settings, &teacher, student, &modulation);
                 all(&inversion.synthesize(&objective, position(round, distilling, batch)).unwrap())
             };
             rounds.flat_map(|round| [(round, 0), (round, 1)]).flat_map(batch).collect::<Vec<_>>()
         };
-        let fresh = || Strategy::start(&settings(strategy), &teacher, 9, &device()).unwrap();
+        let fresh = || Strategy::start(settings, &teacher, 9, &device()).unwrap();
         let mut inversion = fresh();
         make(&mut *inversion, 0..2);
         let copy = |(name, tensor): (String, Tensor)| (name, tensor.copy().unwrap());
@@ -235,7 +247,7 @@ mod tests {
     type Change = (&'static str, fn(&mut InvertSettings));
 
     /// Changes that may be of no relevance, each to a value that would show.
-    const CHANGES: [Change; 16] = [
+    const CHANGES: [Change; 18] = [
         ("phi", |s| s.phi.gamma = 0.5),
         ("adv", |s| s.adv = 3.0),
         ("discrepancy", |s| s.discrepancy = Discrepancy::L1),
@@ -252,6 +264,8 @@ mod tests {
         ("reset_round", |s| s.reset_round = 1),
         ("bn_momentum", |s| s.bn_momentum = 0.1),
         ("steps", |s| s.steps = 1),
+        ("class_code", |s| s.class_code = 1.0),
+        ("reset_every", |s| s.reset_every = 2),
     ];
 
     #[track_caller]
@@ -276,28 +290,34 @@ mod tests {
         let settings = |strategy| InvertSettings { reset_round: 0, bn_momentum: 0.5, ..settings(strategy) };
         let adversary = "adv discrepancy adv_mask";
         let persistent = settings(Strategy::Persistent);
-        let always = "lr_z tv l2 cr cr_temperature cr_bank";
-        check_irrelevant(&persistent, None, &format!("{adversary} {always} reset_round"));
-        check_irrelevant(&persistent, Some(0), always);
-        check_irrelevant(&persistent, Some(1), &format!("{always} reset_round"));
-        let alone = InvertSettings { adv: 0.0, oh: 0.0, ..persistent };
-        check_irrelevant(&alone, Some(1), &format!("phi discrepancy adv_mask {always} reset_round"));
-
-        check_irrelevant(&settings(Strategy::Meta), Some(0), "tv l2 cr cr_temperature cr_bank");
         let of_classes = |strategy| InvertSettings { targets: TargetRule::Balanced, ..settings(strategy) };
-        let without_generator = "latent width lr_g cr cr_temperature cr_bank reset_round bn_momentum";
+        let always = "lr_z tv l2 cr cr_temperature cr_bank";
+        check_irrelevant(&persistent, None, &format!("{adversary} {always} reset_round class_code reset_every"));
+        check_irrelevant(&persistent, Some(0), &format!("{always} class_code reset_every"));
+        check_irrelevant(&persistent, Some(1), &format!("{always} reset_round class_code"));
+        check_irrelevant(&persistent, Some(2), &format!("{always} reset_round class_code reset_every"));
+        check_irrelevant(&of_classes(Strategy::Persistent), Some(1), &format!("{always} reset_round"));
+        let alone = InvertSettings { adv: 0.0, oh: 0.0, ..persistent };
+        check_irrelevant(&alone, Some(1), &format!("phi discrepancy adv_mask {always} reset_round class_code"));
+
+        check_irrelevant(&settings(Strategy::Meta), Some(0), "tv l2 cr cr_temperature cr_bank class_code reset_every");
+        let without_generator =
+            "latent width lr_g cr cr_temperature cr_bank reset_round bn_momentum class_code reset_every";
         check_irrelevant(&of_classes(Strategy::Pixels), Some(0), without_generator);
         let mut contrastive = of_classes(Strategy::Contrastive);
-        check_irrelevant(&contrastive, Some(0), "tv l2 reset_round bn_momentum");
+        check_irrelevant(&contrastive, Some(0), "tv l2 reset_round bn_momentum class_code reset_every");
         contrastive.cr = 0.0;
-        let without_contrast = format!("{adversary} tv l2 cr_temperature cr_bank reset_round bn_momentum");
+        let without_contrast =
+            format!("{adversary} tv l2 cr_temperature cr_bank reset_round bn_momentum class_code reset_every");
         check_irrelevant(&contrastive, None, &without_contrast);
     }
 
     #[test]
     fn both_strategies_resume_to_the_same_bits() {
-        check_resumes(Strategy::Persistent);
-        check_resumes(Strategy::Meta);
+        let persistent = settings(Strategy::Persistent);
+        check_resumes(&persistent);
+        check_resumes(&InvertSettings { targets: TargetRule::Random, ..persistent });
+        check_resumes(&settings(Strategy::Meta));
     }
 
     #[test]
@@ -364,6 +384,10 @@ mod tests {
         for early in [position(0, None, 0), position(1, Some(0), 0), position(2, Some(1), 1), position(3, Some(2), 0)] {
             generator.reset_if_due(early).unwrap();
         }
+        let rounds =
+            |settings: InvertSettings| (0..9).filter(|&round| settings.resets(Some(round))).collect::<Vec<_>>();
+        assert_eq!(rounds(generator.settings.clone()), [1]);
+        assert_eq!(rounds(InvertSettings { reset_every: 4, ..generator.settings.clone() }), [1, 3, 7]);
         let same = |a: &BTreeMap<String, Tensor>, b: &BTreeMap<String, Tensor>, name: &str| {
             numbers(&a[name]) == numbers(&b[name])
         };

@@ -72,8 +72,11 @@ pub struct InvertSettings {
     ///
     /// It scales the gradient of L_BN by one minus itself: bn = 10 at 0.9 pulls like bn = 1 at 0.
     pub bn_momentum: f64,
-    /// Which classes the images should be of; `persistent` knows only "predicted", which `pixels` and `contrastive` do not.
+    /// Which classes the images should be of; "predicted" is not for `pixels` and `contrastive`, and with the others `persistent` tells
+    /// the generator.
     pub targets: TargetRule,
+    /// `persistent` only, where targets are not "predicted": the length of the [class code](crate::persistent_generator) \[O\].
+    pub class_code: f64,
     /// `pixels` only: factor of the total variation \[C: DeepInversion: 2.5e-5 and more\].
     pub tv: f64,
     /// `pixels` only: factor of the norm of all pixels, seen from mid-grey \[C: DeepInversion: 3e-8 and more\].
@@ -87,6 +90,9 @@ pub struct InvertSettings {
     /// Draw the first linear layer anew, once, at the start of the so-manieth round after the warm-up (from 1);
     /// 0: never \[C: 120 for `meta`\].
     pub reset_round: u32,
+    /// Draw it anew again and again, at the start of every so-manieth round after the warm-up; 0: never \[O; C: NAYER, Tran et al. 2024,
+    /// for each batch\].
+    pub reset_every: u32,
     /// How images are kept.
     pub image_format: ImageFormat,
     /// The views of the images that the networks judge.
@@ -117,12 +123,14 @@ impl Default for InvertSettings {
             adv_mask: false,
             bn_momentum: 0.0,
             targets: TargetRule::Predicted,
+            class_code: 4.0,
             tv: 0.0,
             l2: 0.0,
             cr: 0.8,
             cr_temperature: 0.1,
             cr_bank: 4096,
             reset_round: 0,
+            reset_every: 0,
             image_format: ImageFormat::U8,
             augment: AugmentSettings::default(),
             phi: ModulationSettings::default(),
@@ -147,6 +155,7 @@ impl InvertSettings {
         check::not_negative("invert.bal", self.bal)?;
         check::not_negative("invert.adv", self.adv)?;
         check::decay("invert.bn_momentum", self.bn_momentum)?;
+        check::positive("invert.class_code", self.class_code)?;
         check::not_negative("invert.act", self.act)?;
         check::not_negative("invert.tv", self.tv)?;
         check::not_negative("invert.l2", self.l2)?;
@@ -162,18 +171,10 @@ impl InvertSettings {
         if self.adv_mask && self.discrepancy != Discrepancy::Kl {
             return Err("invert.adv_mask is true; it must be false unless invert.discrepancy is \"kl\"".into());
         }
-        match (self.strategy, self.targets) {
-            // Its latents are drawn afresh each step and know nothing of a class.
-            (Strategy::Persistent, TargetRule::Random | TargetRule::Balanced) => {
-                Err("invert.targets is not \"predicted\"; the others need another invert.strategy".into())
-            }
+        if matches!(self.strategy, Strategy::Pixels | Strategy::Contrastive) && self.targets == TargetRule::Predicted {
             // What starts as noise would stay what the teacher takes noise for.
-            (Strategy::Pixels | Strategy::Contrastive, TargetRule::Predicted) => {
-                Err("invert.targets is \"predicted\"; this invert.strategy needs \"random\" or \"balanced\""
-                    .to_string())
-            }
-            _ => Ok(()),
-        }?;
+            return Err("invert.targets is \"predicted\"; this invert.strategy needs \"random\" or \"balanced\"".into());
+        }
         self.augment.validate("invert")?;
         self.phi.validate()
     }
@@ -209,9 +210,10 @@ impl InvertSettings {
         if matches!(self.strategy, Strategy::Pixels | Strategy::Contrastive) {
             settings.bn_momentum = default.bn_momentum;
         }
-        if !self.resets(distilling_round) {
-            settings.reset_round = 0;
+        if !self.knows_classes() {
+            settings.class_code = default.class_code;
         }
+        (settings.reset_round, settings.reset_every) = (0, u32::from(self.resets(distilling_round)));
         settings
     }
 
@@ -223,7 +225,14 @@ impl InvertSettings {
     /// Whether the generator's first linear layer is drawn anew at the start of this round.
     pub fn resets(&self, distilling_round: Option<u32>) -> bool {
         let lasts = matches!(self.strategy, Strategy::Persistent | Strategy::Meta);
-        lasts && distilling_round.is_some_and(|round| round + 1 == self.reset_round)
+        let due =
+            |round: u32| round == self.reset_round || (self.reset_every > 0 && round.is_multiple_of(self.reset_every));
+        lasts && distilling_round.is_some_and(|round| due(round + 1))
+    }
+
+    /// Whether the generator is told which class an image should be of.
+    pub fn knows_classes(&self) -> bool {
+        self.strategy == Strategy::Persistent && self.targets != TargetRule::Predicted
     }
 
     /// The factors of the loss.
@@ -345,7 +354,7 @@ mod tests {
         check_refused(|s| s.bn_momentum = 1.0, "invert.bn_momentum is 1");
         check_refused(|s| s.phi.gamma = -0.5, "invert.phi.gamma is -0.5");
         check_refused(|s| s.augment.crop_padding = 65, "invert.augment.crop_padding is 65");
-        check_refused(|s| s.targets = TargetRule::Balanced, "need another invert.strategy");
+        check_refused(|s| s.class_code = 0.0, "invert.class_code is 0");
         check_refused(|s| s.strategy = Strategy::Pixels, "needs \"random\" or \"balanced\"");
         check_refused(|s| (s.bn, s.oh, s.bal, s.adv) = (0.0, 0.0, 0.0, 0.0), "are all 0; one of them");
         check_refused(

@@ -6,6 +6,10 @@
 //!             one Adam step on g
 //! ```
 //!
+//! Where the settings name the classes that images should be of, x = g(z, ρ·e_y) and the task term is CE(t, y): ρ is the length of
+//! the class code, e_y the y-th unit vector \[O; C: conditional GANs, Mirza and Osindero 2014\]. Without it z alone decides on the class, and g is
+//! continuous: between the latents of two classes lie images of neither.
+//!
 //! Nothing is optimised image by image, so a batch costs as many steps as the settings say, one by default, and images
 //! follow the student's latest mistakes. At small budgets this taught a student far more than the meta-generator did in
 //! the same time: what a small buffer lacks is not better images but newer ones \[O\].
@@ -16,7 +20,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use ssdkd_nn::{Network, Pass};
 use ssdkd_ops::Value;
 
-use crate::generator::{TrainedGenerator, draws, finish};
+use crate::generator::{TrainedGenerator, draw_targets, draws, finish};
 use crate::inversion::{Inversion, InvertSettings, Position, Synthesis};
 use crate::inversion_loss::{InversionTerms, Judgement, Objective};
 
@@ -29,13 +33,20 @@ impl PersistentGenerator {
         Ok(Self(TrainedGenerator::new(settings, teacher, seed, device)?))
     }
 
-    /// One Adam step on fresh latents (B, latent): the images (B, H, W, C), their loss, their batch statistics.
-    fn step(&mut self, objective: &Objective<'_>, latents: Tensor, position: Position, step: usize) -> Result<Step> {
+    /// One Adam step on fresh inputs of the generator: the images (B, H, W, C), their loss, their batch statistics.
+    fn step(
+        &mut self,
+        objective: &Objective<'_>,
+        inputs: Tensor,
+        targets: Option<&[u32]>,
+        position: Position,
+        step: usize,
+    ) -> Result<Step> {
         let generator = &mut self.0;
         let settings = &generator.settings;
-        let images = generator.network.forward(&Value::constant(latents), &Pass::train())?; // (B, H, W, C)
+        let images = generator.network.forward(&Value::constant(inputs), &Pass::train())?; // (B, H, W, C)
         let views = settings.augment.view(&images, &mut draws(position, "invert/views", step))?;
-        let Judgement { total, terms, statistics, .. } = objective.judge(&views, None, &generator.averages)?;
+        let Judgement { total, terms, statistics, .. } = objective.judge(&views, targets, &generator.averages)?;
         let made = images.tensor().clone();
         drop((images, views));
         generator.optimizer.step(&total.backward()?, settings.lr_g)?;
@@ -46,22 +57,24 @@ impl PersistentGenerator {
 impl Inversion for PersistentGenerator {
     fn synthesize(&mut self, objective: &Objective<'_>, position: Position) -> Result<Synthesis> {
         self.0.reset_if_due(position)?;
+        let classes = objective.teacher.classes();
+        let targets = draw_targets(&self.0.settings, position, classes);
         if !objective.weights.any(objective.student.is_some()) {
             // A generator that only follows the student has nothing to learn in the warm-up.
-            let latents = Value::constant(self.0.latents(position, 0)?);
-            let images = self.0.network.forward(&latents, &Pass::train_frozen())?;
-            return finish(&self.0.settings, objective.teacher, images.tensor(), None, InversionTerms::default());
+            let inputs = self.0.with_code(self.0.latents(position, 0)?, targets.as_deref(), classes)?;
+            let images = self.0.network.forward(&Value::constant(inputs), &Pass::train_frozen())?;
+            return finish(&self.0.settings, objective.teacher, images.tensor(), targets, InversionTerms::default());
         }
         let mut last = None;
         for step in 0..self.0.settings.steps {
-            let latents = self.0.latents(position, step)?;
-            last = Some(self.step(objective, latents, position, step)?);
+            let inputs = self.0.with_code(self.0.latents(position, step)?, targets.as_deref(), classes)?;
+            last = Some(self.step(objective, inputs, targets.as_deref(), position, step)?);
         }
         let Some((images, terms, statistics)) = last else {
             bail!("invert.steps is 0; a batch needs at least one generator step")
         };
         self.0.averages.update(statistics)?;
-        finish(&self.0.settings, objective.teacher, &images, None, terms)
+        finish(&self.0.settings, objective.teacher, &images, targets, terms)
     }
 
     fn state_tensors(&self) -> BTreeMap<String, Tensor> {
@@ -80,28 +93,43 @@ mod tests {
     use super::*;
     use crate::augment::AugmentSettings;
     use crate::golden::{Golden, check_parameters, device, fill, formula, network, numbers};
+    use crate::inversion::TargetRule;
     use crate::modulation::{Modulation, ModulationSettings};
 
-    #[test]
-    fn three_steps_are_those_of_pytorch() {
+    #[track_caller]
+    fn check_steps(name: &str, targets: Option<[u32; 5]>) {
         let golden = Golden::load();
         let (teacher, student) = (network(1), network(2));
-        let settings =
-            InvertSettings { latent: 8, width: 4, batch: 5, augment: AugmentSettings::OFF, ..Default::default() };
+        let settings = InvertSettings {
+            latent: 8,
+            width: 4,
+            batch: 5,
+            targets: if targets.is_some() { TargetRule::Random } else { TargetRule::Predicted },
+            class_code: 1.5,
+            augment: AugmentSettings::OFF,
+            ..Default::default()
+        };
         let modulation = Modulation::new(ModulationSettings::OFF, &[]);
         let objective = Objective::new(&settings, &teacher, Some(&student), &modulation);
         let mut generator = PersistentGenerator::new(settings, &teacher, 0, &device()).unwrap();
         fill(&generator.0.store, 3);
         let position = Position { seed: 0, round: 0, distilling_round: Some(0), batch: 0 };
+        let targets = targets.as_ref().map(|targets| &targets[..]);
         for step in 0..3 {
-            let latents = formula(30 + step, &[5, 8], 2.0);
-            let (images, terms, _) = generator.step(&objective, latents, position, step as usize).unwrap();
+            let inputs = generator.0.with_code(formula(30 + step, &[5, 8], 2.0), targets, 4).unwrap();
+            let (images, terms, _) = generator.step(&objective, inputs, targets, position, step as usize).unwrap();
             let terms = [terms.batch_norm, terms.task, terms.balance, terms.adversarial, terms.total];
-            golden.check(&format!("persistent.losses.{step}"), &terms, 1e-4);
+            golden.check(&format!("{name}.losses.{step}"), &terms, 1e-4);
             if step == 2 {
-                golden.check("persistent.images", &numbers(&images), 1e-3);
+                golden.check(&format!("{name}.images"), &numbers(&images), 1e-3);
             }
         }
-        check_parameters(&golden, "persistent.generator", &generator.0.store, 1e-3);
+        check_parameters(&golden, &format!("{name}.generator"), &generator.0.store, 1e-3);
+    }
+
+    #[test]
+    fn three_steps_are_those_of_pytorch() {
+        check_steps("persistent", None);
+        check_steps("conditional", Some([2, 0, 3, 3, 1]));
     }
 }
