@@ -40,15 +40,28 @@ impl TrainedGenerator {
         draw_latents(&self.settings, position, step, self.store.device())
     }
 
-    /// What the network makes images of `targets` from: `latents` (B, latent), and behind them the class code, (B, latent + K).
-    pub(crate) fn with_code(&self, latents: Tensor, targets: Option<&[u32]>, classes: usize) -> Result<Tensor> {
+    /// What the network makes a step's images of `targets` from: fresh [latents](Self::latents), and behind them the class code.
+    pub(crate) fn inputs(
+        &self,
+        position: Position,
+        step: usize,
+        targets: Option<&[u32]>,
+        classes: usize,
+    ) -> Result<Tensor> {
+        let latents = self.latents(position, step)?;
         let Some(targets) = targets else { return Ok(latents) };
-        let mut code = vec![0.0; targets.len() * classes];
-        for (row, &target) in code.chunks_exact_mut(classes).zip(targets) {
-            row[target as usize] = self.settings.class_code as f32;
+        self.with_code(latents, &draw_codes(&self.settings, position, step, targets), classes)
+    }
+
+    /// `latents` (B, latent), and behind them ρ at each row's code and 0 at all others: (B, latent + K·M), M codes for each of K classes.
+    pub(crate) fn with_code(&self, latents: Tensor, codes: &[u32], classes: usize) -> Result<Tensor> {
+        let width = classes * self.settings.codes_per_class;
+        let mut rows = vec![0.0; codes.len() * width];
+        for (row, &code) in rows.chunks_exact_mut(width).zip(codes) {
+            row[code as usize] = self.settings.class_code as f32;
         }
-        let code = Tensor::from_vec(code, (targets.len(), classes), latents.device())?;
-        Tensor::cat(&[latents, code], 1)
+        let rows = Tensor::from_vec(rows, (codes.len(), width), latents.device())?;
+        Tensor::cat(&[latents, rows], 1)
     }
 
     /// Draws the first linear layer anew, N(0, 0.02) and zero bias, in the first batch of a round where the settings say so.
@@ -124,6 +137,13 @@ pub(crate) fn draw_targets(settings: &InvertSettings, position: Position, classe
     }
 }
 
+/// One of the codes of each image's class, M·y to M·y + M − 1 for class y.
+fn draw_codes(settings: &InvertSettings, position: Position, step: usize, targets: &[u32]) -> Vec<u32> {
+    let codes = settings.codes_per_class as u32;
+    let mut rng = draws(position, "invert/codes", step);
+    targets.iter().map(|&target| target * codes + rng.random_range(0..codes)).collect()
+}
+
 /// Rounds the images (B, H, W, C), and has the teacher look at what will be stored.
 pub(crate) fn finish(
     settings: &InvertSettings,
@@ -154,7 +174,7 @@ pub(crate) fn build(settings: &InvertSettings, teacher: &Network, store: &Store)
     if height != width {
         bail!("the generator makes square images, but this teacher's are {height} by {width} pixels");
     }
-    let code = if settings.knows_classes() { teacher.classes() } else { 0 };
+    let code = if settings.knows_classes() { teacher.classes() * settings.codes_per_class } else { 0 };
     Generator::new(settings.latent + code, settings.width, height, channels, store.builder())
 }
 
@@ -247,7 +267,7 @@ mod tests {
     type Change = (&'static str, fn(&mut InvertSettings));
 
     /// Changes that may be of no relevance, each to a value that would show.
-    const CHANGES: [Change; 18] = [
+    const CHANGES: [Change; 19] = [
         ("phi", |s| s.phi.gamma = 0.5),
         ("adv", |s| s.adv = 3.0),
         ("discrepancy", |s| s.discrepancy = Discrepancy::L1),
@@ -265,6 +285,7 @@ mod tests {
         ("bn_momentum", |s| s.bn_momentum = 0.1),
         ("steps", |s| s.steps = 1),
         ("class_code", |s| s.class_code = 1.0),
+        ("codes_per_class", |s| s.codes_per_class = 3),
         ("reset_every", |s| s.reset_every = 2),
     ];
 
@@ -291,32 +312,56 @@ mod tests {
         let adversary = "adv discrepancy adv_mask";
         let persistent = settings(Strategy::Persistent);
         let of_classes = |strategy| InvertSettings { targets: TargetRule::Balanced, ..settings(strategy) };
-        let always = "lr_z tv l2 cr cr_temperature cr_bank";
-        check_irrelevant(&persistent, None, &format!("{adversary} {always} reset_round class_code reset_every"));
-        check_irrelevant(&persistent, Some(0), &format!("{always} class_code reset_every"));
-        check_irrelevant(&persistent, Some(1), &format!("{always} reset_round class_code"));
-        check_irrelevant(&persistent, Some(2), &format!("{always} reset_round class_code reset_every"));
+        let (always, code) = ("lr_z tv l2 cr cr_temperature cr_bank", "class_code codes_per_class");
+        check_irrelevant(&persistent, None, &format!("{adversary} {always} reset_round {code} reset_every"));
+        check_irrelevant(&persistent, Some(0), &format!("{always} {code} reset_every"));
+        check_irrelevant(&persistent, Some(1), &format!("{always} reset_round {code}"));
+        check_irrelevant(&persistent, Some(2), &format!("{always} reset_round {code} reset_every"));
         check_irrelevant(&of_classes(Strategy::Persistent), Some(1), &format!("{always} reset_round"));
         let alone = InvertSettings { adv: 0.0, oh: 0.0, ..persistent };
-        check_irrelevant(&alone, Some(1), &format!("phi discrepancy adv_mask {always} reset_round class_code"));
+        check_irrelevant(&alone, Some(1), &format!("phi discrepancy adv_mask {always} reset_round {code}"));
 
-        check_irrelevant(&settings(Strategy::Meta), Some(0), "tv l2 cr cr_temperature cr_bank class_code reset_every");
+        let of_meta = format!("tv l2 cr cr_temperature cr_bank {code} reset_every");
+        check_irrelevant(&settings(Strategy::Meta), Some(0), &of_meta);
         let without_generator =
-            "latent width lr_g cr cr_temperature cr_bank reset_round bn_momentum class_code reset_every";
-        check_irrelevant(&of_classes(Strategy::Pixels), Some(0), without_generator);
+            format!("latent width lr_g cr cr_temperature cr_bank reset_round bn_momentum {code} reset_every");
+        check_irrelevant(&of_classes(Strategy::Pixels), Some(0), &without_generator);
         let mut contrastive = of_classes(Strategy::Contrastive);
-        check_irrelevant(&contrastive, Some(0), "tv l2 reset_round bn_momentum class_code reset_every");
+        check_irrelevant(&contrastive, Some(0), &format!("tv l2 reset_round bn_momentum {code} reset_every"));
         contrastive.cr = 0.0;
         let without_contrast =
-            format!("{adversary} tv l2 cr_temperature cr_bank reset_round bn_momentum class_code reset_every");
+            format!("{adversary} tv l2 cr_temperature cr_bank reset_round bn_momentum {code} reset_every");
         check_irrelevant(&contrastive, None, &without_contrast);
+    }
+
+    #[test]
+    fn codes_are_of_the_image_s_class_and_uniform() {
+        let targets = TargetRule::Random;
+        let settings = InvertSettings { targets, codes_per_class: 3, ..settings(Strategy::Persistent) };
+        let targets = [2, 0, 1].repeat(1000);
+        let mut counts = [0_u32; 9];
+        for (code, target) in draw_codes(&settings, position(1, None, 0), 0, &targets).into_iter().zip(&targets) {
+            assert_eq!(code / 3, *target);
+            counts[code as usize] += 1;
+        }
+        assert!(counts.iter().all(|&count| (270..400).contains(&count)), "{counts:?}");
+        // Another code makes another image of the same latents.
+        let generator = TrainedGenerator::new(settings, &network(1), 9, &device()).unwrap();
+        let latents = generator.latents(position(1, None, 0), 0).unwrap();
+        let inputs = |code| generator.with_code(latents.clone(), &[code; 6], 4).unwrap();
+        assert_eq!(inputs(5).dims(), [6, 8 + 4 * 3]);
+        let images = |code| {
+            let inputs = ssdkd_ops::Value::constant(inputs(code));
+            numbers(generator.network.forward(&inputs, &ssdkd_nn::Pass::train_frozen()).unwrap().tensor())
+        };
+        assert_ne!(images(5), images(4));
     }
 
     #[test]
     fn both_strategies_resume_to_the_same_bits() {
         let persistent = settings(Strategy::Persistent);
         check_resumes(&persistent);
-        check_resumes(&InvertSettings { targets: TargetRule::Random, ..persistent });
+        check_resumes(&InvertSettings { targets: TargetRule::Random, codes_per_class: 3, ..persistent });
         check_resumes(&settings(Strategy::Meta));
     }
 

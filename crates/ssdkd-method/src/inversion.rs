@@ -77,6 +77,8 @@ pub struct InvertSettings {
     pub targets: TargetRule,
     /// `persistent` only, where targets are not "predicted": the length of the [class code](crate::persistent_generator) \[O\].
     pub class_code: f64,
+    /// `persistent` only, likewise: how many codes a class has, 1–1000; one of them is drawn for each image \[O\].
+    pub codes_per_class: usize,
     /// `pixels` only: factor of the total variation \[C: DeepInversion: 2.5e-5 and more\].
     pub tv: f64,
     /// `pixels` only: factor of the norm of all pixels, seen from mid-grey \[C: DeepInversion: 3e-8 and more\].
@@ -124,6 +126,7 @@ impl Default for InvertSettings {
             bn_momentum: 0.0,
             targets: TargetRule::Predicted,
             class_code: 4.0,
+            codes_per_class: 1,
             tv: 0.0,
             l2: 0.0,
             cr: 0.8,
@@ -156,6 +159,7 @@ impl InvertSettings {
         check::not_negative("invert.adv", self.adv)?;
         check::decay("invert.bn_momentum", self.bn_momentum)?;
         check::positive("invert.class_code", self.class_code)?;
+        check::count("invert.codes_per_class", self.codes_per_class, 1..=1000)?;
         check::not_negative("invert.act", self.act)?;
         check::not_negative("invert.tv", self.tv)?;
         check::not_negative("invert.l2", self.l2)?;
@@ -211,7 +215,7 @@ impl InvertSettings {
             settings.bn_momentum = default.bn_momentum;
         }
         if !self.knows_classes() {
-            settings.class_code = default.class_code;
+            (settings.class_code, settings.codes_per_class) = (default.class_code, default.codes_per_class);
         }
         (settings.reset_round, settings.reset_every) = (0, u32::from(self.resets(distilling_round)));
         settings
@@ -355,6 +359,7 @@ mod tests {
         check_refused(|s| s.phi.gamma = -0.5, "invert.phi.gamma is -0.5");
         check_refused(|s| s.augment.crop_padding = 65, "invert.augment.crop_padding is 65");
         check_refused(|s| s.class_code = 0.0, "invert.class_code is 0");
+        check_refused(|s| s.codes_per_class = 0, "invert.codes_per_class is 0");
         check_refused(|s| s.strategy = Strategy::Pixels, "needs \"random\" or \"balanced\"");
         check_refused(|s| (s.bn, s.oh, s.bal, s.adv) = (0.0, 0.0, 0.0, 0.0), "are all 0; one of them");
         check_refused(

@@ -6,9 +6,11 @@
 //!             one Adam step on g
 //! ```
 //!
-//! Where the settings name the classes that images should be of, x = g(z, ρ·e_y) and the task term is CE(t, y): ρ is the length of
-//! the class code, e_y the y-th unit vector \[O; C: conditional GANs, Mirza and Osindero 2014\]. Without it z alone decides on the class, and g is
-//! continuous: between the latents of two classes lie images of neither.
+//! Where the settings name the classes that images should be of, x = g(z, ρ·e_{y,m}) and the task term is CE(t, y): ρ is the length of
+//! the class code, e_{y,m} the unit vector of one of the class's M codes, m drawn afresh with z \[O; C, for M = 1: conditional GANs, Mirza and
+//! Osindero 2014\]. Without it z alone decides on the class, and g is continuous: between the latents of two classes lie images of neither. With one
+//! code for a class g settles on one outline for it, which z colours; each code has weights of its own in g's first layer, and so an outline of
+//! its own.
 //!
 //! Nothing is optimised image by image, so a batch costs as many steps as the settings say, one by default, and images
 //! follow the student's latest mistakes. At small budgets this taught a student far more than the meta-generator did in
@@ -61,13 +63,13 @@ impl Inversion for PersistentGenerator {
         let targets = draw_targets(&self.0.settings, position, classes);
         if !objective.weights.any(objective.student.is_some()) {
             // A generator that only follows the student has nothing to learn in the warm-up.
-            let inputs = self.0.with_code(self.0.latents(position, 0)?, targets.as_deref(), classes)?;
+            let inputs = self.0.inputs(position, 0, targets.as_deref(), classes)?;
             let images = self.0.network.forward(&Value::constant(inputs), &Pass::train_frozen())?;
             return finish(&self.0.settings, objective.teacher, images.tensor(), targets, InversionTerms::default());
         }
         let mut last = None;
         for step in 0..self.0.settings.steps {
-            let inputs = self.0.with_code(self.0.latents(position, step)?, targets.as_deref(), classes)?;
+            let inputs = self.0.inputs(position, step, targets.as_deref(), classes)?;
             last = Some(self.step(objective, inputs, targets.as_deref(), position, step)?);
         }
         let Some((images, terms, statistics)) = last else {
@@ -116,7 +118,11 @@ mod tests {
         let position = Position { seed: 0, round: 0, distilling_round: Some(0), batch: 0 };
         let targets = targets.as_ref().map(|targets| &targets[..]);
         for step in 0..3 {
-            let inputs = generator.0.with_code(formula(30 + step, &[5, 8], 2.0), targets, 4).unwrap();
+            let latents = formula(30 + step, &[5, 8], 2.0);
+            let inputs = match targets {
+                Some(codes) => generator.0.with_code(latents, codes, 4).unwrap(),
+                None => latents,
+            };
             let (images, terms, _) = generator.step(&objective, inputs, targets, position, step as usize).unwrap();
             let terms = [terms.batch_norm, terms.task, terms.balance, terms.adversarial, terms.total];
             golden.check(&format!("{name}.losses.{step}"), &terms, 1e-4);
