@@ -24,7 +24,7 @@ pub struct CompareArgs {
     #[arg(value_name = "RUN")]
     runs: Vec<PathBuf>,
 
-    /// The folder of results.json, to which the runs are added (a row of the same pair, method, seed and size of the buffer is
+    /// The folder of results.json, to which the runs are added (a row of the same pair, method, device, seed and size of the buffer is
     /// replaced), and of results.md and the charts, which are made of it
     #[arg(long, value_name = "DIR", default_value = "comparison")]
     out: PathBuf,
@@ -84,8 +84,11 @@ fn by_pair(rows: &[Row]) -> BTreeMap<&str, Vec<&Row>> {
     pairs
 }
 
-/// The runs of one method with one size of the buffer, by their seeds; there is at least one.
+/// The runs of one method on one kind of device with one size of the buffer, by their seeds; there is at least one.
 struct Method<'a> {
+    /// The method, and the device if the pair's results are of several.
+    family: String,
+    /// The same, and the size of the buffer if the family was run with several.
     name: String,
     rows: Vec<&'a Row>,
 }
@@ -100,20 +103,28 @@ impl Method<'_> {
     }
 }
 
-/// The methods of a pair, the best first. One that was run with several sizes of the buffer is several, and says so.
+/// The kinds of device that the rows are of.
+fn devices<'a>(rows: &[&'a Row]) -> BTreeSet<&'a str> {
+    rows.iter().map(|row| row.device.as_str()).collect()
+}
+
+/// The methods of a pair, the best first. One that was run on several kinds of device, or with several sizes of the buffer, is several,
+/// and says so.
 fn methods<'a>(rows: &[&'a Row]) -> Vec<Method<'a>> {
-    let mut groups = BTreeMap::<(&str, u64), Vec<&Row>>::new();
+    let mut groups = BTreeMap::<(&str, &str, u64), Vec<&Row>>::new();
     for row in rows {
-        groups.entry((&row.method, row.buffer)).or_default().push(row);
+        groups.entry((&row.method, &row.device, row.buffer)).or_default().push(row);
     }
-    let sizes = |method: &str| groups.keys().filter(|(other, _)| *other == method).count();
+    let several = devices(rows).len() > 1;
+    let sizes = |of: (&str, &str)| groups.keys().filter(|(method, device, _)| (*method, *device) == of).count();
     let mut methods = groups
         .iter()
-        .map(|(&(method, buffer), rows)| {
-            let name = if sizes(method) > 1 { format!("{method}, {buffer} kept") } else { method.into() };
+        .map(|(&(method, device, buffer), rows)| {
+            let family = if several { format!("{method}, {device}") } else { method.into() };
+            let name = if sizes((method, device)) > 1 { format!("{family}, {buffer} kept") } else { family.clone() };
             let mut rows = rows.clone();
             rows.sort_by_key(|row| row.seed);
-            Method { name, rows }
+            Method { family, name, rows }
         })
         .collect::<Vec<_>>();
     let last = |method: &Method<'_>| method.last().map_or(0.0, |(mean, _)| mean);
@@ -139,13 +150,13 @@ fn describe(text: &mut String, pair: &str, methods: &[Method<'_>], real: &[&Row]
         )?;
     }
     text.push_str(
-        "| method | seed | last, % | last rounds, % | buffer | images | steps | synthesis, s | distillation, s | total, s | MiB |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| method | seed | last, % | last rounds, % | buffer | images | steps | device | synthesis, s | distillation, s | total, s | MiB |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows() {
         writeln!(
             text,
-            "| {} | {} | {} | {} ± {} | {} | {} | {} | {:.0} | {:.0} | {:.0} | {} |",
+            "| {} | {} | {} | {} ± {} | {} | {} | {} | {} | {:.0} | {:.0} | {:.0} | {} |",
             row.method,
             row.seed,
             percent(row.last),
@@ -154,6 +165,7 @@ fn describe(text: &mut String, pair: &str, methods: &[Method<'_>], real: &[&Row]
             row.buffer,
             row.distinct_images,
             row.steps,
+            row.device,
             row.synthesis_s,
             row.distillation_s,
             row.total_s,
@@ -204,7 +216,7 @@ fn strip_name(row: &Row) -> String {
 /// The charts of one pair: file names and SVG.
 fn charts(pair: &str, methods: &[Method<'_>]) -> Result<Vec<(String, String)>> {
     let accuracy = "accuracy, %";
-    let over = |x: &str, of: fn(&(u64, f64, f64)) -> f64| {
+    let over = |x: &str, methods: &[&Method<'_>], of: fn(&(u64, f64, f64)) -> f64| {
         let lines = methods.iter().flat_map(|method| {
             let curve = |row: &&Row| row.curve.iter().map(|point| (of(point), 100.0 * point.2)).collect();
             method.rows.iter().map(move |row| Line { name: &method.name, points: curve(row) })
@@ -218,27 +230,36 @@ fn charts(pair: &str, methods: &[Method<'_>]) -> Result<Vec<(String, String)>> {
         });
         plot::panels(&format!("synthesised images: {pair}"), (x, "%"), width, &panels.collect::<Vec<_>>())
     };
-    let mut charts = vec![
-        ("steps", over("distillation steps", |point| point.0 as f64)?),
-        ("time", over("seconds in all", |point| point.1)?),
-        ("classes", shares("teacher's class", 1.0, |row| row.made.shares().0)?),
-        ("confidence", shares("teacher's confidence", 1.0 / BINS as f64, |row| row.made.shares().1)?),
-    ];
+    let all = methods.iter().collect::<Vec<_>>();
+    let mut charts = vec![("steps".into(), over("distillation steps", &all, |point| point.0 as f64)?)];
+    // Seconds of a processor and of a GPU say nothing about each other.
+    for device in devices(&methods.iter().map(|method| method.rows[0]).collect::<Vec<_>>()) {
+        let there = methods.iter().filter(|method| method.rows[0].device == device).collect::<Vec<_>>();
+        charts
+            .push((format!("time-on-{device}"), over(&format!("seconds in all, {device}"), &there, |point| point.1)?));
+    }
+    charts.extend([
+        ("classes".into(), shares("teacher's class", 1.0, |row| row.made.shares().0)?),
+        ("confidence".into(), shares("teacher's confidence", 1.0 / BINS as f64, |row| row.made.shares().1)?),
+    ]);
     let by_buffer = by_buffer(methods);
     if !by_buffer.is_empty() {
         let lines = by_buffer.iter().map(|(name, points)| Line { name, points: points.clone() });
-        charts.push(("buffer", plot::lines(pair, ("images in the buffer", accuracy), &lines.collect::<Vec<_>>())?));
+        charts.push((
+            "buffer".into(),
+            plot::lines(pair, ("images in the buffer", accuracy), &lines.collect::<Vec<_>>())?,
+        ));
     }
     Ok(charts.into_iter().map(|(over, chart)| (format!("{}-over-{over}.svg", slug(pair)), chart)).collect())
 }
 
 /// Size of the buffer and mean accuracy, of each method that was run with several sizes.
-fn by_buffer<'a>(methods: &[Method<'a>]) -> BTreeMap<&'a str, Vec<(f64, f64)>> {
+fn by_buffer<'a>(methods: &'a [Method<'_>]) -> BTreeMap<&'a str, Vec<(f64, f64)>> {
     let mut lines = BTreeMap::<&str, Vec<(f64, f64)>>::new();
     for method in methods {
         if let Some((last, _)) = method.last() {
             let row = method.rows[0];
-            lines.entry(&row.method).or_default().push((row.buffer as f64, 100.0 * last));
+            lines.entry(&method.family).or_default().push((row.buffer as f64, 100.0 * last));
         }
     }
     lines.retain(|_, points| points.len() > 1);
@@ -277,6 +298,22 @@ mod tests {
         assert_eq!(by_buffer(&methods), BTreeMap::from([("ours", vec![(512.0, 30.0), (5120.0, 62.5)])]));
         let files = charts(&rows[0].pair, &methods).unwrap().into_iter().map(|(file, _)| file).collect::<Vec<_>>();
         assert_eq!(files[0], "wrn-40-2-wrn-16-1-on-cifar10-over-steps.svg");
+        assert_eq!(files[1], "wrn-40-2-wrn-16-1-on-cifar10-over-time-on-cpu.svg");
         assert_eq!(files[4], "wrn-40-2-wrn-16-1-on-cifar10-over-buffer.svg");
+    }
+
+    #[test]
+    fn each_kind_of_device_has_its_own_lines_and_its_own_seconds() {
+        let on_cuda = |row| Row { device: "cuda".into(), ..row };
+        let small = on_cuda(Row { buffer: 512, ..result("ours", 0, 0.3) });
+        let rows = [result("ours", 0, 0.5), on_cuda(result("ours", 0, 0.6)), small, result("theirs", 0, 0.4)];
+        let methods = methods(&rows.iter().collect::<Vec<_>>());
+        let names = methods.iter().map(|method| method.name.as_str()).collect::<Vec<_>>();
+        assert_eq!(names, ["ours, cuda, 5120 kept", "ours, cpu", "theirs, cpu", "ours, cuda, 512 kept"]);
+        assert_eq!(by_buffer(&methods), BTreeMap::from([("ours, cuda", vec![(512.0, 30.0), (5120.0, 60.0)])]));
+        let charts = charts(&rows[0].pair, &methods).unwrap();
+        let chart = |end: &str| &charts.iter().find(|(file, _)| file.ends_with(end)).expect(end).1;
+        assert!(chart("over-time-on-cpu.svg").contains("theirs, cpu"));
+        assert!(!chart("over-time-on-cuda.svg").contains("theirs, cpu"));
     }
 }

@@ -50,7 +50,9 @@ pub struct Summary {
     pub made: Histogram,
     pub distillation_steps: u64,
     pub peak_mib: u64,
-    /// What it last ran on, and when (UTC).
+    /// The kind of device that it last ran on: `cpu`, `cuda`.
+    pub device: String,
+    /// What that was exactly, and when (UTC).
     pub machine: String,
     pub date: String,
     pub seconds: Seconds,
@@ -124,7 +126,7 @@ fn command(context: &Context, arguments: &StageArgs) -> String {
 fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
     let measured = measure::read(context)?;
     let (mut images, mut steps, mut peak, mut seconds) = (0, 0, 0, Seconds::default());
-    let (mut machine, mut started_at) = (String::new(), String::new());
+    let (mut device, mut machine, mut started_at) = (String::new(), String::new(), String::new());
     for round in context.rounds("invert")? {
         images += metric(context, "invert", round, "images")?.unwrap_or(0.0) as u64;
     }
@@ -143,6 +145,7 @@ fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
             if timing.started_at > started_at {
                 let name = if timing.machine.is_empty() { "a processor without a name" } else { &timing.machine };
                 machine = format!("{name}, threads: {}, device: {}", timing.threads, timing.device);
+                device = timing.device.split(':').next().unwrap_or_default().into(); // without its number
                 started_at = timing.started_at;
             }
         }
@@ -193,6 +196,7 @@ fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
         made,
         distillation_steps: steps,
         peak_mib: peak >> 20,
+        device,
         machine,
         date: started_at.chars().take("2026-01-01".len()).collect(),
         seconds,

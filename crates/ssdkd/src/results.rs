@@ -32,6 +32,9 @@ pub struct Row {
     pub total_s: f64,
     pub peak_mib: u64,
     pub command: String,
+    /// Its kind: `cpu`, `cuda`; empty if it is not known.
+    #[serde(default)]
+    pub device: String,
     pub machine: String,
     pub date: String,
     /// Distillation steps, seconds of all stages, accuracy of the student then.
@@ -61,7 +64,7 @@ impl Row {
     }
 
     fn repeats(&self, other: &Self) -> bool {
-        let key = |row: &Self| (row.pair.clone(), row.method.clone(), row.seed, row.buffer);
+        let key = |row: &Self| (row.pair.clone(), row.method.clone(), row.device.clone(), row.seed, row.buffer);
         key(self) == key(other)
     }
 }
@@ -78,7 +81,7 @@ pub fn recorded(path: &Path) -> Result<Vec<Row>> {
     })
 }
 
-/// Puts a row in the place of the one it repeats (pair, method, seed and size of the buffer), or at the end.
+/// Puts a row in the place of the one it repeats (pair, method, device, seed and size of the buffer), or at the end.
 pub fn record(rows: &mut Vec<Row>, new: Row) {
     match rows.iter_mut().find(|row| row.repeats(&new)) {
         Some(old) => *old = new,
@@ -119,6 +122,7 @@ fn of_summary(summary: Summary) -> Row {
         total_s: summary.seconds.total,
         peak_mib: summary.peak_mib,
         command: summary.command,
+        device: summary.device,
         machine: summary.machine,
         date: summary.date,
         curve: curve.collect(),
@@ -174,6 +178,7 @@ fn of_card(path: &Path) -> Result<Row> {
         total_s: seconds,
         peak_mib: 0,
         command: command.into(),
+        device: String::new(),
         machine: String::new(),
         date: String::new(),
         curve,
@@ -203,6 +208,7 @@ pub mod tests {
             total_s: 7.0,
             peak_mib: 5,
             command: "ssdkd run it".into(),
+            device: "cpu".into(),
             machine: "a machine".into(),
             date: "2026-01-01".into(),
             curve: vec![(2, 7.0, last)],
@@ -217,7 +223,8 @@ pub mod tests {
         record(&mut rows, result("theirs", 0, 0.4));
         assert_eq!(rows, [result("ours", 0, 0.7), result("ours", 1, 0.6), result("theirs", 0, 0.4)]);
         record(&mut rows, Row { buffer: 512, ..result("ours", 0, 0.3) });
-        assert_eq!(rows.len(), 4);
+        record(&mut rows, Row { device: "cuda".into(), ..result("ours", 0, 0.8) });
+        assert_eq!(rows.len(), 5);
     }
 
     #[test]

@@ -75,7 +75,8 @@ fn every_baseline_runs_and_all_can_be_compared() {
         assert!(row["last"].is_f64() && row["peak_mib"].as_u64() > Some(0), "{row}");
         assert!(row["command"].as_str().unwrap().contains("--set distill.steps=2"), "{row}");
     }
-    let chart = std::fs::read_to_string(scratch.path("compared/resnet20-resnet8-on-shapes-over-time.svg")).unwrap();
+    let chart =
+        std::fs::read_to_string(scratch.path("compared/resnet20-resnet8-on-shapes-over-time-on-cpu.svg")).unwrap();
     assert!(chart.contains("CMI"), "{chart}");
     assert!(scratch.path("compared/resnet20-resnet8-on-shapes-images-cmi.png").exists());
     assert!(table.contains("| CMI | ![CMI](resnet20-resnet8-on-shapes-images-cmi.png) |"), "{table}");
