@@ -30,7 +30,7 @@ use crate::augment::AugmentSettings;
 use crate::check;
 use crate::hints::Hints;
 use crate::inversion_loss::Discrepancy;
-use crate::mixing::{mix_colours, mix_up};
+use crate::mixing::{mix_colours, mix_up, vary_light};
 use crate::passes::Labelled;
 
 /// `[distill]`
@@ -68,6 +68,8 @@ pub struct DistillSettings {
     pub colour: f64,
     /// Largest share of a second image in each view, 0 to 1; 0: none \[O\].
     pub mixup: f64,
+    /// Strength of the random light of each view, contrast, brightness and tint, 0 or above; 0: as it is \[O\].
+    pub light: f64,
     /// The views of the images that both networks see.
     pub augment: AugmentSettings,
 }
@@ -90,6 +92,7 @@ impl Default for DistillSettings {
             weight_decay: 5e-4,
             colour: 0.0,
             mixup: 0.0,
+            light: 0.0,
             augment: AugmentSettings::default(),
         }
     }
@@ -122,6 +125,7 @@ impl DistillSettings {
         check::not_negative("distill.weight_decay", self.weight_decay)?;
         check::not_negative("distill.colour", self.colour)?;
         check::fraction("distill.mixup", self.mixup)?;
+        check::not_negative("distill.light", self.light)?;
         self.augment.validate("distill")
     }
 
@@ -224,7 +228,8 @@ impl Distiller {
     pub fn label(&self, teacher: &Network, images: &Tensor, views: &mut ChaCha8Rng) -> Result<Labelled> {
         let images = mix_colours(images, self.settings.colour, views)?;
         let images = mix_up(&images, self.settings.mixup, views)?;
-        let views = self.settings.augment.view(&Value::constant(images), views)?;
+        let view = self.settings.augment.view(&Value::constant(images), views)?;
+        let views = Value::constant(vary_light(view.tensor(), self.settings.light, views)?);
         let Output { maps, logits, .. } = teacher.forward(&views, &Pass::eval())?; // …, (B, K)
         let maps = self.hints.iter().flat_map(|hints| hints.targets(&maps)).collect();
         Ok(Labelled { views: views.tensor().clone(), logits: logits.tensor().clone(), maps })
@@ -539,6 +544,7 @@ mod tests {
         check(DistillSettings { passes: 3, ..Default::default() }, "distill.steps is 40; it must be a multiple");
         check(DistillSettings { passes: 0, ..Default::default() }, "distill.passes is 0");
         check(DistillSettings { mixup: 1.5, ..Default::default() }, "distill.mixup is 1.5");
+        check(DistillSettings { light: -0.5, ..Default::default() }, "distill.light is -0.5");
         check(DistillSettings { temperature: 0.0, ..Default::default() }, "distill.temperature is 0");
     }
 }

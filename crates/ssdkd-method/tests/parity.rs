@@ -111,7 +111,8 @@ fn inversion(strategy: Strategy, device: &Device) -> Result<Figures> {
 /// What two steps of the student report; of the first, what its optimiser remembers, and the running statistics.
 fn distillation(device: &Device) -> Result<Figures> {
     let (teacher, student) = (network("resnet20", 1, device)?, network("wrn-16-1", 2, device)?);
-    let settings = DistillSettings { features: 1.0, lr: 0.02, colour: 0.3, mixup: 0.3, ..DistillSettings::default() };
+    let settings =
+        DistillSettings { features: 1.0, lr: 0.02, colour: 0.3, mixup: 0.3, light: 0.5, ..DistillSettings::default() };
     let mut distiller = Distiller::new(settings, &teacher, &student, 0)?;
     let (images, weights) = (images(device)?, vec![1.5; 32]);
     let mut figures = Figures::new();
