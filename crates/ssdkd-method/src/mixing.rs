@@ -10,8 +10,8 @@
 //! In distillation the teacher labels each view itself, so a view need not look like data: it only has to be a place where
 //! the student should agree. A small buffer reaches further this way, at the price of a copy. Mixtures in distillation are
 //! those of "function matching" \[C: Beyer et al. 2022\]; random colours answer generators that settle on one palette,
-//! random light those whose images are all as bright and as rich in contrast as batch norm's statistics ask for (so that a
-//! view is a tenth paler than its image in the middle). Numbers at strength 1 are those that were measured.
+//! random light those whose images are alike in brightness: their means have a deviation of 0.08, where those of CIFAR-10's
+//! have 0.12. The median gain is below 1 since they are rich in contrast. Its numbers were tried at strength 1, as a whole.
 
 use candle_core::{Result, Tensor};
 use rand::Rng;
