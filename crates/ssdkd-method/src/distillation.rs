@@ -384,6 +384,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_teacher_labels_views_in_the_light_that_the_student_sees() {
+        let (teacher, student) = (network(1), network(2));
+        let settings = DistillSettings { light: 1.0, augment: AugmentSettings::OFF, ..Default::default() };
+        let distiller = Distiller::new(settings, &teacher, &student, 0).unwrap();
+        let labelled = distiller.label(&teacher, &images(40), &mut stream(0, "test", &[])).unwrap();
+        let lit = vary_light(&images(40), 1.0, &mut stream(0, "test", &[])).unwrap();
+        assert_ne!(numbers(&lit), numbers(&images(40)));
+        assert_eq!(numbers(&labelled.views), numbers(&lit));
+        assert_eq!(numbers(&labelled.logits), numbers(&teacher.logits(&lit).unwrap()));
+    }
+
     /// Steps `range` of one training, on images and views that depend on the step alone.
     fn train(
         distiller: &mut Distiller,
