@@ -45,6 +45,12 @@ for line in sys.stdin:
 '
 }
 
+# What the programs are made of: with it, those of other sources are known.
+sources() {
+  find Cargo.toml Cargo.lock crates -type f \( -name '*.rs' -o -name '*.cu' -o -name '*.toml' -o -name '*.lock' \) |
+    LC_ALL=C sort | xargs cat | sha256sum | cut -c 1-16
+}
+
 pack() {
   set -e
   cuda=${CUDA-yes}
@@ -65,6 +71,7 @@ pack() {
     -p ssdkd -p ssdkd-ops -p ssdkd-nn -p ssdkd-method --lib --tests --bench steps --bin ssdkd > "$list"
   executables < "$list" | while read -r name file; do strip -o "$folder/$name" "$file"; done
   rm "$list"
+  sources > "$folder/sources"
   tar -czf "$folder.tar.gz" -C "$folder" .
   du -h "$folder"/* "$folder.tar.gz"
 }
@@ -108,7 +115,7 @@ json() { if python3 -m json.tool "$1" 2>/dev/null; then :; else echo null; fi; }
 summarise() {
   count() { grep -c "\"status\": \"$1\"" "$checks"; }
   {
-    printf '{\n"device": "%s",\n"gpu": "%s",\n' "$(text "$device")" "$(text "$gpu")"
+    printf '{\n"device": "%s",\n"gpu": "%s",\n"sources": "%s",\n' "$(text "$device")" "$(text "$gpu")" "$(text "$made_of")"
     printf '"passed": %s, "failed": %s, "timed_out": %s, "skipped": %s,\n' \
       "$(count passed)" "$(count failed)" "$(count 'timed out')" "$(count skipped)"
     printf '"checks": [\n%s\n],\n"benchmark": ' "$(sed '$!s/$/,/' "$checks")"
@@ -203,8 +210,14 @@ runs() {
   done
 }
 
+made_of=$(cat "$bin/sources" 2>/dev/null)
 gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -n 1)
 summarise
+if [ "$made_of" = "$(sources)" ]; then
+  note programs sources passed 0 "$made_of"
+else
+  note programs sources failed 0 "they are of other sources (${made_of:-unknown}) than these ($(sources)): gpu-check.sh --pack"
+fi
 for part in $parts; do
   case $part in
     tests) tests ;;

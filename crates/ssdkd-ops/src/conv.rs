@@ -89,7 +89,8 @@ pub fn prepare_convolution(
             let (weight, bias) = fold_batch_norm(weight, bias, norm)?;
             (weight, Some(bias))
         }
-        None => (weight.clone(), bias.cloned()),
+        // A copy: what is prepared stays as it is when the weight is trained on.
+        None => (weight.copy()?, bias.map(Tensor::copy).transpose()?),
     };
     let packed = packed(&weight)?;
     Ok(PreparedConvolution { weight: Value::constant(weight), packed, bias: bias.map(Value::constant) })

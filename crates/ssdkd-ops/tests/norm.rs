@@ -286,15 +286,17 @@ fn refuses_what_does_not_fit() {
     assert_refuses(train(&value(&[1, 1, 1, 5]), &five, None, Activation::None), &["at least two", "hint:"]);
     assert_refuses(train(&x, &five, Some(&value(&[2, 3, 3, 4])), Activation::None), &["residual", "[2, 3, 3, 4]"]);
     assert_refuses(train(&x, &five, None, Activation::LeakyRelu(-0.1)), &["slope", "-0.1"]);
-    let negative = tensor(&[1.0, 1.0, -1.0, 1.0, 1.0], 5);
-    let eval = batch_norm_eval(&x, &five, &five, five.tensor(), &negative, EPS, None, Activation::None);
-    if common::on_cuda() {
-        // To look at the numbers, a GPU would have to be waited for in every layer. What comes out is not hidden.
-        assert!(flat(eval.unwrap().tensor()).iter().any(|y| y.is_nan()));
-    } else {
-        assert_refuses(eval, &["batch_norm_eval", "channel 2", "negative"]);
+    let negative = |variance: f32| tensor(&[1.0, 1.0, variance, 1.0, 1.0], 5);
+    for variance in [-1.0, -EPS as f32 / 2.0] {
+        let eval = batch_norm_eval(&x, &five, &five, five.tensor(), &negative(variance), EPS, None, Activation::None);
+        if common::on_cuda() {
+            // To look at the numbers, a GPU would have to be waited for in every layer. What comes out is not hidden.
+            assert!(flat(eval.unwrap().tensor()).iter().any(|y| y.is_nan()));
+        } else {
+            assert_refuses(eval, &["batch_norm_eval", "channel 2", "negative"]);
+        }
     }
-    let tapped = batch_norm_tapped(&x, &five, &five, six.tensor(), &negative, EPS, None, Activation::None);
+    let tapped = batch_norm_tapped(&x, &five, &five, six.tensor(), &negative(-1.0), EPS, None, Activation::None);
     assert_refuses(tapped, &["batch_norm_tapped", "running mean", "[6]"]);
 }
 

@@ -103,8 +103,11 @@ impl Dnn {
         let plan = if let Some(plan) = self.plans.get(&key) {
             *plan
         } else {
-            let plan = self.plan(shape, direction, operands, settings)?;
-            self.plans.insert(key, plan);
+            let (plan, room) = self.plan(shape, direction, operands, settings)?;
+            // That there is none for lack of room may be otherwise next time.
+            if plan.is_some() || room {
+                self.plans.insert(key, plan);
+            }
             plan
         };
         let Some(plan) = plan else { return Ok(false) };
@@ -115,6 +118,7 @@ impl Dnn {
 
     fn workspace(&mut self, bytes: usize) -> Result<*mut c_void> {
         if self.workspace.as_ref().is_none_or(|workspace| workspace.len() < bytes) {
+            self.workspace = None; // before the new one, for which there may be no room beside it
             // SAFETY: a workspace is written before it is read. The old one is freed after its last use on the stream.
             self.workspace =
                 Some(or_error("cuDNN's workspace", unsafe { self.stream.alloc::<u8>(bytes.max(1 << 20)) })?);
@@ -122,13 +126,14 @@ impl Dnn {
         Ok(self.workspace.as_ref().map_or(0, |workspace| workspace.device_ptr(&self.stream).0) as *mut c_void)
     }
 
+    /// The best that works; and whether there was room for all that looked as good.
     fn plan(
         &mut self,
         shape: &ConvShape,
         direction: Direction,
         operands: Operands,
         settings: CudaSettings,
-    ) -> Result<Option<Plan>> {
+    ) -> Result<(Option<Plan>, bool)> {
         let descriptors = descriptors(shape)?;
         // Asked for with TF32, cuDNN may still answer with an algorithm that does without.
         let wanted = math(settings.tf32);
@@ -151,17 +156,21 @@ impl Dnn {
                 && (candidate.deterministic || !settings.deterministic)
                 && (settings.tf32 || candidate.math == sys::cudnnMathType_t::CUDNN_FMA_MATH)
         });
+        let mut room = true;
         for candidate in candidates {
             // SAFETY: the descriptor is alive.
             or_error("cuDNN", unsafe { result::set_convolution_math_type(descriptors.convolution, candidate.math) })?;
             let plan = Plan { descriptors, algorithm: candidate.algorithm, workspace: candidate.memory };
             // What was asked for without a trial may still be refused.
-            let workspace = self.workspace(plan.workspace)?;
+            let Ok(workspace) = self.workspace(plan.workspace) else {
+                room = false;
+                continue;
+            };
             if self.execute(direction, &plan, operands, workspace).is_ok() {
-                return Ok(Some(plan));
+                return Ok((Some(plan), room));
             }
         }
-        Ok(None)
+        Ok((None, room))
     }
 
     /// The algorithms that cuDNN recommends for the sizes, best first.

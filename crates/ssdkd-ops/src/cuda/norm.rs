@@ -441,6 +441,10 @@ pub(crate) fn follow(running: &crate::Running, moments: &BatchMoments, unbiased:
     let gpu = Gpu::of(running.mean, operation)?;
     for (running, batch) in [(running.mean, &moments.mean), (running.variance, &moments.variance)] {
         crate::vectorised::check_same_shape(operation, running, batch)?;
+        crate::vectorised::check_separate(operation, &[running, batch])?;
+    }
+    if running.batches.elem_count() != 1 {
+        candle_core::bail!("{operation}: the count of batches is one number, not {:?}", running.batches.dims());
     }
     let [mean, variance] = [gpu.at(running.mean, operation)?, gpu.at(running.variance, operation)?];
     let [of_batch, spread] = [gpu.at(&moments.mean, operation)?, gpu.at(&moments.variance, operation)?];

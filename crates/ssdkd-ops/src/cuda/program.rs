@@ -79,9 +79,14 @@ impl Program {
     }
 }
 
+/// What the compiler is told.
+fn options(architecture: &str) -> [String; 2] {
+    [format!("--gpu-architecture={architecture}"), "--std=c++17".into()]
+}
+
 fn compile(source: &str, architecture: &str) -> Result<Vec<u8>> {
     let source = CString::new(source).map_err(candle_core::Error::wrap)?;
-    let options = [format!("--gpu-architecture={architecture}"), "--std=c++17".into()];
+    let options = options(architecture);
     let program = or_error("nvrtc", compiler::create_program(&source, Some(c"ssdkd.cu")))?;
     // SAFETY: the program was created above and is destroyed below, after its last use.
     unsafe {
@@ -101,15 +106,17 @@ fn compile(source: &str, architecture: &str) -> Result<Vec<u8>> {
     }
 }
 
-/// Where the compiled kernels of these sources are kept.
+/// Where the compiled kernels of these sources are kept. A relative folder does not count, as the XDG specification has it: what
+/// lies in a working directory may be anybody's.
 fn cache_file(architecture: &str, source: &str) -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-    let folder = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
+    let folder =
+        std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()).or_else(home)?;
     let (mut major, mut minor): (c_int, c_int) = (0, 0);
     // SAFETY: two numbers are written.
     unsafe { nvrtc::nvrtcVersion(&raw mut major, &raw mut minor) }.result().ok()?;
     let mut hasher = DefaultHasher::new();
-    (source, major, minor).hash(&mut hasher);
+    (source, options(architecture), major, minor).hash(&mut hasher);
     Some(folder.join("ssdkd").join(format!("kernels-{architecture}-{:016x}.cubin", hasher.finish())))
 }
 

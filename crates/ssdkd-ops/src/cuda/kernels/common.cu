@@ -32,6 +32,11 @@ DEVICE float rectify_gradient(float z, float grad, int activation, float slope) 
     return grad;
 }
 
+/// A running variance: a negative one is no variance, and is not to pass for one where eps covers it.
+DEVICE float checked(float variance) {
+    return variance < 0.f ? __int_as_float(0x7fffffff) : variance;
+}
+
 /// V numbers that are read or written at once.
 template <int V> struct Pack { float at[V]; };
 

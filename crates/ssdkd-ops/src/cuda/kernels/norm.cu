@@ -134,7 +134,7 @@ template <int V> DEVICE Affine<V> affine_of(const Norm& norm, u32 channel) {
     for (int k = 0; k < V; ++k) {
         // In f32: every thread computes its own, and roots and quotients in f64 would take longer than the rows.
         affine.mean[k] = norm.mean[channel + k];
-        affine.scale[k] = norm.gamma[channel + k] / sqrtf(norm.variance[channel + k] + (float)norm.eps);
+        affine.scale[k] = norm.gamma[channel + k] / sqrtf(checked(norm.variance[channel + k]) + (float)norm.eps);
         affine.beta[k] = norm.beta[channel + k];
     }
     return affine;
@@ -220,7 +220,7 @@ DEVICE void norm_reduce(
             }
         },
         [=](u32 c, double sum, double products) {
-            double inverse = 1.0 / sqrt(norm.variance[c] + norm.eps), scale = norm.gamma[c] * inverse;
+            double inverse = 1.0 / sqrt(checked(norm.variance[c]) + norm.eps), scale = norm.gamma[c] * inverse;
             if (to_gamma) to_gamma[c] = (float)(products * inverse);
             if (to_beta) to_beta[c] = (float)sum;
             if (slope) slope[c] = (float)(-scale * inverse * inverse * products / rows);

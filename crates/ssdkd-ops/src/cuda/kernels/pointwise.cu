@@ -146,7 +146,7 @@ KERNEL fold_norm(
     u32 i = blockIdx.x * BLOCK + threadIdx.x;
     if (i >= outputs * each) return;
     u32 o = i / each;
-    double scale = gamma[o] / sqrt(variance[o] + eps);
+    double scale = gamma[o] / sqrt(checked(variance[o]) + eps);
     folded[i] = weight[i] * (float)scale;
     if (i % each == 0) {
         float sum = (float)(beta[o] - mean[o] * scale);
