@@ -1,8 +1,8 @@
 # SSD-KD: make orders, each binary decides what is fresh. `make help` lists the targets.
 
 PIPELINE ?= pipelines/shapes.toml
-RUNS     ?= runs
-DATA     ?=
+RUNS     ?= $(or $(SSDKD_RUNS),runs)
+DATA     ?= $(SSDKD_DATA)
 ARGS     ?=
 ROUND    ?=
 GPU      ?=

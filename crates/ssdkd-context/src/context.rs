@@ -18,9 +18,10 @@ use ssdkd_stage::{
     collect_state, judge, logging, write_file,
 };
 
-use crate::job::{Job, Plan};
+use crate::job::{Job, Plan, Spent};
 use crate::kept::Kept;
 use crate::recipe::{OnTrouble, Recipe, RecipeError, Start};
+use crate::tables::Line;
 
 /// How a stage deals with what is there.
 #[derive(Debug, Clone, Copy, Default)]
@@ -69,6 +70,10 @@ pub struct Context {
     device: OnceCell<Device>,
     kept: Kept,
     complete: HashMap<(String, u32), Rc<Complete>>,
+    /// What is known of where the buffer at hand came from.
+    line: Option<Line>,
+    /// Rounds that count, where somebody has told them from others.
+    own: Option<HashSet<(&'static str, u32)>>,
     /// In a dry run: stages that would have been run by now.
     would_run: HashSet<(&'static str, u32)>,
     judgements: Vec<Judgement>,
@@ -147,6 +152,8 @@ impl Context {
             device: OnceCell::new(),
             kept: Kept::default(),
             complete: HashMap::new(),
+            line: None,
+            own: None,
             would_run: HashSet::new(),
             judgements: Vec::new(),
             card: Rc::new(card),
@@ -223,6 +230,10 @@ impl Context {
         &mut self.kept
     }
 
+    pub(crate) fn line(&mut self) -> &mut Option<Line> {
+        &mut self.line
+    }
+
     /// The teacher's card.
     pub fn teacher_card(&self) -> Rc<TeacherCard> {
         self.card.clone()
@@ -241,12 +252,7 @@ impl Context {
 
     /// The index of `round` among the distilling rounds; a warm-up round is an error, as `stage` has no part in it.
     pub fn distilling_round(&self, stage: &str, round: u32) -> Result<u32> {
-        let warmup = self.recipe.run.warmup_rounds;
-        Ok(self.recipe.distilling_round(round).ok_or_else(|| {
-            StageError::Usage(format!(
-                "round {round} is a warm-up round, in which {stage} has no part\nhint: its first round is {warmup} (run.warmup_rounds)"
-            ))
-        })?)
+        Ok(self.recipe.distilling_round_of(stage, round)?)
     }
 
     /// A progress bar for a stage at work.
@@ -293,6 +299,7 @@ impl Context {
             metrics: serde_json::Map::new(),
             started: Instant::now(),
             started_at,
+            before: Spent::default(),
             kept: Instant::now(),
             keep_every: self.recipe.keep.checkpoint,
         }))
@@ -387,9 +394,8 @@ impl Context {
 
     /// Makes a job's output the stage's output of that round.
     pub fn finish(&mut self, job: Job) -> Result<()> {
-        let Job { stage, round, folder, metrics, started, started_at, .. } = job;
-        let seconds = started.elapsed().as_secs_f64();
-        let peak_bytes = ssdkd_ops::peak_bytes() as u64;
+        let Spent { seconds, peak_bytes } = job.spent();
+        let Job { stage, round, folder, metrics, started_at, .. } = job;
         let timing = Timing {
             started_at,
             seconds,
@@ -422,10 +428,17 @@ impl Context {
         Ok(())
     }
 
+    /// From now on [`rounds`](Self::rounds) are of these (stage, round) alone: a run that was begun again with other settings, and not
+    /// finished, has some of both.
+    pub fn count_only(&mut self, own: HashSet<(&'static str, u32)>) {
+        self.own = Some(own);
+    }
+
     /// The complete rounds of a stage, ascending, that are the recipe's: a longer run before may have left more.
     pub fn rounds(&self, stage: &str) -> Result<Vec<u32>> {
         let mut rounds = self.run.rounds(stage)?;
-        rounds.retain(|&round| round < self.recipe.total_rounds());
+        let counts = |round| self.own.as_ref().is_none_or(|own| own.contains(&(stage, round)));
+        rounds.retain(|&round| round < self.recipe.total_rounds() && counts(round));
         Ok(rounds)
     }
 

@@ -65,6 +65,27 @@ impl Plan {
     }
 }
 
+/// What work cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Spent {
+    /// Wall clock.
+    pub(crate) seconds: f64,
+    /// Of tensors, at most.
+    pub(crate) peak_bytes: u64,
+}
+
+impl Spent {
+    /// As it stands before the state in a checkpoint.
+    fn to_bytes(self) -> [u8; 16] {
+        (u128::from(self.seconds.to_bits()) | u128::from(self.peak_bytes) << 64).to_le_bytes()
+    }
+
+    fn from_bytes(bytes: [u8; 16]) -> Self {
+        let both = u128::from_le_bytes(bytes);
+        Self { seconds: f64::from_bits(both as u64), peak_bytes: (both >> 64) as u64 }
+    }
+}
+
 /// A stage's output in the making: nobody sees it until [`Context::finish`](crate::Context::finish).
 pub struct Job {
     pub(crate) stage: &'static str,
@@ -74,6 +95,8 @@ pub struct Job {
     pub(crate) metrics: serde_json::Map<String, Value>,
     pub(crate) started: Instant,
     pub(crate) started_at: String,
+    /// What interrupted processes spent on what this one goes on from.
+    pub(crate) before: Spent,
     /// When the last checkpoint was made, or could have been.
     pub(crate) kept: Instant,
     /// Seconds between checkpoints.
@@ -112,19 +135,42 @@ impl Job {
     /// the recipe says, and when the user has asked to stop. `state` is asked only then.
     pub fn checkpoint(&mut self, state: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
         if self.kept.elapsed().as_secs_f64() >= self.keep_every || signals::interrupted().is_some() {
-            self.folder.save_checkpoint(&state()?)?;
+            let state = state()?;
+            self.folder.save_checkpoint(&[&self.spent().to_bytes()[..], &state].concat())?;
             self.kept = Instant::now();
         }
         Ok(())
     }
 
-    /// What an interrupted process kept of this same job.
-    pub fn kept(&self) -> Result<Option<Vec<u8>>> {
-        Ok(self.folder.checkpoint()?)
+    /// What an interrupted process kept of this same job, whose cost from now on counts that process's.
+    pub fn kept(&mut self) -> Result<Option<Vec<u8>>> {
+        let Some(mut bytes) = self.folder.checkpoint()? else { return Ok(None) };
+        let Some(spent) = bytes.first_chunk() else { return Ok(None) };
+        self.before = Spent::from_bytes(*spent);
+        Ok(Some(bytes.split_off(spent.len())))
+    }
+
+    /// What all processes spent on this so far.
+    pub(crate) fn spent(&self) -> Spent {
+        Spent {
+            seconds: self.before.seconds + self.started.elapsed().as_secs_f64(),
+            peak_bytes: self.before.peak_bytes.max(ssdkd_ops::peak_bytes() as u64),
+        }
     }
 
     /// Fails when the user has asked to stop.
     pub fn check_interrupted(&self) -> Result<()> {
         Ok(signals::check()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_work_cost_survives_a_checkpoint() {
+        let spent = Spent { seconds: 12.25, peak_bytes: 3 << 33 };
+        assert_eq!(Spent::from_bytes(spent.to_bytes()), spent);
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser};
-use ssdkd_stage::{StageArgs, exit};
+use ssdkd_stage::{StageArgs, StageError, State, exit};
 
 use crate::context::{Context, load_recipe};
 use crate::job::Outcome;
@@ -52,15 +52,26 @@ fn stage_body(
         let (recipe, _) = load_recipe(arguments)?;
         return Ok(exit::print(&recipe.to_toml())?);
     }
+    // Before the run is opened: who cannot be served leaves it as it is.
+    let (recipe, _) = load_recipe(arguments)?;
+    let warms_up = !matches!(stage, "sample" | "distill");
+    if let Some(round) = arguments.round {
+        recipe.check_round(round)?;
+        if !warms_up {
+            recipe.distilling_round_of(stage, round)?;
+        }
+    } else if arguments.force {
+        return Err(StageError::Usage("--force makes one round again\nhint: --round N says which".into()).into());
+    }
     let mut context = Context::open(arguments, name, threads)?;
     if let Some(round) = arguments.round {
         run(&mut context, round)?;
         return Ok(());
     }
     // Without a round: the first one that is not fresh.
-    let warmup = if matches!(stage, "sample" | "distill") { context.recipe().run.warmup_rounds } else { 0 };
-    for round in warmup..context.recipe().total_rounds() {
-        if run(&mut context, round)? == Outcome::Done {
+    for round in if warms_up { 0 } else { recipe.run.warmup_rounds }..recipe.total_rounds() {
+        let done = run(&mut context, round)? == Outcome::Done;
+        if done || context.judgements().last().is_some_and(|judgement| judgement.state != State::Fresh) {
             break;
         }
     }

@@ -245,6 +245,16 @@ impl Recipe {
         round.checked_sub(self.run.warmup_rounds)
     }
 
+    /// The same for a `stage` that has no part in the warm-up.
+    pub fn distilling_round_of(&self, stage: &str, round: u32) -> Result<u32, StageError> {
+        let warmup = self.run.warmup_rounds;
+        self.distilling_round(round).ok_or_else(|| {
+            StageError::Usage(format!(
+                "round {round} is a warm-up round, in which {stage} has no part\nhint: its first round is {warmup} (run.warmup_rounds)"
+            ))
+        })
+    }
+
     fn validate(&self) -> Result<(), String> {
         let name = &self.run.name;
         if name.is_empty()

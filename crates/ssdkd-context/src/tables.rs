@@ -8,7 +8,7 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use ssdkd_shards::{
-    BufferRow, ClassRow, DrawRow, ImageReader, ImageShard, ObservedRow, PriorityRow, Row, Rows, tables,
+    BufferRow, ClassRow, DrawRow, ImageReader, ImageShard, ObservedRow, Pixels, PriorityRow, Row, Rows, tables,
 };
 use ssdkd_stage::{StageError, exit::Code};
 
@@ -32,6 +32,13 @@ fn place(round: u32) -> String {
 struct KeptShard {
     shard: Rc<ImageShard>,
     on_gpu: OnceCell<Tensor>,
+}
+
+/// The buffers of the rounds `from` to `to`, each known to have gone on from the one before; `digest` is that of the last.
+pub(crate) struct Line {
+    from: u32,
+    to: u32,
+    digest: String,
 }
 
 impl KeptShard {
@@ -105,9 +112,20 @@ impl Context {
         Ok(wanted)
     }
 
-    /// Images by (round, row) as a tensor (B, H, W, C) in `[0, 1]`.
-    pub fn images(&mut self, places: &[(u32, u32)]) -> Result<Tensor> {
-        let shards = self.shards_of(places)?;
+    /// The first `most` images that `invert` made in `round`, as a tensor (B, H, W, C) in `[0, 1]`.
+    pub fn first_images(&mut self, round: u32, most: usize) -> Result<Tensor> {
+        let shard = self.kept_shard(round)?;
+        let places = (0..shard.shard.samples.len().min(most) as u32).map(|row| (round, row)).collect::<Vec<_>>();
+        self.stack(&places, &HashMap::from([(round, shard)]))
+    }
+
+    /// Images of the buffer after `balance` of `buffer`, by (round, row), as a tensor (B, H, W, C) in `[0, 1]`.
+    pub fn images(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<Tensor> {
+        let shards = self.shards_of(buffer, places)?;
+        self.stack(places, &shards)
+    }
+
+    fn stack(&self, places: &[(u32, u32)], shards: &HashMap<u32, Rc<KeptShard>>) -> Result<Tensor> {
         let shape = self.teacher_card().input;
         let device = self.device()?;
         if places.is_empty() {
@@ -122,9 +140,24 @@ impl Context {
         Ok(ssdkd_ops::gather_images(&rows.collect::<candle_core::Result<Vec<_>>>()?)?)
     }
 
-    /// The teacher's logits (B, K) on the clean images, by (round, row), as the shards hold them.
-    pub fn teacher_logits(&mut self, places: &[(u32, u32)]) -> Result<Tensor> {
-        let shards = self.shards_of(places)?;
+    /// The pixels of images of the buffer after `balance` of `buffer`, each as bytes in the order C, H, W.
+    pub fn pictures(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<Vec<Vec<u8>>> {
+        let shards = self.shards_of(buffer, places)?;
+        let size = self.teacher_card().input.iter().product::<usize>();
+        let picture = |&(round, row): &(u32, u32)| {
+            let at = row as usize * size..(row as usize + 1) * size;
+            match &shards[&round].shard.pixels {
+                Pixels::U8(pixels) => pixels[at].to_vec(),
+                Pixels::F32(pixels) => pixels[at].iter().map(|value| (value * 255.0).round() as u8).collect(),
+            }
+        };
+        Ok(places.iter().map(picture).collect())
+    }
+
+    /// The teacher's logits (B, K) on the clean images of the buffer after `balance` of `buffer`, by (round, row), as the shards
+    /// hold them.
+    pub fn teacher_logits(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<Tensor> {
+        let shards = self.shards_of(buffer, places)?;
         let classes = self.teacher_card().classes;
         let mut logits = Vec::with_capacity(places.len() * classes);
         for (round, row) in places {
@@ -133,14 +166,15 @@ impl Context {
         Ok(Tensor::from_vec(logits, (places.len(), classes), self.device()?)?)
     }
 
-    /// The shards that `places` are in; every row is known to exist, and to be of the images that the buffer took.
-    fn shards_of(&mut self, places: &[(u32, u32)]) -> Result<HashMap<u32, Rc<KeptShard>>> {
+    /// The shards that `places` of the buffer after `balance` of `buffer` are in; every row is known to exist, and to be of the
+    /// images that this buffer took.
+    fn shards_of(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<HashMap<u32, Rc<KeptShard>>> {
         let mut shards = HashMap::new();
         for &(round, row) in places {
             let shard = match shards.entry(round) {
                 Entry::Occupied(shard) => shard.into_mut(),
                 Entry::Vacant(place) => {
-                    self.check_taken(round)?;
+                    self.check_taken(round, buffer)?;
                     place.insert(self.kept_shard(round)?)
                 }
             };
@@ -153,15 +187,30 @@ impl Context {
         Ok(shards)
     }
 
-    /// Checks that the images of `round` are those that its `balance` took, and not made anew with other settings since: what
-    /// reads them knows them by the buffer alone.
-    fn check_taken(&mut self, round: u32) -> Result<()> {
-        let there = self.complete("invert", round)?.digest.clone();
-        let took = self.complete("balance", round)?.manifest.inputs.get(&format!("invert/{round:04}")).cloned();
-        if took.as_ref() != Some(&there) {
+    /// Checks that the images of round `birth` are those that the buffer of `buffer` took, and not made anew with other settings
+    /// since: it knows them by round and row alone. Each `balance` says which images it took, and which buffer it went on from.
+    fn check_taken(&mut self, birth: u32, buffer: u32) -> Result<()> {
+        let digest = self.complete("balance", buffer)?.digest.clone();
+        let known = self.line().take().filter(|line| (line.to, &line.digest) == (buffer, &digest));
+        let mut line = known.unwrap_or(Line { from: buffer, to: buffer, digest });
+        while line.from > birth {
+            self.check_read(("balance", line.from), ("balance", line.from - 1))?;
+            line.from -= 1;
+        }
+        *self.line() = Some(line);
+        self.check_read(("balance", birth), ("invert", birth))
+    }
+
+    /// Checks that what a stage read is what is there.
+    fn check_read(&mut self, (stage, round): (&str, u32), (input, of): (&str, u32)) -> Result<()> {
+        let there = self.complete(input, of)?.digest.clone();
+        let read = self.complete(stage, round)?.manifest.inputs.get(&format!("{input}/{of:04}")).cloned();
+        if read.as_ref() != Some(&there) {
+            let [made, reader] = [(input, of), (stage, round)].map(|(stage, of)| self.run().folder(stage, of));
             let message = format!(
-                "{} was made again since balance took its images into the buffer\nhint: `ssdkd run` makes what follows from it again",
-                self.run().folder("invert", round).display()
+                "{} was made again since {} was made from it\nhint: `ssdkd run` makes what follows from it again",
+                made.display(),
+                reader.display()
             );
             return Err(StageError::other(Code::Integrity, message).into());
         }

@@ -1,7 +1,7 @@
 //! IDX files, the format of MNIST and its relatives: gray images and labels in two files for each split.
 //!
 //! Source of the format: <http://yann.lecun.com/exdb/mnist/>. Any name that ends in `train-images-idx3-ubyte`,
-//! `t10k-images-idx3-ubyte` or `test-images-idx3-ubyte` is taken (EMNIST puts its own name in front), also with `.gz`.
+//! `t10k-images-idx3-ubyte` or `test-images-idx3-ubyte` is taken (EMNIST puts its own name in front), also with `.gz` or `.xz`.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub(crate) fn files(folder: &Path, split: Split) -> Result<[PathBuf; 2], DataErr
         find(folder, split, part)?.ok_or_else(|| DataError::Missing {
             path: folder.join(format!("{}-{part}-ubyte", prefixes(split)[0])),
             what: format!(
-                "the {} of the {split} split, in IDX format, plain or .gz",
+                "the {} of the {split} split, in IDX format, plain, .gz or .xz",
                 part.split('-').next().unwrap_or(part)
             ),
             hint: "put images and labels of both splits into one folder".into(),
@@ -63,7 +63,8 @@ fn prefixes(split: Split) -> &'static [&'static str] {
 fn find(folder: &Path, split: Split, part: &str) -> Result<Option<PathBuf>, DataError> {
     Ok(read::entries(folder)?.into_iter().find(|path| {
         let name = read::file_name(path);
-        let name = name.strip_suffix(".gz").unwrap_or(&name).replace(".idx", "-idx");
+        let plain = [".gz", ".xz"].iter().find_map(|ending| name.strip_suffix(ending));
+        let name = plain.unwrap_or(&name).replace(".idx", "-idx");
         prefixes(split).iter().any(|prefix| name.ends_with(&format!("{prefix}-{part}-ubyte"))) && path.is_file()
     }))
 }

@@ -28,7 +28,8 @@ const ROWS: usize = 512;
 pub(crate) struct Tables {
     train: Vec<PathBuf>,
     test: Vec<PathBuf>,
-    /// Neither: they serve whichever split is asked for.
+    validation: Vec<PathBuf>,
+    /// None of these: they serve whichever split is asked for.
     any: Vec<PathBuf>,
 }
 
@@ -43,22 +44,20 @@ pub(crate) fn recognise(folder: &Path) -> Result<Option<Tables>, DataError> {
         }
     }
     files.retain(|path| path.extension().is_some_and(|ending| ending == "parquet") && path.is_file());
-    let mut tables = Tables { train: Vec::new(), test: Vec::new(), any: Vec::new() };
+    let mut tables = Tables { train: Vec::new(), test: Vec::new(), validation: Vec::new(), any: Vec::new() };
     for path in files {
         // The file's name decides; where it says nothing, its folder's does.
         let inner = path.parent().filter(|parent| *parent != folder).map(read::file_name).unwrap_or_default();
-        let says = |word: &str| [read::file_name(&path), inner.clone()].iter().any(|name| name.starts_with(word));
-        let group = if says("train") {
-            &mut tables.train
-        } else if says("test") || says("val") {
-            &mut tables.test
-        } else {
-            &mut tables.any
-        };
-        group.push(path);
+        let says = |name: String| ["train", "test", "val"].into_iter().find(|word| name.starts_with(word));
+        match says(read::file_name(&path)).or_else(|| says(inner)) {
+            Some("train") => tables.train.push(path),
+            Some("test") => tables.test.push(path),
+            Some(_) => tables.validation.push(path),
+            None => tables.any.push(path),
+        }
     }
-    let none = tables.train.is_empty() && tables.test.is_empty() && tables.any.is_empty();
-    Ok((!none).then_some(tables))
+    let groups = [&tables.train, &tables.test, &tables.validation, &tables.any];
+    Ok((!groups.iter().all(|group| group.is_empty())).then_some(tables))
 }
 
 impl Tables {
@@ -68,8 +67,11 @@ impl Tables {
             Split::Train => self.train,
             // Where both are there, `test` is the one to measure on.
             Split::Test => {
-                let is_test = |path: &PathBuf| read::file_name(path).starts_with("test");
-                if self.test.iter().any(is_test) { self.test.into_iter().filter(is_test).collect() } else { self.test }
+                if self.test.is_empty() {
+                    self.validation
+                } else {
+                    self.test
+                }
             }
         };
         let files = if named.is_empty() { self.any } else { named };

@@ -316,6 +316,25 @@ fn hugging_face_parquet() {
 }
 
 #[test]
+fn a_validation_split_is_measured_on_where_there_is_no_other() {
+    let place = TempDir::new().unwrap();
+    let put = |name: &str, pixel: u8| {
+        let (image, label) = (encoded(&[png([3, 4, 4], pixel)]), labels("label", &[0]));
+        fs::create_dir_all(place.path().join(name).parent().unwrap()).unwrap();
+        write_parquet(&place.path().join(name), Schema::new(vec![image.0, label.0]), vec![image.1, label.1]);
+    };
+    let of = |split| open_at(&place, split).unwrap();
+    put("training/0000.parquet", 1);
+    put("validation/0000.parquet", 2);
+    assert_eq!((of(Split::Train).image(0), of(Split::Test).image(0)), (&pixels(1, 48)[..], &pixels(2, 48)[..]));
+    put("test/0000.parquet", 3);
+    assert_eq!((of(Split::Test).len(), of(Split::Test).image(0)), (1, &pixels(3, 48)[..]));
+    // A file's own name is heard before its folder's.
+    put("training/test-1.parquet", 4);
+    assert_eq!((of(Split::Train).len(), of(Split::Test).len()), (1, 2));
+}
+
+#[test]
 fn shards_of_this_project() {
     let bytes = pixels(0, 2 * 12);
     let integers: ArrayRef = Arc::new(UInt8Array::from(bytes.clone()));

@@ -39,7 +39,7 @@ pub(crate) fn encode(
 
 /// Puts student and optimiser where an interrupted process left them, if one did; the steps it took, and what it observed.
 pub(crate) fn take_up(
-    job: &Job,
+    job: &mut Job,
     student: &Network,
     distiller: &mut Distiller,
 ) -> Result<(Vec<StepRow>, Vec<ObservedRow>)> {

@@ -44,7 +44,7 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let (student, mut distiller) = student_and_optimizer(context, round, distilling_round)?;
     let total = settings.steps as u64 * u64::from(rounds);
 
-    let (mut steps, mut observed) = checkpoint::take_up(&job, &student, &mut distiller)?;
+    let (mut steps, mut observed) = checkpoint::take_up(&mut job, &student, &mut distiller)?;
     if !steps.is_empty() {
         tracing::info!("{STAGE} {round:04}: going on after step {} of {}", steps.len(), settings.steps);
     }

@@ -95,7 +95,7 @@ impl Views {
             })
         };
         let draws = &self.draws[part * self.batch..][..self.batch];
-        let images = context.images(&draws.iter().map(place).collect::<Result<Vec<_>>>()?)?;
+        let images = context.images(self.round, &draws.iter().map(place).collect::<Result<Vec<_>>>()?)?;
         let mut views = stream(self.seed, "distillation views", &[u64::from(self.round), part as u64]);
         Ok(distiller.label(teacher, &images, &mut views)?)
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! x ← noise with the mean and deviation that the teacher's normalisation expects
 //! for each of K steps:
-//!     L = oh·CE + bn·L_BN + adv·L_adv of a jittered view of x  +  tv·TV(x) + l2·‖x − ½‖₂
+//!     L = bn·L_BN + oh·CE + bal·L_bal + act·L_act + adv·L_adv of a jittered view of x  +  tv·TV(x) + l2·‖x − ½‖₂
 //!     Adam on x;  x ← x cut to [0, 1]
 //! the batch: the x of the step with the lowest loss
 //! ```

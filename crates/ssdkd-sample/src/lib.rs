@@ -103,8 +103,8 @@ fn measure(context: &mut Context, members: &[BufferRow], round: u32) -> Result<V
     let mut disagreements = Vec::with_capacity(members.len());
     for batch in members.chunks(MEASURING_BATCH) {
         let places = batch.iter().map(|row| (row.birth_round, row.row)).collect::<Vec<_>>();
-        let images = context.images(&places)?;
-        let teacher_logits = context.teacher_logits(&places)?;
+        let images = context.images(round, &places)?;
+        let teacher_logits = context.teacher_logits(round, &places)?;
         disagreements.extend(ssdkd_ops::kl_per_sample(&teacher_logits, &student.logits(&images)?, 1.0)?);
         progress.advance(batch.len() as u64, String::new);
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum ShardError {
     /// Truncated, overwritten, or never Parquet.
-    #[error("{} cannot be read as Parquet: {reason}\nhint: remove the folder it is in and rerun that stage", path.display())]
+    #[error("{} cannot be read as Parquet: {reason}\nhint: `ssdkd verify RUN` says what makes a run's file again; any other has to be fetched again", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -37,7 +37,7 @@ pub enum ShardError {
         found: String,
     },
     /// Nothing where something must be.
-    #[error("column `{column}` of {} has {nulls} empty values\nhint: remove the folder it is in and rerun that stage", path.display())]
+    #[error("column `{column}` of {} has {nulls} empty values\nhint: `ssdkd verify RUN` says what makes a run's file again; any other has to be fetched again", path.display())]
     Nulls {
         /// The file.
         path: PathBuf,
@@ -115,7 +115,7 @@ pub enum ShardError {
         reason: String,
     },
     /// A manifest that says nothing usable.
-    #[error("the manifest {} is unusable: {reason}\nhint: remove the folder it is in and rerun that stage", path.display())]
+    #[error("the manifest {} is unusable: {reason}\nhint: `ssdkd verify RUN` says what makes a run's file again; any other has to be fetched again", path.display())]
     Manifest {
         /// The file.
         path: PathBuf,

@@ -58,7 +58,7 @@ table! {
         loss_balance: f32,
         /// L_adv of that batch.
         loss_adversarial: f32,
-        /// L_G of that batch: the terms times their factors.
+        /// What was minimised, of that batch: the terms times their factors, those that a strategy has of its own as well.
         loss_total: f32,
         /// The round that made the image.
         round: u32,

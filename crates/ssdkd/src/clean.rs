@@ -8,6 +8,7 @@ use clap::Args;
 use ssdkd_context::Context;
 use ssdkd_stage::{CommonArgs, RunFolder, RunLock, StageArgs, exit, remove};
 
+use crate::own::count_only_own;
 use crate::run::STAGE_NAMES;
 
 /// `ssdkd clean`
@@ -38,13 +39,16 @@ pub fn clean(arguments: &CleanArgs) -> Result<()> {
     let lock = if arguments.yes { Some(RunLock::acquire(&run, "ssdkd clean")?) } else { None };
     let stage_arguments = StageArgs { recipe: arguments.run.clone(), ..StageArgs::default() };
     let mut context = Context::look(&stage_arguments, threads)?;
+    count_only_own(&mut context, threads)?;
     let (rounds, states) = (context.recipe().total_rounds(), context.recipe().keep.states);
     let starting_points = context.recipe().starting_points();
 
     let mut found = run.debris()?;
     for stage in STAGE_NAMES {
         found.extend(run.surplus_rounds(stage, rounds)?);
-        found.extend(run.old_state(stage, states, &starting_points, rounds - 1)?);
+        if let Some(last) = context.last_round(stage)? {
+            found.extend(run.old_state(stage, states, &starting_points, last)?);
+        }
     }
     if arguments.shards
         && let Some(last) = context.last_round("balance")?

@@ -176,7 +176,7 @@ fn describe(text: &mut String, pair: &str, methods: &[Method<'_>], real: &[&Row]
     for method in methods.iter().filter(|method| method.rows.len() > 1) {
         if let Some((mean, deviation)) = method.last() {
             let (mean, deviation) = (100.0 * mean, 100.0 * deviation);
-            let (name, seeds) = (&method.name, method.rows.len());
+            let (name, seeds) = (&method.name, method.rows.iter().filter(|row| row.last.is_some()).count());
             writeln!(text, "{name}, the last students of {seeds} seeds: **{mean:.2} ± {deviation:.2} %**\n")?;
         }
     }

@@ -78,11 +78,14 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
         distiller.learn(&student, labelled, None, (index, 1_000_000))?;
         learn = start.elapsed().as_secs_f64() - label;
     }
+    let (rounds, all) = (f64::from(run.rounds), f64::from(recipe.total_rounds()));
+    let a_round = batches * invert.batch as f64;
+    let members = (balance.capacity as f64).min(all * a_round);
     let mut look = 0.0;
     if recipe.sample.enabled && recipe.sample.refresh == Refresh::All {
         let start = Instant::now();
         student.logits(&batch)?;
-        look = start.elapsed().as_secs_f64() * balance.capacity as f64 / distill.batch as f64;
+        look = start.elapsed().as_secs_f64() * members / distill.batch as f64;
     }
     let steps_of_a_pass = distill.steps / distill.passes;
     let distillation_s = f64::from(run.rounds) * (distill.steps as f64 * learn + steps_of_a_pass as f64 * label + look);
@@ -94,11 +97,8 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
         ImageFormat::U8 => pixels,
         ImageFormat::F32 => PACKED_PIXEL * pixels,
     } + 4.0 * teacher.classes() as f64;
-    let (rounds, all) = (f64::from(run.rounds), f64::from(recipe.total_rounds()));
-    let a_round = batches * invert.batch as f64;
     let starting_points = recipe.starting_points().len();
     let kept = if recipe.keep.states == 0 { all } else { ((recipe.keep.states + starting_points) as f64).min(all) };
-    let members = (balance.capacity as f64).min(all * a_round);
     let disk = all * (a_round * image + BUFFER_ROW * members)
         + rounds
             * (PRIORITY_ROW * members

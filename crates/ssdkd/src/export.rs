@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use ssdkd_context::{Context, STUDENT};
 use ssdkd_nn::{CARD_VERSION, TeacherCard};
 use ssdkd_stage::{StageArgs, exit, write_file};
 
+use crate::own::count_only_own;
 use crate::run;
 
 /// `ssdkd export`
@@ -28,6 +29,15 @@ pub fn export(arguments: &ExportArgs) -> Result<()> {
         return Ok(());
     }
     let mut context = Context::read_only(&arguments.stage, threads)?;
+    count_only_own(&mut context, threads)?;
+    if let Some(round) = arguments.stage.round {
+        context.distilling_round("distill", round)?;
+        ensure!(
+            context.rounds("distill")?.contains(&round),
+            "the run has no student of round {round}\nhint: `ssdkd run {}` makes it",
+            context.run().root().display()
+        );
+    }
     let last = context.last_round("distill")?;
     let round = arguments.stage.round.or(last).context("the run has no student yet\nhint: `ssdkd run RECIPE` first")?;
     let (bytes, _) = context.read("distill", round, STUDENT)?;

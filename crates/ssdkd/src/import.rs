@@ -43,6 +43,10 @@ pub struct ImportArgs {
     #[arg(long, value_delimiter = ',')]
     class_names: Vec<String>,
 
+    /// Replace another card or other weights that are there
+    #[arg(long)]
+    force: bool,
+
     /// Where it came from, for the card [default: the file's name]
     #[arg(long)]
     source: Option<String>,
@@ -78,12 +82,30 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
         parameters: 0,
         source: arguments.source.clone().unwrap_or_else(|| format!("imported from {}", file_name(path))),
     };
+    for (flag, given) in [("--mean", &arguments.mean), ("--std", &arguments.std)] {
+        if given.len() != found.channels {
+            let (given, channels) = (given.len(), found.channels);
+            let message = format!(
+                "{flag} has {given} numbers, and the network's images have {channels} channels\nhint: give one for each channel, as in {flag} 0.5,0.5,0.5 for three"
+            );
+            return Err(StageError::Usage(message).into());
+        }
+    }
     let network = Network::load(&card.spec(), tensors, &Device::Cpu).map_err(|error| damaged(error.to_string()))?;
     card.parameters = network.store().num_parameters();
     let bytes = weights::to_safetensors_bytes(&network.store().to_tensors())?;
     card.digest = blake3::hash(&bytes).to_hex().to_string();
+    let json = card.to_json();
+    for (path, new) in [(&weights_path, &bytes[..]), (&arguments.out, json.as_bytes())] {
+        if !arguments.force && std::fs::read(path).is_ok_and(|there| there != new) {
+            let path = path.display();
+            let message =
+                format!("{path} is there, and is something else\nhint: another --out, or --force to replace it");
+            return Err(StageError::Usage(message).into());
+        }
+    }
     write_file(&weights_path, &bytes)?;
-    write_file(&arguments.out, card.to_json().as_bytes())?;
+    write_file(&arguments.out, json.as_bytes())?;
     Ok(exit::print(&format!(
         "{}: {} with {} classes and {} parameters\nmean {:?}, std {:?} (--mean, --std; wrong ones cost accuracy: check with `ssdkd-evaluate`)\n",
         arguments.out.display(),

@@ -10,6 +10,7 @@ mod import;
 mod inspect;
 mod measure;
 mod mend;
+mod own;
 mod plot;
 mod report;
 mod results;

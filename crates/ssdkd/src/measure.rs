@@ -16,6 +16,7 @@ use ssdkd_nn::Network;
 use ssdkd_nn::random::stream;
 use ssdkd_stage::{Progress, RunLock, StageArgs, StageError, signals, write_file};
 
+use crate::own::count_only_own;
 use crate::run;
 
 /// Images in one forward pass.
@@ -86,7 +87,17 @@ pub fn evaluate(arguments: &StageArgs) -> Result<()> {
     let mut context = Context::read_only(arguments, threads)?;
     // What is measured goes into the run.
     let _lock = RunLock::acquire(context.run(), "ssdkd evaluate")?;
+    count_only_own(&mut context, threads)?;
+    if arguments.force {
+        forget(&context)?;
+    }
     measure(&mut context)
+}
+
+/// Has everything measured again.
+fn forget(context: &Context) -> Result<()> {
+    let text = serde_json::to_string_pretty(&Measurements::default())? + "\n";
+    Ok(write_file(&path(context), text.as_bytes())?)
 }
 
 /// Where a run's measurements are.
@@ -174,8 +185,7 @@ fn judge_real(context: &mut Context, data: &Dataset) -> Result<Diagnostics> {
 
 /// The figures of the first images that a round made.
 fn judge_shard(context: &mut Context, round: u32) -> Result<Diagnostics> {
-    let rows = context.shard(round)?.samples.len().min(JUDGED) as u32;
-    let images = context.images(&(0..rows).map(|row| (round, row)).collect::<Vec<_>>())?;
+    let images = context.first_images(round, JUDGED)?;
     judge(context, &images)
 }
 
@@ -188,8 +198,7 @@ fn judge(context: &mut Context, images: &Tensor) -> Result<Diagnostics> {
 /// The complete distilling rounds that the recipe wants measured.
 pub fn rounds_to_measure(context: &Context) -> Result<Vec<u32>> {
     let settings = &context.recipe().evaluate;
-    let mut rounds = context.run().rounds("distill")?;
-    rounds.retain(|&round| round < context.recipe().total_rounds());
+    let rounds = context.rounds("distill")?;
     let first_of_last = rounds.len().saturating_sub(settings.last as usize);
     let wanted = rounds.iter().enumerate().filter(|&(index, &round)| {
         let every = settings.every > 0

@@ -11,6 +11,7 @@ use clap::Args;
 use ssdkd_context::{Context, Outcome, Role};
 use ssdkd_stage::{CommonArgs, RunFolder, StageArgs, StageError, signals};
 
+use crate::own::count_only_own;
 use crate::run::{self, Stage};
 use crate::verify::missing_shards;
 
@@ -67,6 +68,7 @@ pub fn mend(arguments: &MendArgs) -> Result<()> {
         again(&mut context, output)?;
     }
     // What was needed on the way alone goes.
+    count_only_own(&mut context, threads)?;
     for name in run::STAGE_NAMES {
         if let Some(last) = context.last_round(name)? {
             context.collect_state(name, last)?;

@@ -1,6 +1,6 @@
 //! The report of a run: the summary, the curve, pictures of the buffer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use ssdkd_context::{Context, SHARD, STUDENT};
 use ssdkd_method::Diagnostics;
 use ssdkd_nn::Network;
+use ssdkd_shards::Timing;
 use ssdkd_shards::manifest::TIMING_FILE;
-use ssdkd_shards::{Pixels, Timing};
 use ssdkd_stage::{StageArgs, exit, write_file};
 
 use crate::histogram::{BINS, Histogram};
+use crate::own::count_only_own;
 use crate::{grid, measure, plot, run};
 
 /// Images of each class in the picture, and how much they are enlarged.
@@ -50,9 +51,9 @@ pub struct Summary {
     pub made: Histogram,
     pub distillation_steps: u64,
     pub peak_mib: u64,
-    /// The kind of device that it last ran on: `cpu`, `cuda`.
+    /// The kind of device that it ran on: `cpu`, `cuda`, or both.
     pub device: String,
-    /// What that was exactly, and when (UTC).
+    /// What that was exactly in the end, and when (UTC).
     pub machine: String,
     pub date: String,
     pub seconds: Seconds,
@@ -96,7 +97,9 @@ pub fn report(arguments: &StageArgs) -> Result<()> {
     if run::only_asked(arguments, "write the run's report")? {
         return Ok(());
     }
-    write(&mut Context::read_only(arguments, threads)?, arguments)
+    let mut context = Context::read_only(arguments, threads)?;
+    count_only_own(&mut context, threads)?;
+    write(&mut context, arguments)
 }
 
 /// Writes the report's files and prints the summary.
@@ -126,7 +129,7 @@ fn command(context: &Context, arguments: &StageArgs) -> String {
 fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
     let measured = measure::read(context)?;
     let (mut images, mut steps, mut peak, mut seconds) = (0, 0, 0, Seconds::default());
-    let (mut device, mut machine, mut started_at) = (String::new(), String::new(), String::new());
+    let (mut devices, mut machine, mut started_at) = (BTreeSet::new(), String::new(), String::new());
     for round in context.rounds("invert")? {
         images += metric(context, "invert", round, "images")?.unwrap_or(0.0) as u64;
     }
@@ -142,10 +145,13 @@ fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
             *sum += timing.seconds;
             *by_round.entry(round).or_default() += timing.seconds;
             peak = peak.max(timing.peak_bytes);
+            if matches!(stage, "balance" | "sample") {
+                continue; // they say nothing of where the work was done
+            }
+            devices.insert(timing.device.split(':').next().unwrap_or_default().to_string()); // without its number
             if timing.started_at > started_at {
                 let name = if timing.machine.is_empty() { "a processor without a name" } else { &timing.machine };
                 machine = format!("{name}, threads: {}, device: {}", timing.threads, timing.device);
-                device = timing.device.split(':').next().unwrap_or_default().into(); // without its number
                 started_at = timing.started_at;
             }
         }
@@ -196,7 +202,7 @@ fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
         made,
         distillation_steps: steps,
         peak_mib: peak >> 20,
-        device,
+        device: devices.into_iter().collect::<Vec<_>>().join(" and "),
         machine,
         date: started_at.chars().take("2026-01-01".len()).collect(),
         seconds,
@@ -272,22 +278,11 @@ fn pictures_of_buffer(context: &mut Context) -> Result<[Vec<u8>; 2]> {
     let round = context.last_round("balance")?.context("the run has no buffer yet\nhint: `ssdkd run RECIPE`")?;
     let card = context.teacher_card();
     let members = context.buffer(round)?;
-    let size = card.input.iter().product::<usize>();
     let mut rows = Vec::new();
     for class in 0..card.classes.min(20) {
         let of_class = members.iter().rev().filter(|row| row.teacher_class as usize == class).take(COLUMNS);
-        let mut images = Vec::new();
-        for row in of_class {
-            let shard = context.shard(row.birth_round)?;
-            let at = row.row as usize * size;
-            images.push(match &shard.pixels {
-                Pixels::U8(pixels) => pixels[at..at + size].to_vec(),
-                Pixels::F32(pixels) => {
-                    pixels[at..at + size].iter().map(|value| (value * 255.0).round() as u8).collect()
-                }
-            });
-        }
-        rows.push(images);
+        let places = of_class.map(|row| (row.birth_round, row.row)).collect::<Vec<_>>();
+        rows.push(context.pictures(round, &places)?);
     }
     let rows = rows.iter().map(|images| images.iter().map(Vec::as_slice).collect()).collect::<Vec<Vec<_>>>();
     let few = rows.iter().flat_map(|images| images.iter().take(IN_STRIP).copied()).collect();

@@ -10,6 +10,7 @@ use ssdkd_stage::exit::Code;
 use ssdkd_stage::{DeviceChoice, StageArgs, StageError, exit, signals};
 
 use crate::estimate::{Estimate, estimate};
+use crate::own::count_only_own;
 use crate::{measure, mend, report};
 
 /// A stage's name, and what runs it.
@@ -52,6 +53,7 @@ pub fn run(arguments: &StageArgs) -> Result<()> {
         let which = arguments.round.map_or(all, |round| format!("round {round} is"));
         tracing::warn!("{which} fresh: nothing to do");
     }
+    count_only_own(&mut context, threads)?;
     let measured = measure::measure(&mut context);
     signals::check()?; // who asked to stop does not wait for a report
     // What the run made is worth a report even if it could not be measured.
@@ -129,7 +131,7 @@ pub fn plan(arguments: &PlanArgs) -> Result<()> {
         let images = recipe.total_rounds() as usize * invert.batches * invert.batch;
         writeln!(text, "run        {}", recipe.run.name)?;
         writeln!(text, "rounds     {} warm-up + {} distilling", recipe.run.warmup_rounds, recipe.run.rounds)?;
-        writeln!(text, "images     {images} synthesised, {} kept", recipe.balance.capacity)?;
+        writeln!(text, "images     {images} synthesised, {} kept", recipe.balance.capacity.min(images))?;
         writeln!(text, "steps      {} of {} images", recipe.run.rounds as usize * distill.steps, distill.batch)?;
         match cost {
             Ok(Estimate { synthesis_s, distillation_s, memory, disk }) => {
@@ -152,13 +154,19 @@ pub fn plan(arguments: &PlanArgs) -> Result<()> {
     if arguments.stage.print_config {
         return Ok(exit::print(&format!("{folder}/ssdkd run {recipe_path}{flags} --print-config\n"))?);
     }
-    for round in 0..recipe.total_rounds() {
+    let rounds = rounds_of(&recipe, arguments.stage.round)?;
+    if !arguments.stage.dry_run {
+        measure::look_for_data(&recipe)?; // the last command needs it
+    }
+    for round in rounds {
         for (stage, _) in stages_of(&recipe, round) {
             writeln!(text, "{folder}/ssdkd-{stage} {recipe_path} --round {round}{flags}")?;
         }
     }
-    writeln!(text, "{folder}/ssdkd evaluate {recipe_path}{flags}")?;
+    // What the run made is worth a report even if it could not be measured.
+    writeln!(text, "{folder}/ssdkd evaluate {recipe_path}{flags} || failed=$?")?;
     writeln!(text, "{folder}/ssdkd report {recipe_path}{flags}")?;
+    writeln!(text, "exit ${{failed:-0}}")?;
     Ok(exit::print(&text)?)
 }
 

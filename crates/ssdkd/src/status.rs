@@ -48,8 +48,13 @@ struct Line {
 pub fn status(arguments: &StatusArgs) -> Result<()> {
     let threads = arguments.stage.common.set_up()?;
     let mut context = Context::look(&arguments.stage, threads)?;
+    if let Some(round) = arguments.stage.round {
+        context.recipe().check_round(round)?;
+    }
     run::all_stages(&mut context)?;
-    let stages = context.judgements().iter().map(|judgement| line(context.run(), judgement)).collect::<Vec<_>>();
+    let asked = arguments.stage.round;
+    let judged = context.judgements().iter().filter(|judgement| asked.is_none_or(|round| judgement.round == round));
+    let stages = judged.map(|judgement| line(context.run(), judgement)).collect::<Vec<_>>();
     let fresh = stages.iter().filter(|line| line.state == "fresh").count();
     let status = Status { run: context.run().root().display().to_string(), fresh, stages };
     let text = if arguments.json {

@@ -11,6 +11,7 @@ use ssdkd_nn::TeacherCard;
 use ssdkd_stage::exit::{self, Code};
 use ssdkd_stage::{CommonArgs, Damage, RunFolder, StageArgs, StageError};
 
+use crate::own::count_only_own;
 use crate::run::STAGE_NAMES;
 
 /// `ssdkd verify`
@@ -82,6 +83,8 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
 /// Rounds whose shard has images of the newest buffer in it and is not there, which for others is no damage.
 pub fn missing_shards(run: &RunFolder, threads: usize) -> Result<BTreeSet<u32>> {
     let mut context = Context::look(&StageArgs { recipe: run.root().into(), ..StageArgs::default() }, threads)?;
+    // What cannot be judged is listed as such.
+    let _ = count_only_own(&mut context, threads);
     let Some(last) = context.last_round("balance")? else { return Ok(BTreeSet::new()) };
     // A damaged buffer is listed as such.
     let members = context.buffer(last).unwrap_or_default();

@@ -81,6 +81,14 @@ fn the_shell_plan_is_the_chain() {
     assert_eq!(lines.len(), 2 * 2 + 2 * 4, "{plan}");
     assert!(lines[0].contains("BIN/ssdkd-invert") && lines[0].contains("--round 0"), "{plan}");
     assert!(lines[11].contains("BIN/ssdkd-distill") && lines[11].contains("--round 3"), "{plan}");
+    // A report is written even if nothing can be measured, and the failure is not forgotten.
+    let last = plan.lines().skip_while(|line| !line.contains("evaluate")).collect::<Vec<_>>();
+    assert!(last[0].ends_with(" || failed=$?") && last[1].starts_with("BIN/ssdkd report "), "{plan}");
+    assert_eq!(last[2..], ["exit ${failed:-0}"]);
+    let (one, _) = scratch.succeed("ssdkd", &["plan", "tiny.toml", "--shell", "BIN", "--round", "2"]);
+    assert_eq!(one.lines().filter(|line| line.contains("--round 2")).count(), 4, "{one}");
+    let lost = ["plan", "tiny.toml", "--shell", "BIN", "--set", "evaluate.data=nowhere"];
+    scratch.fail("ssdkd", &lost, 3, &["nowhere is missing"]);
 }
 
 #[test]

@@ -148,8 +148,94 @@ fn images_made_again_since_are_not_taken_for_those_of_the_buffer() {
     let scratch = Scratch::new();
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
     scratch.succeed("ssdkd-invert", &["tiny.toml", "--round", "3", "--set", "invert.lr_g=0.002"]);
-    let parts = ["invert/0003 was made again since balance took its images", "`ssdkd run`"];
+    let parts = ["invert/0003 was made again since runs/tiny/balance/0003 was made from it", "`ssdkd run`"];
     scratch.fail("ssdkd-distill", &["tiny.toml", "--round", "3", "--force"], 4, &parts);
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
     scratch.succeed("ssdkd", &["verify", "runs/tiny"]);
+}
+
+#[test]
+fn nor_are_images_that_another_buffer_took() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml", "--set", "keep.states=0"]);
+    let before = scratch.artefacts("runs/tiny");
+    for stage in ["ssdkd-invert", "ssdkd-balance"] {
+        scratch.succeed(stage, &["tiny.toml", "--round", "1", "--set", "invert.lr_g=0.002"]);
+    }
+    // The buffer of the second round names rows of the first, which are others now.
+    let parts = ["balance/0001 was made again since runs/tiny/balance/0002 was made from it", "`ssdkd run`"];
+    scratch.fail("ssdkd-distill", &["tiny.toml", "--round", "2", "--force"], 4, &parts);
+    scratch.succeed("ssdkd", &["run", "tiny.toml", "--set", "keep.states=0"]);
+    assert_eq!(scratch.artefacts("runs/tiny"), before);
+}
+
+#[test]
+fn what_other_settings_made_does_not_count() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    // Begun again with another seed, and not finished: all later rounds are those of before.
+    let (_, err) = scratch.succeed("ssdkd", &["run", "tiny.toml", "--set", "run.seed=4", "--round", "0"]);
+    assert!(err.contains("are not of its recipe as it is now, and do not count"), "{err}");
+    let summary = fs::read(scratch.path("runs/tiny/report/summary.json")).unwrap();
+    let summary = serde_json::from_slice::<serde_json::Value>(&summary).unwrap();
+    assert_eq!((&summary["seed"], &summary["distillation_steps"]), (&4.into(), &0.into()), "{summary}");
+    assert_eq!((&summary["student_accuracy"], &summary["distinct_images"]), (&serde_json::Value::Null, &24.into()));
+    scratch.fail("ssdkd", &["export", "runs/tiny", "--out", "student"], 1, &["the run has no student yet"]);
+    let parts = ["the run has no student of round 3", "`ssdkd run runs/tiny` makes it"];
+    scratch.fail("ssdkd", &["export", "runs/tiny", "--out", "student", "--round", "3"], 1, &parts);
+    assert!(!scratch.path("student").exists());
+    // A round of images of another size, which the buffer of before does not fit.
+    scratch.succeed("ssdkd-invert", &["tiny.toml", "--round", "3", "--set", "invert.batches=1"]);
+    scratch.fail("ssdkd", &["report", "runs/tiny"], 1, &["the run has no buffer yet"]);
+}
+
+#[test]
+fn who_cannot_be_served_leaves_the_run_as_it_is() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    let before = scratch.artefacts("runs/tiny");
+    let other = ["--set", "run.seed=9"];
+    for (stage, round, part) in [
+        ("ssdkd-distill", "1", "round 1 is a warm-up round, in which distill has no part"),
+        ("ssdkd-sample", "0", "its first round is 2"),
+        ("ssdkd-invert", "4", "round 4 is not one of this run's rounds, 0 to 3"),
+    ] {
+        scratch.fail(stage, &[&["tiny.toml", "--round", round][..], &other].concat(), 2, &[part]);
+    }
+    scratch.fail("ssdkd-invert", &[&["tiny.toml", "--force"][..], &other].concat(), 2, &["--round N says which"]);
+    assert_eq!(scratch.artefacts("runs/tiny"), before);
+}
+
+#[test]
+fn what_an_interrupted_rerun_needs_is_not_cleaned_away() {
+    let scratch = Scratch::new();
+    run(&scratch, "runs", &[]);
+    let changes = [&LONG[..], &["--set", "distill.lr=0.05"]].concat();
+    for (round, stages) in [("2", &["sample", "distill"][..]), ("3", &["invert", "balance", "sample", "distill"])] {
+        for stage in stages {
+            scratch.succeed(&format!("ssdkd-{stage}"), &[&["tiny.toml", "--round", round][..], &changes].concat());
+        }
+    }
+    let state = scratch.path("runs/tiny/distill/0003/optimizer.safetensors");
+    assert!(state.exists());
+    scratch.succeed("ssdkd", &["clean", "runs/tiny", "--yes"]);
+    assert!(state.exists(), "the state that the next round goes on from was removed");
+    let (_, err) = scratch.succeed("ssdkd", &["run", "runs/tiny"]);
+    assert!(!err.contains("was collected"), "{err}");
+    check_as_from_nothing(&scratch, &["--set", "distill.lr=0.05"]);
+}
+
+#[test]
+fn without_a_round_the_first_that_is_not_fresh_is_made() {
+    let scratch = Scratch::new();
+    for stage in ["ssdkd-invert", "ssdkd-balance"] {
+        scratch.succeed(stage, &["tiny.toml", "--round", "0"]);
+    }
+    let (_, err) = scratch.succeed("ssdkd-invert", &["tiny.toml", "--dry-run"]);
+    assert!(err.contains("invert 0001: would run") && !err.contains("invert 0002"), "{err}");
+    let (_, err) = scratch.succeed("ssdkd-invert", &["tiny.toml"]);
+    assert!(
+        err.contains("invert 0000: fresh") && err.contains("invert 0001: ") && !err.contains("invert 0002"),
+        "{err}"
+    );
 }
