@@ -18,6 +18,7 @@ use ssdkd_stage::{
     collect_state, judge, logging, write_file,
 };
 
+use crate::command::{command_in, command_of, with_command};
 use crate::job::{Job, Plan, Spent};
 use crate::kept::Kept;
 use crate::recipe::{OnTrouble, Recipe, RecipeError, Start};
@@ -161,7 +162,7 @@ impl Context {
             _lock: lock,
         };
         if options.mode == Mode::Work {
-            context.freeze()?;
+            context.freeze(arguments)?;
         }
         Ok(context)
     }
@@ -186,8 +187,13 @@ impl Context {
         }
     }
 
+    /// The command that makes the run from nothing, as its recipe has it.
+    pub fn command(&self) -> Option<String> {
+        command_in(&std::fs::read_to_string(self.run.recipe()).ok()?).map(String::from)
+    }
+
     /// Puts the resolved recipe and a copy of the teacher into the run folder, where they are not there yet.
-    fn freeze(&mut self) -> Result<()> {
+    fn freeze(&mut self, arguments: &StageArgs) -> Result<()> {
         let mut card = (*self.card).clone();
         card.weights = WEIGHTS.into();
         let card_path = self.run.teacher().join(CARD);
@@ -200,7 +206,9 @@ impl Context {
         (self.card, self.card_path) = (Rc::new(card), card_path);
         let mut frozen = self.recipe.clone();
         frozen.teacher.card = Path::new("teacher").join(CARD);
-        write_if_changed(&self.run.recipe(), frozen.to_toml().as_bytes())
+        let before = self.command().filter(|_| arguments.recipe.is_dir());
+        let toml = with_command(command_of(arguments, before.as_deref()).as_deref(), &frozen.to_toml());
+        write_if_changed(&self.run.recipe(), toml.as_bytes())
     }
 
     /// The recipe, with all changes of the command line.

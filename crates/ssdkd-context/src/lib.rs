@@ -4,6 +4,7 @@
 //! [`Context::begin`] whether they are there already, and otherwise gets a [`Job`] to write its files with. All reading
 //! of what other stages left goes through the [`Context`], which checks every file against its digest first.
 
+mod command;
 mod context;
 mod job;
 mod kept;
@@ -14,6 +15,7 @@ mod tables;
 
 pub mod images;
 
+pub use command::quote;
 pub use context::{Context, Judgement, Mode, Options, card_error};
 pub use job::{Job, Outcome, Plan};
 pub use models::STUDENT;

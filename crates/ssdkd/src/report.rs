@@ -99,12 +99,12 @@ pub fn report(arguments: &StageArgs) -> Result<()> {
     }
     let mut context = Context::read_only(arguments, threads)?;
     count_only_own(&mut context, threads)?;
-    write(&mut context, arguments)
+    write(&mut context)
 }
 
 /// Writes the report's files and prints the summary.
-pub fn write(context: &mut Context, arguments: &StageArgs) -> Result<()> {
-    let summary = summarise(context, arguments)?;
+pub fn write(context: &mut Context) -> Result<()> {
+    let summary = summarise(context)?;
     let ([sheet, strip], charts) = (pictures_of_buffer(context)?, charts_of_buffer(context)?);
     let folder = context.run().report();
     write_file(&folder.join(SUMMARY), (serde_json::to_string_pretty(&summary)? + "\n").as_bytes())?;
@@ -119,14 +119,17 @@ pub fn write(context: &mut Context, arguments: &StageArgs) -> Result<()> {
     Ok(exit::print(&text)?)
 }
 
-/// The command that makes the run from nothing. Of a run that is named by its folder, its last summary knows that.
-fn command(context: &Context, arguments: &StageArgs) -> String {
-    let before = std::fs::read(context.run().report().join(SUMMARY)).ok().filter(|_| arguments.recipe.is_dir());
-    let before = before.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
-    run::command_of(arguments, before.as_ref().and_then(|summary| summary["command"].as_str()))
+/// The command that makes the run from nothing. Of runs of earlier versions their last summary knows that.
+fn command(context: &Context) -> String {
+    let before = || {
+        let bytes = std::fs::read(context.run().report().join(SUMMARY)).ok()?;
+        let summary = serde_json::from_slice::<serde_json::Value>(&bytes).ok()?;
+        summary["command"].as_str().map(String::from)
+    };
+    context.command().or_else(before).unwrap_or_default()
 }
 
-fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
+fn summarise(context: &mut Context) -> Result<Summary> {
     let measured = measure::read(context)?;
     let (mut images, mut steps, mut peak, mut seconds) = (0, 0, 0, Seconds::default());
     let (mut devices, mut machine, mut started_at) = (BTreeSet::new(), String::new(), String::new());
@@ -186,7 +189,7 @@ fn summarise(context: &mut Context, arguments: &StageArgs) -> Result<Summary> {
         run: context.recipe().run.name.clone(),
         method: context.recipe().run.method.clone(),
         seed: context.recipe().run.seed,
-        command: command(context, arguments),
+        command: command(context),
         teacher: card.architecture.to_string(),
         student: context.recipe().student.architecture.clone(),
         teacher_parameters: card.parameters,

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 use clap::Args;
-use ssdkd_context::{Context, Outcome, Recipe};
+use ssdkd_context::{Context, Outcome, Recipe, quote};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{DeviceChoice, StageArgs, StageError, exit, signals};
 
@@ -57,7 +57,7 @@ pub fn run(arguments: &StageArgs) -> Result<()> {
     let measured = measure::measure(&mut context);
     signals::check()?; // who asked to stop does not wait for a report
     // What the run made is worth a report even if it could not be measured.
-    let reported = report::write(&mut context, arguments);
+    let reported = report::write(&mut context);
     measured.and(reported)
 }
 
@@ -195,42 +195,10 @@ fn shell_flags(arguments: &StageArgs) -> String {
     [String::new()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
 }
 
-/// The command that makes a run of these arguments from nothing. If they name the run's folder, `before` is what made it so far.
-pub fn command_of(arguments: &StageArgs, before: Option<&str>) -> String {
-    let sets = arguments.set.iter().flat_map(|assignment| [" --set ".into(), quote(assignment)]).collect::<String>();
-    let command = match before {
-        Some(before) => before.into(),
-        None => format!("ssdkd run {}", quote(&arguments.recipe.to_string_lossy())),
-    };
-    // What was said last time need not be said again.
-    if command.ends_with(&sets) { command } else { command + &sets }
-}
-
-/// A word for a POSIX shell.
-fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', "'\\''")) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::num::NonZeroUsize;
-
-    #[test]
-    fn the_command_of_a_run_is_not_its_folder() {
-        let arguments = |set: &[&str]| StageArgs {
-            recipe: "runs/x".into(),
-            set: set.iter().map(ToString::to_string).collect(),
-            ..StageArgs::default()
-        };
-        let begun = "ssdkd run a.toml --set distill.lr=0.1";
-        assert_eq!(command_of(&arguments(&["run.method=a b"]), None), "ssdkd run runs/x --set 'run.method=a b'");
-        assert_eq!(command_of(&arguments(&[]), Some(begun)), begun);
-        assert_eq!(command_of(&arguments(&["distill.lr=0.1"]), Some(begun)), begun);
-        let more = command_of(&arguments(&["distill.lr=0.2"]), Some(begun));
-        assert_eq!(more, format!("{begun} --set distill.lr=0.2"));
-    }
 
     #[test]
     fn a_stage_gets_the_flags_of_its_plan() {
@@ -239,13 +207,5 @@ mod tests {
         (arguments.common.verbose, arguments.common.threads) = (2, NonZeroUsize::new(3));
         let expected = " --runs 'my runs' --set 'run.method=a b' --resume --verbose --verbose --threads 3";
         assert_eq!(shell_flags(&arguments), expected);
-    }
-
-    #[test]
-    fn words_survive_a_shell() {
-        assert_eq!(quote("pipelines/a-b_1.toml"), "pipelines/a-b_1.toml");
-        assert_eq!(quote("my runs"), "'my runs'");
-        assert_eq!(quote("it's"), "'it'\\''s'");
-        assert_eq!(quote(""), "''");
     }
 }

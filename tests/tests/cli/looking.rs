@@ -98,3 +98,14 @@ fn who_only_looks_needs_no_lock() {
     scratch.succeed("ssdkd", &["report", "tiny.toml"]);
     scratch.fail("ssdkd", &["evaluate", "tiny.toml"], 1, &["is in use by", "a test"]);
 }
+
+#[test]
+fn a_run_that_is_gone_on_with_by_its_folder_knows_what_made_it() {
+    let scratch = Scratch::new();
+    // Stopped before it had a report.
+    scratch.succeed("ssdkd-invert", &[&["tiny.toml", "--round", "0"][..], &CHANGED].concat());
+    scratch.succeed("ssdkd", &["run", "runs/tiny"]);
+    assert_eq!(command_of(&scratch), "ssdkd run tiny.toml --set distill.lr=0.05");
+    scratch.succeed("ssdkd", &["run", "runs/tiny", "--set", "evaluate.last=1"]);
+    assert_eq!(command_of(&scratch), "ssdkd run tiny.toml --set distill.lr=0.05 --set evaluate.last=1");
+}
