@@ -89,6 +89,7 @@ pub fn evaluate(arguments: &StageArgs) -> Result<()> {
     let _lock = RunLock::acquire(context.run(), "ssdkd evaluate")?;
     count_only_own(&mut context, threads)?;
     if arguments.force {
+        look_for_data(context.recipe())?; // nothing is forgotten that cannot be measured again
         forget(&context)?;
     }
     measure(&mut context)

@@ -49,6 +49,26 @@ fn what_another_teacher_measured_is_measured_again_and_no_more() {
 }
 
 #[test]
+fn what_is_known_is_measured_again_when_asked() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    let measured = read(&scratch, STUDENTS);
+    let mut wrong = measured.clone();
+    wrong["teacher"] = 0.125.into();
+    for accuracy in wrong["students"].as_object_mut().unwrap().values_mut() {
+        *accuracy = 0.125.into();
+    }
+    scratch.write(STUDENTS, wrong.to_string());
+    scratch.succeed("ssdkd", &["evaluate", "runs/tiny"]);
+    assert_eq!(read(&scratch, STUDENTS), wrong);
+    let elsewhere = ["evaluate", "runs/tiny", "--force", "--set", "evaluate.data=nowhere"];
+    scratch.fail("ssdkd", &elsewhere, 3, &["nowhere is missing"]);
+    assert_eq!(read(&scratch, STUDENTS), wrong);
+    scratch.succeed("ssdkd", &["evaluate", "runs/tiny", "--force"]);
+    assert_eq!(read(&scratch, STUDENTS), measured);
+}
+
+#[test]
 fn measurements_that_cannot_be_read_are_not_replaced() {
     let scratch = Scratch::new();
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
