@@ -1,7 +1,7 @@
 //! Where everything of a run is, and reading what a stage left.
 //!
 //! ```text
-//! runs/NAME/recipe.toml                     resolved
+//! runs/NAME/recipe.toml                     resolved, under the command that makes the run
 //! runs/NAME/teacher/                        the teacher's copy
 //! runs/NAME/STAGE/0007/manifest.json …      one folder for each stage and round
 //! runs/NAME/evaluate/  runs/NAME/report/    for people
