@@ -47,7 +47,13 @@ impl TrainedGenerator {
     }
 
     /// What the network makes a step's images of `targets` from: fresh [latents](Self::latents), and behind them the codes.
-    pub(crate) fn inputs(&self, position: Position, step: usize, targets: Option<&[u32]>, pass: &Pass) -> Result<Value> {
+    pub(crate) fn inputs(
+        &self,
+        position: Position,
+        step: usize,
+        targets: Option<&[u32]>,
+        pass: &Pass,
+    ) -> Result<Value> {
         let codes = targets.map(|targets| draw_codes(&self.settings, position, step, targets));
         self.with_codes(&self.latents(position, step)?, codes.as_deref(), pass)
     }
