@@ -203,6 +203,7 @@ fn who_cannot_be_served_leaves_the_run_as_it_is() {
         scratch.fail(stage, &[&["tiny.toml", "--round", round][..], &other].concat(), 2, &[part]);
     }
     scratch.fail("ssdkd-invert", &[&["tiny.toml", "--force"][..], &other].concat(), 2, &["--round N says which"]);
+    scratch.fail("ssdkd", &["report", "tiny.toml", "--round", "2"], 2, &["a report is of a whole run", "ssdkd status"]);
     assert_eq!(scratch.artefacts("runs/tiny"), before);
 }
 
