@@ -80,6 +80,8 @@ pub struct Context {
     judgements: Vec<Judgement>,
     card: Rc<TeacherCard>,
     card_path: PathBuf,
+    /// Who asked, as long as their recipe and teacher are not the run's.
+    unfrozen: Option<StageArgs>,
     _lock: Option<RunLock>,
 }
 
@@ -131,6 +133,10 @@ impl Context {
         }
         let choice = arguments.common.device;
         choice.check(OPEN_GPU.is_some())?;
+        if arguments.resume && RunFolder::at(&root).latest_complete("invert")?.is_none() {
+            let what = format!("{} holds nothing to go on from\nhint: leave out --resume", root.display());
+            return Err(StageError::Usage(what).into());
+        }
         let (run, lock) = if options.mode == Mode::Work {
             let run = RunFolder::create(root)?;
             let lock = RunLock::acquire(&run, command)?;
@@ -138,12 +144,6 @@ impl Context {
         } else {
             (RunFolder::at(root), None)
         };
-        if arguments.resume && run.latest_complete("invert")?.is_none() {
-            let root = run.root().display();
-            return Err(
-                StageError::Usage(format!("{root} holds nothing to go on from\nhint: leave out --resume")).into()
-            );
-        }
         let mut context = Self {
             recipe,
             run,
@@ -159,10 +159,12 @@ impl Context {
             judgements: Vec::new(),
             card: Rc::new(card),
             card_path,
+            unfrozen: (options.mode == Mode::Work).then(|| arguments.clone()),
             _lock: lock,
         };
-        if options.mode == Mode::Work {
-            context.freeze(arguments)?;
+        // A run that has a recipe keeps it until there is something of another: a stage may yet fail.
+        if !context.run.recipe().exists() {
+            context.freeze()?;
         }
         Ok(context)
     }
@@ -192,8 +194,9 @@ impl Context {
         command_in(&std::fs::read_to_string(self.run.recipe()).ok()?).map(String::from)
     }
 
-    /// Puts the resolved recipe and a copy of the teacher into the run folder, where they are not there yet.
-    fn freeze(&mut self, arguments: &StageArgs) -> Result<()> {
+    /// Puts the resolved recipe and a copy of the teacher into the run folder, once, where they are not there yet.
+    fn freeze(&mut self) -> Result<()> {
+        let Some(arguments) = self.unfrozen.take() else { return Ok(()) };
         let mut card = (*self.card).clone();
         card.weights = WEIGHTS.into();
         let card_path = self.run.teacher().join(CARD);
@@ -207,7 +210,7 @@ impl Context {
         let mut frozen = self.recipe.clone();
         frozen.teacher.card = Path::new("teacher").join(CARD);
         let before = self.command().filter(|_| arguments.recipe.is_dir());
-        let toml = with_command(command_of(arguments, before.as_deref()).as_deref(), &frozen.to_toml());
+        let toml = with_command(command_of(&arguments, before.as_deref()).as_deref(), &frozen.to_toml());
         write_if_changed(&self.run.recipe(), toml.as_bytes())
     }
 
@@ -280,6 +283,7 @@ impl Context {
         let state = judge(&self.run, &wanted, self.options.verify)?;
         if state == State::Fresh && !self.options.force {
             tracing::info!("{stage} {round:04}: fresh, nothing to do");
+            self.freeze()?;
             if self.run.latest_complete(stage)? == Some(round) {
                 // A process that was killed between finishing this round and collecting left that to us.
                 self.collect_state(stage, round)?;
@@ -414,6 +418,7 @@ impl Context {
         };
         let summary = metrics.iter().map(|(name, value)| format!("{name} {:.4}", value.as_f64().unwrap_or(0.0)));
         let summary = summary.collect::<Vec<_>>().join(", ");
+        self.freeze()?;
         let complete = folder.commit(metrics, &timing)?;
         self.complete.insert((stage.to_string(), round), Rc::new(complete));
         self.collect_state(stage, round)?;

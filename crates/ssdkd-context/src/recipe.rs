@@ -287,7 +287,15 @@ impl Recipe {
         self.invert.validate()?;
         self.balance.validate()?;
         self.sample.validate()?;
-        self.distill.validate()
+        self.distill.validate()?;
+        let steps = self.distill.steps as u64 * u64::from(self.run.rounds);
+        if self.distill.warmup_steps as u64 >= steps {
+            return Err(format!(
+                "distill.warmup_steps is {}, and the run has {steps} steps (distill.steps × run.rounds); it must be less",
+                self.distill.warmup_steps
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -387,6 +395,8 @@ mod tests {
         check_error(MINIMAL, &["run.rounds"], &["section.key=value"]);
         check_error(MINIMAL, &["run.rounds=0"], &["run.rounds is 0"]);
         check_error(MINIMAL, &["run.name=../up"], &["run.name"]);
+        let short = ["distill.steps=4", "distill.warmup_steps=12"];
+        check_error(MINIMAL, &short, &["distill.warmup_steps is 12", "the run has 12 steps"]);
         check_error(MINIMAL, &["keep.checkpoint=-1.0"], &["keep.checkpoint is -1"]);
         check_error(MINIMAL, &["keep.checkpoint=nan"], &["keep.checkpoint is NaN"]);
         check_error(MINIMAL, &["run.rounds=many"], &["run.rounds=many", "invalid type"]);

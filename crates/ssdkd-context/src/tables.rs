@@ -73,6 +73,13 @@ impl Context {
                  hint: `ssdkd run` makes them again for this teacher",
                 path.display()
             );
+            let (found, wanted) = (shard.info.class_names.len(), self.teacher_card().classes);
+            ensure!(
+                found == wanted,
+                "{}: labels of {found} classes where the teacher knows {wanted}\n\
+                 hint: `ssdkd run` makes them again for this teacher",
+                path.display()
+            );
             Rc::new(KeptShard { shard, on_gpu: OnceCell::new() })
         };
         self.kept().put(&place(round), &digest, kept.clone());

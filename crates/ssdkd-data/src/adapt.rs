@@ -29,6 +29,11 @@ pub(crate) fn adapt(dataset: Dataset, shape: [usize; 3]) -> Result<Dataset, Data
 /// One image, (C, H, W) to (C', H', W').
 pub(crate) fn convert(image: &[u8], from: [usize; 3], to: [usize; 3]) -> Result<Vec<u8>, DataError> {
     let [channels, height, width] = from;
+    if height.max(width) > crate::folder::MAX_SIDE as usize {
+        // What it is resized by takes memory for its width times the height that is wanted.
+        let what = format!("images of {height}×{width} (height × width) are too large to be resized");
+        return Err(DataError::Invalid { what });
+    }
     let pixels = height * width;
     let planes: Vec<&[u8]> = match (channels, to[0]) {
         (have, want) if have == want => image.chunks_exact(pixels).collect(),
@@ -86,6 +91,12 @@ mod tests {
     fn enlarging_interpolates() {
         let ramp = convert(&[0, 100], [1, 1, 2], [1, 1, 4]).unwrap();
         assert_eq!(ramp, [0, 25, 75, 100]);
+    }
+
+    #[test]
+    fn images_that_are_too_long_are_an_error() {
+        let message = convert(&[0; 20_000], [1, 1, 20_000], [1, 8, 8]).unwrap_err().to_string();
+        assert!(message.contains("1×20000"), "{message}");
     }
 
     #[test]

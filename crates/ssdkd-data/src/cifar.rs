@@ -86,15 +86,16 @@ impl Layout {
             let what = format!("its list of class names has {} entries, not {}", names.len(), self.classes);
             return Err(DataError::broken(folder, what, "remove the list: the names are known without it"));
         }
-        let batches = paths.par_iter().map(|path| self.read(path)).collect::<Result<Vec<_>, _>>()?;
-        read::within_limit(folder, batches.iter().map(|(images, _)| images.len() as u64).sum())?;
+        // They are unpacked side by side.
+        let limit = read::MAX_BYTES / paths.len().max(1) as u64;
+        let batches = paths.par_iter().map(|path| self.read(path, limit)).collect::<Result<Vec<_>, _>>()?;
         let (images, labels): (Vec<_>, Vec<_>) = batches.into_iter().unzip();
         Dataset::new(SHAPE, images.concat(), labels.concat(), names)
     }
 
-    fn read(&self, path: &Path) -> Result<(Vec<u8>, Vec<u32>), DataError> {
+    fn read(&self, path: &Path, limit: u64) -> Result<(Vec<u8>, Vec<u32>), DataError> {
         let record = self.label_bytes + PIXELS;
-        let mut bytes = read::rest(path, read::open(path)?)?;
+        let mut bytes = read::at_most(path, read::open(path)?, limit)?;
         let count = bytes.len().div_ceil(record).max(1);
         if bytes.len() != count * record {
             return Err(DataError::Truncated {

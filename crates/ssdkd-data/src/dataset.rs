@@ -154,6 +154,21 @@ impl Dataset {
         }
     }
 
+    /// The classes numbered as in `names`, where each of them is there by name; else as they are.
+    #[must_use]
+    pub fn numbered_as(mut self, names: &[String]) -> Self {
+        let place = |name: &String| Some(names.iter().position(|other| other == name)? as u32);
+        let Some(places) = self.class_names.iter().map(place).collect::<Option<Vec<_>>>() else { return self };
+        for label in &mut self.labels {
+            *label = places[*label as usize];
+        }
+        for value in self.masks.iter_mut().flatten().filter(|value| **value > 0) {
+            *value = (places[usize::from(*value) - 1] + 1) as u8;
+        }
+        self.class_names = names.to_vec();
+        self
+    }
+
     /// A batch as networks take it: the named images in `[0, 1]`, (B, H, W, C), in the given order.
     pub fn gather(&self, indices: &[usize]) -> Vec<f32> {
         let [channels, height, width] = self.shape;
@@ -212,6 +227,18 @@ pub(crate) fn numbered(classes: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn classes_are_numbered_by_their_names() {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let pets = Dataset::new([1, 1, 1], vec![7, 8, 9], vec![0, 1, 1], names(&["cat", "dog"])).unwrap();
+        let pets = pets.with_masks(vec![0, 1, 2]).unwrap();
+        let all = names(&["dog", "bird", "cat"]);
+        let numbered = pets.clone().numbered_as(&all);
+        assert_eq!((numbered.labels(), numbered.class_names()), (&[2, 0, 0][..], &all[..]));
+        assert_eq!(numbered.masks(), Some(&[0, 3, 1][..]));
+        assert_eq!(pets.clone().numbered_as(&names(&["dog", "bird"])), pets);
+    }
 
     fn two() -> Dataset {
         // Two images of 2 channels, 1×2.

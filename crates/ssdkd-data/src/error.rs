@@ -99,7 +99,7 @@ pub enum DataError {
         path: PathBuf,
         /// Bytes at least.
         bytes: u64,
-        /// [`MAX_BYTES`](crate::MAX_BYTES).
+        /// [`MAX_BYTES`](crate::MAX_BYTES), or a file's share of it.
         limit: u64,
     },
     /// A Parquet file that cannot be decoded.

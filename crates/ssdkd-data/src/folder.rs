@@ -10,7 +10,7 @@ use crate::{DataError, Dataset, Split, adapt, read};
 const ENDINGS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "bmp", "gif"];
 
 /// Widest and highest image that is decoded, and the memory one decoder may take.
-const MAX_SIDE: u32 = 16_384;
+pub(crate) const MAX_SIDE: u32 = 16_384;
 const MAX_DECODER_BYTES: u64 = 1 << 30;
 
 fn split_names(split: Split) -> &'static [&'static str] {
@@ -59,6 +59,10 @@ pub(crate) fn files(folder: &Path, split: Split) -> Result<Files, DataError> {
             let what = format!("the class is not in {}", naming.display());
             return Err(DataError::broken(&path, what, "every split needs the same class folders"));
         }
+    }
+    if names.is_empty() {
+        let hint = "an image folder has train/CLASS/*.png and test/CLASS/*.png".into();
+        return Err(DataError::Missing { path: naming, what: "no class folders in it".into(), hint });
     }
     let mut images = Vec::new();
     for (label, name) in names.iter().enumerate() {

@@ -11,7 +11,8 @@ use crate::{DataError, Dataset, Split, read};
 
 /// Whether `folder` holds the images of some split.
 pub(crate) fn recognise(folder: &Path) -> bool {
-    [Split::Train, Split::Test].iter().any(|&split| matches!(find(folder, split, "images-idx3"), Ok(Some(_))))
+    // Several of them are this format too: what is wrong with them is said when they are opened.
+    [Split::Train, Split::Test].iter().any(|&split| !matches!(find(folder, split, "images-idx3"), Ok(None)))
 }
 
 /// The files of a split: images and labels.
@@ -61,12 +62,23 @@ fn prefixes(split: Split) -> &'static [&'static str] {
 
 /// The file of a split whose name ends in, for example, `train-images-idx3-ubyte`.
 fn find(folder: &Path, split: Split, part: &str) -> Result<Option<PathBuf>, DataError> {
-    Ok(read::entries(folder)?.into_iter().find(|path| {
-        let name = read::file_name(path);
+    let mut found = Vec::new();
+    for path in read::entries(folder)?.into_iter().filter(|path| path.is_file()) {
+        let name = read::file_name(&path);
         let plain = [".gz", ".xz"].iter().find_map(|ending| name.strip_suffix(ending));
-        let name = plain.unwrap_or(&name).replace(".idx", "-idx");
-        prefixes(split).iter().any(|prefix| name.ends_with(&format!("{prefix}-{part}-ubyte"))) && path.is_file()
-    }))
+        let plain = plain.unwrap_or(&name).replace(".idx", "-idx");
+        if prefixes(split).iter().any(|prefix| plain.ends_with(&format!("{prefix}-{part}-ubyte"))) {
+            found.push((plain, path));
+        }
+    }
+    // Plain and compressed, it is one.
+    found.dedup_by(|(later, _), (earlier, _)| later == earlier);
+    if found.len() > 1 {
+        let names = found.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        let what = format!("it holds several data sets: {names}");
+        return Err(DataError::broken(folder, what, "put the files of one of them into a folder of their own"));
+    }
+    Ok(found.pop().map(|(_, path)| path))
 }
 
 /// An array of unsigned bytes with `RANK` dimensions.

@@ -36,9 +36,16 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn Read>, DataError> {
 
 /// Everything that `reader` still has. Memory grows with what is there, not with what a header promises.
 pub(crate) fn rest(path: &Path, reader: impl Read) -> Result<Vec<u8>, DataError> {
+    at_most(path, reader, MAX_BYTES)
+}
+
+/// [`rest`], where more than `limit` bytes are an error.
+pub(crate) fn at_most(path: &Path, reader: impl Read, limit: u64) -> Result<Vec<u8>, DataError> {
     let mut bytes = Vec::new();
-    reader.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(DataError::read(path))?;
-    within_limit(path, bytes.len() as u64)?;
+    reader.take(limit + 1).read_to_end(&mut bytes).map_err(DataError::read(path))?;
+    if bytes.len() as u64 > limit {
+        return Err(DataError::TooLarge { path: path.into(), bytes: bytes.len() as u64, limit });
+    }
     Ok(bytes)
 }
 

@@ -12,7 +12,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 use rayon::prelude::*;
-use ssdkd_shards::guard;
+use ssdkd_shards::{guard, row_bytes};
 
 use crate::dataset::{MAX_CLASSES, numbered};
 use crate::{DataError, Dataset, Split, folder, read};
@@ -21,8 +21,9 @@ use crate::{DataError, Dataset, Split, folder, read};
 const IMAGE_COLUMNS: [&str; 2] = ["image", "img"];
 const LABEL_COLUMNS: [&str; 5] = ["label", "target", "fine_label", "labels", "class"];
 
-/// Rows decoded at a time.
+/// Rows decoded at a time, fewer where they take more than so many bytes together.
 const ROWS: usize = 512;
+const BYTES: u64 = 256 << 20;
 
 /// The Parquet files of a folder, sorted by what their names say.
 pub(crate) struct Tables {
@@ -96,10 +97,13 @@ pub(crate) fn load(files: &[PathBuf], adapt_to: Option<[usize; 3]>) -> Result<Da
         let schema = builder.schema().clone();
         let image = column(path, &schema, "an image", &IMAGE_COLUMNS)?;
         let label = column(path, &schema, "a label", &LABEL_COLUMNS)?;
+        let row = row_bytes(schema.field(image).data_type()).saturating_add(row_bytes(schema.field(label).data_type()));
+        read::within_limit(path, row)?;
+        let at_once = (BYTES / row.max(1)).clamp(1, ROWS as u64) as usize;
         let names = names.get_or_insert_with(|| class_names(&schema, schema.field(label).name()));
         let mut reader = decode(path, || {
             let mask = ProjectionMask::roots(builder.parquet_schema(), [image, label]);
-            builder.with_projection(mask).with_batch_size(ROWS).build()
+            builder.with_projection(mask).with_batch_size(at_once).build()
         })?;
         let (image, label) = (schema.field(image), schema.field(label));
         while let Some(batch) = decode(path, || Ok(reader.next().transpose()?))? {
@@ -214,6 +218,8 @@ impl Rows {
             Some(shape) => shape,
             None => folder::planes(&folder::decode(&place(0), files.value(0))?).0,
         };
+        let size = shape.iter().product::<usize>();
+        read::within_limit(path, (self.images.len() + files.len().saturating_mul(size)) as u64)?;
         let images = (0..files.len())
             .into_par_iter()
             .map(|row| folder::fit(&place(row), &folder::decode(&place(row), files.value(row))?, shape, self.convert))

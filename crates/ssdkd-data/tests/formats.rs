@@ -234,6 +234,24 @@ fn what_can_be_wrong_with_idx() {
         open_at(&folder(&[("train-images-idx3-ubyte", &good)]), Split::Train),
         &["train-labels-idx1-ubyte", "is missing"],
     );
+    // EMNIST's archive has six data sets in one folder.
+    let labels = idx(&[2], &[0, 1]);
+    let place = folder(&[
+        ("emnist-digits-train-images-idx3-ubyte", &good),
+        ("emnist-letters-train-images-idx3-ubyte.gz", &gz(&good)),
+        ("emnist-digits-train-labels-idx1-ubyte", &labels),
+    ]);
+    check_error(open_at(&place, Split::Train), &["several data sets", "emnist-digits-train", "emnist-letters-train"]);
+    // Plain and compressed, one is one.
+    let names = ["train-images-idx3-ubyte", "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte"];
+    let place = folder(&[(names[0], &good), (names[1], &gz(&good)), (names[2], &labels)]);
+    assert_eq!(open_at(&place, Split::Train).unwrap().len(), 2);
+    // Resizing takes memory for the width of the one by the height of the other.
+    let long = folder(&[
+        ("t10k-images-idx3-ubyte", &idx(&[1, 1, 20_000], &[0; 20_000])),
+        ("t10k-labels-idx1-ubyte", &idx(&[1], &[0])),
+    ]);
+    check_error(open(long.path().to_str().unwrap(), Split::Test, Some([3, 8, 8])), &["1×20000", "too large"]);
 }
 
 // ---- image folders
@@ -277,6 +295,11 @@ fn what_can_be_wrong_with_an_image_folder() {
     let place = folder(&[("train/a/1.png", &good), ("train/b/1.png", &good), ("test/a/1.png", &good)]);
     check_error(open_at(&place, Split::Test), &["test/b", "is missing"]);
     check_error(open_at(&folder(&[("train/a/1.png", &good)]), Split::Test), &["is missing", "test, val, validation"]);
+    let place = folder(&[("train/1.png", &good), ("test/a/1.png", &good)]);
+    check_error(open_at(&place, Split::Train), &["/train", "no class folders"]);
+    let spec = place.path().to_str().unwrap();
+    check_error(open(spec, Split::Train, Some([3, 4, 4])), &["no class folders"]);
+    assert!(ssdkd_data::look_for(spec, Split::Train).is_err());
 }
 
 /// A header that promises 60,000 × 60,000 pixels is refused before anything is allocated for them.
@@ -371,6 +394,11 @@ fn what_can_be_wrong_with_parquet() {
     check(wrong, labels("label", &[0]), &["says the shape [3, 2, 3] and has 12 values"]);
     let huge = tensors(Arc::new(UInt8Array::from(pixels(0, 12))), "[4294967296,4294967296,4294967296]", 12);
     check(huge, labels("label", &[0]), &["and has 12 values"]);
+    // A null takes as many bytes as its type says, and next to none in the file.
+    let element = Arc::new(Field::new("element", DataType::UInt8, true));
+    let list = FixedSizeListArray::new_null(element.clone(), 1 << 20, 1);
+    let field = Field::new("image", list.data_type().clone(), true);
+    check((field, Arc::new(list)), labels("label", &[0]), &["does not say its shape"]);
     let place = parquet_folder("train.parquet", empty_tensor(), labels("label", &[0]));
     check_error(open(place.path().to_str().unwrap(), Split::Train, Some([3, 2, 2])), &["train.parquet"]);
 

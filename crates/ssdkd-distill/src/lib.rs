@@ -49,7 +49,7 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
         tracing::info!("{STAGE} {round:04}: going on after step {} of {}", steps.len(), settings.steps);
     }
     let progress = context.progress(STAGE, round, settings.steps as u64);
-    progress.advance(steps.len() as u64, String::new);
+    progress.skip(steps.len() as u64);
     let mut views = Views::new(context, round)?;
     for index in steps.len()..settings.steps {
         let (labelled, drawn) = views.of_step(index, context, &distiller, &teacher)?;

@@ -11,7 +11,7 @@ use ssdkd_stage::exit::{self, Code};
 use ssdkd_stage::{CommonArgs, Progress, StageError, signals, write_file};
 
 use crate::evaluation::{Evaluation, evaluate_beside};
-use crate::inputs::{load_card, load_model, open_data};
+use crate::inputs::{load_card, load_model, open_data_for};
 
 /// Measure a model on real data: accuracy, cross-entropy, confusions, agreement with the teacher
 #[derive(Debug, Parser)]
@@ -91,21 +91,24 @@ pub fn run(arguments: &EvaluateArgs) -> Result<(), StageError> {
     arguments.common.set_up()?;
     let device = arguments.common.device.open(Device::Cpu, OPEN_GPU)?;
     let teacher = arguments.teacher.as_deref().map(|path| load_card(path, &device)).transpose()?;
-    let network = load_model(&arguments.model, teacher.as_ref().map(|(card, _)| card), &device)?;
+    let (network, class_names) = load_model(&arguments.model, teacher.as_ref().map(|(card, _)| card), &device)?;
     let split = Split::from(arguments.split);
-    let mut dataset = open_data(&arguments.data, split, Some(network.spec().input))?;
+    let mut dataset = open_data_for(&arguments.data, split, network.spec().input, &class_names)?;
     if let Some(limit) = arguments.limit {
         dataset.truncate(limit as usize);
     }
 
     let teacher = teacher.as_ref().map(|(_, network)| network);
     if let Some(teacher) = teacher
-        && teacher.spec().input != network.spec().input
+        && (teacher.spec().input, teacher.classes()) != (network.spec().input, network.classes())
     {
         return Err(StageError::Usage(format!(
-            "the teacher takes images of {:?} (channels, height, width), the model of {:?}\nhint: leave --teacher out",
+            "the teacher takes images of {:?} (channels, height, width) and knows {} classes, the model {:?} and {}\n\
+             hint: leave --teacher out",
             teacher.spec().input,
-            network.spec().input
+            teacher.classes(),
+            network.spec().input,
+            network.classes()
         )));
     }
     let progress = Progress::start("evaluate", dataset.len() as u64);
@@ -139,12 +142,13 @@ pub fn run(arguments: &EvaluateArgs) -> Result<(), StageError> {
     if arguments.json {
         return exit::print(&json);
     }
-    exit::print(&format!(
+    // Classes are called what a stranger's data calls them.
+    exit::print(&exit::plain(&format!(
         "{} ({}, {} parameters) on {} ({split})\n\n{}",
         report.model,
         report.architecture,
         report.parameters,
         report.data,
         evaluation.to_table()
-    ))
+    )))
 }

@@ -15,6 +15,26 @@ pub fn open_data(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Resu
     ssdkd_data::open(spec, split, adapt_to).map_err(data_error)
 }
 
+/// The same for a model: its images brought into the shape that it takes, its classes numbered as the model's are, by name.
+pub fn open_data_for(
+    spec: &str,
+    split: Split,
+    input: [usize; 3],
+    class_names: &[String],
+) -> Result<Dataset, StageError> {
+    let dataset = open_data(spec, split, Some(input))?.numbered_as(class_names);
+    let named = |names: &[String]| names.iter().any(|name| name.parse::<u32>().is_err());
+    if dataset.class_names() != class_names && named(dataset.class_names()) && named(class_names) {
+        let first = |names: &[String]| names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
+        tracing::warn!(
+            "the classes of {spec} ({}, …) are not called as the model's are ({}, …): they are compared by their numbers",
+            first(dataset.class_names()),
+            first(class_names)
+        );
+    }
+    Ok(dataset)
+}
+
 /// Whether a split of a data set is there, without reading it; see [`ssdkd_data::look_for`].
 pub fn look_for_data(spec: &str, split: Split) -> Result<(), StageError> {
     ssdkd_data::look_for(spec, split).map_err(data_error)
@@ -52,10 +72,15 @@ pub fn load_card(path: &Path, device: &Device) -> Result<(TeacherCard, Network),
 /// A model: its card (`.json`), or its bare weights, whose architecture is recognised from their tensors.
 ///
 /// Bare weights do not say how images are normalised nor how large they are, so they need the card of the teacher they
-/// were distilled from.
-pub fn load_model(path: &Path, teacher: Option<&TeacherCard>, device: &Device) -> Result<Network, StageError> {
+/// were distilled from. Beside the network what its classes are called.
+pub fn load_model(
+    path: &Path,
+    teacher: Option<&TeacherCard>,
+    device: &Device,
+) -> Result<(Network, Vec<String>), StageError> {
     if path.extension().is_some_and(|ending| ending == "json") {
-        return Ok(load_card(path, device)?.1);
+        let (card, network) = load_card(path, device)?;
+        return Ok((network, card.class_names));
     }
     let tensors = weights::import(path).map_err(|error| {
         let code = if matches!(error, WeightsError::Read { .. }) { Code::MissingInput } else { Code::Integrity };
@@ -79,5 +104,6 @@ pub fn load_model(path: &Path, teacher: Option<&TeacherCard>, device: &Device) -
         )));
     }
     let spec = NetworkSpec { architecture: identity.architecture, names: identity.names, ..teacher.spec() };
-    Network::load(&spec, tensors, device).map_err(|error| unusable(error.to_string()))
+    let network = Network::load(&spec, tensors, device).map_err(|error| unusable(error.to_string()))?;
+    Ok((network, teacher.class_names.clone()))
 }

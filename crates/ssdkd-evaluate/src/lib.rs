@@ -9,4 +9,4 @@ mod inputs;
 
 pub use command::{EvaluateArgs, run};
 pub use evaluation::{Evaluation, evaluate, evaluate_beside};
-pub use inputs::{load_card, load_model, look_for_data, open_data};
+pub use inputs::{load_card, load_model, look_for_data, open_data, open_data_for};

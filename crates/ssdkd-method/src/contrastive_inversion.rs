@@ -136,7 +136,9 @@ impl Inversion for ContrastiveInversion {
             }
         }
         let Some((images, features, terms)) = best else { bail!("invert.steps is 0; a batch needs at least one step") };
-        self.remember(&features)?;
+        if settings.cr != 0.0 {
+            self.remember(&features)?;
+        }
         finish(&settings, objective.teacher, &images, targets, terms)
     }
 

@@ -192,6 +192,7 @@ mod tests {
     use crate::inversion::{Inversion, Strategy};
     use crate::inversion_loss::{Discrepancy, Objective};
     use crate::modulation::{Modulation, ModulationSettings};
+    use candle_core::DType;
 
     fn settings(strategy: Strategy) -> InvertSettings {
         let targets = if strategy == Strategy::Meta { TargetRule::Balanced } else { TargetRule::Predicted };
@@ -262,7 +263,10 @@ mod tests {
         let objective = Objective::new(settings, &teacher, student, &modulation);
         let mut inversion = Strategy::start(settings, &teacher, 9, &device()).unwrap();
         let batch = |batch| all(&inversion.synthesize(&objective, position(1, distilling_round, batch)).unwrap());
-        (0..2).flat_map(batch).collect()
+        let made = (0..2).flat_map(batch).collect::<Vec<_>>();
+        let state = inversion.state_tensors();
+        let of_state = state.values().flat_map(|tensor| numbers(&tensor.to_dtype(DType::F32).unwrap()));
+        made.into_iter().chain(of_state).collect()
     }
 
     type Change = (&'static str, fn(&mut InvertSettings));
@@ -319,8 +323,17 @@ mod tests {
         check_irrelevant(&persistent, Some(1), &format!("{always} reset_round {code}"));
         check_irrelevant(&persistent, Some(2), &format!("{always} reset_round {code} reset_every"));
         check_irrelevant(&of_classes(Strategy::Persistent), Some(1), &format!("{always} reset_round"));
-        let alone = InvertSettings { adv: 0.0, oh: 0.0, ..persistent };
+        let alone = InvertSettings { adv: 0.0, oh: 0.0, ..persistent.clone() };
         check_irrelevant(&alone, Some(1), &format!("phi discrepancy adv_mask {always} reset_round {code}"));
+
+        let without_statistics = InvertSettings { bn: 0.0, ..persistent.clone() };
+        check_irrelevant(&without_statistics, Some(1), &format!("{always} reset_round bn_momentum {code}"));
+        // It only follows the student, of whom there is none in the warm-up.
+        let follower = InvertSettings { bn: 0.0, oh: 0.0, bal: 0.0, act: 0.0, adv: 1.0, ..persistent.clone() };
+        let untrained = format!(
+            "phi {adversary} lr_z lr_g tv l2 cr cr_temperature cr_bank reset_round bn_momentum steps {code} reset_every"
+        );
+        check_irrelevant(&follower, None, &untrained);
 
         let of_meta = format!("tv l2 cr cr_temperature cr_bank {code} reset_every");
         check_irrelevant(&settings(Strategy::Meta), Some(0), &of_meta);

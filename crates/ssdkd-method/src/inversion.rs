@@ -67,7 +67,7 @@ pub struct InvertSettings {
     pub discrepancy: Discrepancy,
     /// Whether the adversarial term counts only images on which teacher and student agree: no \[O\], yes \[C\].
     pub adv_mask: bool,
-    /// Momentum of the averaged batch-norm statistics, in `[0, 1)`; 0 switches averaging off. `persistent`: 0 \[O\];
+    /// `persistent` and `meta` only: momentum of the averaged batch-norm statistics, in `[0, 1)`; 0 switches averaging off. `persistent`: 0 \[O\];
     /// `meta`: 0.9 \[C\].
     ///
     /// It scales the gradient of L_BN by one minus itself: bn = 10 at 0.9 pulls like bn = 1 at 0.
@@ -89,10 +89,10 @@ pub struct InvertSettings {
     pub cr_temperature: f64,
     /// `contrastive` only: images whose features are remembered \[C: CMI: 4096\].
     pub cr_bank: usize,
-    /// Draw the first linear layer anew, once, at the start of the so-manieth round after the warm-up (from 1);
+    /// `persistent` and `meta` only: draw the first linear layer anew, once, at the start of the so-manieth round after the warm-up (from 1);
     /// 0: never \[C: 120 for `meta`\].
     pub reset_round: u32,
-    /// Draw it anew again and again, at the start of every so-manieth round after the warm-up; 0: never \[O; C: NAYER, Tran et al. 2024,
+    /// Likewise: draw it anew again and again, at the start of every so-manieth round after the warm-up; 0: never \[O; C: NAYER, Tran et al. 2024,
     /// for each batch\].
     pub reset_every: u32,
     /// How images are kept.
@@ -179,6 +179,9 @@ impl InvertSettings {
             // What starts as noise would stay what the teacher takes noise for.
             return Err("invert.targets is \"predicted\"; this invert.strategy needs \"random\" or \"balanced\"".into());
         }
+        if self.strategy == Strategy::Pixels && self.lr_z == 0.0 {
+            return Err("invert.lr_z is 0; it is what \"pixels\" moves its images by, and must be above 0".into());
+        }
         self.augment.validate("invert")?;
         self.phi.validate()
     }
@@ -211,8 +214,13 @@ impl InvertSettings {
         if self.strategy != Strategy::Contrastive || self.cr == 0.0 {
             (settings.cr_temperature, settings.cr_bank) = (default.cr_temperature, default.cr_bank);
         }
-        if matches!(self.strategy, Strategy::Pixels | Strategy::Contrastive) {
+        if matches!(self.strategy, Strategy::Pixels | Strategy::Contrastive) || self.bn == 0.0 {
             settings.bn_momentum = default.bn_momentum;
+        }
+        if self.strategy == Strategy::Persistent && !self.loss_weights().any(self.looks_at_student(distilling_round)) {
+            // Nothing is trained.
+            (settings.lr_g, settings.steps, settings.augment) = (default.lr_g, default.steps, default.augment);
+            (settings.beta1, settings.beta2) = (default.beta1, default.beta2);
         }
         if !self.knows_classes() {
             (settings.class_code, settings.codes_per_class) = (default.class_code, default.codes_per_class);
@@ -355,6 +363,10 @@ mod tests {
     fn impossible_settings_are_refused_by_name() {
         check_refused(|s| s.batch = 1, "invert.batch is 1; it must be a whole number from 2 to 4096");
         check_refused(|s| s.lr_g = f64::NAN, "invert.lr_g is NaN");
+        check_refused(
+            |s| (s.strategy, s.targets, s.lr_z) = (Strategy::Pixels, TargetRule::Random, 0.0),
+            "invert.lr_z is 0",
+        );
         check_refused(|s| s.bn_momentum = 1.0, "invert.bn_momentum is 1");
         check_refused(|s| s.phi.gamma = -0.5, "invert.phi.gamma is -0.5");
         check_refused(|s| s.augment.crop_padding = 65, "invert.augment.crop_padding is 65");

@@ -4,7 +4,7 @@
 //! student sees all of them `passes` times, each time in another order \[O; C: data echoing, Choi et al. 2019, of which this
 //! is the form that repeats batches after augmentation and shuffles\].
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use rand::seq::SliceRandom;
 use ssdkd_nn::random::stream;
 
@@ -41,7 +41,13 @@ impl Labelled {
     /// If there is no such row.
     pub fn rows(&self, rows: &[u32]) -> Result<Self> {
         let rows = Tensor::new(rows, self.views.device())?;
-        let pick = |tensor: &Tensor| tensor.index_select(&rows, 0);
+        let pick = |tensor: &Tensor| {
+            // candle's kernel counts in 32 bits, and does not say where they are too few.
+            if u32::try_from(tensor.elem_count()).is_err() && !tensor.device().is_cpu() {
+                bail!("the views of a round have {} numbers\nhint: lower distill.steps", tensor.elem_count());
+            }
+            tensor.index_select(&rows, 0)
+        };
         Ok(Self {
             views: pick(&self.views)?,
             logits: pick(&self.logits)?,

@@ -10,7 +10,7 @@
 //! class's M codes, m drawn afresh with z, each as many numbers as z, which are trained with g and N(0, 1/latent) at first, so that ρ is a
 //! code's length then \[O; C, for M = 1: conditional GANs, Mirza and Osindero 2014\]. Without it z alone decides on the class, and g is
 //! continuous: between the latents of two classes lie images of neither. With one code for a class g settles on one outline for it, which z
-//! colours; many codes have an outline each. An Adam step moves ρ·u by up to ρ·lr: the larger ρ, the sooner a code that is seldom drawn is of its class.
+//! colours; many codes have an outline each. The larger ρ, the farther an Adam step moves ρ·u, and the sooner a code that is seldom drawn is of its class.
 //!
 //! Nothing is optimised image by image, so a batch costs as many steps as the settings say, one by default, and images
 //! follow the student's latest mistakes. At small budgets this taught a student far more than the meta-generator did in

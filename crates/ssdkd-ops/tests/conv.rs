@@ -451,7 +451,9 @@ fn only_wanted_gradients_are_made() -> Result<()> {
 
 #[test]
 fn linear_layers() -> Result<()> {
-    for (batch, inputs, outputs) in [(1, 1, 1), (128, 64, 10), (7, 513, 100), (200, 100, 300)] {
+    for (batch, inputs, outputs) in
+        [(1, 1, 1), (128, 64, 10), (7, 513, 100), (200, 100, 300), (3, 2, 73_728), (3, 2, 70_001)]
+    {
         let case = plain(batch, 1, inputs, outputs, 1, Conv2dSpec::default());
         let arrays = case.arrays();
         let gradient = numbers(batch * outputs, 4);

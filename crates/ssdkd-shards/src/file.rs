@@ -16,7 +16,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use serde::de::DeserializeOwned;
 
-use crate::guard::guard_file;
+use crate::guard::{guard_file, row_bytes};
 use crate::{SCHEMA_VERSION, ShardError};
 
 pub(crate) const SCHEMA_VERSION_KEY: &str = "ssdkd.schema_version";
@@ -26,6 +26,9 @@ pub(crate) const FINGERPRINT_KEY: &str = "ssdkd.fingerprint";
 
 /// Rows that are decoded at once.
 const BATCH_ROWS: usize = 4096;
+
+/// Most bytes that one reading may take. What would take more is no shard of ours: a few KB can promise it.
+const MOST_BYTES: u64 = 16 << 30;
 
 /// Who made a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,6 +135,14 @@ impl ParquetFile {
         usize::try_from(self.footer.metadata().file_metadata().num_rows()).unwrap_or(0)
     }
 
+    /// As the footer says, in one place or in the other.
+    fn promised_rows(&self) -> u64 {
+        let groups = self.footer.metadata().row_groups().iter();
+        let of_groups =
+            groups.fold(0_u64, |sum, group| sum.saturating_add(u64::try_from(group.num_rows()).unwrap_or(0)));
+        of_groups.max(self.rows() as u64)
+    }
+
     pub(crate) fn required(&self, key: &'static str) -> Result<&str, ShardError> {
         let value = self.metadata.get(key).map(String::as_str);
         value.ok_or_else(|| ShardError::MissingMetadata { path: self.path.clone(), key })
@@ -178,7 +189,14 @@ impl ParquetFile {
         columns: &[&str],
         selection: Option<RowSelection>,
     ) -> Result<Vec<RecordBatch>, ShardError> {
-        let indices = columns.iter().filter_map(|name| self.schema().index_of(name).ok());
+        let indices = columns.iter().filter_map(|name| self.schema().index_of(name).ok()).collect::<Vec<_>>();
+        let rows = selection.as_ref().map_or_else(|| self.promised_rows(), |selection| selection.row_count() as u64);
+        let of_row = indices.iter().map(|&index| row_bytes(self.schema().field(index).data_type()));
+        let bytes = of_row.fold(0, u64::saturating_add).saturating_mul(rows);
+        if bytes > MOST_BYTES {
+            let reason = format!("{rows} rows of {} would take {} GiB of memory", columns.join(", "), bytes >> 30);
+            return Err(ShardError::Damaged { path: self.path.clone(), reason });
+        }
         let mask = ProjectionMask::roots(self.footer.parquet_schema(), indices);
         let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.bytes.clone(), self.footer.clone())
             .with_batch_size(BATCH_ROWS)

@@ -5,6 +5,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::LazyLock;
 
+use arrow::datatypes::DataType;
 use parquet::errors::ParquetError;
 
 use crate::ShardError;
@@ -35,6 +36,20 @@ pub fn guard<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, S
     match decoded {
         Ok(decoded) => decoded.map_err(|error| error.to_string()),
         Err(_) => Err("the decoder met something impossible".into()),
+    }
+}
+
+/// Bytes that a row of this type takes in memory, at least. Fixed sizes are what the file's own schema says, which need not
+/// have a byte behind them: nulls and repeated values are decoded to them all the same.
+pub fn row_bytes(data_type: &DataType) -> u64 {
+    let size = |length: i32| u64::try_from(length).unwrap_or(0);
+    match data_type {
+        DataType::FixedSizeList(field, length) => row_bytes(field.data_type()).saturating_mul(size(*length)),
+        DataType::FixedSizeBinary(length) => size(*length),
+        DataType::Struct(fields) => {
+            fields.iter().fold(0, |sum, field| sum.saturating_add(row_bytes(field.data_type())))
+        }
+        other => other.primitive_width().unwrap_or(1) as u64,
     }
 }
 

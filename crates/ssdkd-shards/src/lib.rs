@@ -23,7 +23,7 @@ pub mod tables;
 pub use column::{Cell, Columns, Row};
 pub use error::ShardError;
 pub use file::{Description, Origin, describe};
-pub use guard::guard;
+pub use guard::{guard, row_bytes};
 pub use images::{ImageInfo, ImageReader, ImageShard, Normalisation, PixelFormat, Pixels, Rows, SampleRow};
 pub use manifest::{FileEntry, Manifest, Role, Timing};
 pub use tables::{BufferRow, ClassRow, DrawRow, ObservedRow, PriorityRow, StepRow};

@@ -52,7 +52,7 @@ pub struct StageArgs {
     #[arg(value_name = "RECIPE")]
     pub recipe: PathBuf,
 
-    /// The round, from 0 [default: the first one that is not fresh]
+    /// The round, from 0; without it a stage takes the first that is not fresh, and `ssdkd` all of them
     #[arg(long, value_name = "N")]
     pub round: Option<u32>,
 

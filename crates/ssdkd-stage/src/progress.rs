@@ -39,6 +39,8 @@ pub struct Progress {
 
 struct Position {
     done: u64,
+    /// Of those, what was done before: it says nothing of how long the rest will take.
+    before: u64,
     shown: Instant,
 }
 
@@ -53,7 +55,17 @@ impl Progress {
             BARS.add(ProgressBar::new(total).with_style(style).with_prefix(label.clone()))
         });
         let interval = if bar.is_some() { BAR_INTERVAL } else { LINE_INTERVAL };
-        Self { label, total, started, bar, interval, at: Mutex::new(Position { done: 0, shown: started }) }
+        Self { label, total, started, bar, interval, at: Mutex::new(Position { done: 0, before: 0, shown: started }) }
+    }
+
+    /// `parts` more were done by a process before this one.
+    pub fn skip(&self, parts: u64) {
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        (at.done, at.before) = (at.done + parts, at.before + parts);
+        if let Some(bar) = &self.bar {
+            bar.set_position(at.done);
+            bar.reset_eta();
+        }
     }
 
     /// `parts` more are done. `message` is asked only when something is about to be shown.
@@ -64,7 +76,7 @@ impl Progress {
         if due {
             at.shown = Instant::now();
         }
-        let done = at.done;
+        let (done, before) = (at.done, at.before);
         drop(at);
         match &self.bar {
             Some(bar) => {
@@ -74,7 +86,7 @@ impl Progress {
                 }
             }
             None if due && !QUIET.load(Ordering::Relaxed) => {
-                let line = plain_line(&self.label, done, self.total, self.started.elapsed(), &message());
+                let line = plain_line(&self.label, (before, done, self.total), self.started.elapsed(), &message());
                 // A progress line that cannot be written must not stop the work.
                 let _ = print_above(&line);
             }
@@ -98,11 +110,11 @@ impl Drop for Progress {
 }
 
 /// `distill 0007: 30/40 (75 %), 1:30 gone, 0:30 to go, loss 0.3`
-fn plain_line(label: &str, done: u64, total: u64, elapsed: Duration, message: &str) -> String {
+fn plain_line(label: &str, (before, done, total): (u64, u64, u64), elapsed: Duration, message: &str) -> String {
     let percent = (100 * done).checked_div(total).unwrap_or(100);
     let mut parts = vec![format!("{label}: {done}/{total} ({percent} %)"), format!("{} gone", clock(elapsed))];
-    if done > 0 && done < total {
-        let left = elapsed.mul_f64((total - done) as f64 / done as f64);
+    if done > before && done < total {
+        let left = elapsed.mul_f64((total - done) as f64 / (done - before) as f64);
         parts.push(format!("{} to go", clock(left)));
     }
     if !message.is_empty() {
@@ -123,15 +135,17 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(done: u64, total: u64, seconds: u64, message: &str, expected: &str) {
-        assert_eq!(plain_line("distill 0007", done, total, Duration::from_secs(seconds), message), expected);
+    fn check(parts: (u64, u64, u64), seconds: u64, message: &str, expected: &str) {
+        assert_eq!(plain_line("distill 0007", parts, Duration::from_secs(seconds), message), expected);
     }
 
     #[test]
     fn plain_lines_say_how_long_it_takes() {
-        check(30, 40, 90, "loss 0.3", "distill 0007: 30/40 (75 %), 1:30 gone, 0:30 to go, loss 0.3");
-        check(40, 40, 3723, "", "distill 0007: 40/40 (100 %), 1:02:03 gone");
-        check(0, 0, 5, "", "distill 0007: 0/0 (100 %), 0:05 gone");
+        check((0, 30, 40), 90, "loss 0.3", "distill 0007: 30/40 (75 %), 1:30 gone, 0:30 to go, loss 0.3");
+        check((0, 40, 40), 3723, "", "distill 0007: 40/40 (100 %), 1:02:03 gone");
+        check((20, 30, 40), 90, "", "distill 0007: 30/40 (75 %), 1:30 gone, 1:30 to go");
+        check((20, 20, 40), 5, "", "distill 0007: 20/40 (50 %), 0:05 gone");
+        check((0, 0, 0), 5, "", "distill 0007: 0/0 (100 %), 0:05 gone");
     }
 
     #[test]

@@ -96,6 +96,16 @@ impl Files {
         [&self.card, &self.weights, &self.log, &self.checkpoint]
     }
 
+    /// Weights or a log without a card are not of a finished training, and without a checkpoint of none that was begun.
+    fn refuse_others(&self) -> Result<(), StageError> {
+        let other = [&self.weights, &self.log].into_iter().find(|path| path.exists() && !self.card.exists());
+        other.map_or(Ok(()), |path| {
+            let path = path.display();
+            let hint = "choose another --name or --out, or replace it with --force";
+            Err(StageError::Usage(format!("{path} is there, and belongs to no teacher\nhint: {hint}")))
+        })
+    }
+
     /// A finished training needs none.
     fn remove_checkpoint(&self) -> Result<(), StageError> {
         match std::fs::remove_file(&self.checkpoint) {
@@ -119,7 +129,16 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
             .map_err(|_| StageError::Usage("--input must be channels,height,width, as in 3,32,32".into()))
     });
     let train = open_data(&arguments.data, Split::Train, input.transpose()?)?;
-    let test = open_data(&arguments.data, Split::Test, Some(train.shape()))?;
+    let test = open_data(&arguments.data, Split::Test, Some(train.shape()))?.numbered_as(train.class_names());
+    if test.classes() > train.classes() {
+        let what = format!(
+            "{}: the test images are of {} classes, and the training images of {}\nhint: both splits need the same classes",
+            arguments.data,
+            test.classes(),
+            train.classes()
+        );
+        return Err(StageError::other(Code::Integrity, what));
+    }
     if train.images() == test.images() {
         tracing::warn!("the data set has one part only: the test accuracy is that on the training images");
     }
@@ -133,6 +152,9 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
             Err(_) if kept.is_some() => false,
             there => there?,
         };
+    if !arguments.force && kept.is_none() {
+        files.refuse_others()?;
+    }
     // What a killed process left; two trainings of one name would be in each other's way in any case.
     files.all().into_iter().try_for_each(remove_unfinished)?;
     if there {
@@ -168,8 +190,10 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
     let measure = |trainer: &Trainer<'_>| {
         evaluate(trainer.result(), &test, MEASURING_BATCH).map_err(|error| failed("cannot measure the teacher", error))
     };
+    // From now on the files of that name are this training's.
+    save(&trainer)?;
     let progress = Progress::start(format!("teach {name}"), trainer.total_steps());
-    progress.advance(trainer.steps_done(), String::new);
+    progress.skip(trainer.steps_done());
     while !trainer.is_done() {
         let epoch = trainer.step().map_err(|error| failed("training stopped", error))?;
         let Some(epoch) = epoch else {

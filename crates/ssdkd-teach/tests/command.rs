@@ -52,8 +52,10 @@ fn check(output: &Output, code: i32, parts: &[&str]) {
 fn stop_at_checkpoint(folder: &Path, out: &str, more: &[&str]) -> PathBuf {
     let running = teach(folder, out, more).stderr(std::process::Stdio::piped()).spawn().unwrap();
     let checkpoint = folder.join(out).join("resnet8.checkpoint.safetensors");
+    // The first is made before anything is learnt; of an epoch there is a line.
+    let log = folder.join(out).join("resnet8.training.jsonl");
     let started = Instant::now();
-    while !checkpoint.exists() {
+    while !log.exists() {
         assert!(started.elapsed() < Duration::from_secs(60), "no checkpoint after a minute");
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -218,6 +220,10 @@ fn mistakes_have_their_exit_codes() {
     check(&teach(folder, "out", &["--input", "3,32"]).output().unwrap(), 2, &["--input must be"]);
     check(&teach(folder, "out", &["--name", "../up"]).output().unwrap(), 2, &["--name"]);
     check(&teach(folder, "out", &["--mean", "0.5"]).output().unwrap(), 2, &["cannot train a resnet8", "mean"]);
+    std::fs::create_dir(folder.join("mine")).unwrap();
+    std::fs::write(folder.join("mine/resnet8.safetensors"), b"mine").unwrap();
+    check(&teach(folder, "mine", &[]).output().unwrap(), 2, &["mine/resnet8.safetensors is there", "--force"]);
+    assert_eq!(std::fs::read(folder.join("mine/resnet8.safetensors")).unwrap(), b"mine");
     check(&teach(folder, "out", &["--device", "cuda"]).output().unwrap(), 2, &["--device cpu"]);
     check(&teach(folder, "data/test_batch.bin", &[]).output().unwrap(), 1, &["test_batch.bin"]);
     std::fs::write(folder.join("data/data_batch_3.bin"), b"short").unwrap();

@@ -10,7 +10,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use ssdkd_context::{Context, Recipe, SHARD, STUDENT};
 use ssdkd_data::{Dataset, Split};
-use ssdkd_evaluate::open_data;
+use ssdkd_evaluate::open_data_for;
 use ssdkd_method::{AugmentSettings, Diagnostics};
 use ssdkd_nn::Network;
 use ssdkd_nn::random::stream;
@@ -81,6 +81,7 @@ impl Measurements {
 /// `ssdkd evaluate`
 pub fn evaluate(arguments: &StageArgs) -> Result<()> {
     let threads = arguments.common.set_up()?;
+    run::refuse_round(arguments, "evaluate")?;
     if run::only_asked(arguments, "measure the students that have not been measured")? {
         return Ok(());
     }
@@ -133,7 +134,7 @@ pub fn measure(context: &mut Context) -> Result<()> {
     };
     let settings = context.recipe().evaluate.clone();
     let card = context.teacher_card();
-    let mut data = open_data(&spec, Split::Test, Some(card.input))?;
+    let mut data = open_data_for(&spec, Split::Test, card.input, &card.class_names)?;
     if settings.limit > 0 {
         data.truncate(settings.limit);
     }

@@ -11,7 +11,7 @@ use ssdkd_method::Diagnostics;
 use ssdkd_nn::Network;
 use ssdkd_shards::Timing;
 use ssdkd_shards::manifest::TIMING_FILE;
-use ssdkd_stage::{StageArgs, StageError, exit, write_file};
+use ssdkd_stage::{StageArgs, exit, write_file};
 
 use crate::histogram::{BINS, Histogram};
 use crate::own::count_only_own;
@@ -94,10 +94,7 @@ pub struct Point {
 /// `ssdkd report`
 pub fn report(arguments: &StageArgs) -> Result<()> {
     let threads = arguments.common.set_up()?;
-    if arguments.round.is_some() {
-        let text = "--round: a report is of a whole run\nhint: `ssdkd status RECIPE --round N` looks at one round";
-        return Err(StageError::Usage(text.into()).into());
-    }
+    run::refuse_round(arguments, "report")?;
     if run::only_asked(arguments, "write the run's report")? {
         return Ok(());
     }

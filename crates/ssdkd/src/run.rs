@@ -68,6 +68,15 @@ fn rounds_of(recipe: &Recipe, round: Option<u32>) -> Result<Range<u32>, StageErr
     Ok(round..round + 1)
 }
 
+/// Refuses `--round`, for a command that is of all of a run.
+pub fn refuse_round(arguments: &StageArgs, command: &str) -> Result<()> {
+    if arguments.round.is_none() {
+        return Ok(());
+    }
+    let what = format!("--round: `ssdkd {command}` is of a whole run");
+    Err(StageError::Usage(format!("{what}\nhint: `ssdkd status RECIPE --round N` looks at one round")).into())
+}
+
 /// Whether `arguments` only ask to see: the recipe with `--print-config`, or in a dry run what the command would do.
 pub fn only_asked(arguments: &StageArgs, would: &str) -> Result<bool> {
     if !arguments.print_config && !arguments.dry_run {

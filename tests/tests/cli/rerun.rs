@@ -203,8 +203,19 @@ fn who_cannot_be_served_leaves_the_run_as_it_is() {
         scratch.fail(stage, &[&["tiny.toml", "--round", round][..], &other].concat(), 2, &[part]);
     }
     scratch.fail("ssdkd-invert", &[&["tiny.toml", "--force"][..], &other].concat(), 2, &["--round N says which"]);
-    scratch.fail("ssdkd", &["report", "tiny.toml", "--round", "2"], 2, &["a report is of a whole run", "ssdkd status"]);
+    for command in ["report", "evaluate"] {
+        scratch.fail("ssdkd", &[command, "tiny.toml", "--round", "2"], 2, &["is of a whole run", "ssdkd status"]);
+    }
     assert_eq!(scratch.artefacts("runs/tiny"), before);
+    // The state of the round before is gone.
+    let collected = ["tiny.toml", "--set", "keep.states=1", "--set", "run.rounds=6"];
+    scratch.succeed("ssdkd", &[&["run"][..], &collected].concat());
+    let before = scratch.artefacts("runs/tiny");
+    let other = ["--round", "5", "--set", "invert.lr_g=0.002"];
+    scratch.fail("ssdkd-invert", &[&collected[..], &other].concat(), 3, &["keep.states"]);
+    assert_eq!(scratch.artefacts("runs/tiny"), before);
+    scratch.fail("ssdkd", &["run", "tiny.toml", "--set", "run.name=new", "--resume"], 2, &["nothing to go on from"]);
+    assert!(!scratch.path("runs/new").exists());
 }
 
 #[test]

@@ -89,7 +89,8 @@ fn other_kind(bytes: &[u8]) -> Option<&'static str> {
         Some(
             "it is a tar archive: unpack it, or if PyTorch wrote it before version 0.2, save it again with a newer one",
         )
-    } else if starts(b"\x80") && bytes.get(1).is_some_and(|version| *version <= 5) {
+    } else if starts(b"\x80") && bytes.get(1).is_some_and(|version| *version <= 5) && bytes.get(8) != Some(&b'{') {
+        // A safetensors file whose header is that long has a brace there, behind the length.
         Some("it is a Python pickle that PyTorch did not write: save the state_dict with torch.save")
     } else if starts(b"\x89HDF") {
         Some("it is an HDF5 file of Keras, not of PyTorch")

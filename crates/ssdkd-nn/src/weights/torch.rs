@@ -159,13 +159,23 @@ fn size(pickle: &Pickle, id: Id) -> Result<usize, String> {
     }
 }
 
+/// Most dimensions of a tensor. Many entries may name one description: what each takes must be bounded.
+const MOST_DIMENSIONS: usize = 8;
+
+/// Most wrappers around a tensor, likewise; PyTorch makes one.
+const MOST_WRAPPERS: usize = 8;
+
 fn sizes(pickle: &Pickle, id: Id) -> Result<Vec<usize>, String> {
-    sequence(pickle, id)?.iter().map(|&id| size(pickle, id)).collect()
+    let sizes = sequence(pickle, id)?;
+    if sizes.len() > MOST_DIMENSIONS {
+        return Err(format!("it has a tensor of {} dimensions; at most {MOST_DIMENSIONS} are possible", sizes.len()));
+    }
+    sizes.iter().map(|&id| size(pickle, id)).collect()
 }
 
 /// `None` for what is no tensor.
 fn tensor(pickle: &Pickle, mut id: Id) -> Result<Option<Description<'_>>, String> {
-    loop {
+    for _ in 0..=MOST_WRAPPERS {
         let Object::Call { function, arguments, .. } = &pickle.objects[id] else { return Ok(None) };
         let Object::Global(name) = &pickle.objects[*function] else { return Ok(None) };
         match (name.as_str(), sequence(pickle, *arguments)) {
@@ -185,11 +195,11 @@ fn tensor(pickle: &Pickle, mut id: Id) -> Result<Option<Description<'_>>, String
                 }
                 return Ok(Some(Description { storage, offset, shape, stride }));
             }
-            // A parameter wraps a tensor that was there before it, so this ends.
-            ("torch._utils._rebuild_parameter", Ok(&[inner, ..])) if inner < id => id = inner,
+            ("torch._utils._rebuild_parameter", Ok(&[inner, ..])) => id = inner,
             _ => return Ok(None),
         }
     }
+    Err(format!("it has a parameter within more than {MOST_WRAPPERS} others"))
 }
 
 /// `("storage", torch.FloatStorage, key, device, count)`, in old streams with a view at the end. `None` for the source

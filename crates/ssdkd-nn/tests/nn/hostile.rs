@@ -126,7 +126,32 @@ fn a_tensor_that_wraps_itself_deeply_does_not_overflow_the_stack() {
         value.extend_from_slice(b"q\x050ctorch._utils\n_rebuild_parameter\n(h\x05\x88}tR");
     }
     let program = [b"\x80\x02}", &text("w")[..], &value, b"s."].concat();
-    assert_eq!(import(&old_stream(&program)), Ok(1));
+    check_refused(&old_stream(&program), "parameter within");
+}
+
+/// A description that many entries share costs each of them what it says, so it may not say much.
+#[test]
+fn a_description_is_not_multiplied() {
+    let storage =
+        [b"(", &text("storage")[..], b"ctorch\nFloatStorage\n", &text("0"), &text("cpu"), b"K\x01tQ"].concat();
+    let sides = [b"(", &b"K\x01".repeat(20_000)[..], b"tq\x05"].concat();
+    let tensor =
+        [b"ctorch._utils\n_rebuild_tensor_v2\n(", &storage[..], b"K\x00", &sides, b"h\x05\x89}tRq\x07"].concat();
+    let mut program = [b"\x80\x02}(", &text("first")[..], &tensor].concat();
+    for _ in 0..20_000 {
+        program.extend_from_slice(b"X\x01\x00\x00\x00ah\x07");
+    }
+    program.extend_from_slice(b"u.");
+    check_refused(&old_stream(&program), "20000 dimensions");
+}
+
+/// The header's length may look like the start of a pickle.
+#[test]
+fn a_safetensors_file_is_one_whatever_its_header_is_as_long_as() {
+    for length in [384, 640] {
+        let header = format!("{:length$}", r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#);
+        assert_eq!(import(&[&(length as u64).to_le_bytes(), header.as_bytes(), &[0; 8]].concat()), Ok(1));
+    }
 }
 
 #[test]

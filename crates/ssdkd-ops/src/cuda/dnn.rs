@@ -88,6 +88,14 @@ macro_rules! candidates {
             .collect()
     };
 }
+
+/// Whether cuDNN says that an algorithm is not for these sizes, in contrast to memory it could not have, or worse.
+fn is_refusal(error: result::CudnnError) -> bool {
+    // Versions differ in how many kinds of the two they tell apart.
+    let status = format!("{:?}", error.0);
+    ["CUDNN_STATUS_NOT_SUPPORTED", "CUDNN_STATUS_BAD_PARAM"].iter().any(|kind| status.starts_with(kind))
+}
+
 impl Dnn {
     pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Self> {
         let handle = or_error("cuDNN", result::create_handle())?;
@@ -103,9 +111,9 @@ impl Dnn {
         let plan = if let Some(plan) = self.plans.get(&key) {
             *plan
         } else {
-            let (plan, room) = self.plan(shape, direction, operands, settings)?;
-            // That there is none for lack of room may be otherwise next time.
-            if plan.is_some() || room {
+            let (plan, sure) = self.plan(shape, direction, operands, settings)?;
+            // That there is none, for lack of room say, may be otherwise next time.
+            if plan.is_some() || sure {
                 self.plans.insert(key, plan);
             }
             plan
@@ -126,7 +134,7 @@ impl Dnn {
         Ok(self.workspace.as_ref().map_or(0, |workspace| workspace.device_ptr(&self.stream).0) as *mut c_void)
     }
 
-    /// The best that works; and whether there was room for all that looked as good.
+    /// The best that works; and whether all that looked as good were tried, and are not for these sizes.
     fn plan(
         &mut self,
         shape: &ConvShape,
@@ -156,21 +164,27 @@ impl Dnn {
                 && (candidate.deterministic || !settings.deterministic)
                 && (settings.tf32 || candidate.math == sys::cudnnMathType_t::CUDNN_FMA_MATH)
         });
-        let mut room = true;
+        let mut sure = true;
         for candidate in candidates {
             // SAFETY: the descriptor is alive.
             or_error("cuDNN", unsafe { result::set_convolution_math_type(descriptors.convolution, candidate.math) })?;
             let plan = Plan { descriptors, algorithm: candidate.algorithm, workspace: candidate.memory };
             // What was asked for without a trial may still be refused.
-            let Ok(workspace) = self.workspace(plan.workspace) else {
-                room = false;
-                continue;
+            let workspace = match self.workspace(plan.workspace) {
+                Ok(workspace) => workspace,
+                // Another algorithm has another order of sums.
+                Err(error) if settings.deterministic => return Err(error),
+                Err(_) => {
+                    sure = false;
+                    continue;
+                }
             };
-            if self.execute(direction, &plan, operands, workspace).is_ok() {
-                return Ok((Some(plan), room));
+            match self.execute(direction, &plan, operands, workspace) {
+                Ok(()) => return Ok((Some(plan), sure)),
+                Err(error) => sure &= is_refusal(error),
             }
         }
-        Ok((None, room))
+        Ok((None, sure))
     }
 
     /// The algorithms that cuDNN recommends for the sizes, best first.

@@ -85,7 +85,10 @@ pub fn open(index: usize) -> Result<Device> {
     let device = CudaDevice::new_with_stream(index)?;
     // SAFETY: there is one stream, so that nothing has to be tracked between streams.
     unsafe { device.disable_event_tracking() };
-    keep_freed_memory(index)?;
+    // Shared GPUs may have no pool: memory is then had from the driver, and given back, each time.
+    if device.cuda_stream().context().has_async_alloc() {
+        keep_freed_memory(index)?;
+    }
     Ok(Device::Cuda(device))
 }
 
