@@ -98,7 +98,10 @@ impl Files {
 
     /// Weights or a log without a card are not of a finished training, and without a checkpoint of none that was begun.
     fn refuse_others(&self) -> Result<(), StageError> {
-        let other = [&self.weights, &self.log].into_iter().find(|path| path.exists() && !self.card.exists());
+        if self.card.exists() || self.checkpoint.exists() {
+            return Ok(()); // those say themselves whose they are
+        }
+        let other = [&self.weights, &self.log].into_iter().find(|path| path.exists());
         other.map_or(Ok(()), |path| {
             let path = path.display();
             let hint = "choose another --name or --out, or replace it with --force";
@@ -152,7 +155,7 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
             Err(_) if kept.is_some() => false,
             there => there?,
         };
-    if !arguments.force && kept.is_none() {
+    if !arguments.force {
         files.refuse_others()?;
     }
     // What a killed process left; two trainings of one name would be in each other's way in any case.
