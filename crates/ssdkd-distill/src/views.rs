@@ -1,6 +1,6 @@
 //! The views of a round: labelled when a step first needs them, and kept while there are passes left that will.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, ensure};
 use ssdkd_context::Context;
@@ -20,10 +20,10 @@ pub(crate) struct Views {
     passes: usize,
     seed: u64,
     round: u32,
-    /// What was labelled: a part for each step of the first pass.
-    parts: BTreeMap<usize, Labelled>,
-    /// All parts as one, in the passes after the first.
-    all: Option<Labelled>,
+    /// What was labelled, a part for each step of the first pass, as far as it was.
+    parts: Vec<Option<Labelled>>,
+    /// All parts, in the passes after the first.
+    all: Vec<Labelled>,
 }
 
 impl Views {
@@ -40,7 +40,8 @@ impl Views {
             draws.len(),
             settings.draws()
         );
-        Ok(Self { draws, places, batch, passes, seed, round, parts: BTreeMap::new(), all: None })
+        let parts = vec![None; draws.len() / batch];
+        Ok(Self { draws, places, batch, passes, seed, round, parts, all: Vec::new() })
     }
 
     /// The views of step `step` (from 0), and the draw that each came from.
@@ -56,11 +57,13 @@ impl Views {
         let labelled = if pass == 0 {
             let labelled = self.label(step, context, distiller, teacher)?;
             if self.passes > 1 {
-                self.parts.insert(step, labelled.clone());
+                self.parts[step] = Some(labelled.clone());
             }
             labelled
         } else {
-            self.join(context, distiller, teacher)?.rows(&rows)?
+            self.label_all(context, distiller, teacher)?;
+            let places = rows.iter().map(|&row| (row as usize / self.batch, row as usize % self.batch));
+            Labelled::gather(&self.all, &places.collect::<Vec<_>>())?
         };
         Ok((labelled, rows.iter().map(|&row| self.draws[row as usize].clone()).collect()))
     }
@@ -69,19 +72,14 @@ impl Views {
         self.draws.len() / self.batch
     }
 
-    /// All views as one. Where the round was interrupted, parts are missing; each is labelled as it was, in a batch of its own: then
-    /// it has the same bits.
-    fn join(&mut self, context: &mut Context, distiller: &Distiller, teacher: &Network) -> Result<&Labelled> {
-        if self.all.is_none() {
-            for part in 0..self.steps_of_a_pass() {
-                if !self.parts.contains_key(&part) {
-                    let labelled = self.label(part, context, distiller, teacher)?;
-                    self.parts.insert(part, labelled);
-                }
-            }
-            self.all = Some(Labelled::join(std::mem::take(&mut self.parts).into_values().collect())?);
+    /// All views. Where the round was interrupted, parts are missing; each is labelled as it was, in a batch of its own: then it
+    /// has the same bits.
+    fn label_all(&mut self, context: &mut Context, distiller: &Distiller, teacher: &Network) -> Result<()> {
+        for (at, part) in std::mem::take(&mut self.parts).into_iter().enumerate() {
+            let labelled = part.map_or_else(|| self.label(at, context, distiller, teacher), Ok)?;
+            self.all.push(labelled);
         }
-        self.all.as_ref().context("no views")
+        Ok(())
     }
 
     /// Draws and labels the views of step `part` of the first pass.

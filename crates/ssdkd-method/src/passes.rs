@@ -7,6 +7,7 @@
 use candle_core::{Result, Tensor, bail};
 use rand::seq::SliceRandom;
 use ssdkd_nn::random::stream;
+use ssdkd_ops as ops;
 
 /// Views of images and what the teacher says about them.
 #[derive(Debug, Clone)]
@@ -20,38 +21,29 @@ pub struct Labelled {
 }
 
 impl Labelled {
-    /// The views of all `parts`, one after the other.
+    /// Views that lie in several `parts`, each by its part and its row there.
+    ///
+    /// They are never put together: that would take as much memory again, and a round's maps are most of what a run holds.
     ///
     /// # Errors
-    /// If there are none, or they are of different networks.
-    pub fn join(mut parts: Vec<Self>) -> Result<Self> {
-        let maps = parts.first().map_or(0, |part| part.maps.len());
-        // One kind at a time: the parts of what is joined are not needed again, and together they are large.
-        let maps = (0..maps)
-            .map(|_| Tensor::cat(&parts.iter_mut().map(|part| part.maps.remove(0)).collect::<Vec<_>>(), 0))
-            .collect::<Result<_>>()?;
-        let views = Tensor::cat(&parts.iter().map(|part| &part.views).collect::<Vec<_>>(), 0)?;
-        let logits = Tensor::cat(&parts.iter().map(|part| &part.logits).collect::<Vec<_>>(), 0)?;
-        Ok(Self { views, logits, maps })
-    }
-
-    /// The views in the given rows.
-    ///
-    /// # Errors
-    /// If there is no such row.
-    pub fn rows(&self, rows: &[u32]) -> Result<Self> {
-        let rows = Tensor::new(rows, self.views.device())?;
-        let pick = |tensor: &Tensor| {
-            // candle's kernel counts in 32 bits, and does not say where they are too few.
-            if u32::try_from(tensor.elem_count()).is_err() && !tensor.device().is_cpu() {
-                bail!("the views of a round have {} numbers\nhint: lower distill.steps", tensor.elem_count());
-            }
-            tensor.index_select(&rows, 0)
+    /// If there is no such part or row, none is asked for, or the parts are of different networks.
+    pub fn gather(parts: &[Self], places: &[(usize, usize)]) -> Result<Self> {
+        let picked = places.iter().map(|&(part, row)| Some((parts.get(part)?, row))).collect::<Option<Vec<_>>>();
+        let Some(picked) = picked else { bail!("there are {} parts of labelled views, not so many", parts.len()) };
+        let maps = picked.first().map_or(0, |(part, _)| part.maps.len());
+        if picked.iter().any(|(part, _)| part.maps.len() != maps) {
+            bail!("labelled views with different numbers of feature maps");
+        }
+        let of = |tensor: &dyn Fn(&'_ Self) -> Result<Tensor>| -> Result<Tensor> {
+            let tensors = picked.iter().map(|(part, row)| Ok((tensor(part)?, *row))).collect::<Result<Vec<_>>>()?;
+            ops::gather_images(&tensors.iter().map(|(tensor, row)| (tensor, *row)).collect::<Vec<_>>())
         };
+        // Logits are images of one pixel.
+        let logits = of(&|part| part.logits.unsqueeze(1)?.unsqueeze(1))?;
         Ok(Self {
-            views: pick(&self.views)?,
-            logits: pick(&self.logits)?,
-            maps: self.maps.iter().map(pick).collect::<Result<_>>()?,
+            views: of(&|part| Ok(part.views.clone()))?,
+            logits: logits.squeeze(1)?.squeeze(1)?,
+            maps: (0..maps).map(|map| of(&|part| Ok(part.maps[map].clone()))).collect::<Result<_>>()?,
         })
     }
 
@@ -92,14 +84,15 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_joined_parts_are_those_of_the_parts() {
+    fn what_is_gathered_is_what_the_parts_hold() {
         let part = |seed| Labelled {
             views: formula(seed, &[3, 2, 2, 1], 1.0),
             logits: formula(seed + 1, &[3, 4], 1.0),
             maps: vec![formula(seed + 2, &[3, 1, 1, 2], 1.0), formula(seed + 3, &[3, 2, 2, 2], 1.0)],
         };
         let (first, second) = (part(1), part(11));
-        let picked = Labelled::join(vec![first.clone(), second.clone()]).unwrap().rows(&[4, 0, 4]).unwrap();
+        let parts = [first.clone(), second.clone()];
+        let picked = Labelled::gather(&parts, &[(1, 1), (0, 0), (1, 1)]).unwrap();
         let row = |tensor: &Tensor, row| numbers(&tensor.narrow(0, row, 1).unwrap());
         let expected = |of: &dyn Fn(&Labelled) -> Tensor| {
             let (first, second) = (row(&of(&first), 0), row(&of(&second), 1));
@@ -111,7 +104,11 @@ mod tests {
             assert_eq!(numbers(&picked.maps[map]), expected(&|part| part.maps[map].clone()));
         }
         assert_eq!(picked.bytes(), 4 * 3 * (4 + 4 + 2 + 8));
-        assert!(picked.rows(&[3]).is_err());
-        assert!(Labelled::join(Vec::new()).is_err());
+        for place in [(0, 3), (2, 0)] {
+            assert!(Labelled::gather(&parts, &[place]).is_err());
+        }
+        assert!(Labelled::gather(&parts, &[]).is_err());
+        let bare = Labelled { maps: Vec::new(), ..first };
+        assert!(Labelled::gather(&[bare, second], &[(0, 0), (1, 0)]).is_err());
     }
 }

@@ -58,9 +58,10 @@ pub fn gather_images(images: &[(&Tensor, usize)]) -> Result<Tensor> {
     let to = Images { batch: images.len(), ..shape };
     on_gpu!(first => crate::cuda::gather_images(operation, images, to));
     let mut out = device::unspecified(to.batch * to.size());
-    for (&(tensor, place), out) in images.iter().zip(out.chunks_exact_mut(to.size())) {
+    out.par_chunks_exact_mut(to.size()).zip(images).try_for_each(|(out, &(tensor, place))| {
         out.copy_from_slice(&device::slice(tensor, operation)?[place * to.size()..][..to.size()]);
-    }
+        Ok::<_, candle_core::Error>(())
+    })?;
     device::tensor(out, to.dims())
 }
 
