@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn images_that_are_too_long_are_an_error() {
-        let message = convert(&[0; 20_000], [1, 1, 20_000], [1, 8, 8]).unwrap_err().to_string();
+        let message = convert(&vec![0; 20_000], [1, 1, 20_000], [1, 8, 8]).unwrap_err().to_string();
         assert!(message.contains("1×20000"), "{message}");
     }
 

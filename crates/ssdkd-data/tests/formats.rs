@@ -248,7 +248,7 @@ fn what_can_be_wrong_with_idx() {
     assert_eq!(open_at(&place, Split::Train).unwrap().len(), 2);
     // Resizing takes memory for the width of the one by the height of the other.
     let long = folder(&[
-        ("t10k-images-idx3-ubyte", &idx(&[1, 1, 20_000], &[0; 20_000])),
+        ("t10k-images-idx3-ubyte", &idx(&[1, 1, 20_000], &vec![0; 20_000])),
         ("t10k-labels-idx1-ubyte", &idx(&[1], &[0])),
     ]);
     check_error(open(long.path().to_str().unwrap(), Split::Test, Some([3, 8, 8])), &["1×20000", "too large"]);
