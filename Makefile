@@ -20,7 +20,7 @@ export SSDKD_DATA := $(DATA)
         bench bench-pytorch sanitize fuzz fuzz-short kills deny data-cifar10 data-cifar100 teacher-shapes teacher-wrn-40-2 golden results python clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  %-30s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: $(if $(GPU),build-cuda) ## build every binary, optimised (GPU=1 here and below: those for an NVIDIA GPU)
 	$(if $(GPU),,$(CARGO) build --release --workspace --bins)
@@ -38,7 +38,7 @@ gpu-check: ## on a machine with a GPU: tests, steps beside PyTorch's and whole r
 .cuda/cargo.toml: crates/ssdkd-ops/cuda-toolkit.sh
 	crates/ssdkd-ops/cuda-toolkit.sh
 
-pipeline: build ## distil: all stages of all rounds, each stage its own process (PIPELINE=, DATA=, RUNS=, ARGS=)
+pipeline: build ## distil: all stages of all rounds, each stage its own process (PIPELINE=, RUNS=, ARGS=; DATA= for a recipe that names no data)
 	@plan=$$($(BIN)/ssdkd plan $(PIPELINE) $(FLAGS) --shell $(BIN)) && printf '%s\n' "$$plan" | sh -e
 
 run: build ## the same in one process, models kept in memory
@@ -113,10 +113,10 @@ data-cifar10: ## fetch CIFAR-10 from its authors' site into data/cifar10
 data-cifar100: ## fetch CIFAR-100 from its authors' site into data/cifar100
 	@data/fetch-cifar.sh 100
 
-teacher-shapes: build ## remake the shipped teacher (data/teachers/README.md)
-	@data/teachers/make-shapes-teacher.sh
+teacher-shapes: build ## remake the shipped teacher (ARGS=--force; data/teachers/README.md)
+	@BIN=$(BIN) data/teachers/make-shapes-teacher.sh $(ARGS)
 
-teacher-wrn-40-2: build ## remake the shipped WRN-40-2 from CIFAR-10 (DATA=data/cifar10; data/teachers/README.md)
+teacher-wrn-40-2: build ## remake the shipped WRN-40-2 from CIFAR-10 (ARGS=--force, DATA=data/cifar10; data/teachers/README.md)
 	@$(BIN)/ssdkd-teach --architecture wrn-40-2 --out data/teachers --name cifar10-wrn-40-2 --epochs 26 --nesterov $(ARGS)
 
 results: build ## docs/results.md and its charts from docs/results.json, to which finished runs are added (DONE="runs/a runs/b")

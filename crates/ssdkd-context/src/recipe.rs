@@ -147,7 +147,7 @@ pub enum KeepShards {
     /// All of them.
     #[default]
     All,
-    /// Those that images of the buffer are in, and the newest.
+    /// Those that images of the buffer are in, or of one that other settings would go on from, and the newest.
     Buffer,
 }
 

@@ -52,7 +52,7 @@ pub struct StageArgs {
     #[arg(value_name = "RECIPE")]
     pub recipe: PathBuf,
 
-    /// The round, from 0; without it a stage takes the first that is not fresh, and `ssdkd` all of them
+    /// The round, from 0 [stages: the first that is not fresh; run, status: all; export: the last; not for evaluate, report]
     #[arg(long, value_name = "N")]
     pub round: Option<u32>,
 
@@ -64,7 +64,7 @@ pub struct StageArgs {
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
     pub set: Vec<String>,
 
-    /// Do it again even if it is fresh
+    /// Do it again even if it is fresh (a stage: with --round)
     #[arg(long)]
     pub force: bool,
 

@@ -18,7 +18,7 @@ pub struct CleanArgs {
     #[arg(value_name = "RUN")]
     run: PathBuf,
 
-    /// Image shards, too, of which no image is in the last buffer; `ssdkd mend` makes them again
+    /// Image shards, too, of which no image is in the last buffer or in one that other settings would go on from; `ssdkd mend` makes them again
     #[arg(long)]
     shards: bool,
 
