@@ -151,7 +151,10 @@ impl Network {
             );
         }
         pass.enter(self.kept.clone());
-        self.classifier.forward(&ops::affine_channels(images, &self.scale, &self.shift)?, pass)
+        let output = ops::affine_channels(images, &self.scale, &self.shift)
+            .and_then(|images| self.classifier.forward(&images, pass));
+        pass.enter(None); // what the pass goes through next is none of this network's
+        output
     }
 
     /// The logits (B, K) of any number of images (B, H, W, C) in `[0, 1]`, in evaluation mode.

@@ -205,7 +205,7 @@ unsafe impl GlobalAlloc for CachingAllocator {
                 unsafe { ptr::write_bytes(block, 0, layout.size()) };
                 block
             }
-            // SAFETY: as in `alloc`. Fresh pages are zero already, the system knows.
+            // SAFETY: as in `alloc`.
             Some((class, None)) => unsafe { System.alloc_zeroed(class_layout(class)) },
         };
         if !block.is_null() {
@@ -231,7 +231,12 @@ unsafe impl GlobalAlloc for CachingAllocator {
         let moved = match (old_class, new_class) {
             // SAFETY: allocated by the system with this layout.
             (None, None) => unsafe { System.realloc(block, layout, new_size) },
-            (Some(old), Some(new)) if old == new => block,
+            (Some(old), Some(new)) if old == new => {
+                // Nothing is held twice, not even for a moment.
+                count_freed(layout.size().saturating_sub(new_size));
+                count_allocated(new_size.saturating_sub(layout.size()));
+                return block;
+            }
             _ => {
                 // SAFETY: both layouts are valid, the blocks are different, and the smaller size fits into both.
                 unsafe {

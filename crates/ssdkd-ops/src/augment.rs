@@ -73,6 +73,9 @@ impl CropFlip {
         if rows.len() < height || columns.len() < width {
             to.fill(0.0);
         }
+        if columns.is_empty() {
+            return;
+        }
         let numbers = |row: usize, columns: Range<usize>| {
             (row * width + columns.start) * channels..(row * width + columns.end) * channels
         };

@@ -49,8 +49,8 @@ pub fn conv2d(x: &Value, weight: &Value, bias: Option<&Value>, spec: Conv2dSpec)
     conv2d_then(x, weight, bias, spec, None, Activation::None)
 }
 
-/// `activation(conv2d(x) + residual)`, written once: the residual is added and the activation taken while the numbers are
-/// in registers. The `residual` has the shape of the result.
+/// `activation(conv2d(x) + residual)`, written once but for a leaky ReLU and for one channel a group: the residual is added and the activation
+/// taken while the numbers are in registers. The `residual` has the shape of the result.
 ///
 /// # Errors
 /// As [`conv2d`], and if the residual has another shape.

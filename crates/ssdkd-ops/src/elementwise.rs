@@ -160,10 +160,10 @@ fn transposed_images(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 /// This is how images in [0, 1] are normalised: scale 1/std, shift −mean/std.
 ///
 /// # Errors
-/// If there is not one scale and one shift for each channel.
+/// If there is not one scale and one shift for each channel, or no channel.
 pub fn affine_channels(x: &Value, scale: &[f32], shift: &[f32]) -> Result<Value> {
     let channels = x.dims().last().copied().unwrap_or(0);
-    if scale.len() != channels || shift.len() != channels {
+    if channels == 0 || scale.len() != channels || shift.len() != channels {
         bail!(
             "affine_channels: takes one scale and one shift for each of the {channels} channels of {:?}, got {} and {}",
             x.dims(),

@@ -165,8 +165,10 @@ pub(crate) struct Windows {
 
 impl Windows {
     fn new(operation: &str, from: Images, kernel: usize, stride: usize, padding: usize) -> Result<Self> {
-        let (height, width) = (from.height + 2 * padding, from.width + 2 * padding);
-        if kernel == 0 || stride == 0 || kernel > height || kernel > width || 2 * padding > kernel {
+        // No padding that is too large is added to anything.
+        let added = if padding > kernel / 2 { 0 } else { 2 * padding };
+        let (height, width) = (from.height.saturating_add(added), from.width.saturating_add(added));
+        if kernel == 0 || stride == 0 || kernel > height || kernel > width || padding > kernel / 2 {
             bail!(
                 "{operation}: a kernel of {kernel} with stride {stride} and padding {padding} does not fit images of \
                  {}×{} pixels\nhint: 1 ≤ kernel ≤ padded size, 1 ≤ stride, padding ≤ kernel / 2",

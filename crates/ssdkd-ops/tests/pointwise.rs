@@ -110,12 +110,14 @@ fn flipping_twice_is_the_identity() {
 #[test]
 fn a_view_may_miss_the_image() {
     let x = numbers((1, 2, 3, 1), 1);
-    let how = CropFlip { offsets: vec![(8, 3)], flips: vec![true], padding: 4 };
-    let leaf = Value::leaf(&x);
-    let view = crop_flip(&leaf, &how).unwrap();
-    assert!(flat(view.tensor()).iter().all(|x| *x == 0.0));
-    let gradients = view.backward_from(numbers((1, 2, 3, 1), 2)).unwrap();
-    assert!(flat(gradients.get(&x).unwrap()).iter().all(|x| *x == 0.0));
+    for (offset, flip) in [((8, 3), true), ((4, 0), false), ((4, 8), false), ((4, 0), true), ((0, 0), false)] {
+        let how = CropFlip { offsets: vec![offset], flips: vec![flip], padding: 4 };
+        let leaf = Value::leaf(&x);
+        let view = crop_flip(&leaf, &how).unwrap();
+        assert!(flat(view.tensor()).iter().all(|x| *x == 0.0), "{offset:?}");
+        let gradients = view.backward_from(numbers((1, 2, 3, 1), 2)).unwrap();
+        assert!(flat(gradients.get(&x).unwrap()).iter().all(|x| *x == 0.0), "{offset:?}");
+    }
 }
 
 #[test]

@@ -114,7 +114,8 @@ impl Plan {
         let rows = gather.rows().max(1);
         let columns = gather.phases.iter().map(|phase| phase.size[1]).max().unwrap_or(1).max(1);
         let pixels = gather.batch * rows * columns;
-        let fitting = UNIT_INPUT / (gather.input[2] * gather.in_step * gather.in_step);
+        let step = gather.in_step.saturating_mul(gather.in_step).saturating_mul(gather.input[2]);
+        let fitting = UNIT_INPUT / step.max(1);
         let wanted = (pixels / ENOUGH_UNITS).min(fitting).max(ENOUGH_PIXELS);
         let images_per_unit = (wanted / (rows * columns)).clamp(1, gather.batch);
         let rows_per_unit = if images_per_unit > 1 { rows } else { (wanted / columns).clamp(1, rows) };

@@ -54,7 +54,8 @@ impl ConvShape {
         if stride == 0 || dilation == 0 || groups == 0 {
             bail!("conv2d: stride ({stride}), dilation ({dilation}) and groups ({groups}) must be at least 1");
         }
-        if batch == 0 || channels == 0 || out_channels == 0 || kernel_height == 0 || kernel_width == 0 {
+        let sizes = [batch, height, width, channels, out_channels, kernel_height, kernel_width];
+        if sizes.contains(&0) {
             bail!("conv2d: nothing to compute on an input of shape {input:?} with a weight of shape {weight:?}");
         }
         if !out_channels.is_multiple_of(groups) {

@@ -1,6 +1,6 @@
 //! The running statistics of a batch normalisation in training.
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::{Result, Tensor, Var, bail};
 
 use super::BatchMoments;
 use crate::optim::lerp_assign;
@@ -20,10 +20,13 @@ impl Running<'_> {
     /// Moves the statistics towards those of a batch, by `momentum` of the way, and counts it: in place.
     ///
     /// # Errors
-    /// If shapes differ, or two of the tensors share a storage.
+    /// If shapes differ, two of the tensors share a storage, or, on the CPU, the count is no variable.
     pub fn follow(&self, moments: &BatchMoments, momentum: f64) -> Result<()> {
         let unbiased = moments.count as f64 / (moments.count as f64 - 1.0);
         on_gpu!(self.mean => crate::cuda::follow(self, moments, unbiased, momentum));
+        if !self.batches.is_variable() {
+            bail!("a count of batches that is no variable cannot be moved in place");
+        }
         lerp_assign(self.mean, &moments.mean, momentum)?;
         lerp_assign(self.variance, &(&moments.variance * unbiased)?, momentum)?;
         let count = (self.batches.detach() + 1.0)?;
