@@ -7,9 +7,8 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use ssdkd_nn::random::{normal_tensor, stream};
-use ssdkd_nn::{Adam, Embedding, Generator, Network, Pass, Store};
+use ssdkd_nn::{Adam, Generator, Network, Store};
 use ssdkd_ops as ops;
-use ssdkd_ops::Value;
 
 use crate::inversion::{ImageFormat, InvertSettings, Position, Synthesis, TargetRule};
 use crate::inversion_loss::{BatchNormMomentum, InversionTerms};
@@ -22,8 +21,6 @@ pub(crate) struct TrainedGenerator {
     pub(crate) settings: InvertSettings,
     pub(crate) store: Store,
     pub(crate) network: Generator,
-    /// u (K·M, latent): M codes for each of K classes, where the generator is told the class.
-    codes: Option<Embedding>,
     pub(crate) optimizer: Adam,
     pub(crate) averages: BatchNormMomentum,
 }
@@ -33,12 +30,9 @@ impl TrainedGenerator {
     pub(crate) fn new(settings: InvertSettings, teacher: &Network, seed: u64, device: &Device) -> Result<Self> {
         let store = Store::seeded(device, stream(seed, "invert/generator", &[]).random());
         let network = build(&settings, teacher, &store)?;
-        let count = teacher.classes() * settings.codes_per_class;
-        let draw = || Embedding::new(count, settings.latent, store.builder().pp("codes"));
-        let codes = settings.knows_classes().then(draw).transpose()?;
         let optimizer = Adam::new(store.parameters(), settings.beta1, settings.beta2, 0.0)?;
         let averages = BatchNormMomentum::new(settings.bn_momentum);
-        Ok(Self { settings, store, network, codes, optimizer, averages })
+        Ok(Self { settings, store, network, optimizer, averages })
     }
 
     /// z (B, latent), standard normal.
@@ -46,23 +40,28 @@ impl TrainedGenerator {
         draw_latents(&self.settings, position, step, self.store.device())
     }
 
-    /// What the network makes a step's images of `targets` from: fresh [latents](Self::latents), and behind them the codes.
+    /// What the network makes a step's images of `targets` from: fresh [latents](Self::latents), and behind them the class code.
     pub(crate) fn inputs(
         &self,
         position: Position,
         step: usize,
         targets: Option<&[u32]>,
-        pass: &Pass,
-    ) -> Result<Value> {
-        let codes = targets.map(|targets| draw_codes(&self.settings, position, step, targets));
-        self.with_codes(&self.latents(position, step)?, codes.as_deref(), pass)
+        classes: usize,
+    ) -> Result<Tensor> {
+        let latents = self.latents(position, step)?;
+        let Some(targets) = targets else { return Ok(latents) };
+        self.with_code(latents, &draw_codes(&self.settings, position, step, targets), classes)
     }
 
-    /// `latents` (B, latent), and behind each its code, ρ·u: (B, 2·latent).
-    pub(crate) fn with_codes(&self, latents: &Tensor, codes: Option<&[u32]>, pass: &Pass) -> Result<Value> {
-        let latents = Value::constant(latents.clone());
-        let (Some(table), Some(codes)) = (&self.codes, codes) else { return Ok(latents) };
-        ops::side_by_side(&latents, &ops::scale(&table.forward(codes, pass)?, self.settings.class_code)?)
+    /// `latents` (B, latent), and behind them ρ at each row's code and 0 at all others: (B, latent + K·M), M codes for each of K classes.
+    pub(crate) fn with_code(&self, latents: Tensor, codes: &[u32], classes: usize) -> Result<Tensor> {
+        let width = classes * self.settings.codes_per_class;
+        let mut rows = vec![0.0; codes.len() * width];
+        for (row, &code) in rows.chunks_exact_mut(width).zip(codes) {
+            row[code as usize] = self.settings.class_code as f32;
+        }
+        let rows = Tensor::from_vec(rows, (codes.len(), width), latents.device())?;
+        Tensor::cat(&[latents, rows], 1)
     }
 
     /// Draws the first linear layer anew, N(0, 0.02) and zero bias, in the first batch of a round where the settings say so.
@@ -175,8 +174,8 @@ pub(crate) fn build(settings: &InvertSettings, teacher: &Network, store: &Store)
     if height != width {
         bail!("the generator makes square images, but this teacher's are {height} by {width} pixels");
     }
-    let inputs = if settings.knows_classes() { 2 * settings.latent } else { settings.latent };
-    Generator::new(inputs, settings.width, height, channels, store.builder())
+    let code = if settings.knows_classes() { teacher.classes() * settings.codes_per_class } else { 0 };
+    Generator::new(settings.latent + code, settings.width, height, channels, store.builder())
 }
 
 /// The stream of one purpose at one step of one batch.
@@ -362,10 +361,12 @@ mod tests {
         // Another code makes another image of the same latents.
         let generator = TrainedGenerator::new(settings, &network(1), 9, &device()).unwrap();
         let latents = generator.latents(position(1, None, 0), 0).unwrap();
-        let pass = Pass::train_frozen();
-        let inputs = |code| generator.with_codes(&latents, Some(&[code; 6]), &pass).unwrap();
-        assert_eq!(inputs(5).dims(), [6, 8 + 8]);
-        let images = |code| numbers(generator.network.forward(&inputs(code), &pass).unwrap().tensor());
+        let inputs = |code| generator.with_code(latents.clone(), &[code; 6], 4).unwrap();
+        assert_eq!(inputs(5).dims(), [6, 8 + 4 * 3]);
+        let images = |code| {
+            let inputs = ssdkd_ops::Value::constant(inputs(code));
+            numbers(generator.network.forward(&inputs, &ssdkd_nn::Pass::train_frozen()).unwrap().tensor())
+        };
         assert_ne!(images(5), images(4));
     }
 

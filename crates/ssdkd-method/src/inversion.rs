@@ -75,9 +75,9 @@ pub struct InvertSettings {
     /// Which classes the images should be of; "predicted" is not for `pixels` and `contrastive`, and with the others `persistent` tells
     /// the generator.
     pub targets: TargetRule,
-    /// `persistent` only, where targets are not "predicted": ρ, the length that a class's [codes](crate::persistent_generator) have at first \[O\].
+    /// `persistent` only, where targets are not "predicted": the length of the [class code](crate::persistent_generator) \[O\].
     pub class_code: f64,
-    /// `persistent` only, likewise: how many codes a class has, 1–10,000; one of them is drawn for each image \[O\].
+    /// `persistent` only, likewise: how many codes a class has, 1–1000; one of them is drawn for each image \[O\].
     pub codes_per_class: usize,
     /// `pixels` only: factor of the total variation \[C: DeepInversion: 2.5e-5 and more\].
     pub tv: f64,
@@ -159,7 +159,7 @@ impl InvertSettings {
         check::not_negative("invert.adv", self.adv)?;
         check::decay("invert.bn_momentum", self.bn_momentum)?;
         check::positive("invert.class_code", self.class_code)?;
-        check::count("invert.codes_per_class", self.codes_per_class, 1..=10_000)?;
+        check::count("invert.codes_per_class", self.codes_per_class, 1..=1000)?;
         check::not_negative("invert.act", self.act)?;
         check::not_negative("invert.tv", self.tv)?;
         check::not_negative("invert.l2", self.l2)?;

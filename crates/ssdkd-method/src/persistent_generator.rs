@@ -6,11 +6,11 @@
 //!             one Adam step on g
 //! ```
 //!
-//! Where the settings name the classes that images should be of, x = g(z, ρ·u_{y,m}) and the task term is CE(t, y): u_{y,m} is one of the
-//! class's M codes, m drawn afresh with z, each as many numbers as z, which are trained with g and N(0, 1/latent) at first, so that ρ is a
-//! code's length then \[O; C, for M = 1: conditional GANs, Mirza and Osindero 2014\]. Without it z alone decides on the class, and g is
-//! continuous: between the latents of two classes lie images of neither. With one code for a class g settles on one outline for it, which z
-//! colours; many codes have an outline each. The larger ρ, the farther an Adam step moves ρ·u, and the sooner a code that is seldom drawn is of its class.
+//! Where the settings name the classes that images should be of, x = g(z, ρ·e_{y,m}) and the task term is CE(t, y): ρ is the length of
+//! the class code, e_{y,m} the unit vector of one of the class's M codes, m drawn afresh with z \[O; C, for M = 1: conditional GANs, Mirza and
+//! Osindero 2014\]. Without it z alone decides on the class, and g is continuous: between the latents of two classes lie images of neither. With one
+//! code for a class g settles on one outline for it, which z colours; each code has weights of its own in g's first layer, and so an outline of
+//! its own.
 //!
 //! Nothing is optimised image by image, so a batch costs as many steps as the settings say, one by default, and images
 //! follow the student's latest mistakes. At small budgets this taught a student far more than the meta-generator did in
@@ -39,14 +39,14 @@ impl PersistentGenerator {
     fn step(
         &mut self,
         objective: &Objective<'_>,
-        inputs: &Value,
+        inputs: Tensor,
         targets: Option<&[u32]>,
         position: Position,
         step: usize,
     ) -> Result<Step> {
         let generator = &mut self.0;
         let settings = &generator.settings;
-        let images = generator.network.forward(inputs, &Pass::train())?; // (B, H, W, C)
+        let images = generator.network.forward(&Value::constant(inputs), &Pass::train())?; // (B, H, W, C)
         let views = settings.augment.view(&images, &mut draws(position, "invert/views", step))?;
         let Judgement { total, terms, statistics, .. } = objective.judge(&views, targets, &generator.averages)?;
         let made = images.tensor().clone();
@@ -59,17 +59,18 @@ impl PersistentGenerator {
 impl Inversion for PersistentGenerator {
     fn synthesize(&mut self, objective: &Objective<'_>, position: Position) -> Result<Synthesis> {
         self.0.reset_if_due(position)?;
-        let targets = draw_targets(&self.0.settings, position, objective.teacher.classes());
+        let classes = objective.teacher.classes();
+        let targets = draw_targets(&self.0.settings, position, classes);
         if !objective.weights.any(objective.student.is_some()) {
             // A generator that only follows the student has nothing to learn in the warm-up.
-            let inputs = self.0.inputs(position, 0, targets.as_deref(), &Pass::train_frozen())?;
-            let images = self.0.network.forward(&inputs, &Pass::train_frozen())?;
+            let inputs = self.0.inputs(position, 0, targets.as_deref(), classes)?;
+            let images = self.0.network.forward(&Value::constant(inputs), &Pass::train_frozen())?;
             return finish(&self.0.settings, objective.teacher, images.tensor(), targets, InversionTerms::default());
         }
         let mut last = None;
         for step in 0..self.0.settings.steps {
-            let inputs = self.0.inputs(position, step, targets.as_deref(), &Pass::train())?;
-            last = Some(self.step(objective, &inputs, targets.as_deref(), position, step)?);
+            let inputs = self.0.inputs(position, step, targets.as_deref(), classes)?;
+            last = Some(self.step(objective, inputs, targets.as_deref(), position, step)?);
         }
         let Some((images, terms, statistics)) = last else {
             bail!("invert.steps is 0; a batch needs at least one generator step")
@@ -118,8 +119,11 @@ mod tests {
         let targets = targets.as_ref().map(|targets| &targets[..]);
         for step in 0..3 {
             let latents = formula(30 + step, &[5, 8], 2.0);
-            let inputs = generator.0.with_codes(&latents, targets, &Pass::train()).unwrap();
-            let (images, terms, _) = generator.step(&objective, &inputs, targets, position, step as usize).unwrap();
+            let inputs = match targets {
+                Some(codes) => generator.0.with_code(latents, codes, 4).unwrap(),
+                None => latents,
+            };
+            let (images, terms, _) = generator.step(&objective, inputs, targets, position, step as usize).unwrap();
             let terms = [terms.batch_norm, terms.task, terms.balance, terms.adversarial, terms.total];
             golden.check(&format!("{name}.losses.{step}"), &terms, 1e-4);
             if step == 2 {

@@ -1,4 +1,4 @@
-//! Convolution, batch normalisation, linear layers and tables on channels-last activations.
+//! Convolution, batch normalisation and linear layers on channels-last activations.
 //!
 //! candle's dialect: plain structs with `new(…, vb)` and `forward(…)`. How fresh tensors are drawn is for the model to
 //! say.
@@ -228,23 +228,5 @@ impl Linear {
     /// (B, in) to (B, out).
     pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Value> {
         ops::linear(x, &pass.parameter(&self.weight), Some(&pass.parameter(&self.bias)))
-    }
-}
-
-/// A table of rows that are trained.
-pub struct Embedding {
-    weight: Tensor,
-}
-
-impl Embedding {
-    /// `count` rows of `width` numbers from N(0, 1/width), so that they are about 1 long; the weight is (count, width).
-    pub fn new(count: usize, width: usize, vb: VarBuilder<'_>) -> Result<Self> {
-        let draw = Init::Randn { mean: 0.0, stdev: 1.0 / (width as f64).sqrt() };
-        Ok(Self { weight: vb.get_with_hints((count, width), "weight", draw)? })
-    }
-
-    /// The rows that `rows` names: (B, width).
-    pub fn forward(&self, rows: &[u32], pass: &Pass) -> Result<Value> {
-        ops::take_rows(&pass.parameter(&self.weight), rows)
     }
 }

@@ -21,7 +21,7 @@ pub use architecture::{Architecture, Identity, Names, Shortcut, identify};
 pub use card::{CARD_VERSION, CardError, TeacherCard};
 pub use device::{OPEN_GPU, OpenGpu, device_name};
 pub use inherit::inherit;
-pub use layers::{BatchNorm2d, Conv2d, Draw, Embedding, Linear};
+pub use layers::{BatchNorm2d, Conv2d, Draw, Linear};
 pub use models::{Classifier, Generator, Output};
 pub use network::{Network, NetworkSpec};
 pub use optimizer::{Adam, Sgd};

@@ -66,7 +66,7 @@ pub use norm::{
 pub use optim::{AdamSlot, SgdSlot, adam_step, adam_steps, copy_assign, lerp_assign, norm_of_all, sgd_step, sgd_steps};
 pub use pool::{avg_pool2d, global_avg_pool, max_pool2d};
 pub use resample::{subsample_pad, upsample_nearest};
-pub use rows::{side_by_side, take_rows, unit_rows};
+pub use rows::{side_by_side, unit_rows};
 pub use simd::SimdPath;
 pub use value::{Backward, Gradients, Value};
 pub use variation::total_variation;

@@ -1,4 +1,4 @@
-//! Operations on rows of features (B, F): what a contrastive loss and the codes of a generator are made of.
+//! Operations on rows of features (B, F): what a contrastive loss is made of.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -48,26 +48,6 @@ pub fn unit_rows(x: &Value) -> Result<Value> {
             }
         });
         Ok(vec![Some(device::tensor(out, (rows, columns))?)])
-    }))
-}
-
-/// The rows of `table` (N, F) that `rows` names, in that order: (B, F). A row's gradient is the sum over the places where it was taken.
-///
-/// # Errors
-/// If the table is not of rank 2, or has no such row.
-pub fn take_rows(table: &Value, rows: &[u32]) -> Result<Value> {
-    let operation = "take_rows";
-    let &[count, columns] = table.dims() else {
-        bail!("{operation}: takes rows of a table (N, F), this tensor has shape {:?}", table.dims());
-    };
-    if let Some(row) = rows.iter().find(|&&row| row as usize >= count) {
-        bail!("{operation}: row {row} of a table of {count}");
-    }
-    let rows = Tensor::new(rows, table.tensor().device())?;
-    let out = table.tensor().index_select(&rows, 0)?;
-    Ok(Value::record1(out, &[table], move |grad| {
-        let zeros = Tensor::zeros((count, columns), grad.dtype(), grad.device())?;
-        Ok(vec![Some(zeros.index_add(&rows, grad, 0)?)])
     }))
 }
 

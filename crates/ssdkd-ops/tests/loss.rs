@@ -9,7 +9,7 @@ use common::{
 };
 use ssdkd_ops::{
     Value, argmax, confidence, cross_entropy, cross_entropy_smoothed, kl_divergence, kl_per_sample, l2_distance,
-    mean_absolute_difference, mean_softmax_negentropy, side_by_side, softmax, take_rows, total_variation, unit_rows,
+    mean_absolute_difference, mean_softmax_negentropy, side_by_side, softmax, total_variation, unit_rows,
 };
 
 const TARGETS: [u32; 6] = [0, 6, 3, 3, 1, 5];
@@ -58,7 +58,6 @@ fn gradients_of_the_baselines_terms_agree_with_differences() {
     check_gradients(|x| mean_absolute_difference(&x[0], &x[1]), &rows);
     check_gradients(|x| unit_rows(&x[0]), &rows[..1]);
     check_gradients(|x| side_by_side(&x[0], &x[1]), &[numbers((3, 4), 1), numbers((3, 2), 2)]);
-    check_gradients(|x| take_rows(&x[0], &[3, 0, 3, 1]), &[numbers((5, 2), 1)]);
     check_gradients(|x| total_variation(&x[0]), &[numbers((2, 4, 5, 3), 1)]);
 }
 
