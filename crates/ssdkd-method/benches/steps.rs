@@ -61,6 +61,8 @@ fn main() -> Result<()> {
             _ => wanted = argument,
         }
     }
+    // As in the programs, this thread is one of the workers.
+    rayon::ThreadPoolBuilder::new().use_current_thread().build_global().map_err(candle_core::Error::wrap)?;
     let device = place::open(&device);
     if serves { serve(&device) } else { table(&device, &wanted) }
 }

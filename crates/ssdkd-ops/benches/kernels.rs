@@ -20,6 +20,9 @@ use ssdkd_ops::{CachingAllocator, Conv2dSpec, Value, conv2d, with_direct_convolu
 static ALLOCATOR: CachingAllocator = CachingAllocator::new(4 << 30);
 
 fn main() {
+    // As in the programs, this thread is one of the workers.
+    let pool = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
+    pool.expect("no pool was started before");
     divan::main();
 }
 

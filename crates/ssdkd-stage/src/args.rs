@@ -37,7 +37,8 @@ impl CommonArgs {
         progress::set_quiet(self.quiet);
         signals::install()?;
         let threads = self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|error| {
+        // This thread is one of them: it works where it would sleep until another is done, and need not be woken after.
+        rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global().map_err(|error| {
             StageError::Usage(format!("cannot start {threads} worker threads: {error}\nhint: use a smaller --threads"))
         })?;
         Ok(threads)
