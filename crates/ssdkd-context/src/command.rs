@@ -1,10 +1,10 @@
 //! The command that makes a run from nothing. It stands at the head of the run's recipe: a run that is gone on with by its folder
 //! still knows it.
 
-use ssdkd_stage::StageArgs;
+use ssdkd_stage::RunArgs;
 
 /// The command of these arguments. If they name the run's folder, `before` is what made it so far; nobody may know that.
-pub(crate) fn command_of(arguments: &StageArgs, before: Option<&str>) -> Option<String> {
+pub(crate) fn command_of(arguments: &RunArgs, before: Option<&str>) -> Option<String> {
     let sets = arguments.set.iter().flat_map(|assignment| [" --set ".into(), quote(assignment)]).collect::<String>();
     let command = match before {
         Some(before) => before.to_string(),
@@ -37,10 +37,10 @@ mod tests {
 
     #[test]
     fn the_command_of_a_run_is_not_its_folder() {
-        let arguments = |recipe: &str, set: &[&str]| StageArgs {
+        let arguments = |recipe: &str, set: &[&str]| RunArgs {
             recipe: recipe.into(),
             set: set.iter().map(ToString::to_string).collect(),
-            ..StageArgs::default()
+            ..RunArgs::default()
         };
         let first = command_of(&arguments("a.toml", &["run.method=a b"]), None);
         assert_eq!(first.as_deref(), Some("ssdkd run a.toml --set 'run.method=a b'"));

@@ -14,8 +14,8 @@ use ssdkd_nn::{Architecture, CardError, NetworkSpec, OPEN_GPU, TeacherCard, devi
 use ssdkd_shards::{FileEntry, Timing, canonical, digest};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{
-    Complete, DeviceChoice, FingerprintInput, Progress, RunFolder, RunLock, StageArgs, StageError, StageFolder, State,
-    collect_state, judge, logging, write_file,
+    Complete, DeviceChoice, FingerprintInput, Progress, RunArgs, RunFolder, RunLock, StageArgs, StageError,
+    StageFolder, State, collect_state, judge, logging, write_file,
 };
 
 use crate::command::{command_in, command_of, with_command};
@@ -31,6 +31,8 @@ pub struct Options {
     pub force: bool,
     /// Whether anything is done.
     pub mode: Mode,
+    /// Fail if there is nothing to go on from.
+    pub resume: bool,
     /// Compare digests before calling anything fresh.
     pub verify: bool,
 }
@@ -81,7 +83,7 @@ pub struct Context {
     card: Rc<TeacherCard>,
     card_path: PathBuf,
     /// Who asked, as long as their recipe and teacher are not the run's.
-    unfrozen: Option<StageArgs>,
+    unfrozen: Option<RunArgs>,
     _lock: Option<RunLock>,
 }
 
@@ -92,27 +94,28 @@ const WEIGHTS: &str = "weights.safetensors";
 impl Context {
     /// Opens the run that `arguments` name, to write into it as `command`; or only to look, in a dry run.
     pub fn open(arguments: &StageArgs, command: &str, threads: usize) -> Result<Self> {
-        let mode = if arguments.dry_run { Mode::DryRun } else { Mode::Work };
-        let options = Options { force: arguments.force, mode, verify: arguments.verify };
-        Self::open_with(arguments, command, threads, options)
+        let mode = if arguments.ask.dry_run { Mode::DryRun } else { Mode::Work };
+        let &StageArgs { force, resume, verify, .. } = arguments;
+        Self::open_with(&arguments.run, command, threads, Options { force, mode, resume, verify })
     }
 
-    /// Opens the run that `arguments` name to have its stages judged: nothing is made, locked or said.
-    pub fn look(arguments: &StageArgs, threads: usize) -> Result<Self> {
-        let options = Options { force: false, mode: Mode::Look, verify: arguments.verify };
+    /// Opens the run that `arguments` name to have its stages judged, by digests of all files if `verify`: nothing is made,
+    /// locked or said.
+    pub fn look(arguments: &RunArgs, verify: bool, threads: usize) -> Result<Self> {
+        let options = Options { mode: Mode::Look, verify, ..Options::default() };
         Self::open_with(arguments, "", threads, options)
     }
 
     /// Opens the run that `arguments` name to read what its stages left, with the teacher that the run carries. It must be
     /// there, and nothing of it is made, changed or locked: whoever only describes a run has no right to its recipe.
-    pub fn read_only(arguments: &StageArgs, threads: usize) -> Result<Self> {
-        let options = Options { force: false, mode: Mode::Read, verify: arguments.verify };
+    pub fn read_only(arguments: &RunArgs, threads: usize) -> Result<Self> {
+        let options = Options { mode: Mode::Read, ..Options::default() };
         let context = Self::open_with(arguments, "", threads, options)?;
         context.warn_of_another_recipe();
         Ok(context)
     }
 
-    fn open_with(arguments: &StageArgs, command: &str, threads: usize, options: Options) -> Result<Self> {
+    fn open_with(arguments: &RunArgs, command: &str, threads: usize, options: Options) -> Result<Self> {
         let (recipe, mut card_path) = load_recipe(arguments)?;
         let root =
             if arguments.recipe.is_dir() { arguments.recipe.clone() } else { arguments.runs.join(&recipe.run.name) };
@@ -133,7 +136,7 @@ impl Context {
         }
         let choice = arguments.common.device;
         choice.check(OPEN_GPU.is_some())?;
-        if arguments.resume && RunFolder::at(&root).latest_complete("invert")?.is_none() {
+        if options.resume && RunFolder::at(&root).latest_complete("invert")?.is_none() {
             let what = format!("{} holds nothing to go on from\nhint: leave out --resume", root.display());
             return Err(StageError::Usage(what).into());
         }
@@ -170,7 +173,7 @@ impl Context {
     }
 
     /// The recipe that `arguments` name, without opening its run.
-    pub fn recipe_of(arguments: &StageArgs) -> Result<Recipe> {
+    pub fn recipe_of(arguments: &RunArgs) -> Result<Recipe> {
         Ok(load_recipe(arguments)?.0)
     }
 
@@ -486,7 +489,7 @@ impl Context {
 }
 
 /// The recipe that `arguments` name, and where its teacher's card is.
-pub(crate) fn load_recipe(arguments: &StageArgs) -> Result<(Recipe, PathBuf), StageError> {
+pub(crate) fn load_recipe(arguments: &RunArgs) -> Result<(Recipe, PathBuf), StageError> {
     let path = &arguments.recipe;
     let path = if path.is_dir() { RunFolder::open(path)?.recipe() } else { path.clone() };
     let recipe =

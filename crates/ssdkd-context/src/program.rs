@@ -47,13 +47,12 @@ fn stage_body(
     arguments: &StageArgs,
     run: fn(&mut Context, u32) -> Result<Outcome>,
 ) -> Result<()> {
-    let threads = arguments.common.set_up()?;
-    if arguments.print_config {
-        let (recipe, _) = load_recipe(arguments)?;
+    let threads = arguments.run.common.set_up()?;
+    // Before the run is opened: who cannot be served leaves it as it is.
+    let (recipe, _) = load_recipe(&arguments.run)?;
+    if arguments.ask.print_config {
         return Ok(exit::print(&recipe.to_toml())?);
     }
-    // Before the run is opened: who cannot be served leaves it as it is.
-    let (recipe, _) = load_recipe(arguments)?;
     let warms_up = !matches!(stage, "sample" | "distill");
     if let Some(round) = arguments.round {
         recipe.check_round(round)?;

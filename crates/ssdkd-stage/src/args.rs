@@ -45,17 +45,12 @@ impl CommonArgs {
     }
 }
 
-/// What every stage of a run understands.
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+/// Which run, with which settings, on which device.
 #[derive(Debug, Clone, Default, Args)]
-pub struct StageArgs {
+pub struct RunArgs {
     /// A recipe (pipelines/*.toml), or the folder of a run that exists
     #[arg(value_name = "RECIPE")]
     pub recipe: PathBuf,
-
-    /// The round, from 0 [stages: the first that is not fresh; run, status: all; export: the last; not for evaluate, report]
-    #[arg(long, value_name = "N")]
-    pub round: Option<u32>,
 
     /// The folder with all runs
     #[arg(long, env = "SSDKD_RUNS", value_name = "DIR", default_value = "runs")]
@@ -65,13 +60,37 @@ pub struct StageArgs {
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
     pub set: Vec<String>,
 
-    /// Do it again even if it is fresh (a stage: with --round)
-    #[arg(long)]
-    pub force: bool,
+    /// What every program understands.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
 
+/// What a program can be asked to say in the place of its work.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AskArgs {
     /// Say what would be done and why, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+
+    /// Print the recipe as it is with all defaults and changes, and do nothing
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+/// What every stage of a run understands, and whoever runs all of them.
+#[derive(Debug, Clone, Default, Args)]
+pub struct StageArgs {
+    /// Which run.
+    #[command(flatten)]
+    pub run: RunArgs,
+
+    /// The round, from 0 [stages: the first that is not fresh; run, plan: all]
+    #[arg(long, value_name = "N")]
+    pub round: Option<u32>,
+
+    /// Do it again even if it is fresh (a stage: with --round)
+    #[arg(long)]
+    pub force: bool,
 
     /// Fail if there is nothing to go on from
     #[arg(long, conflicts_with = "force")]
@@ -81,13 +100,9 @@ pub struct StageArgs {
     #[arg(long)]
     pub verify: bool,
 
-    /// Print the recipe as it is with all defaults and changes, and do nothing
-    #[arg(long)]
-    pub print_config: bool,
-
-    /// What every program understands.
+    /// What to say in the place of working.
     #[command(flatten)]
-    pub common: CommonArgs,
+    pub ask: AskArgs,
 }
 
 fn assignment(text: &str) -> Result<String, String> {
@@ -117,10 +132,11 @@ mod tests {
     fn flags_are_understood() {
         let stage =
             parse("r.toml --round 7 --set distill.lr=0.1 --set run.seed=3 --device cuda:1 --threads 4 -vv").unwrap();
-        assert_eq!((stage.round, stage.recipe), (Some(7), "r.toml".into()));
-        assert_eq!(stage.set, ["distill.lr=0.1", "run.seed=3"]);
-        assert_eq!((stage.common.device, stage.common.verbose), (DeviceChoice::Cuda(1), 2));
-        assert_eq!(stage.common.threads.map(NonZeroUsize::get), Some(4));
+        assert_eq!((stage.round, stage.run.recipe), (Some(7), "r.toml".into()));
+        assert_eq!(stage.run.set, ["distill.lr=0.1", "run.seed=3"]);
+        let common = stage.run.common;
+        assert_eq!((common.device, common.verbose), (DeviceChoice::Cuda(1), 2));
+        assert_eq!(common.threads.map(NonZeroUsize::get), Some(4));
     }
 
     #[track_caller]

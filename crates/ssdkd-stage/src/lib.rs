@@ -25,7 +25,7 @@ pub mod signals;
 mod system;
 pub mod verify;
 
-pub use args::{CommonArgs, StageArgs};
+pub use args::{AskArgs, CommonArgs, RunArgs, StageArgs};
 pub use atomic::{StageFolder, remove_unfinished, write_file};
 pub use device::DeviceChoice;
 pub use error::StageError;

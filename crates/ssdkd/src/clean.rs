@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use ssdkd_context::Context;
-use ssdkd_stage::{CommonArgs, RunFolder, RunLock, StageArgs, exit, remove};
+use ssdkd_stage::{CommonArgs, RunArgs, RunFolder, RunLock, exit, remove};
 
 use crate::own::count_only_own;
 use crate::run::STAGE_NAMES;
@@ -37,8 +37,8 @@ pub fn clean(arguments: &CleanArgs) -> Result<()> {
     let run = RunFolder::open(&arguments.run)?;
     // The lock finishes what a crash interrupted: some of what looks like debris is a result.
     let lock = if arguments.yes { Some(RunLock::acquire(&run, "ssdkd clean")?) } else { None };
-    let stage_arguments = StageArgs { recipe: arguments.run.clone(), ..StageArgs::default() };
-    let mut context = Context::look(&stage_arguments, threads)?;
+    let run_arguments = RunArgs { recipe: arguments.run.clone(), ..RunArgs::default() };
+    let mut context = Context::look(&run_arguments, false, threads)?;
     count_only_own(&mut context, threads)?;
     let (rounds, states) = (context.recipe().total_rounds(), context.recipe().keep.states);
     let starting_points = context.recipe().starting_points();

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use ssdkd_context::{Context, STUDENT};
 use ssdkd_nn::{CARD_VERSION, TeacherCard};
-use ssdkd_stage::{StageArgs, exit, write_file};
+use ssdkd_stage::{AskArgs, RunArgs, exit, write_file};
 
 use crate::own::count_only_own;
 use crate::run;
@@ -15,22 +15,29 @@ use crate::run;
 #[derive(Debug, Args)]
 pub struct ExportArgs {
     #[command(flatten)]
-    stage: StageArgs,
+    run: RunArgs,
+
+    /// The round whose student it is, from 0 [default: the last]
+    #[arg(long, value_name = "N")]
+    round: Option<u32>,
 
     /// The folder to write student.safetensors, student.json and load_student.py to
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+
+    #[command(flatten)]
+    ask: AskArgs,
 }
 
 /// Exports the student of `--round`, or the last one.
 pub fn export(arguments: &ExportArgs) -> Result<()> {
-    let threads = arguments.stage.common.set_up()?;
-    if run::only_asked(&arguments.stage, &format!("write a student to {}", arguments.out.display()))? {
+    let threads = arguments.run.common.set_up()?;
+    if run::only_asked(&arguments.run, &arguments.ask, &format!("write a student to {}", arguments.out.display()))? {
         return Ok(());
     }
-    let mut context = Context::read_only(&arguments.stage, threads)?;
+    let mut context = Context::read_only(&arguments.run, threads)?;
     count_only_own(&mut context, threads)?;
-    if let Some(round) = arguments.stage.round {
+    if let Some(round) = arguments.round {
         context.distilling_round("distill", round)?;
         ensure!(
             context.rounds("distill")?.contains(&round),
@@ -39,7 +46,7 @@ pub fn export(arguments: &ExportArgs) -> Result<()> {
         );
     }
     let last = context.last_round("distill")?;
-    let round = arguments.stage.round.or(last).context("the run has no student yet\nhint: `ssdkd run RECIPE` first")?;
+    let round = arguments.round.or(last).context("the run has no student yet\nhint: `ssdkd run RECIPE` first")?;
     let (bytes, _) = context.read("distill", round, STUDENT)?;
     let student = context.student_after(round)?;
     let spec = context.student_spec()?;

@@ -60,9 +60,9 @@ enum Command {
     /// Describe a Parquet shard, a manifest, a card or a weight file
     Inspect(inspect::InspectArgs),
     /// Measure the students of a run on real data, after the fact
-    Evaluate(StageArgs),
+    Evaluate(measure::EvaluateArgs),
     /// Write a run's summary and its picture, and print the summary
-    Report(StageArgs),
+    Report(report::ReportArgs),
     /// Add runs to a record of results, and make tables and charts of it
     Compare(compare::CompareArgs),
     /// Bring a trained model in: a PyTorch checkpoint or safetensors becomes a teacher with a card

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use candle_core::Tensor;
+use clap::Args;
 use serde::{Deserialize, Serialize};
 use ssdkd_context::{Context, Recipe, SHARD, STUDENT};
 use ssdkd_data::{Dataset, Split};
@@ -14,7 +15,7 @@ use ssdkd_evaluate::open_data_for;
 use ssdkd_method::{AugmentSettings, Diagnostics};
 use ssdkd_nn::Network;
 use ssdkd_nn::random::stream;
-use ssdkd_stage::{Progress, RunLock, StageArgs, StageError, signals, write_file};
+use ssdkd_stage::{AskArgs, Progress, RunArgs, RunLock, StageError, signals, write_file};
 
 use crate::own::count_only_own;
 use crate::run;
@@ -79,13 +80,26 @@ impl Measurements {
 }
 
 /// `ssdkd evaluate`
-pub fn evaluate(arguments: &StageArgs) -> Result<()> {
-    let threads = arguments.common.set_up()?;
-    run::refuse_round(arguments, "evaluate")?;
-    if run::only_asked(arguments, "measure the students that have not been measured")? {
+#[derive(Debug, Args)]
+pub struct EvaluateArgs {
+    #[command(flatten)]
+    run: RunArgs,
+
+    /// Measure those again that have been measured
+    #[arg(long)]
+    force: bool,
+
+    #[command(flatten)]
+    ask: AskArgs,
+}
+
+/// Measures the students of a run.
+pub fn evaluate(arguments: &EvaluateArgs) -> Result<()> {
+    let threads = arguments.run.common.set_up()?;
+    if run::only_asked(&arguments.run, &arguments.ask, "measure the students that have not been measured")? {
         return Ok(());
     }
-    let mut context = Context::read_only(arguments, threads)?;
+    let mut context = Context::read_only(&arguments.run, threads)?;
     // What is measured goes into the run.
     let _lock = RunLock::acquire(context.run(), "ssdkd evaluate")?;
     count_only_own(&mut context, threads)?;

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use anyhow::Result;
 use clap::Args;
 use ssdkd_context::{Context, Outcome, Role};
-use ssdkd_stage::{CommonArgs, RunFolder, StageArgs, StageError, signals};
+use ssdkd_stage::{CommonArgs, RunArgs, RunFolder, StageArgs, StageError, signals};
 
 use crate::own::count_only_own;
 use crate::run::{self, Stage};
@@ -62,7 +62,8 @@ pub fn mend(arguments: &MendArgs) -> Result<()> {
         return Ok(());
     }
     let (recipe, common) = (arguments.run.clone(), arguments.common.clone());
-    let stage_arguments = StageArgs { recipe, common, force: true, ..StageArgs::default() };
+    let stage_arguments =
+        StageArgs { run: RunArgs { recipe, common, ..RunArgs::default() }, force: true, ..StageArgs::default() };
     let mut context = Context::open(&stage_arguments, "ssdkd mend", threads)?;
     for output in wanted {
         again(&mut context, output)?;

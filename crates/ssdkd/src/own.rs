@@ -7,14 +7,14 @@ use std::collections::HashSet;
 
 use anyhow::Result;
 use ssdkd_context::Context;
-use ssdkd_stage::{StageArgs, State};
+use ssdkd_stage::{RunArgs, State};
 
 use crate::run::{self, STAGE_NAMES};
 
 /// Has `context` count the run's own rounds alone, and says so if there are others.
 pub fn count_only_own(context: &mut Context, threads: usize) -> Result<()> {
     let root = context.run().root().to_path_buf();
-    let mut judged = Context::look(&StageArgs { recipe: root.clone(), ..StageArgs::default() }, threads)?;
+    let mut judged = Context::look(&RunArgs { recipe: root.clone(), ..RunArgs::default() }, false, threads)?;
     run::all_stages(&mut judged)?;
     // What is damaged is the run's own: who reads it says what is wrong.
     let is_own = |state: &State| matches!(state, State::Fresh | State::Corrupt { .. });

@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
 use candle_core::Device;
+use clap::Args;
 use serde::{Deserialize, Serialize};
 use ssdkd_context::{Context, SHARD, STUDENT};
 use ssdkd_method::Diagnostics;
 use ssdkd_nn::Network;
 use ssdkd_shards::Timing;
 use ssdkd_shards::manifest::TIMING_FILE;
-use ssdkd_stage::{StageArgs, exit, write_file};
+use ssdkd_stage::{AskArgs, RunArgs, exit, write_file};
 
 use crate::histogram::{BINS, Histogram};
 use crate::own::count_only_own;
@@ -92,13 +93,22 @@ pub struct Point {
 }
 
 /// `ssdkd report`
-pub fn report(arguments: &StageArgs) -> Result<()> {
-    let threads = arguments.common.set_up()?;
-    run::refuse_round(arguments, "report")?;
-    if run::only_asked(arguments, "write the run's report")? {
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    #[command(flatten)]
+    run: RunArgs,
+
+    #[command(flatten)]
+    ask: AskArgs,
+}
+
+/// Writes the report of a run and prints it.
+pub fn report(arguments: &ReportArgs) -> Result<()> {
+    let threads = arguments.run.common.set_up()?;
+    if run::only_asked(&arguments.run, &arguments.ask, "write the run's report")? {
         return Ok(());
     }
-    let mut context = Context::read_only(arguments, threads)?;
+    let mut context = Context::read_only(&arguments.run, threads)?;
     count_only_own(&mut context, threads)?;
     write(&mut context)
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use ssdkd_context::{Context, Outcome, Recipe, quote};
 use ssdkd_stage::exit::Code;
-use ssdkd_stage::{DeviceChoice, StageArgs, StageError, exit, signals};
+use ssdkd_stage::{AskArgs, DeviceChoice, RunArgs, StageArgs, StageError, exit, signals};
 
 use crate::estimate::{Estimate, estimate};
 use crate::own::count_only_own;
@@ -34,18 +34,18 @@ fn stages_of(recipe: &Recipe, round: u32) -> &'static [Stage] {
 
 /// `ssdkd run`
 pub fn run(arguments: &StageArgs) -> Result<()> {
-    let threads = arguments.common.set_up()?;
-    let recipe = Context::recipe_of(arguments)?;
-    if arguments.print_config {
+    let threads = arguments.run.common.set_up()?;
+    let recipe = Context::recipe_of(&arguments.run)?;
+    if arguments.ask.print_config {
         return Ok(exit::print(&recipe.to_toml())?);
     }
     let rounds = rounds_of(&recipe, arguments.round)?;
-    if !arguments.dry_run {
+    if !arguments.ask.dry_run {
         measure::look_for_data(&recipe)?; // a long run shall not end with the news that the data is not there
     }
     let mut context = Context::open(arguments, "ssdkd run", threads)?;
     let done = stages(&mut context, rounds)?;
-    if arguments.dry_run {
+    if arguments.ask.dry_run {
         return Ok(());
     }
     if done == 0 {
@@ -68,22 +68,13 @@ fn rounds_of(recipe: &Recipe, round: Option<u32>) -> Result<Range<u32>, StageErr
     Ok(round..round + 1)
 }
 
-/// Refuses `--round`, for a command that is of all of a run.
-pub fn refuse_round(arguments: &StageArgs, command: &str) -> Result<()> {
-    if arguments.round.is_none() {
-        return Ok(());
-    }
-    let what = format!("--round: `ssdkd {command}` is of a whole run");
-    Err(StageError::Usage(format!("{what}\nhint: `ssdkd status RECIPE --round N` looks at one round")).into())
-}
-
-/// Whether `arguments` only ask to see: the recipe with `--print-config`, or in a dry run what the command would do.
-pub fn only_asked(arguments: &StageArgs, would: &str) -> Result<bool> {
-    if !arguments.print_config && !arguments.dry_run {
+/// Whether a command is only asked to say something: the recipe with `--print-config`, or in a dry run what it would do.
+pub fn only_asked(arguments: &RunArgs, ask: &AskArgs, would: &str) -> Result<bool> {
+    if !ask.print_config && !ask.dry_run {
         return Ok(false);
     }
     let recipe = Context::recipe_of(arguments)?;
-    if arguments.print_config {
+    if ask.print_config {
         exit::print(&recipe.to_toml())?;
     } else {
         tracing::warn!("would {would}");
@@ -121,14 +112,15 @@ pub struct PlanArgs {
 
 /// Prints the rounds and stages of a run, and what it will cost from nothing.
 pub fn plan(arguments: &PlanArgs) -> Result<()> {
-    let threads = arguments.stage.common.set_up()?;
-    let recipe = Context::recipe_of(&arguments.stage)?;
-    if arguments.stage.print_config && arguments.shell.is_none() {
+    let StageArgs { run, round, force, resume, verify, ask } = &arguments.stage;
+    let threads = run.common.set_up()?;
+    let recipe = Context::recipe_of(run)?;
+    if ask.print_config && arguments.shell.is_none() {
         return Ok(exit::print(&recipe.to_toml())?);
     }
     let mut text = String::new();
     let Some(folder) = &arguments.shell else {
-        let cost = match Context::look(&arguments.stage, threads) {
+        let cost = match Context::look(run, false, threads) {
             Ok(mut context) => Ok(estimate(&mut context)?),
             // A recipe can be read before its teacher is there.
             Err(error) if error.downcast_ref().is_some_and(|error: &StageError| error.code() == Code::MissingInput) => {
@@ -158,13 +150,15 @@ pub fn plan(arguments: &PlanArgs) -> Result<()> {
         }
         return Ok(exit::print(&text)?);
     };
-    let flags = shell_flags(&arguments.stage);
-    let recipe_path = quote(&arguments.stage.recipe.to_string_lossy());
-    if arguments.stage.print_config {
+    let recipe_path = quote(&run.recipe.to_string_lossy());
+    if ask.print_config {
+        let flags = shell_flags(run, &[]);
         return Ok(exit::print(&format!("{folder}/ssdkd run {recipe_path}{flags} --print-config\n"))?);
     }
-    let rounds = rounds_of(&recipe, arguments.stage.round)?;
-    if !arguments.stage.dry_run {
+    let (again, dry) = ((*force, "--force"), (ask.dry_run, "--dry-run"));
+    let flags = shell_flags(run, &[again, dry, (*resume, "--resume"), (*verify, "--verify")]);
+    let rounds = rounds_of(&recipe, *round)?;
+    if !ask.dry_run {
         measure::look_for_data(&recipe)?; // the last command needs it
     }
     for round in rounds {
@@ -173,32 +167,27 @@ pub fn plan(arguments: &PlanArgs) -> Result<()> {
         }
     }
     // What the run made is worth a report even if it could not be measured.
-    writeln!(text, "{folder}/ssdkd evaluate {recipe_path}{flags} || failed=$?")?;
-    writeln!(text, "{folder}/ssdkd report {recipe_path}{flags}")?;
+    writeln!(text, "{folder}/ssdkd evaluate {recipe_path}{} || failed=$?", shell_flags(run, &[again, dry]))?;
+    writeln!(text, "{folder}/ssdkd report {recipe_path}{}", shell_flags(run, &[dry]))?;
     writeln!(text, "exit ${{failed:-0}}")?;
     Ok(exit::print(&text)?)
 }
 
-/// The flags of `plan` that its commands need, too.
-fn shell_flags(arguments: &StageArgs) -> String {
+/// The flags of `plan` that all of its commands need, and of the others those that are given among `(given, flag)`.
+fn shell_flags(arguments: &RunArgs, others: &[(bool, &str)]) -> String {
     let mut words = vec!["--runs".to_string(), quote(&arguments.runs.to_string_lossy())];
     for assignment in &arguments.set {
         words.extend(["--set".into(), quote(assignment)]);
     }
-    for (given, flag) in [
-        (arguments.force, "--force"),
-        (arguments.verify, "--verify"),
-        (arguments.dry_run, "--dry-run"),
-        (arguments.resume, "--resume"),
-        (arguments.common.quiet, "--quiet"),
-    ] {
+    let common = &arguments.common;
+    for &(given, flag) in [(common.quiet, "--quiet")].iter().chain(others) {
         words.extend(given.then(|| flag.to_string()));
     }
-    words.extend((0..arguments.common.verbose).map(|_| "--verbose".to_string()));
-    if arguments.common.device != DeviceChoice::Auto {
-        words.extend(["--device".into(), arguments.common.device.to_string()]);
+    words.extend((0..common.verbose).map(|_| "--verbose".to_string()));
+    if common.device != DeviceChoice::Auto {
+        words.extend(["--device".into(), common.device.to_string()]);
     }
-    if let Some(threads) = arguments.common.threads {
+    if let Some(threads) = common.threads {
         words.extend(["--threads".into(), threads.to_string()]);
     }
     [String::new()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
@@ -211,10 +200,10 @@ mod tests {
 
     #[test]
     fn a_stage_gets_the_flags_of_its_plan() {
-        let mut arguments = StageArgs { runs: "my runs".into(), resume: true, ..StageArgs::default() };
+        let mut arguments = RunArgs { runs: "my runs".into(), ..RunArgs::default() };
         arguments.set.push("run.method=a b".into());
         (arguments.common.verbose, arguments.common.threads) = (2, NonZeroUsize::new(3));
         let expected = " --runs 'my runs' --set 'run.method=a b' --resume --verbose --verbose --threads 3";
-        assert_eq!(shell_flags(&arguments), expected);
+        assert_eq!(shell_flags(&arguments, &[(false, "--force"), (true, "--resume")]), expected);
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use ssdkd_context::{Context, Judgement};
 use ssdkd_shards::Timing;
 use ssdkd_shards::manifest::TIMING_FILE;
-use ssdkd_stage::{RunFolder, StageArgs, State, exit};
+use ssdkd_stage::{RunArgs, RunFolder, State, exit};
 
 use crate::run;
 
@@ -20,7 +20,15 @@ pub struct StatusArgs {
     json: bool,
 
     #[command(flatten)]
-    stage: StageArgs,
+    run: RunArgs,
+
+    /// The round, from 0 [default: all]
+    #[arg(long, value_name = "N")]
+    round: Option<u32>,
+
+    /// Compare all files with their digests before calling anything fresh
+    #[arg(long)]
+    verify: bool,
 }
 
 /// `--json`
@@ -46,13 +54,13 @@ struct Line {
 
 /// Prints a line for each stage and round; with `--quiet` only for those that are not fresh. Needs no lock.
 pub fn status(arguments: &StatusArgs) -> Result<()> {
-    let threads = arguments.stage.common.set_up()?;
-    let mut context = Context::look(&arguments.stage, threads)?;
-    if let Some(round) = arguments.stage.round {
+    let threads = arguments.run.common.set_up()?;
+    let mut context = Context::look(&arguments.run, arguments.verify, threads)?;
+    if let Some(round) = arguments.round {
         context.recipe().check_round(round)?;
     }
     run::all_stages(&mut context)?;
-    let asked = arguments.stage.round;
+    let asked = arguments.round;
     let judged = context.judgements().iter().filter(|judgement| asked.is_none_or(|round| judgement.round == round));
     let stages = judged.map(|judgement| line(context.run(), judgement)).collect::<Vec<_>>();
     let fresh = stages.iter().filter(|line| line.state == "fresh").count();
@@ -60,7 +68,7 @@ pub fn status(arguments: &StatusArgs) -> Result<()> {
     let text = if arguments.json {
         serde_json::to_string_pretty(&status)? + "\n"
     } else {
-        table(&status, arguments.stage.common.quiet)?
+        table(&status, arguments.run.common.quiet)?
     };
     Ok(exit::print(&exit::plain(&text))?)
 }

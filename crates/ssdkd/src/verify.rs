@@ -9,7 +9,7 @@ use clap::Args;
 use ssdkd_context::{Context, SHARD};
 use ssdkd_nn::TeacherCard;
 use ssdkd_stage::exit::{self, Code};
-use ssdkd_stage::{CommonArgs, Damage, RunFolder, StageArgs, StageError};
+use ssdkd_stage::{CommonArgs, Damage, RunArgs, RunFolder, StageError};
 
 use crate::own::count_only_own;
 use crate::run::STAGE_NAMES;
@@ -82,7 +82,7 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
 
 /// Rounds whose shard has images of the newest buffer in it and is not there, which for others is no damage.
 pub fn missing_shards(run: &RunFolder, threads: usize) -> Result<BTreeSet<u32>> {
-    let mut context = Context::look(&StageArgs { recipe: run.root().into(), ..StageArgs::default() }, threads)?;
+    let mut context = Context::look(&RunArgs { recipe: run.root().into(), ..RunArgs::default() }, false, threads)?;
     // What cannot be judged is listed as such.
     let _ = count_only_own(&mut context, threads);
     let Some(last) = context.last_round("balance")? else { return Ok(BTreeSet::new()) };

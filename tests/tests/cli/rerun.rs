@@ -203,8 +203,16 @@ fn who_cannot_be_served_leaves_the_run_as_it_is() {
         scratch.fail(stage, &[&["tiny.toml", "--round", round][..], &other].concat(), 2, &[part]);
     }
     scratch.fail("ssdkd-invert", &[&["tiny.toml", "--force"][..], &other].concat(), 2, &["--round N says which"]);
-    for command in ["report", "evaluate"] {
-        scratch.fail("ssdkd", &[command, "tiny.toml", "--round", "2"], 2, &["is of a whole run", "ssdkd status"]);
+    // What a command has no use for it refuses.
+    for (command, flag) in
+        [("report", "--round=2"), ("evaluate", "--resume"), ("export", "--force"), ("status", "--dry-run")]
+    {
+        scratch.fail(
+            "ssdkd",
+            &[command, "tiny.toml", flag],
+            2,
+            &["unexpected argument", flag.split('=').next().unwrap()],
+        );
     }
     assert_eq!(scratch.artefacts("runs/tiny"), before);
     // The state of the round before is gone.
