@@ -150,6 +150,12 @@ impl Job {
         Ok(Some(bytes.split_off(spent.len())))
     }
 
+    /// Forgets what [`Job::kept`] gave, and its cost, for one who cannot go on from it.
+    pub fn start_over(&mut self) -> Result<()> {
+        self.before = Spent::default();
+        Ok(self.folder.discard_checkpoint()?)
+    }
+
     /// What all processes spent on this so far.
     pub(crate) fn spent(&self) -> Spent {
         Spent {

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use candle_core::{Device, Tensor};
-use ssdkd_context::Job;
 use ssdkd_method::Distiller;
 use ssdkd_nn::{Network, weights};
 use ssdkd_shards::{ObservedRow, Origin, Row, StepRow, tables};
@@ -37,29 +36,26 @@ pub(crate) fn encode(
     Ok(weights::to_safetensors_bytes(&tensors)?)
 }
 
-/// Puts student and optimiser where an interrupted process left them, if one did; the steps it took, and what it observed.
+/// Puts student and optimiser where the process that kept these bytes left them; the steps it took, and what it observed. On an
+/// error they may be anywhere between.
 pub(crate) fn take_up(
-    job: &mut Job,
+    bytes: &[u8],
     student: &Network,
     distiller: &mut Distiller,
 ) -> Result<(Vec<StepRow>, Vec<ObservedRow>)> {
-    let Some(bytes) = job.kept()? else { return Ok(Default::default()) };
-    let mut go_on = || -> Result<_> {
-        let mut tensors = weights::from_safetensors_bytes(&bytes, student.store().device())?;
-        let (steps, observed) = (table(&mut tensors, STEPS)?, table(&mut tensors, OBSERVED)?);
-        let (mut weights, mut state) = (BTreeMap::new(), BTreeMap::new());
-        for (name, tensor) in tensors {
-            if let Some(name) = name.strip_prefix(STUDENT) {
-                weights.insert(name.to_string(), tensor);
-            } else if let Some(name) = name.strip_prefix(STATE) {
-                state.insert(name.to_string(), tensor);
-            }
+    let mut tensors = weights::from_safetensors_bytes(bytes, student.store().device())?;
+    let (steps, observed) = (table(&mut tensors, STEPS)?, table(&mut tensors, OBSERVED)?);
+    let (mut weights, mut state) = (BTreeMap::new(), BTreeMap::new());
+    for (name, tensor) in tensors {
+        if let Some(name) = name.strip_prefix(STUDENT) {
+            weights.insert(name.to_string(), tensor);
+        } else if let Some(name) = name.strip_prefix(STATE) {
+            state.insert(name.to_string(), tensor);
         }
-        student.store().load_tensors(weights)?;
-        distiller.load_state(state)?;
-        Ok((steps, observed))
-    };
-    go_on().context("cannot go on from the checkpoint of this round\nhint: --force starts the round over")
+    }
+    student.store().load_tensors(weights)?;
+    distiller.load_state(state)?;
+    Ok((steps, observed))
 }
 
 fn table<R: Row>(tensors: &mut BTreeMap<String, Tensor>, name: &str) -> Result<Vec<R>> {

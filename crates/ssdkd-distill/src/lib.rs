@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use serde_json::json;
-use ssdkd_context::{Context, Outcome, Plan, Role, STUDENT};
+use ssdkd_context::{Context, Job, Outcome, Plan, Role, STUDENT};
 use ssdkd_method::{Distiller, Trouble};
 use ssdkd_nn::{Network, weights};
 use ssdkd_shards::{ObservedRow, StepRow};
@@ -41,13 +41,8 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let Some(mut job) = context.begin(plan)? else { return Ok(Outcome::Fresh) };
 
     let teacher = context.teacher()?;
-    let (student, mut distiller) = student_and_optimizer(context, round, distilling_round)?;
     let total = settings.steps as u64 * u64::from(rounds);
-
-    let (mut steps, mut observed) = checkpoint::take_up(&mut job, &student, &mut distiller)?;
-    if !steps.is_empty() {
-        tracing::info!("{STAGE} {round:04}: going on after step {} of {}", steps.len(), settings.steps);
-    }
+    let Standing { student, mut distiller, mut steps, mut observed } = standing(context, &mut job, distilling_round)?;
     let progress = context.progress(STAGE, round, settings.steps as u64);
     progress.skip(steps.len() as u64);
     let mut views = Views::new(context, round)?;
@@ -102,6 +97,40 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     context.keep_student(&student_digest, student.clone());
     context.kept().put(PAIR, &(student_digest + &state_digest), (student, distiller));
     Ok(Outcome::Done)
+}
+
+/// How far the training of a round has come.
+struct Standing {
+    student: Rc<Network>,
+    distiller: Distiller,
+    steps: Vec<StepRow>,
+    observed: Vec<ObservedRow>,
+}
+
+/// Where an interrupted process left the round, or else its start.
+fn standing(context: &mut Context, job: &mut Job, distilling_round: u32) -> Result<Standing> {
+    let round = job.round();
+    let kept = job.kept()?;
+    let (student, mut distiller) = student_and_optimizer(context, round, distilling_round)?;
+    let Some(kept) = kept else { return Ok(Standing { student, distiller, steps: vec![], observed: vec![] }) };
+    match checkpoint::take_up(&kept, &student, &mut distiller) {
+        Ok((steps, observed)) => {
+            tracing::info!(
+                "{STAGE} {round:04}: going on after step {} of {}",
+                steps.len(),
+                context.recipe().distill.steps
+            );
+            Ok(Standing { student, distiller, steps, observed })
+        }
+        // Whole and of this work, but in the form of another version.
+        Err(error) => {
+            tracing::warn!("{STAGE} {round:04}: starts over, as its checkpoint cannot be gone on from: {error:#}");
+            job.start_over()?;
+            // Some of it may have been taken up.
+            let (student, distiller) = student_and_optimizer(context, round, distilling_round)?;
+            Ok(Standing { student, distiller, steps: vec![], observed: vec![] })
+        }
+    }
 }
 
 /// The student as the round before left it, or fresh, with its optimiser.

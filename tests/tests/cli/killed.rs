@@ -11,6 +11,9 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::support::Scratch;
 
+/// Bytes at the beginning of a checkpoint: the digest, and what was spent until then.
+const SEAL: usize = 64;
+const COST: usize = 16;
 const STAGES: [&str; 4] = ["invert", "balance", "sample", "distill"];
 
 /// All stages of all rounds as commands, in order: what `make pipeline` runs.
@@ -115,12 +118,20 @@ fn a_round_killed_in_its_middle_goes_on_from_its_checkpoint() {
     assert!(!err.contains("going on"), "{err}");
     let remade = scratch.artefacts("runs/tiny");
 
-    std::fs::remove_dir_all(scratch.path("runs/tiny/distill/0003")).expect("it is removable");
-    std::fs::create_dir_all(checkpoint.parent().expect("a folder")).expect("it can be made");
-    std::fs::write(&checkpoint, kept).expect("it is writable");
-    let (_, err) = scratch.succeed("ssdkd-distill", &stage(&[]));
-    assert!(err.contains("distill 0003: going on after step "), "{err}");
-    assert_eq!(scratch.artefacts("runs/tiny"), remade);
+    // One that another version wrote: whole, but without the cost at its beginning. The round starts over from it.
+    let manifest = std::fs::read(scratch.path("runs/tiny/distill/0003/manifest.json")).expect("a manifest");
+    let manifest = serde_json::from_slice::<serde_json::Value>(&manifest).expect("JSON");
+    let fingerprint = manifest["fingerprint"].as_str().expect("a fingerprint").as_bytes();
+    let state = &kept[SEAL + COST..];
+    let older = [blake3::hash(&[fingerprint, state].concat()).to_hex().as_bytes(), state].concat();
+    for (bytes, said) in [(older, "starts over, as its checkpoint"), (kept, "going on after step ")] {
+        std::fs::remove_dir_all(scratch.path("runs/tiny/distill/0003")).expect("it is removable");
+        std::fs::create_dir_all(checkpoint.parent().expect("a folder")).expect("it can be made");
+        std::fs::write(&checkpoint, bytes).expect("it is writable");
+        let (_, err) = scratch.succeed("ssdkd-distill", &stage(&[]));
+        assert!(err.contains(&format!("distill 0003: {said}")), "{err}");
+        assert_eq!(scratch.artefacts("runs/tiny"), remade);
+    }
     scratch.succeed("ssdkd", &run);
     assert_eq!(scratch.artefacts("runs/tiny"), undisturbed.artefacts("runs/tiny"));
 }
