@@ -44,7 +44,7 @@ pipeline: build ## distil: all stages of all rounds, each stage its own process 
 run: build ## the same in one process, models kept in memory
 	@$(BIN)/ssdkd run $(PIPELINE) $(FLAGS)
 
-invert balance sample distill: build ## rerun one stage of one round (ROUND=n)
+invert balance sample distill: build ## one stage of one round, unless it is fresh (ROUND=n; ARGS=--force)
 	@test -n "$(ROUND)" || { echo "make $@ needs ROUND=n" >&2; exit 2; }
 	@$(BIN)/ssdkd-$@ $(PIPELINE) --round $(ROUND) $(FLAGS)
 
@@ -64,7 +64,7 @@ fmt: ## format the sources
 bench: ## kernels and whole steps on this machine
 	$(CARGO) bench --workspace --bench kernels --bench steps
 
-bench-pytorch: ## whole steps beside PyTorch's, interleaved: a table and target/bench/pytorch.json (ARGS=--help)
+bench-pytorch: ## whole steps and single convolutions beside PyTorch's, interleaved: a table and target/bench/pytorch.json (ARGS=--help)
 	@test -x .venv-bench/bin/python || python3 -m venv .venv-bench
 	@.venv-bench/bin/python -c 'import torch' 2>/dev/null || .venv-bench/bin/pip install --quiet torch numpy
 	$(CARGO) bench --workspace --bench steps --no-run

@@ -38,7 +38,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
     // A temporary file is private by default; what it becomes is an ordinary file, under the user's umask.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = builder.tempfile_in(folder).map_err(failed)?;
+    let file = system::create_temporary(&builder, folder).map_err(failed)?;
     system::write_all(file.as_file(), bytes).and_then(|()| system::sync(file.as_file())).map_err(failed)?;
     system::persist(file, path).map_err(failed)?;
     sync_folder(folder)

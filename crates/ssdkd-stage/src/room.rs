@@ -10,6 +10,7 @@ use ssdkd_shards::Role;
 use crate::atomic::{self, CHECKPOINT_FILE};
 use crate::error::StageError;
 use crate::run_folder::{RunFolder, names_in, parse_round};
+use crate::system;
 
 /// A file or folder that nothing needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +116,7 @@ pub fn remove(removable: &[Removable]) -> Result<u64, StageError> {
         if path.is_dir() {
             atomic::remove_folder(path)?;
         } else {
-            match fs::remove_file(path) {
+            match system::remove_file(path) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 removed => removed.map_err(StageError::write("remove", path))?,
             }

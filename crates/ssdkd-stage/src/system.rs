@@ -1,4 +1,4 @@
-//! What `atomic` asks of the operating system, one function for each request: so that tests can make it refuse any of them.
+//! What `atomic` and `room` ask of the operating system, one function for each request: so that tests can make it refuse any of them.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -42,6 +42,12 @@ pub(crate) fn write_all(mut file: &File, bytes: &[u8]) -> io::Result<()> {
 pub(crate) fn sync(file: &File) -> io::Result<()> {
     refused()?;
     file.sync_all()
+}
+
+/// A file that is not there yet, which is removed again unless it is persisted.
+pub(crate) fn create_temporary(builder: &tempfile::Builder, folder: &Path) -> io::Result<tempfile::NamedTempFile> {
+    refused()?;
+    builder.tempfile_in(folder)
 }
 
 pub(crate) fn persist(file: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
