@@ -163,6 +163,7 @@ fn shards() {
             samples: (0..3).map(sample).collect(),
             pixels: Pixels::from_unit(&values, format),
             teacher_logits: vec![0.5; 6],
+            teacher_masks: None,
         };
         let name = if format == PixelFormat::U8 { "images-u8" } else { "images-f32" };
         save("shard", name, shard.encode().expect("a shard that holds together"));

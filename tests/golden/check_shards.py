@@ -2,7 +2,7 @@
 
     check_shards.py FOLDER
 
-FOLDER holds samples/ (u8 image shards), floats.parquet (an f32 one), buffer.parquet and expected.json. The test
+FOLDER holds samples/ (u8 image shards), floats.parquet (an f32 one with masks), buffer.parquet and expected.json. The test
 `arrow_tools_read_the_files` of ssdkd-shards makes it and runs this. Exit code 77: a package is missing.
 """
 
@@ -45,8 +45,11 @@ check("pyarrow: class names", json.loads(metadata["ssdkd.class_names"]), expecte
 check("pyarrow: normalisation", json.loads(metadata["ssdkd.normalisation"])["mean"], [0.5, 0.4, 0.3])
 logits = table.column("teacher_logits").combine_chunks().flatten().to_numpy()
 check("pyarrow: logits", float(logits.astype("float64").sum()), expected["logit_sum"])
-floats = pq.read_table(folder / "floats.parquet").column("image").combine_chunks().to_numpy_ndarray()
+table = pq.read_table(folder / "floats.parquet")
+floats = table.column("image").combine_chunks().to_numpy_ndarray()
 check("pyarrow: f32 images", float(floats.astype("float64").sum()), expected["unit_sum"])
+masks = table.column("teacher_mask").combine_chunks().to_numpy_ndarray()
+check("pyarrow: masks", (masks.shape, int(masks.sum())), ((600, 4, 5), expected["mask_sum"]))
 
 # DuckDB: the folder as one table, and the buffer joined with it.
 query = f"""

@@ -57,6 +57,40 @@ class ResNet(nn.Module):
         return features, getattr(self, self.head)(features)
 
 
+class Pyramid:
+    """Of a backbone that labels pixels: what takes the last map of each group to scores of every pixel."""
+
+    def label_pixels(self, widths, classes):
+        width = 2 * widths[0]
+        for group, channels in enumerate(widths):
+            self.add_module(f"lateral{group + 1}", nn.Conv2d(channels, width, 1))
+        self.smooth = nn.Sequential(conv3x3(width, width), nn.BatchNorm2d(width))
+        self.score = nn.Conv2d(width, classes, 1)
+
+    def scores(self, maps):
+        """Features, and a row of logits for each pixel."""
+        above = 0
+        for group in reversed(range(len(maps))):
+            above = getattr(self, f"lateral{group + 1}")(maps[group]) + above
+            above = F.interpolate(above, scale_factor=2) if group else above
+        logits = self.score(F.relu(self.smooth(above)))
+        return maps[-1].mean((2, 3)), logits.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+class PixelResNet(ResNet, Pyramid):
+    def __init__(self, widths, blocks, shortcut, classes):
+        super().__init__(widths, blocks, shortcut, "linear", classes)
+        del self.linear
+        self.label_pixels(widths, classes)
+
+    def forward(self, x):
+        x, maps = F.relu(self.bn1(self.conv1(x))), []
+        for group in range(self.groups):
+            x = getattr(self, f"layer{group + 1}")(x)
+            maps.append(x)
+        return self.scores(maps)
+
+
 class WideBlock(nn.Module):
     def __init__(self, inputs, outputs, stride):
         super().__init__()
@@ -65,7 +99,7 @@ class WideBlock(nn.Module):
         self.convShortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x):
-        y = F.relu(self.bn1(x))
+        self.activated = y = F.relu(self.bn1(x))
         shortcut = x if self.convShortcut is None else self.convShortcut(y)
         return shortcut + self.conv2(F.relu(self.bn2(self.conv1(y))))
 
@@ -95,6 +129,19 @@ class WideResNet(nn.Module):
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         features = F.relu(self.bn1(x)).mean((2, 3))
         return features, self.fc(features)
+
+
+class PixelWideResNet(WideResNet, Pyramid):
+    def __init__(self, depth, width, classes):
+        super().__init__(depth, width, classes)
+        del self.fc
+        self.label_pixels([16 * width, 32 * width, 64 * width], classes)
+
+    def forward(self, x):
+        x = self.block3(self.block2(self.block1(self.conv1(x))))
+        # A group's map is what the next one's first activation made of its sum.
+        maps = [self.block2.layer[0].activated, self.block3.layer[0].activated, F.relu(self.bn1(x))]
+        return self.scores(maps)
 
 
 class Vgg11(nn.Module):
@@ -143,6 +190,10 @@ class Generator(nn.Module):
 
 def cifar(depth, shortcut="A", head="linear", classes=10):
     return ResNet([16, 32, 64], [(depth - 2) // 6] * 3, shortcut, head, classes)
+
+
+def pixel_cifar(depth, shortcut="A", classes=10):
+    return PixelResNet([16, 32, 64], [(depth - 2) // 6] * 3, shortcut, classes)
 
 
 def wide_stem(blocks, classes=10):

@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from networks import Generator, Vgg11, WideResNet, cifar, wide_stem
+from networks import Generator, PixelWideResNet, Vgg11, WideResNet, cifar, pixel_cifar, wide_stem
 from safetensors.torch import save_file
 from torch import nn
 
@@ -77,6 +77,8 @@ for name, net in {
     "wrn-40-1": WideResNet(40, 1, 10),
     "wrn-40-2": WideResNet(40, 2, 10),
     "vgg11": Vgg11(10),
+    "fpn-resnet20": pixel_cifar(20),
+    "fpn-wrn-40-2": PixelWideResNet(40, 2, 10),
     "generator": Generator(256, 64, 32, 3),
 }.items():
     counts = [sum(p.numel() for p in net.parameters()), len(net.state_dict())]
@@ -87,6 +89,11 @@ for name, net in {
 
 SIZE, BATCH, CLASSES = 16, 4, 7
 TARGETS = torch.tensor([3, 0, 6, 2])
+
+
+def targets(logits):
+    """The class of each image, for all of its rows."""
+    return TARGETS.repeat_interleave(len(logits) // BATCH)
 
 
 def norms(net):
@@ -104,6 +111,8 @@ for name, net in {
     "wrn-16-1": WideResNet(16, 1, CLASSES),
     "wrn-16-2": WideResNet(16, 2, CLASSES),
     "vgg11": Vgg11(CLASSES),
+    "fpn-resnet8": pixel_cifar(8, classes=CLASSES),
+    "fpn-wrn-16-1": PixelWideResNet(16, 1, CLASSES),
 }.items():
     with torch.no_grad():
         fill(net)
@@ -123,7 +132,7 @@ for name, net in {
             variance = taps[module].var((0, 2, 3), unbiased=False)
             distances[path] = (mean - module.running_mean).norm() + (variance - module.running_var).norm()
     keep(f"{name}.taps", torch.stack(sorted(distances.values())))
-    (F.cross_entropy(logits, TARGETS) + 0.1 * sum(distances.values())).backward()
+    (F.cross_entropy(logits, targets(logits)) + 0.1 * sum(distances.values())).backward()
     keep(f"{name}.inverted", summary(leaf.grad))
     net.zero_grad()
     for hook in hooks:
@@ -132,7 +141,7 @@ for name, net in {
     net.train()
     leaf = images.clone().requires_grad_()
     _, logits = net(leaf.permute(0, 3, 1, 2))
-    loss = F.cross_entropy(logits, TARGETS)
+    loss = F.cross_entropy(logits, targets(logits))
     loss.backward()
     keep(f"{name}.train.logits", logits)
     keep(f"{name}.train.loss", loss[None])

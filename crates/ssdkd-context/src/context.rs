@@ -127,6 +127,15 @@ impl Context {
         let architecture = architecture.map_err(|error| StageError::Usage(format!("student.architecture: {error}")))?;
         let card = TeacherCard::load(&card_path).map_err(card_error)?;
         let deeper = card.architecture;
+        if architecture.task != deeper.task {
+            let like = Architecture { task: deeper.task, ..architecture };
+            return Err(StageError::Usage(format!(
+                "student.architecture is {architecture}, and the teacher is a {deeper}: one labels images and the other pixels\n\
+                 hint: set student.architecture to {like}"
+            ))
+            .into());
+        }
+        recipe.invert.check_teacher(deeper).map_err(StageError::Usage)?;
         if recipe.student.start == Start::Teacher && !architecture.is_shallower_than(&deeper) {
             return Err(StageError::Usage(format!(
                 "student.start is \"teacher\", but a {architecture} is not a {deeper} with fewer blocks\n\

@@ -6,9 +6,8 @@ use rayon::prelude::*;
 
 use crate::{DataError, Dataset};
 
-/// Resizes every image bilinearly (averaging where it shrinks) and turns gray into colour or colour into gray.
-///
-/// Masks are dropped: a resized mask would no longer agree with its image.
+/// Resizes every image bilinearly (averaging where it shrinks) and turns gray into colour or colour into gray. Of a mask each
+/// pixel is the nearest of before: between two classes there is none.
 pub(crate) fn adapt(dataset: Dataset, shape: [usize; 3]) -> Result<Dataset, DataError> {
     if dataset.shape() == shape {
         return Ok(dataset);
@@ -23,7 +22,20 @@ pub(crate) fn adapt(dataset: Dataset, shape: [usize; 3]) -> Result<Dataset, Data
         .into_par_iter()
         .map(|index| convert(dataset.image(index), from, shape))
         .collect::<Result<Vec<_>, _>>()?;
-    Dataset::new(shape, converted.concat(), dataset.labels().to_vec(), dataset.class_names().to_vec())
+    let adapted = Dataset::new(shape, converted.concat(), dataset.labels().to_vec(), dataset.class_names().to_vec())?;
+    let masks = |index| dataset.mask(index).map(|mask| nearest(mask, [from[1], from[2]], [shape[1], shape[2]]));
+    match (0..dataset.len()).map(masks).collect::<Option<Vec<_>>>() {
+        Some(masks) if dataset.masks().is_some() => adapted.with_masks(masks.concat()),
+        _ => Ok(adapted),
+    }
+}
+
+/// A mask (H, W) at another size.
+pub(crate) fn nearest(mask: &[u8], [height, width]: [usize; 2], to: [usize; 2]) -> Vec<u8> {
+    // The middle of the new pixel, in pixels of before.
+    let place = |at: usize, from: usize, to: usize| (2 * at + 1) * from / (2 * to);
+    let row = |y: usize| &mask[place(y, height, to[0]) * width..][..width];
+    (0..to[0]).flat_map(|y| (0..to[1]).map(move |x| row(y)[place(x, width, to[1])])).collect()
 }
 
 /// One image, (C, H, W) to (C', H', W').
@@ -91,6 +103,17 @@ mod tests {
     fn enlarging_interpolates() {
         let ramp = convert(&[0, 100], [1, 1, 2], [1, 1, 4]).unwrap();
         assert_eq!(ramp, [0, 25, 75, 100]);
+    }
+
+    #[test]
+    fn masks_keep_their_classes() {
+        assert_eq!(nearest(&[1, 2, 3, 4], [2, 2], [4, 4]), [1, 1, 2, 2, 1, 1, 2, 2, 3, 3, 4, 4, 3, 3, 4, 4]);
+        assert_eq!(nearest(&[1, 2, 3, 4, 5, 6], [2, 3], [1, 1]), [5]);
+        let names = ["a", "b"].map(String::from).to_vec();
+        let masked =
+            Dataset::new([1, 2, 2], vec![9; 4], vec![1], names).unwrap().with_masks(vec![0, 1, 0, 255]).unwrap();
+        let larger = adapt(masked, [3, 2, 4]).unwrap();
+        assert_eq!((larger.shape(), larger.masks()), ([3, 2, 4], Some(&[0, 0, 1, 1, 0, 0, 255, 255][..])));
     }
 
     #[test]

@@ -23,6 +23,9 @@ impl std::fmt::Display for Split {
 /// Most classes a data set may have: labels from a file are checked against it before anything is sized by them.
 pub(crate) const MAX_CLASSES: usize = 65_536;
 
+/// In a mask: a pixel that is of no class and counts nowhere, as in the masks of Pascal VOC and Cityscapes.
+pub const UNLABELLED: u8 = 255;
+
 /// Labelled images of one shape, 8 bit, each stored channel by channel (C, H, W).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dataset {
@@ -61,18 +64,21 @@ impl Dataset {
         Ok(Self { shape, images, labels, class_names, masks: None })
     }
 
-    /// Adds a mask to each image: (N, H, W), 0 for background, class + 1 inside the thing that the label names.
+    /// Adds a mask to each image: (N, H, W), the class of each pixel, or [`UNLABELLED`].
     ///
     /// # Errors
-    /// A length that does not agree, or a value above the number of classes.
+    /// A length that does not agree, or a value that is no class.
     pub fn with_masks(mut self, masks: Vec<u8>) -> Result<Self, DataError> {
         let [_, height, width] = self.shape;
         if masks.len() != self.len() * height * width {
             let what = format!("{} bytes of masks for {} images of {height}×{width}", masks.len(), self.len());
             return Err(DataError::Invalid { what });
         }
-        if masks.iter().any(|&value| usize::from(value) > self.classes()) {
-            return Err(DataError::Invalid { what: "a mask value above the number of classes".into() });
+        let stray = |value: &u8| *value != UNLABELLED && usize::from(*value) >= self.classes();
+        if let Some(at) = masks.iter().position(stray) {
+            let (image, value) = (at / (height * width), masks[at]);
+            let what = format!("the mask of image {image} holds {value}, of {} classes", self.classes());
+            return Err(DataError::Invalid { what });
         }
         self.masks = Some(masks);
         Ok(self)
@@ -154,16 +160,20 @@ impl Dataset {
         }
     }
 
-    /// The classes numbered as in `names`, where each of them is there by name; else as they are.
+    /// The classes numbered as in `names`, where each of them is there by name; else as they are, and where masks cannot
+    /// name so many.
     #[must_use]
     pub fn numbered_as(mut self, names: &[String]) -> Self {
         let place = |name: &String| Some(names.iter().position(|other| other == name)? as u32);
         let Some(places) = self.class_names.iter().map(place).collect::<Option<Vec<_>>>() else { return self };
+        if self.masks.is_some() && names.len() > usize::from(UNLABELLED) {
+            return self; // a mask has no number for so many
+        }
         for label in &mut self.labels {
             *label = places[*label as usize];
         }
-        for value in self.masks.iter_mut().flatten().filter(|value| **value > 0) {
-            *value = (places[usize::from(*value) - 1] + 1) as u8;
+        for value in self.masks.iter_mut().flatten().filter(|value| **value != UNLABELLED) {
+            *value = places[usize::from(*value)] as u8;
         }
         self.class_names = names.to_vec();
         self
@@ -205,7 +215,7 @@ impl Dataset {
             .unzip()
     }
 
-    /// blake3 over shape, labels and pixels: names the data in cards and reports. Class names and masks do not count.
+    /// blake3 over shape, labels, pixels and masks: names the data in cards and reports. Class names do not count.
     pub fn digest(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_derive_key("ssdkd data set v1");
         for side in self.shape {
@@ -215,6 +225,7 @@ impl Dataset {
             hasher.update(&label.to_le_bytes());
         }
         hasher.update(&self.images);
+        hasher.update(self.masks().unwrap_or_default());
         hasher.finalize()
     }
 }
@@ -232,11 +243,11 @@ mod tests {
     fn classes_are_numbered_by_their_names() {
         let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         let pets = Dataset::new([1, 1, 1], vec![7, 8, 9], vec![0, 1, 1], names(&["cat", "dog"])).unwrap();
-        let pets = pets.with_masks(vec![0, 1, 2]).unwrap();
+        let pets = pets.with_masks(vec![0, 1, UNLABELLED]).unwrap();
         let all = names(&["dog", "bird", "cat"]);
         let numbered = pets.clone().numbered_as(&all);
         assert_eq!((numbered.labels(), numbered.class_names()), (&[2, 0, 0][..], &all[..]));
-        assert_eq!(numbered.masks(), Some(&[0, 3, 1][..]));
+        assert_eq!(numbered.masks(), Some(&[2, 0, UNLABELLED][..]));
         assert_eq!(pets.clone().numbered_as(&names(&["dog", "bird"])), pets);
     }
 
@@ -280,15 +291,19 @@ mod tests {
             assert!(message.contains(part), "{message}");
         }
         assert!(two().with_masks(vec![0; 3]).unwrap_err().to_string().contains("3 bytes of masks"));
-        assert!(two().with_masks(vec![9; 4]).unwrap_err().to_string().contains("mask value"));
+        let message = two().with_masks(vec![0, 2, UNLABELLED, 3]).unwrap_err().to_string();
+        assert!(message.contains("the mask of image 1 holds 3, of 3 classes"), "{message}");
     }
 
     #[test]
-    fn the_digest_sees_labels_and_pixels() {
-        let change =
-            |image: u8, label: u32| Dataset::new([1, 1, 1], vec![image], vec![label], numbered(2)).unwrap().digest();
+    fn the_digest_sees_labels_pixels_and_masks() {
+        let dataset = |image: u8, label: u32| Dataset::new([1, 1, 1], vec![image], vec![label], numbered(2)).unwrap();
+        let change = |image, label| dataset(image, label).digest();
         assert_eq!(change(1, 0), change(1, 0));
         assert_ne!(change(1, 0), change(2, 0));
         assert_ne!(change(1, 0), change(1, 1));
+        let masked = |value| dataset(1, 0).with_masks(vec![value]).unwrap().digest();
+        assert_ne!(masked(0), masked(1));
+        assert_ne!(masked(0), change(1, 0));
     }
 }

@@ -20,7 +20,7 @@ fn split_names(split: Split) -> &'static [&'static str] {
     }
 }
 
-fn split_folder(folder: &Path, split: Split) -> Option<PathBuf> {
+pub(crate) fn split_folder(folder: &Path, split: Split) -> Option<PathBuf> {
     split_names(split).iter().map(|name| folder.join(name)).find(|path| path.is_dir())
 }
 
@@ -99,12 +99,12 @@ pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) ->
     Dataset::new(shape, images, files.into_iter().map(|(_, label)| label).collect(), names)
 }
 
-fn is_image(path: &Path) -> bool {
+pub(crate) fn is_image(path: &Path) -> bool {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
     ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) && path.is_file()
 }
 
-fn open(path: &Path) -> Result<DynamicImage, DataError> {
+pub(crate) fn open(path: &Path) -> Result<DynamicImage, DataError> {
     let bytes = read::rest(path, read::open(path)?)?;
     decode(path, &bytes)
 }

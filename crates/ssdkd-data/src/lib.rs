@@ -13,12 +13,13 @@ mod dataset;
 mod error;
 mod folder;
 mod idx;
+mod masked;
 mod open;
 mod read;
 pub mod shapes;
 mod table;
 
-pub use dataset::{Dataset, Split};
+pub use dataset::{Dataset, Split, UNLABELLED};
 pub use error::DataError;
 pub use open::{look_for, open};
 pub use read::MAX_BYTES;

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use crate::{DataError, Dataset, Split, adapt, cifar, folder, idx, shapes, table};
+use crate::{DataError, Dataset, Split, adapt, cifar, folder, idx, masked, shapes, table};
 
 /// Everything that [`open`] knows, for the message when nothing fits.
 const LOOKED_FOR: &str = "data_batch_1.bin … test_batch.bin (CIFAR-10), train.bin and test.bin (CIFAR-100), \
-    train-images-idx3-ubyte (MNIST and its relatives), train/CLASS/*.png and test/CLASS/*.png (image folder), *.parquet";
+    train-images-idx3-ubyte (MNIST and its relatives), train/CLASS/*.png and test/CLASS/*.png (image folder), \
+    train/images and train/masks (images with masks), *.parquet";
 
-/// Opens a split of `spec`: `shapes`, `shapes:SEED`, or the path of a folder or a `.parquet` file.
+/// Opens a split of `spec`: `shapes[:SEED]`, `shapes-masks[:SEED]`, or the path of a folder or a `.parquet` file.
 ///
 /// With `adapt_to` = \[C, H, W\] every image is brought into the shape a model takes: resized bilinearly, gray repeated over the
 /// channels, colour turned to gray. Without it images keep the shape they have.
@@ -21,15 +22,13 @@ pub fn open(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Da
     {
         return Err(DataError::Invalid { what: format!("images cannot be brought into the shape {shape:?}") });
     }
-    let dataset = match shapes_seed(spec)? {
-        Some(seed) => shapes::generate(
-            seed,
-            split,
-            match split {
-                Split::Train => shapes::TRAIN_IMAGES,
-                Split::Test => shapes::TEST_IMAGES,
-            },
-        ),
+    let count = match split {
+        Split::Train => shapes::TRAIN_IMAGES,
+        Split::Test => shapes::TEST_IMAGES,
+    };
+    let dataset = match drawn(spec)? {
+        Some((SHAPES_MASKS, seed)) => shapes::generate_masked(seed, split, count),
+        Some((_, seed)) => shapes::generate(seed, split, count),
         None => read(Path::new(spec), split, adapt_to)?,
     };
     if dataset.is_empty() {
@@ -47,11 +46,12 @@ pub fn open(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Da
 /// # Errors
 /// As [`open`] says of a specification that makes no sense, of nothing at a path, of an unknown format and of a missing file.
 pub fn look_for(spec: &str, split: Split) -> Result<(), DataError> {
-    match shapes_seed(spec)? {
+    match drawn(spec)? {
         Some(_) => Ok(()),
         None => match recognise(Path::new(spec))? {
             Format::Cifar(found) => cifar::files(&found, split).map(drop),
             Format::Idx => idx::files(Path::new(spec), split).map(drop),
+            Format::Masked => masked::files(Path::new(spec), split).map(drop),
             Format::Folder => folder::files(Path::new(spec), split).map(drop),
             Format::Tables(tables) => tables.of(Path::new(spec), split).map(drop),
             Format::Table => Ok(()),
@@ -59,20 +59,23 @@ pub fn look_for(spec: &str, split: Split) -> Result<(), DataError> {
     }
 }
 
-/// The seed of `shapes[:seed]`, or `None` for a path.
-fn shapes_seed(spec: &str) -> Result<Option<u64>, DataError> {
-    let spec_error =
-        |what: &str, hint: &str| DataError::Spec { spec: spec.into(), what: what.into(), hint: hint.into() };
+const SHAPES: &str = "shapes";
+const SHAPES_MASKS: &str = "shapes-masks";
+
+/// Which drawn data set it is, and its seed: `NAME` or `NAME:SEED`; `None` for a path.
+fn drawn(spec: &str) -> Result<Option<(&'static str, u64)>, DataError> {
+    let spec_error = |what: String, hint: String| DataError::Spec { spec: spec.into(), what, hint };
     if spec.is_empty() {
-        return Err(spec_error("it is empty", "give a path, or `shapes` for the procedural data set"));
+        return Err(spec_error("it is empty".into(), "give a path, or `shapes` for the procedural data set".into()));
     }
-    match spec.split_once(':') {
-        None if spec == "shapes" => Ok(Some(0)),
-        Some(("shapes", seed)) => match seed.parse() {
-            Ok(seed) => Ok(Some(seed)),
-            Err(_) => Err(spec_error("the part after `shapes:` is the seed, a whole number", "for example shapes:0")),
-        },
-        _ => Ok(None),
+    let (name, seed) = spec.split_once(':').unwrap_or((spec, "0"));
+    let Some(name) = [SHAPES, SHAPES_MASKS].into_iter().find(|known| *known == name) else { return Ok(None) };
+    match seed.parse() {
+        Ok(seed) => Ok(Some((name, seed))),
+        Err(_) => Err(spec_error(
+            format!("the part after `{name}:` is the seed, a whole number"),
+            format!("for example {name}:0"),
+        )),
     }
 }
 
@@ -82,6 +85,7 @@ enum Format {
     Tables(table::Tables),
     Cifar(cifar::Found),
     Idx,
+    Masked,
     Folder,
 }
 
@@ -103,6 +107,9 @@ fn recognise(path: &Path) -> Result<Format, DataError> {
         if idx::recognise(path) {
             return Ok(Format::Idx);
         }
+        if masked::recognise(path) {
+            return Ok(Format::Masked);
+        }
         if folder::recognise(path) {
             return Ok(Format::Folder);
         }
@@ -119,6 +126,7 @@ fn read(path: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Datas
         Format::Tables(tables) => table::load(&tables.of(path, split)?, adapt_to),
         Format::Cifar(found) => cifar::load(&found, split),
         Format::Idx => idx::load(path, split),
+        Format::Masked => masked::load(path, split, adapt_to),
         Format::Folder => folder::load(path, split, adapt_to),
     }
 }

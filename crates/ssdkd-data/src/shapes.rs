@@ -31,8 +31,29 @@ pub const TEST_IMAGES: usize = 5_000;
 pub const CLASS_NAMES: [&str; 10] =
     ["disc", "ring", "square", "triangle", "star", "cross", "crescent", "heart", "arrow", "bolt"];
 
-/// Draws the first `count` images of a split, with their masks. Classes take turns, so any first part is balanced.
+/// What is around a figure, before the figures among the classes of pixels.
+pub const BACKGROUND: &str = "background";
+
+/// Draws the first `count` images of a split. Classes take turns, so any first part is balanced.
 pub fn generate(seed: u64, split: Split, count: usize) -> Dataset {
+    let (images, _) = draw(seed, split, count);
+    let labels = (0..count).map(|index| (index % CLASS_NAMES.len()) as u32).collect();
+    Dataset::new([3, SIDE, SIDE], images, labels, CLASS_NAMES.map(String::from).to_vec())
+        .expect("lengths and labels follow from `count`")
+}
+
+/// The same images, with a class for each pixel: [`BACKGROUND`], or behind it the figure's.
+pub fn generate_masked(seed: u64, split: Split, count: usize) -> Dataset {
+    let (images, masks) = draw(seed, split, count);
+    let labels = (0..count).map(|index| (index % CLASS_NAMES.len()) as u32 + 1).collect();
+    let names = std::iter::once(BACKGROUND).chain(CLASS_NAMES).map(String::from).collect();
+    Dataset::new([3, SIDE, SIDE], images, labels, names)
+        .and_then(|dataset| dataset.with_masks(masks))
+        .expect("lengths, labels and masks follow from `count`")
+}
+
+/// Images (N, C, H, W) and masks (N, H, W): 0 around the figure, 1 + its class inside.
+fn draw(seed: u64, split: Split, count: usize) -> (Vec<u8>, Vec<u8>) {
     const PIXELS: usize = SIDE * SIDE;
     let mut images = vec![0; count * 3 * PIXELS];
     let mut masks = vec![0; count * PIXELS];
@@ -43,11 +64,7 @@ pub fn generate(seed: u64, split: Split, count: usize) -> Dataset {
             Scene::random(&mut rng, class).render(&mut rng, image, mask);
         },
     );
-    let labels = (0..count).map(|index| (index % CLASS_NAMES.len()) as u32).collect();
-    let names = CLASS_NAMES.map(String::from).to_vec();
-    Dataset::new([3, SIDE, SIDE], images, labels, names)
-        .and_then(|dataset| dataset.with_masks(masks))
-        .expect("lengths and labels follow from `count`")
+    (images, masks)
 }
 
 #[cfg(test)]
@@ -67,7 +84,7 @@ mod tests {
     fn threads_and_length_change_nothing() {
         let within = |threads, count| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| generate(3, Split::Test, count))
+            pool.install(|| generate_masked(3, Split::Test, count))
         };
         let (one, three) = (within(1, 60), within(3, 90));
         assert_eq!(one.images(), &three.images()[..one.images().len()]);
@@ -81,10 +98,11 @@ mod tests {
 
     #[test]
     fn the_mask_holds_the_figure_and_only_its_class() {
-        let dataset = generate(5, Split::Train, 300);
+        let dataset = generate_masked(5, Split::Train, 300);
+        assert_eq!(dataset.images(), generate(5, Split::Train, 300).images());
         for index in 0..dataset.len() {
             let mask = dataset.mask(index).unwrap();
-            let inside = dataset.label(index) as u8 + 1;
+            let inside = dataset.label(index) as u8;
             assert!(mask.iter().all(|&value| value == 0 || value == inside), "image {index}");
             let area = mask.iter().map(|&value| usize::from(value == inside)).sum::<usize>();
             assert!((35..700).contains(&area), "image {index} ({}) has {area} pixels", dataset.label(index));
@@ -94,7 +112,7 @@ mod tests {
     /// The figure differs in colour from what surrounds it: otherwise the mask is somewhere else than the figure.
     #[test]
     fn the_mask_agrees_with_the_image() {
-        let dataset = generate(5, Split::Test, 500);
+        let dataset = generate_masked(5, Split::Test, 500);
         let mean = |image: &[u8], mask: &[u8], inside: bool| {
             let chosen = (0..mask.len()).filter(|&at| (mask[at] != 0) == inside).collect::<Vec<_>>();
             [0, 1, 2].map(|c| {

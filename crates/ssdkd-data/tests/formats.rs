@@ -498,7 +498,13 @@ fn what_is_there_is_found_without_reading_an_image() {
         assert!(missing.contains("is missing") && missing.contains("hint:"), "{missing}");
     }
     look_for("shapes:3", Split::Test).unwrap();
-    for (spec, part) in [("shapes:x", "whole number"), ("/nowhere/at/all", "is missing"), ("", "it is empty")] {
+    look_for("shapes-masks", Split::Test).unwrap();
+    for (spec, part) in [
+        ("shapes:x", "whole number"),
+        ("shapes-masks:", "for example shapes-masks:0"),
+        ("/nowhere/at/all", "is missing"),
+        ("", "it is empty"),
+    ] {
         let error = look_for(spec, Split::Test).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
@@ -512,5 +518,8 @@ fn shapes_open_by_name() {
     let test = open("shapes:4", Split::Test, None).unwrap();
     assert_eq!((test.len(), test.shape(), test.classes()), (shapes::TEST_IMAGES, [3, 32, 32], 10));
     assert_eq!(test.image(99), shapes::generate(4, Split::Test, 100).image(99));
-    assert!(test.masks().is_some());
+    assert!(test.masks().is_none());
+    let masked = open("shapes-masks:4", Split::Test, None).unwrap();
+    assert_eq!((masked.images(), masked.classes()), (test.images(), 11));
+    assert_eq!(masked.mask(99), shapes::generate_masked(4, Split::Test, 100).mask(99));
 }

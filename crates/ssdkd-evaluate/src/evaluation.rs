@@ -1,39 +1,63 @@
-//! What is measured of a network on labelled images.
+//! What is measured of a network on labelled images, or on images with labelled pixels.
 
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 
 use candle_core::{Result, Tensor, bail};
 use serde::Serialize;
-use ssdkd_data::Dataset;
-use ssdkd_nn::Network;
+use ssdkd_data::{Dataset, UNLABELLED};
+use ssdkd_nn::{Architecture, Network, Task};
 
 /// Logits are looked at this deep for `top5`.
 const TOP: usize = 5;
 
-/// What a network does on a data set.
+/// What a network does on a data set. *Items* are its images, or where the network labels pixels those that are of a class.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Evaluation {
     /// Images measured.
     pub images: usize,
-    /// Share of them whose label has the largest logit.
+    /// Share of the items whose label has the largest logit.
     pub top1: f64,
-    /// Share of them whose label is among the five largest logits.
+    /// Share of the items whose label is among the five largest logits.
     pub top5: f64,
+    /// Where pixels are labelled, the mean over classes of |label ∩ prediction| / |label ∪ prediction|, pixels of all images
+    /// together; a class that neither has does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean_iou: Option<f64>,
     /// Mean cross-entropy with the labels, nats.
     pub loss: f64,
-    /// Share of them that the teacher puts into the same class, right or wrong; `None` if no teacher was given.
+    /// Share of the items that the teacher puts into the same class, right or wrong; `None` if no teacher was given.
     pub agreement: Option<f64>,
     /// What the classes are called.
     pub class_names: Vec<String>,
-    /// Images by label (row) and predicted class (column).
+    /// Items by label (row) and predicted class (column).
     pub confusion: Vec<Vec<u64>>,
+}
+
+/// Whether a network of this architecture can learn from a data set, or be measured on it: labels pixels where that has masks, and
+/// images where it has none.
+///
+/// # Errors
+/// Where one is of images and the other of pixels; the error names both.
+pub fn check_task(architecture: Architecture, dataset: &Dataset) -> Result<()> {
+    match (architecture.task, dataset.masks().is_some()) {
+        (Task::Images, false) | (Task::Pixels, true) => Ok(()),
+        (Task::Pixels, false) => bail!(
+            "a {architecture} labels pixels, and the data set has no masks to compare with\n\
+             hint: take a data set with masks, such as shapes-masks"
+        ),
+        (Task::Images, true) => {
+            let pixels = Architecture { task: Task::Pixels, ..architecture };
+            bail!("a {architecture} labels images, and the data set has a mask for each\nhint: take a {pixels}")
+        }
+    }
 }
 
 /// Measures `network` on all images of `dataset`, `batch` at a time.
 ///
 /// # Errors
-/// If the data set has another shape or more classes than the network, or the network gives numbers that are not finite.
+/// If the data set has another shape or more classes than the network or [another task](check_task), or the network gives numbers
+/// that are not finite.
 pub fn evaluate(network: &Network, dataset: &Dataset, batch: usize) -> Result<Evaluation> {
     evaluate_beside(network, None, dataset, batch, |_| Ok(()))
 }
@@ -46,18 +70,27 @@ pub fn evaluate_beside(
     batch: usize,
     mut after_batch: impl FnMut(usize) -> Result<()>,
 ) -> Result<Evaluation> {
+    check_task(network.spec().architecture, dataset)?;
     let mut tally = Tally::new(network.classes(), dataset)?;
+    let rows = network.rows_per_image();
     let [channels, height, width] = dataset.shape();
     let indices = (0..dataset.len()).collect::<Vec<_>>();
     for indices in indices.chunks(batch.max(1)) {
         let images = dataset.gather(indices);
         let images = Tensor::from_vec(images, (indices.len(), height, width, channels), network.store().device())?;
-        let logits = network.logits(&images)?.to_vec2::<f32>()?; // (B, K)
+        let logits = network.logits(&images)?.to_vec2::<f32>()?; // (B, K), or a row for each pixel
         let teacher_logits = teacher.map(|teacher| teacher.logits(&images)?.to_vec2::<f32>()).transpose()?;
-        for (at, (&index, logits)) in indices.iter().zip(&logits).enumerate() {
-            let teacher_logits = teacher_logits.as_ref().map(|logits| logits[at].as_slice());
-            tally.add(dataset.label(index) as usize, logits, teacher_logits)?;
+        let label = |row: usize| match dataset.mask(indices[row / rows]) {
+            Some(mask) => Some(mask[row % rows]).filter(|&class| class != UNLABELLED).map(usize::from),
+            None => Some(dataset.label(indices[row]) as usize),
+        };
+        for (row, logits) in logits.iter().enumerate() {
+            let teacher_logits = teacher_logits.as_ref().map(|logits| logits[row].as_slice());
+            if let Some(label) = label(row) {
+                tally.add(label, logits, teacher_logits)?;
+            }
         }
+        tally.images += indices.len();
         after_batch(tally.images)?;
     }
     Ok(tally.finish())
@@ -66,6 +99,9 @@ pub fn evaluate_beside(
 /// The sums behind an [`Evaluation`].
 struct Tally {
     images: usize,
+    items: u64,
+    /// Whether these are pixels.
+    pixels: bool,
     in_top5: u64,
     loss: f64,
     agreeing: Option<u64>,
@@ -85,15 +121,17 @@ impl Tally {
         let mut class_names = dataset.class_names().to_vec();
         class_names.extend((class_names.len()..classes).map(|class| class.to_string()));
         let confusion = vec![vec![0; classes]; classes];
-        Ok(Self { images: 0, in_top5: 0, loss: 0.0, agreeing: None, class_names, confusion })
+        let pixels = dataset.masks().is_some();
+        Ok(Self { images: 0, items: 0, pixels, in_top5: 0, loss: 0.0, agreeing: None, class_names, confusion })
     }
 
     fn add(&mut self, label: usize, logits: &[f32], teacher_logits: Option<&[f32]>) -> Result<()> {
         if logits.iter().any(|logit| !logit.is_finite()) {
-            bail!("the network gives logits that are not finite on image {}", self.images);
+            let item = if self.pixels { "pixel" } else { "image" };
+            bail!("the network gives logits that are not finite on {item} {}", self.items);
         }
         let predicted = largest(logits);
-        self.images += 1;
+        self.items += 1;
         self.confusion[label][predicted] += 1;
         // Of equal logits the earlier class comes first, as in `largest`.
         let above = |class: usize| match logits[class].partial_cmp(&logits[label]) {
@@ -111,18 +149,38 @@ impl Tally {
     }
 
     fn finish(self) -> Evaluation {
-        let share = |count: u64| count as f64 / self.images.max(1) as f64;
+        let items = self.items.max(1) as f64;
+        let share = |count: u64| count as f64 / items;
         let correct = (0..self.confusion.len()).map(|class| self.confusion[class][class]).sum();
         Evaluation {
             images: self.images,
             top1: share(correct),
             top5: share(self.in_top5),
-            loss: self.loss / self.images.max(1) as f64,
+            mean_iou: self.pixels.then(|| mean(intersections_over_unions(&self.confusion).into_iter().flatten())),
+            loss: self.loss / items,
             agreement: self.agreeing.map(share),
             class_names: self.class_names,
             confusion: self.confusion,
         }
     }
+}
+
+/// |label ∩ prediction| / |label ∪ prediction| of each class; `None` for one that neither has.
+fn intersections_over_unions(confusion: &[Vec<u64>]) -> Vec<Option<f64>> {
+    let of = |class: usize| {
+        let labelled = confusion[class].iter().sum::<u64>();
+        let predicted = confusion.iter().map(|row| row[class]).sum::<u64>();
+        let both = confusion[class][class];
+        let either = labelled + predicted - both;
+        (either > 0).then(|| both as f64 / either as f64)
+    };
+    (0..confusion.len()).map(of).collect()
+}
+
+/// 0 of nothing.
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0_u32), |(sum, count), value| (sum + value, count + 1));
+    sum / f64::from(count.max(1))
 }
 
 /// The first of the largest.
@@ -137,7 +195,12 @@ fn largest(logits: &[f32]) -> usize {
 }
 
 impl Evaluation {
-    /// Share of the images of each class that are put into it; `None` for a class without images.
+    /// What networks of this kind are compared by: the mean intersection over union where pixels are labelled, else top-1 accuracy.
+    pub fn score(&self) -> f64 {
+        self.mean_iou.unwrap_or(self.top1)
+    }
+
+    /// Share of the items of each class that are put into it; `None` for a class without any.
     pub fn class_accuracies(&self) -> Vec<Option<f64>> {
         let accuracy = |(class, row): (usize, &Vec<u64>)| {
             let count = row.iter().sum::<u64>();
@@ -146,7 +209,7 @@ impl Evaluation {
         self.confusion.iter().enumerate().map(accuracy).collect()
     }
 
-    /// The mistakes made most often: label, predicted class, images; at most `count`, the most frequent first.
+    /// The mistakes made most often: label, predicted class, items; at most `count`, the most frequent first.
     pub fn worst_confusions(&self, count: usize) -> Vec<(usize, usize, u64)> {
         let cells = self.confusion.iter().enumerate().flat_map(|(label, row)| {
             row.iter().enumerate().map(move |(predicted, &images)| (label, predicted, images))
@@ -163,8 +226,11 @@ impl Evaluation {
         let mut text = String::new();
         let mut line = |what: &str, value: String| writeln!(text, "{what:<24} {value:>10}").expect("a string grows");
         line("images", self.images.to_string());
-        line("top-1 accuracy", percent(self.top1));
-        if self.class_names.len() > TOP {
+        if let Some(mean_iou) = self.mean_iou {
+            line("mean IoU", percent(mean_iou));
+        }
+        line(if self.mean_iou.is_some() { "pixel accuracy" } else { "top-1 accuracy" }, percent(self.top1));
+        if self.class_names.len() > TOP && self.mean_iou.is_none() {
             line("top-5 accuracy", percent(self.top5));
         }
         line("cross-entropy", format!("{:.4}", self.loss));
@@ -184,14 +250,19 @@ impl Evaluation {
         text
     }
 
-    /// Accuracy of each class, with its row of the confusion matrix where that fits a terminal.
+    /// Accuracy or IoU of each class, with its row of the confusion matrix where that fits a terminal.
     fn write_classes(&self, text: &mut String) {
         const FITS: usize = 12;
         let name = |class: usize| self.class_names[class].chars().take(14).collect::<String>();
-        let matrix = self.class_names.len() <= FITS;
+        // Pixels are counted in millions.
+        let matrix = self.class_names.len() <= FITS && self.mean_iou.is_none();
         let heading = if matrix { "  label \\ predicted as" } else { "" };
-        writeln!(text, "{:<14} {:>9}{heading}", "class", "accuracy").expect("a string grows");
-        for (class, accuracy) in self.class_accuracies().into_iter().enumerate() {
+        let (what, shares) = match self.mean_iou {
+            Some(_) => ("IoU", intersections_over_unions(&self.confusion)),
+            None => ("accuracy", self.class_accuracies()),
+        };
+        writeln!(text, "{:<14} {what:>9}{heading}", "class").expect("a string grows");
+        for (class, accuracy) in shares.into_iter().enumerate() {
             let accuracy = accuracy.map_or("–".into(), |share| format!("{:.2} %", share * 100.0));
             write!(text, "{:<14} {accuracy:>9}", name(class)).expect("a string grows");
             if matrix {
@@ -214,8 +285,13 @@ mod tests {
 
     fn tally(rows: &[Row<'_>], classes: usize) -> Evaluation {
         let names = (0..classes).map(|class| format!("class {class}")).collect();
-        let dataset = Dataset::new([1, 1, 1], vec![0], vec![0], names).unwrap();
-        let mut tally = Tally::new(classes, &dataset).unwrap();
+        let dataset = Dataset::new([1, 1, 1], vec![0; rows.len()], vec![0; rows.len()], names).unwrap();
+        tally_on(&dataset, rows, classes)
+    }
+
+    fn tally_on(dataset: &Dataset, rows: &[Row<'_>], classes: usize) -> Evaluation {
+        let mut tally = Tally::new(classes, dataset).unwrap();
+        tally.images = dataset.len();
         for (label, logits, teacher) in rows {
             tally.add(*label, logits, *teacher).unwrap();
         }
@@ -239,6 +315,48 @@ mod tests {
         assert_eq!(found.worst_confusions(1), [(1, 0, 1)]);
         // −ln softmax: 0.407606, 1.407606, 0.094902, 9.000247.
         assert!((found.loss - 2.727_59).abs() < 1e-5, "{}", found.loss);
+    }
+
+    #[test]
+    fn pixels_are_counted_as_intersections_over_unions() {
+        let names = ["sky", "road", "car", "tree"].map(String::from).to_vec();
+        let dataset = Dataset::new([1, 2, 2], vec![0; 4], vec![0], names).unwrap();
+        let dataset = dataset.with_masks(vec![0, 0, 1, 2]).unwrap();
+        let sky: &[f32] = &[1.0, 0.0, 0.0, 0.0];
+        let road: &[f32] = &[0.0, 1.0, 0.0, 0.0];
+        let found = tally_on(&dataset, &[(0, sky, None), (0, road, None), (1, road, None), (2, sky, None)], 4);
+        // Sky 1 of 3, road 1 of 2, car 0 of 1; trees are nowhere.
+        assert!((found.score() - (1.0 / 3.0 + 0.5) / 3.0).abs() < 1e-12, "{found:?}");
+        assert_eq!((found.images, found.top1), (1, 0.5));
+        let table = found.to_table();
+        for part in ["mean IoU", "pixel accuracy", "33.33 %", "1 × sky taken for road"] {
+            assert!(table.contains(part), "{part:?} is not in\n{table}");
+        }
+        assert!(!table.contains("top-1") && !table.contains("predicted as"), "{table}");
+    }
+
+    #[test]
+    fn pixels_of_no_class_count_nothing() {
+        let spec = ssdkd_nn::NetworkSpec {
+            architecture: "fpn-resnet8".parse().unwrap(),
+            names: ssdkd_nn::Names::default(),
+            classes: 2,
+            input: [1, 4, 4],
+            mean: vec![0.5],
+            std: vec![0.5],
+        };
+        let network = Network::create(&spec, 1, &candle_core::Device::Cpu).unwrap();
+        let images = (0..32).map(|at| at * 8).collect::<Vec<u8>>();
+        let names = ["a", "b"].map(String::from).to_vec();
+        let plain = Dataset::new([1, 4, 4], images, vec![0, 1], names).unwrap();
+        let evaluate = |masks: Vec<u8>| evaluate(&network, &plain.clone().with_masks(masks).unwrap(), 1).unwrap();
+        let all = evaluate(vec![1; 32]);
+        assert_eq!((all.images, all.confusion[1].iter().sum::<u64>()), (2, 32));
+        let half = evaluate([vec![UNLABELLED; 16], vec![1; 16]].concat());
+        assert_eq!((half.images, half.confusion[1].iter().sum::<u64>()), (2, 16));
+        // Against images that are of one class: a network of pixels has nothing to compare with.
+        let error = super::evaluate(&network, &plain, 1).unwrap_err().to_string();
+        assert!(error.contains("fpn-resnet8 labels pixels") && error.contains("hint:"), "{error}");
     }
 
     #[test]

@@ -7,7 +7,9 @@
 use anyhow::Result;
 use serde_json::json;
 use ssdkd_context::{Context, Job, Outcome, Plan, Role, SHARD, images};
-use ssdkd_method::{Diversity, ImageFormat, Inversion, Modulation, Objective, Position, Strategy, Synthesis, Trouble};
+use ssdkd_method::{
+    Answers, Diversity, ImageFormat, Inversion, Modulation, Objective, Position, Strategy, Synthesis, Trouble,
+};
 use ssdkd_nn::weights;
 use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, PixelFormat, Pixels, SampleRow};
 
@@ -108,11 +110,10 @@ fn generator_before(context: &mut Context, round: u32) -> Result<Box<dyn Inversi
 /// One shard of all batches, in order.
 fn shard(batches: &[Synthesis], format: ImageFormat, job: &Job, context: &mut Context) -> Result<ImageShard> {
     let teacher = context.teacher_card();
-    let (mut samples, mut values, mut teacher_logits) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut samples, mut values, mut teacher_logits, mut masks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for made in batches {
-        let classes = ssdkd_ops::argmax(&made.teacher_logits)?;
-        let confidences = ssdkd_ops::confidence(&made.teacher_logits)?;
-        for ((&target, teacher_class), teacher_confidence) in made.targets.iter().zip(classes).zip(confidences) {
+        let Answers { classes, confidences, logits, pixels } = &made.answers;
+        for ((&target, &teacher_class), &teacher_confidence) in made.targets.iter().zip(classes).zip(confidences) {
             samples.push(SampleRow {
                 // Unique in a run: a round makes fewer than 2³² images.
                 sample_id: (u64::from(job.round()) << 32) | samples.len() as u64,
@@ -128,7 +129,8 @@ fn shard(batches: &[Synthesis], format: ImageFormat, job: &Job, context: &mut Co
             });
         }
         values.extend(images::to_planes(&made.images)?);
-        teacher_logits.extend(made.teacher_logits.flatten_all()?.to_vec1::<f32>()?);
+        teacher_logits.extend(logits.flatten_all()?.to_vec1::<f32>()?);
+        masks.extend(pixels.iter().flatten().map(|&class| class as u8)); // no card of pixels has more classes
     }
     let format = match format {
         ImageFormat::U8 => PixelFormat::U8,
@@ -140,7 +142,8 @@ fn shard(batches: &[Synthesis], format: ImageFormat, job: &Job, context: &mut Co
         normalisation: Normalisation { mean: teacher.mean.clone(), std: teacher.std.clone() },
         class_names: teacher.class_names.clone(),
     };
-    Ok(ImageShard { info, samples, pixels: Pixels::from_unit(&values, format), teacher_logits })
+    let teacher_masks = (!masks.is_empty()).then_some(masks);
+    Ok(ImageShard { info, samples, pixels: Pixels::from_unit(&values, format), teacher_logits, teacher_masks })
 }
 
 fn mean(batches: &[Synthesis], term: impl Fn(&Synthesis) -> f32) -> f64 {

@@ -2,8 +2,8 @@
 //!
 //! Three figures that need the teacher alone:
 //!
-//! - **agreement**: the share of images whose teacher class survives a random view. Near 1 for real images; low where
-//!   the generator found adversarial noise.
+//! - **agreement**: the share of images whose teacher class survives a random view; where the teacher labels pixels, of those that
+//!   the view shows. Near 1 for real images; low where the generator found adversarial noise.
 //! - **feature spread**: mean cosine distance between images of one class in the teacher's penultimate features. Near
 //!   zero where the generator makes one image a class.
 //! - **pixel spread**: standard deviation of a pixel over the images of one class, averaged over pixels.
@@ -11,20 +11,21 @@
 //! Good figures are necessary, not sufficient: recognisable, varied, stable images can still teach little. What they do
 //! show early is a generator that has collapsed or has learnt to make noise.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::{Network, Pass};
 use ssdkd_ops as ops;
-use ssdkd_ops::Value;
+use ssdkd_ops::{CropFlip, Value};
 
-use crate::augment::AugmentSettings;
+use crate::answers::Answers;
+use crate::augment::{AugmentSettings, view};
 
 /// Figures of a set of images; see the [module](self).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Diagnostics {
-    /// Share of images, in `[0, 1]`.
+    /// Share of images, or of pixels, in `[0, 1]`.
     pub agreement: f64,
     /// Mean cosine distance, in `[0, 2]`, averaged over the images of classes with at least two; 0 if there is none.
     pub feature_spread: f64,
@@ -45,23 +46,40 @@ pub fn diagnose(
     let total = images.dim(0)?;
     let mut classes = Vec::with_capacity(total);
     let mut features = Vec::with_capacity(total);
-    let mut stable = 0;
+    let rows = teacher.rows_per_image();
+    let (mut stable, mut seen) = (0, 0);
     for start in (0..total).step_by(CHUNK) {
         let chunk = Value::constant(images.narrow(0, start, CHUNK.min(total - start))?.contiguous()?);
         let clean = teacher.forward(&chunk, &Pass::eval())?;
-        let viewed = teacher.forward(&augment.view(&chunk, rng)?, &Pass::eval())?;
+        let how = augment.draw(chunk.dims()[0], rng);
+        let viewed = teacher.forward(&view(&chunk, how.as_ref())?, &Pass::eval())?;
         let clean_classes = ops::argmax(clean.logits.tensor())?;
         let viewed_classes = ops::argmax(viewed.logits.tensor())?;
-        stable += clean_classes.iter().zip(&viewed_classes).filter(|(a, b)| a == b).count();
-        classes.extend(clean_classes);
+        let expected = match &how {
+            Some(how) if rows > 1 => moved(&clean_classes, &chunk, how)?,
+            _ => clean_classes.into_iter().map(Some).collect(),
+        };
+        seen += expected.iter().flatten().count();
+        stable += expected.iter().zip(&viewed_classes).filter(|(a, b)| **a == Some(**b)).count();
+        classes.extend(Answers::of(clean.logits.tensor(), rows)?.classes);
         features.extend(clean.features.tensor().to_vec2::<f32>()?);
     }
     let pixels = images.flatten_from(1)?.to_vec2::<f32>()?;
     Ok(Diagnostics {
-        agreement: stable as f64 / total.max(1) as f64,
+        agreement: stable as f64 / seen.max(1) as f64,
         feature_spread: within_classes(&classes, &features, mean_cosine_distance),
         pixel_spread: within_classes(&classes, &pixels, mean_deviation),
     })
+}
+
+/// The classes of the pixels of `images` (B, H, W, C), where their views show them; `None` where a view shows its padding.
+fn moved(classes: &[u32], images: &Value, how: &CropFlip) -> Result<Vec<Option<u32>>> {
+    let [batch, height, width, _] = *images.dims() else { bail!("images have four sides") };
+    // As images of class + 1: the padding is 0.
+    let marks = classes.iter().map(|&class| (class + 1) as f32).collect::<Vec<_>>();
+    let marks = Value::constant(Tensor::from_vec(marks, (batch, height, width, 1), &Device::Cpu)?);
+    let marks = view(&marks, Some(how))?.tensor().flatten_all()?.to_vec1::<f32>()?;
+    Ok(marks.into_iter().map(|mark| (mark as u32).checked_sub(1)).collect())
 }
 
 /// `spread` of every class with at least two rows, averaged with the number of rows as weight.
@@ -135,6 +153,16 @@ mod tests {
         // Class 0 deviates by 0.5, class 1 by 0; class 2 is alone.
         assert!((within_classes(&[0, 0, 1, 1, 2], &rows, mean_deviation) - 0.25).abs() < 1e-12);
         assert_eq!(within_classes(&[0, 1], &rows[..2], mean_deviation), 0.0);
+    }
+
+    #[test]
+    fn pixels_are_compared_where_the_view_has_them() {
+        // Two rows of three: moved right by one, and mirrored.
+        let images = Value::constant(Tensor::zeros((2, 2, 3, 1), candle_core::DType::F32, &Device::Cpu).unwrap());
+        let how = CropFlip { offsets: vec![(1, 0), (1, 1)], flips: vec![false, true], padding: 1 };
+        let moved = moved(&[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5], &images, &how).unwrap();
+        let shown = |classes: &[i32]| classes.iter().map(|&class| u32::try_from(class).ok()).collect::<Vec<_>>();
+        assert_eq!(moved, shown(&[-1, 0, 1, -1, 3, 4, 2, 1, 0, 5, 4, 3]));
     }
 
     #[test]

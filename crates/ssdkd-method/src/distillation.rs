@@ -6,7 +6,8 @@
 //!       + features · L_F                                                                     [O]: see `hints.rs`
 //! ```
 //!
-//! Teacher logits t and student logits s are of the same view of image i, [augmented](crate::augment) and, where the
+//! i runs over images, or over the pixels of all images where networks label these. Teacher logits t and student logits s are of the same
+//! view of image i, [augmented](crate::augment) and, where the
 //! settings say so, [mixed](crate::mixing); w_i is the importance weight from
 //! the [priority sampling](crate::priority) (1 if it does not scale the loss). T² keeps the gradient's size when T
 //! changes. The student is in training mode, the teacher in evaluation mode. The step also yields what the next round's
@@ -26,6 +27,7 @@ use ssdkd_nn::{Adam, Network, Output, Pass, Sgd, Store, schedule};
 use ssdkd_ops as ops;
 use ssdkd_ops::{Gradients, Value};
 
+use crate::answers::mean_of_images;
 use crate::augment::AugmentSettings;
 use crate::check;
 use crate::hints::Hints;
@@ -173,9 +175,9 @@ pub enum OptimizerKind {
 pub struct StepReport {
     /// L_S.
     pub loss: f32,
-    /// KL(f_t ‖ f_s) in nats at T = 1 of every sample's view, before the step.
+    /// KL(f_t ‖ f_s) in nats at T = 1 of every sample's view, the mean over its pixels where these are labelled, before the step.
     pub disagreement: Vec<f32>,
-    /// Share of the views that both networks take for the same class.
+    /// Share of the views, or of their pixels, that both networks take for the same class.
     pub agreement: f32,
     /// Euclidean norm of the gradient over all parameters, weight decay not included.
     pub gradient_norm: f32,
@@ -243,6 +245,9 @@ impl Distiller {
         weights: Option<&[f32]>,
         (step, total): (u64, u64),
     ) -> Result<StepReport> {
+        let rows = student.rows_per_image();
+        let weights = weights.map(|weights| repeated(weights, rows));
+        let weights = weights.as_deref();
         let Labelled { views, logits: teacher_logits, maps: teacher_maps } = labelled;
         let teacher_logits = Value::constant(teacher_logits);
         let Output { maps, logits: student_logits, .. } = student.forward(&Value::constant(views), &Pass::train())?;
@@ -273,7 +278,7 @@ impl Distiller {
         }
         let gradient_norm = gradient_norm(student.store(), &gradients)?;
         let [teacher, student] = [answers[0].to_device(&CPU)?, answers[1].to_device(&CPU)?];
-        let disagreement = disagreement(&teacher, &student)?;
+        let disagreement = disagreement(&teacher, &student, rows)?;
         let agreement = agreement(&teacher, &student)?;
         Ok(StepReport { loss, disagreement, agreement, gradient_norm, lr })
     }
@@ -335,9 +340,14 @@ pub fn distillation_loss(
     ops::scale(&divergence, temperature * temperature)
 }
 
-/// KL(f_t ‖ f_s) in nats of every row of logits (N, K) at T = 1: what δ is made of.
-pub fn disagreement(teacher_logits: &Tensor, student_logits: &Tensor) -> Result<Vec<f32>> {
-    ops::kl_per_sample(teacher_logits, student_logits, 1.0)
+/// KL(f_t ‖ f_s) in nats at T = 1 of every image, the mean over its `rows` of logits (B·rows, K): what δ is made of.
+pub fn disagreement(teacher_logits: &Tensor, student_logits: &Tensor, rows: usize) -> Result<Vec<f32>> {
+    Ok(mean_of_images(&ops::kl_per_sample(teacher_logits, student_logits, 1.0)?, rows))
+}
+
+/// Each of `values` `count` times: those of images for their rows of logits.
+fn repeated(values: &[f32], count: usize) -> Vec<f32> {
+    values.iter().flat_map(|&value| std::iter::repeat_n(value, count)).collect()
 }
 
 /// Share of the rows of logits (N, K) whose largest entries are of the same class.
@@ -356,7 +366,7 @@ fn gradient_norm(store: &Store, gradients: &Gradients) -> Result<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{Golden, assert_repeated, formula, network, numbers};
+    use crate::golden::{Golden, assert_repeated, formula, network, numbers, pixel_network};
     use ssdkd_nn::NetworkSpec;
     use ssdkd_nn::random::{stream, uniform_tensor};
 
@@ -394,6 +404,30 @@ mod tests {
         assert_ne!(numbers(&lit), numbers(&images(40)));
         assert_eq!(numbers(&labelled.views), numbers(&lit));
         assert_eq!(numbers(&labelled.logits), numbers(&teacher.logits(&lit).unwrap()));
+    }
+
+    #[test]
+    fn a_step_on_pixels_weighs_images_and_reports_them() {
+        let (teacher, student) = (pixel_network(1), pixel_network(2));
+        let settings = DistillSettings { augment: AugmentSettings::OFF, ..Default::default() };
+        let mut distiller = Distiller::new(settings.clone(), &teacher, &student, 0).unwrap();
+        let rng = &mut stream(0, "test", &[]);
+        let (images, weights) = (images(40), [1.0, 0.0, 2.0, 0.0, 0.5, 0.0]);
+        let of =
+            |network: &Network, pass: &Pass| network.forward(&Value::constant(images.clone()), pass).unwrap().logits;
+        let (t, s) = (of(&teacher, &Pass::eval()), of(&student, &Pass::train_frozen()));
+        assert_eq!(s.dims(), [6 * 64, 4]);
+        let of_rows = ops::kl_per_sample(t.tensor(), s.tensor(), settings.temperature).unwrap();
+        let of_image = |rows: &[f32]| rows.iter().sum::<f32>() / 64.0;
+        let expected = of_rows.chunks(64).zip(weights).map(|(rows, weight)| weight * of_image(rows)).sum::<f32>();
+        let expected = expected / 6.0 * (settings.temperature * settings.temperature) as f32;
+        let observed = ops::kl_per_sample(t.tensor(), s.tensor(), 1.0).unwrap();
+        let report = distiller.step(&teacher, &student, &images, Some(&weights), (0, 1), rng).unwrap();
+        assert!((report.loss / expected - 1.0).abs() < 1e-3, "{} is not {expected}", report.loss);
+        assert_eq!(report.disagreement.len(), 6);
+        for (found, rows) in report.disagreement.iter().zip(observed.chunks(64)) {
+            assert!((found / of_image(rows) - 1.0).abs() < 1e-3, "{found}");
+        }
     }
 
     /// Steps `range` of one training, on images and views that depend on the step alone.
@@ -501,13 +535,15 @@ mod tests {
 
     #[test]
     fn the_student_learns() {
-        let (teacher, student) = (network(1), network(2));
-        let settings = DistillSettings { lr: 0.05, ..Default::default() };
-        let mut distiller = Distiller::new(settings, &teacher, &student, 0).unwrap();
-        let reports = train(&mut distiller, &teacher, &student, 0..30);
-        let mean = |reports: &[StepReport]| reports.iter().map(|report| report.loss).sum::<f32>() / 5.0;
-        let (first, last) = (mean(&reports[..5]), mean(&reports[25..]));
-        assert!(last < 0.5 * first, "{first} fell only to {last}");
+        // An answer for each of 64 pixels takes longer to learn than one.
+        for (teacher, student, most) in [(network(1), network(2), 0.5), (pixel_network(1), pixel_network(2), 0.7)] {
+            let settings = DistillSettings { lr: 0.05, ..Default::default() };
+            let mut distiller = Distiller::new(settings, &teacher, &student, 0).unwrap();
+            let reports = train(&mut distiller, &teacher, &student, 0..30);
+            let mean = |reports: &[StepReport]| reports.iter().map(|report| report.loss).sum::<f32>() / 5.0;
+            let (first, last) = (mean(&reports[..5]), mean(&reports[25..]));
+            assert!(last < most * first, "{first} fell only to {last}");
+        }
     }
 
     #[test]

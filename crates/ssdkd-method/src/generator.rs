@@ -10,6 +10,7 @@ use ssdkd_nn::random::{normal_tensor, stream};
 use ssdkd_nn::{Adam, Generator, Network, Store};
 use ssdkd_ops as ops;
 
+use crate::answers::Answers;
 use crate::inversion::{ImageFormat, InvertSettings, Position, Synthesis, TargetRule};
 use crate::inversion_loss::{BatchNormMomentum, InversionTerms};
 
@@ -156,12 +157,9 @@ pub(crate) fn finish(
         ImageFormat::U8 => ops::round_to_u8_levels(images)?,
         ImageFormat::F32 => images.clone(),
     };
-    let teacher_logits = teacher.logits(&images)?;
-    let targets = match targets {
-        Some(targets) => targets,
-        None => ops::argmax(&teacher_logits)?,
-    };
-    Ok(Synthesis { images, targets, teacher_logits, terms })
+    let answers = Answers::of(&teacher.logits(&images)?, teacher.rows_per_image())?;
+    let targets = targets.unwrap_or_else(|| answers.classes.clone());
+    Ok(Synthesis { images, targets, answers, terms })
 }
 
 const GENERATOR: &str = "generator.";
@@ -187,7 +185,7 @@ pub(crate) fn draws(position: Position, purpose: &str, step: usize) -> ChaCha8Rn
 mod tests {
     use super::*;
     use crate::augment::AugmentSettings;
-    use crate::golden::{assert_repeated, device, network, numbers};
+    use crate::golden::{assert_repeated, device, network, numbers, pixel_network};
     use crate::inversion::{Inversion, Strategy};
     use crate::inversion_loss::{Discrepancy, Objective};
     use crate::modulation::{Modulation, ModulationSettings};
@@ -214,23 +212,27 @@ mod tests {
 
     fn all(made: &Synthesis) -> Vec<f32> {
         let targets = made.targets.iter().map(|&target| target as f32).collect();
-        [numbers(&made.images), targets, numbers(&made.teacher_logits), vec![made.terms.total]].concat()
+        [numbers(&made.images), targets, numbers(&made.answers.logits), vec![made.terms.total]].concat()
     }
 
     #[track_caller]
     fn check_resumes(settings: &InvertSettings) {
-        let (teacher, student) = (network(1), network(2));
+        check_resumes_for(settings, &network(1), &network(2));
+    }
+
+    #[track_caller]
+    fn check_resumes_for(settings: &InvertSettings, teacher: &Network, student: &Network) {
         let modulation = Modulation::new(ModulationSettings::default(), &[5, 0, 12, 3]);
         let make = |inversion: &mut dyn Inversion, rounds: std::ops::Range<u32>| {
             let batch = |(round, batch): (u32, u32)| {
                 let distilling = round.checked_sub(1);
-                let student = distilling.map(|_| &student);
-                let objective = Objective::new(settings, &teacher, student, &modulation);
+                let student = distilling.map(|_| student);
+                let objective = Objective::new(settings, teacher, student, &modulation);
                 all(&inversion.synthesize(&objective, position(round, distilling, batch)).unwrap())
             };
             rounds.flat_map(|round| [(round, 0), (round, 1)]).flat_map(batch).collect::<Vec<_>>()
         };
-        let fresh = || Strategy::start(settings, &teacher, 9, &device()).unwrap();
+        let fresh = || Strategy::start(settings, teacher, 9, &device()).unwrap();
         let mut inversion = fresh();
         make(&mut *inversion, 0..2);
         let copy = |(name, tensor): (String, Tensor)| (name, tensor.copy().unwrap());
@@ -376,6 +378,19 @@ mod tests {
         check_resumes(&persistent);
         check_resumes(&InvertSettings { targets: TargetRule::Random, codes_per_class: 3, ..persistent });
         check_resumes(&settings(Strategy::Meta));
+        let (teacher, student) = (pixel_network(1), pixel_network(2));
+        for strategy in [Strategy::Persistent, Strategy::Meta] {
+            let settings = InvertSettings { targets: TargetRule::Predicted, ..settings(strategy) };
+            check_resumes_for(&settings, &teacher, &student);
+        }
+    }
+
+    #[test]
+    fn a_teacher_of_pixels_takes_no_classes_of_images() {
+        let teacher = pixel_network(1);
+        let of_images = InvertSettings { targets: TargetRule::Balanced, ..settings(Strategy::Persistent) };
+        let error = Strategy::start(&of_images, &teacher, 9, &device()).err().unwrap().to_string();
+        assert!(error.contains("invert.targets must be \"predicted\" for a fpn-resnet8"), "{error}");
     }
 
     #[test]
@@ -392,8 +407,8 @@ mod tests {
             assert!((0.0..=1.0).contains(&x) && (level - level.round()).abs() < 1e-3, "{x}");
         }
         let again = teacher.logits(&made.images).unwrap();
-        assert_repeated("logits", &numbers(&again), &numbers(&made.teacher_logits));
-        assert_eq!(made.targets, ops::argmax(&made.teacher_logits).unwrap());
+        assert_repeated("logits", &numbers(&again), &numbers(&made.answers.logits));
+        assert_eq!(made.targets, ops::argmax(&made.answers.logits).unwrap());
         assert_eq!(made.terms.adversarial, 0.0, "no adversary in the warm-up");
     }
 

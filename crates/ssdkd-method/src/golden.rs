@@ -95,8 +95,17 @@ pub(crate) fn fill(store: &Store, salt: u32) {
 
 /// A ResNet-8 for four classes of 8×8 images with formula weights.
 pub(crate) fn network(salt: u32) -> Network {
+    network_of("resnet8", salt)
+}
+
+/// The same with a head for their pixels.
+pub(crate) fn pixel_network(salt: u32) -> Network {
+    network_of("fpn-resnet8", salt)
+}
+
+fn network_of(architecture: &str, salt: u32) -> Network {
     let spec = NetworkSpec {
-        architecture: "resnet8".parse().unwrap(),
+        architecture: architecture.parse().unwrap(),
         names: Names::default(),
         classes: 4,
         input: [3, 8, 8],
@@ -222,5 +231,5 @@ fn student_loss_at_temperature_twenty_with_weights() {
     let gradients = loss.backward().unwrap();
     golden.check("student.grad", &numbers(gradients.get(&student).unwrap()), 1e-4);
     assert!(gradients.get(&teacher).is_none(), "the teacher is not taught");
-    golden.check("student.disagreement", &disagreement(&teacher, &student).unwrap(), 1e-5);
+    golden.check("student.disagreement", &disagreement(&teacher, &student, 1).unwrap(), 1e-5);
 }

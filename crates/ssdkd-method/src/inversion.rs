@@ -16,8 +16,9 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
-use ssdkd_nn::Network;
+use ssdkd_nn::{Architecture, Network, Task};
 
+use crate::answers::Answers;
 use crate::augment::AugmentSettings;
 use crate::check;
 use crate::contrastive_inversion::ContrastiveInversion;
@@ -186,6 +187,17 @@ impl InvertSettings {
         self.phi.validate()
     }
 
+    /// Whether images can be made so for a teacher of this architecture; the error names the recipe's key.
+    pub fn check_teacher(&self, teacher: Architecture) -> std::result::Result<(), String> {
+        if teacher.task == Task::Pixels && self.targets != TargetRule::Predicted {
+            return Err(format!(
+                "invert.targets must be \"predicted\" for a {teacher}: it labels pixels, and nothing says where in an image a class \
+                 is to be\nhint: set it so, with invert.strategy \"persistent\" or \"meta\""
+            ));
+        }
+        Ok(())
+    }
+
     /// These settings, with those that change nothing in a round as they are by default. `distilling_round` counts from 0 after
     /// the warm-up, and is `None` during it.
     ///
@@ -272,7 +284,7 @@ pub enum Strategy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TargetRule {
-    /// Whatever the teacher takes them for, at each step \[C: DAFL\].
+    /// Whatever the teacher takes them for, at each step \[C: DAFL\]; where it labels pixels, each of these \[O\].
     Predicted,
     /// One class for each image, drawn uniformly \[C: Fast-Datafree\].
     Random,
@@ -310,8 +322,8 @@ pub struct Synthesis {
     pub images: Tensor,
     /// The classes the images were made for; under [`TargetRule::Predicted`] the teacher's class of the clean image.
     pub targets: Vec<u32>,
-    /// The teacher's logits (B, K) of exactly `images`: no augmentation.
-    pub teacher_logits: Tensor,
+    /// What the teacher says of exactly `images`: no augmentation.
+    pub answers: Answers,
     /// The loss of the iterate that made the images.
     pub terms: InversionTerms,
 }
@@ -336,6 +348,7 @@ impl Strategy {
         seed: u64,
         device: &Device,
     ) -> Result<Box<dyn Inversion>> {
+        settings.check_teacher(teacher.spec().architecture).map_err(candle_core::Error::msg)?;
         let owned = settings.clone();
         Ok(match settings.strategy {
             Self::Persistent => Box::new(PersistentGenerator::new(owned, teacher, seed, device)?),

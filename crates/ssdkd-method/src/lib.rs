@@ -17,6 +17,7 @@
 //! | [`buffer`] | the small replay buffer and its partial update |
 //! | [`priority`] | δ, the sampling probabilities, the importance weights, the draws |
 //! | [`distillation`], `hints.rs` | one step of the student; what it learns from the teacher's feature maps |
+//! | [`answers`] | what the teacher says of a whole image, where it labels pixels |
 //! | [`augment`], [`mixing`], [`diagnostics`] | the views both networks see; figures that say whether the images are any good |
 //! | [`trouble`] | signs that a run has gone wrong |
 //!
@@ -36,6 +37,7 @@
 //! Files, progress bars, command lines, clocks. Randomness comes from [`ssdkd_nn::random::stream`] alone, as a function
 //! of seed, purpose, round and step, so that every call can be repeated and every stage resumed to the same bits.
 
+pub mod answers;
 pub mod augment;
 pub mod buffer;
 mod check;
@@ -57,6 +59,7 @@ pub mod pixel_optimisation;
 pub mod priority;
 pub mod trouble;
 
+pub use answers::Answers;
 pub use augment::AugmentSettings;
 pub use buffer::{Arrivals, BalanceSettings, Eviction, Member, ReplayBuffer};
 pub use diagnostics::{Diagnostics, diagnose};

@@ -14,7 +14,7 @@ use ssdkd_ops as ops;
 pub struct Labelled {
     /// (B, H, W, C) in `[0, 1]`.
     pub(crate) views: Tensor,
-    /// (B, K)
+    /// (B, K), or (B·S, K) with S rows for each view.
     pub(crate) logits: Tensor,
     /// The feature maps to learn from, (B, H, W, C) each; none without L_F.
     pub(crate) maps: Vec<Tensor>,
@@ -38,11 +38,14 @@ impl Labelled {
             let tensors = picked.iter().map(|(part, row)| Ok((tensor(part)?, *row))).collect::<Result<Vec<_>>>()?;
             ops::gather_images(&tensors.iter().map(|(tensor, row)| (tensor, *row)).collect::<Vec<_>>())
         };
-        // Logits are images of one pixel.
-        let logits = of(&|part| part.logits.unsqueeze(1)?.unsqueeze(1))?;
+        // Logits are images of one line, with a pixel for each of a view's rows.
+        let lines = |part: &Self| {
+            let (views, (rows, classes)) = (part.views.dim(0)?, part.logits.dims2()?);
+            part.logits.reshape((views, 1, rows / views.max(1), classes))
+        };
         Ok(Self {
             views: of(&|part| Ok(part.views.clone()))?,
-            logits: logits.squeeze(1)?.squeeze(1)?,
+            logits: of(&lines)?.flatten_to(2)?,
             maps: (0..maps).map(|map| of(&|part| Ok(part.maps[map].clone()))).collect::<Result<_>>()?,
         })
     }
@@ -85,15 +88,25 @@ mod tests {
 
     #[test]
     fn what_is_gathered_is_what_the_parts_hold() {
+        check_gathered(1);
+        check_gathered(4);
+    }
+
+    /// With `rows` of logits for each view.
+    #[track_caller]
+    fn check_gathered(rows: usize) {
         let part = |seed| Labelled {
             views: formula(seed, &[3, 2, 2, 1], 1.0),
-            logits: formula(seed + 1, &[3, 4], 1.0),
+            logits: formula(seed + 1, &[3 * rows, 4], 1.0),
             maps: vec![formula(seed + 2, &[3, 1, 1, 2], 1.0), formula(seed + 3, &[3, 2, 2, 2], 1.0)],
         };
         let (first, second) = (part(1), part(11));
         let parts = [first.clone(), second.clone()];
         let picked = Labelled::gather(&parts, &[(1, 1), (0, 0), (1, 1)]).unwrap();
-        let row = |tensor: &Tensor, row| numbers(&tensor.narrow(0, row, 1).unwrap());
+        let row = |tensor: &Tensor, view: usize| {
+            let each = tensor.dim(0).unwrap() / 3;
+            numbers(&tensor.narrow(0, view * each, each).unwrap())
+        };
         let expected = |of: &dyn Fn(&Labelled) -> Tensor| {
             let (first, second) = (row(&of(&first), 0), row(&of(&second), 1));
             [second.clone(), first, second].concat()
@@ -103,7 +116,8 @@ mod tests {
         for map in 0..2 {
             assert_eq!(numbers(&picked.maps[map]), expected(&|part| part.maps[map].clone()));
         }
-        assert_eq!(picked.bytes(), 4 * 3 * (4 + 4 + 2 + 8));
+        assert_eq!(picked.logits.dims(), [3 * rows, 4]);
+        assert_eq!(picked.bytes(), 4 * 3 * (4 + 4 * rows as u64 + 2 + 8));
         for place in [(0, 3), (2, 0)] {
             assert!(Labelled::gather(&parts, &[place]).is_err());
         }

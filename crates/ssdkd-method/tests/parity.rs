@@ -98,7 +98,7 @@ fn inversion(strategy: Strategy, device: &Device) -> Result<Figures> {
         let terms = [terms.batch_norm, terms.task, terms.balance, terms.adversarial, terms.total];
         let within = if batch == 0 { FORWARD } else { BACKWARD };
         figures.insert(format!("images {batch}"), (within, numbers(&made.images)?));
-        figures.insert(format!("logits {batch}"), (within, numbers(&made.teacher_logits)?));
+        figures.insert(format!("logits {batch}"), (within, numbers(&made.answers.logits)?));
         figures.insert(format!("terms {batch}"), (within, terms.to_vec()));
         let moments = inversion.state_tensors().into_iter().filter(|(name, _)| batch == 0 && name.contains(".first"));
         for (name, moment) in moments {

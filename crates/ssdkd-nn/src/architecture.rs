@@ -9,7 +9,25 @@ use serde::{Deserialize, Serialize};
 /// What a network looks like, but for the number of classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Architecture {
+pub struct Architecture {
+    /// What makes the feature maps.
+    pub backbone: Backbone,
+    /// What it says about them.
+    pub task: Task,
+}
+
+/// What a network puts into classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Each image: a linear head on the pooled features.
+    Images,
+    /// Each pixel of an image: a [feature pyramid](crate::models), `fpn-` before the backbone's name.
+    Pixels,
+}
+
+/// The convolutional part of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backbone {
     /// The CIFAR family: `resnet20`, or `resnet20-conv` with convolutions as shortcuts.
     CifarResNet {
         /// 8, 14, 20, 32, 44, 56 or 110.
@@ -58,14 +76,18 @@ impl Default for Names {
     }
 }
 
+/// The tensor by which a network that labels pixels is known.
+const PIXEL_HEAD: &str = "score.weight";
+
 const CIFAR_DEPTHS: [usize; 7] = [8, 14, 20, 32, 44, 56, 110];
 
 /// What there is, for messages.
 pub const KNOWN: &str = "resnet8, resnet14, resnet20, resnet32, resnet44, resnet56, resnet110 (each also with -conv), \
-                         resnet18, resnet34, wrn-DEPTH-WIDTH (such as wrn-40-2), vgg11";
+                         resnet18, resnet34, wrn-DEPTH-WIDTH (such as wrn-40-2), vgg11; to label pixels each but vgg11 with \
+                         fpn- before it (fpn-resnet20)";
 
 /// Those that a misspelt name is compared with.
-const COMMON: [&str; 16] = [
+const COMMON: [&str; 20] = [
     "resnet8",
     "resnet14",
     "resnet20",
@@ -82,6 +104,10 @@ const COMMON: [&str; 16] = [
     "wrn-40-1",
     "wrn-40-2",
     "vgg11",
+    "fpn-resnet20",
+    "fpn-resnet56",
+    "fpn-wrn-16-1",
+    "fpn-wrn-40-2",
 ];
 
 fn unknown(text: &str) -> String {
@@ -96,14 +122,16 @@ fn unknown(text: &str) -> String {
 impl Architecture {
     /// Whether it is `deeper` with fewer blocks in its groups, and nothing else.
     pub fn is_shallower_than(&self, deeper: &Self) -> bool {
-        match (self, deeper) {
-            (Self::CifarResNet { depth, shortcut }, Self::CifarResNet { depth: more, shortcut: same }) => {
+        use Backbone::{CifarResNet, ResNet, Wrn};
+        let fewer = match (self.backbone, deeper.backbone) {
+            (CifarResNet { depth, shortcut }, CifarResNet { depth: more, shortcut: same }) => {
                 depth < more && shortcut == same
             }
-            (Self::ResNet { depth }, Self::ResNet { depth: more }) => depth < more,
-            (Self::Wrn { depth, width }, Self::Wrn { depth: more, width: same }) => depth < more && width == same,
+            (ResNet { depth }, ResNet { depth: more }) => depth < more,
+            (Wrn { depth, width }, Wrn { depth: more, width: same }) => depth < more && width == same,
             _ => false,
-        }
+        };
+        fewer && self.task == deeper.task
     }
 }
 
@@ -111,44 +139,62 @@ impl FromStr for Architecture {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let unknown = || unknown(text);
-        let number = |text: &str| text.parse::<usize>().map_err(|_| unknown());
-        let architecture = if text == "vgg11" {
-            Self::Vgg11
-        } else if let Some(rest) = text.strip_prefix("wrn-") {
-            let (depth, width) = rest.split_once('-').ok_or_else(unknown)?;
-            let (depth, width) = (number(depth)?, number(width)?);
-            if !(10..=400).contains(&depth) || depth % 6 != 4 || !(1..=20).contains(&width) {
-                return Err(format!(
-                    "there is no architecture {text:?}: a WRN's depth is 10, 16, 22, 28, 34, 40 and so on, its width 1 to 20\n\
-                     hint: such as wrn-16-1 or wrn-40-2"
-                ));
-            }
-            Self::Wrn { depth, width }
-        } else {
-            let rest = text.strip_prefix("resnet").ok_or_else(unknown)?;
-            let (depth, shortcut) = match rest.strip_suffix("-conv") {
-                Some(depth) => (number(depth)?, Shortcut::Convolution),
-                None => (number(rest)?, Shortcut::Pad),
-            };
-            match depth {
-                18 | 34 if shortcut == Shortcut::Pad => Self::ResNet { depth },
-                depth if CIFAR_DEPTHS.contains(&depth) => Self::CifarResNet { depth, shortcut },
-                _ => return Err(unknown()),
-            }
+        let (task, name) = match text.strip_prefix("fpn-") {
+            Some(rest) => (Task::Pixels, rest),
+            None => (Task::Images, text),
         };
+        let backbone = backbone(name, text)?;
+        if backbone == Backbone::Vgg11 && task == Task::Pixels {
+            return Err(unknown(text));
+        }
+        let architecture = Self { backbone, task };
         // One spelling for each: "resnet020" and "wrn-+16-1" are numbers, but not names.
-        if architecture.to_string() == text { Ok(architecture) } else { Err(unknown()) }
+        if architecture.to_string() == text { Ok(architecture) } else { Err(unknown(text)) }
+    }
+}
+
+/// The backbone called `name`, in the architecture called `text`.
+fn backbone(name: &str, text: &str) -> Result<Backbone, String> {
+    let unknown = || unknown(text);
+    let number = |text: &str| text.parse::<usize>().map_err(|_| unknown());
+    if name == "vgg11" {
+        return Ok(Backbone::Vgg11);
+    }
+    if let Some(rest) = name.strip_prefix("wrn-") {
+        let (depth, width) = rest.split_once('-').ok_or_else(unknown)?;
+        let (depth, width) = (number(depth)?, number(width)?);
+        if !(10..=400).contains(&depth) || depth % 6 != 4 || !(1..=20).contains(&width) {
+            return Err(format!(
+                "there is no architecture {text:?}: a WRN's depth is 10, 16, 22, 28, 34, 40 and so on, its width 1 to 20\n\
+                 hint: such as wrn-16-1 or wrn-40-2"
+            ));
+        }
+        return Ok(Backbone::Wrn { depth, width });
+    }
+    let rest = name.strip_prefix("resnet").ok_or_else(unknown)?;
+    let (depth, shortcut) = match rest.strip_suffix("-conv") {
+        Some(depth) => (number(depth)?, Shortcut::Convolution),
+        None => (number(rest)?, Shortcut::Pad),
+    };
+    match depth {
+        18 | 34 if shortcut == Shortcut::Pad => Ok(Backbone::ResNet { depth }),
+        depth if CIFAR_DEPTHS.contains(&depth) => Ok(Backbone::CifarResNet { depth, shortcut }),
+        _ => Err(unknown()),
     }
 }
 
 impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CifarResNet { depth, shortcut: Shortcut::Pad } | Self::ResNet { depth } => write!(f, "resnet{depth}"),
-            Self::CifarResNet { depth, shortcut: Shortcut::Convolution } => write!(f, "resnet{depth}-conv"),
-            Self::Wrn { depth, width } => write!(f, "wrn-{depth}-{width}"),
-            Self::Vgg11 => write!(f, "vgg11"),
+        if self.task == Task::Pixels {
+            f.write_str("fpn-")?;
+        }
+        match self.backbone {
+            Backbone::CifarResNet { depth, shortcut: Shortcut::Pad } | Backbone::ResNet { depth } => {
+                write!(f, "resnet{depth}")
+            }
+            Backbone::CifarResNet { depth, shortcut: Shortcut::Convolution } => write!(f, "resnet{depth}-conv"),
+            Backbone::Wrn { depth, width } => write!(f, "wrn-{depth}-{width}"),
+            Backbone::Vgg11 => write!(f, "vgg11"),
         }
     }
 }
@@ -191,12 +237,13 @@ pub fn identify(shapes: &BTreeMap<String, Vec<usize>>) -> Result<Identity, Strin
     let shape = |name: &str| shapes.get(name).map(Vec::as_slice);
     let names = names(shapes);
     let first = ["conv1.weight", "block0.0.weight"].into_iter().find_map(|name| Some((name, shape(name)?)));
-    let head = ["linear.weight", "fc.weight", "classifier.weight"].into_iter().find_map(shape);
-    let (Some((first, &[width, channels, ..])), Some(&[classes, _])) = (first, head) else {
+    // The scores of pixels are a 1×1 convolution, and have four sides.
+    let head = ["linear.weight", "fc.weight", "classifier.weight", PIXEL_HEAD].into_iter().find_map(shape);
+    let (Some((first, &[width, channels, ..])), Some(&[classes, _, ..])) = (first, head) else {
         let sample = shapes.keys().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
         return Err(format!(
             "no known architecture has these {} tensors ({sample}, …): there is no convolution conv1.weight or \
-             block0.0.weight with a head linear.weight, fc.weight or classifier.weight\nhint: there are {KNOWN}",
+             block0.0.weight with a head linear.weight, fc.weight, classifier.weight or {PIXEL_HEAD}\nhint: there are {KNOWN}",
             shapes.len()
         ));
     };
@@ -206,19 +253,19 @@ pub fn identify(shapes: &BTreeMap<String, Vec<usize>>) -> Result<Identity, Strin
     let blocks = |group: &str| {
         (0..shapes.len()).take_while(|index| shape(&format!("{group}.{index}.conv1.weight")).is_some()).count()
     };
-    let architecture = if first == "block0.0.weight" {
-        Architecture::Vgg11
+    let backbone = if first == "block0.0.weight" {
+        Backbone::Vgg11
     } else if let Some(&[outputs, ..]) = shape("block1.layer.0.conv1.weight") {
-        Architecture::Wrn { depth: 6 * blocks("block1.layer") + 4, width: outputs / 16 }
+        Backbone::Wrn { depth: 6 * blocks("block1.layer") + 4, width: outputs / 16 }
     } else {
         let groups = ["layer1", "layer2", "layer3", "layer4"].map(blocks);
         match (width, groups) {
-            (64, [2, 2, 2, 2]) => Architecture::ResNet { depth: 18 },
-            (64, [3, 4, 6, 3]) => Architecture::ResNet { depth: 34 },
+            (64, [2, 2, 2, 2]) => Backbone::ResNet { depth: 18 },
+            (64, [3, 4, 6, 3]) => Backbone::ResNet { depth: 34 },
             (16, [count, _, _, 0]) if count > 0 => {
                 let convolutions = shape(&format!("layer2.0.{}.0.weight", names.shortcut)).is_some();
                 let shortcut = if convolutions { Shortcut::Convolution } else { Shortcut::Pad };
-                Architecture::CifarResNet { depth: 6 * count + 2, shortcut }
+                Backbone::CifarResNet { depth: 6 * count + 2, shortcut }
             }
             _ => {
                 return Err(format!(
@@ -228,8 +275,9 @@ pub fn identify(shapes: &BTreeMap<String, Vec<usize>>) -> Result<Identity, Strin
             }
         }
     };
+    let task = if shape(PIXEL_HEAD).is_some() { Task::Pixels } else { Task::Images };
     // Only what has a name can be built.
-    let architecture = architecture.to_string().parse()?;
+    let architecture = Architecture { backbone, task }.to_string().parse()?;
     Ok(Identity { architecture, names, classes, channels })
 }
 
@@ -251,9 +299,20 @@ mod tests {
         for name in COMMON {
             assert_eq!(name.parse::<Architecture>().map(|a| a.to_string()).as_deref(), Ok(name));
         }
-        for name in
-            ["resnet9", "resnet18-conv", "resnet020", "wrn-17-1", "wrn-16-0", "wrn-16", "wrn-+16-1", "vgg16", ""]
-        {
+        for name in [
+            "resnet9",
+            "resnet18-conv",
+            "resnet020",
+            "wrn-17-1",
+            "wrn-16-0",
+            "wrn-16",
+            "wrn-+16-1",
+            "vgg16",
+            "fpn-vgg11",
+            "fpn-",
+            "fpn-fpn-resnet20",
+            "",
+        ] {
             assert!(name.parse::<Architecture>().is_err(), "{name}");
         }
     }

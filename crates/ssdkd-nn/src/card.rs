@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::{Architecture, Names};
+use crate::architecture::{Architecture, Names, Task};
 use crate::network::{Network, NetworkSpec};
 use crate::weights;
 
 /// The layout of this file.
 pub const CARD_VERSION: u32 = 1;
+
+/// Most classes of pixels: masks have eight bits, and one number is for none.
+const MOST_OF_PIXELS: usize = 255;
 
 /// What must be known of a model besides its weights. Lies beside them, as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -102,6 +105,10 @@ impl TeacherCard {
         }
         if card.class_names.len() != card.classes || card.classes == 0 {
             return Err(unusable(format!("{} class names for {} classes", card.class_names.len(), card.classes)));
+        }
+        if card.architecture.task == Task::Pixels && card.classes > MOST_OF_PIXELS {
+            let reason = format!("{} classes of pixels; masks have numbers for {MOST_OF_PIXELS}", card.classes);
+            return Err(unusable(reason));
         }
         if card.weights.is_empty() || card.weights.contains(['/', '\\']) {
             return Err(unusable(format!("the weights {:?} must be a file beside the card", card.weights)));

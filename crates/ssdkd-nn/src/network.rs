@@ -1,4 +1,4 @@
-//! A classifier with everything that is needed to use it: its tensors, and how its input is normalised.
+//! A classifier of images or of pixels with everything that is needed to use it: its tensors, and how its input is normalised.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
-use crate::architecture::{Architecture, Names};
+use crate::architecture::{Architecture, Backbone, Names, Task};
 use crate::models::{Classifier, Output};
 use crate::pass::{Kept, Pass};
 use crate::store::Store;
@@ -44,7 +44,24 @@ fn check_normalisation(spec: &NetworkSpec) -> Result<()> {
     Ok(())
 }
 
-/// A classifier of images in `[0, 1]`.
+/// Whether the maps of a network that labels pixels fit over each other: each is half as high and wide as the one before.
+fn check_sides(spec: &NetworkSpec) -> Result<()> {
+    let halvings = match spec.architecture.backbone {
+        Backbone::ResNet { .. } => 3,
+        _ => 2,
+    };
+    let [_, height, width] = spec.input;
+    let multiple = 1 << halvings;
+    if spec.architecture.task == Task::Pixels && !(height.is_multiple_of(multiple) && width.is_multiple_of(multiple)) {
+        bail!(
+            "a {} needs images whose sides are multiples of {multiple}, not {height} by {width} pixels",
+            spec.architecture
+        );
+    }
+    Ok(())
+}
+
+/// A classifier of images in `[0, 1]`, or of their pixels.
 pub struct Network {
     spec: NetworkSpec,
     store: Store,
@@ -87,6 +104,7 @@ impl Network {
 
     fn build(spec: &NetworkSpec, store: Store) -> Result<Self> {
         let NetworkSpec { input: [channels, ..], mean, std, .. } = spec;
+        check_sides(spec)?;
         let classifier = Classifier::new(&spec.architecture, &spec.names, spec.classes, *channels, store.builder())?;
         let scale = std.iter().map(|std| 1.0 / std).collect();
         let shift = mean.iter().zip(std).map(|(mean, std)| -mean / std).collect();
@@ -113,6 +131,15 @@ impl Network {
     /// Number of classes.
     pub fn classes(&self) -> usize {
         self.spec.classes
+    }
+
+    /// Rows of logits that an image gets: one, or one for each pixel.
+    pub fn rows_per_image(&self) -> usize {
+        let [_, height, width] = self.spec.input;
+        match self.spec.architecture.task {
+            Task::Images => 1,
+            Task::Pixels => height * width,
+        }
     }
 
     /// Numbers in its penultimate features.
@@ -157,7 +184,7 @@ impl Network {
         output
     }
 
-    /// The logits (B, K) of any number of images (B, H, W, C) in `[0, 1]`, in evaluation mode.
+    /// The logits (B, K) of any number of images (B, H, W, C) in `[0, 1]`, in evaluation mode; (B·H·W, K) where pixels are labelled.
     pub fn logits(&self, images: &Tensor) -> Result<Tensor> {
         let count = images.dims().first().copied().unwrap_or(0);
         if count == 0 {

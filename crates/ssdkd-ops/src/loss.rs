@@ -20,16 +20,21 @@ pub fn cross_entropy(logits: &Value, targets: &[u32], weights: Option<&[f32]>) -
 }
 
 /// Cross entropy with smoothed targets: `1 − smoothing` on the target and `smoothing / K` on every class, the target
-/// included, as in PyTorch. `(1/B) Σ` over logits (B, K).
+/// included, as in PyTorch. `(1/B) Σ wᵢ ·` over logits (B, K); without weights, all of them are 1.
 ///
 /// # Errors
-/// If there is not one target in 0..K for each row, or the smoothing is not in 0..=1.
-pub fn cross_entropy_smoothed(logits: &Value, targets: &[u32], smoothing: f64) -> Result<Value> {
+/// If there is not one target in 0..K, and one finite weight, for each row, or the smoothing is not in 0..=1.
+pub fn cross_entropy_smoothed(
+    logits: &Value,
+    targets: &[u32],
+    smoothing: f64,
+    weights: Option<&[f32]>,
+) -> Result<Value> {
     let operation = "cross_entropy_smoothed";
     if !(0.0..=1.0).contains(&smoothing) {
         bail!("{operation}: the smoothing has to be in 0..=1, got {smoothing}");
     }
-    smoothed(operation, logits, targets, smoothing, None)
+    smoothed(operation, logits, targets, smoothing, weights)
 }
 
 fn smoothed(

@@ -24,7 +24,7 @@ fn agree_with_pytorch() {
     let weights = flat(&golden.get("cross_entropy", "weights"));
     golden.check("cross_entropy", &["logits"], |x| cross_entropy(&x[0], &TARGETS, None));
     golden.check("cross_entropy_weighted", &["logits"], |x| cross_entropy(&x[0], &TARGETS, Some(&weights)));
-    golden.check("cross_entropy_smoothed", &["logits"], |x| cross_entropy_smoothed(&x[0], &TARGETS, 0.1));
+    golden.check("cross_entropy_smoothed", &["logits"], |x| cross_entropy_smoothed(&x[0], &TARGETS, 0.1, None));
     golden.check("mean_softmax_negentropy", &["logits"], |x| mean_softmax_negentropy(&x[0]));
     for temperature in [1.0, 4.0] {
         golden.check(&format!("kl_divergence_{temperature}"), &["target", "logits"], |x| {
@@ -41,7 +41,8 @@ fn gradients_agree_with_differences() {
     let weights = [0.5, 2.0, 0.0, 1.0, 1.5, 0.1];
     let x = [numbers((6, 7), 1)];
     check_gradients(|x| cross_entropy(&x[0], &TARGETS, Some(&weights)), &x);
-    check_gradients(|x| cross_entropy_smoothed(&x[0], &TARGETS, 0.2), &x);
+    check_gradients(|x| cross_entropy_smoothed(&x[0], &TARGETS, 0.2, None), &x);
+    check_gradients(|x| cross_entropy_smoothed(&x[0], &TARGETS, 0.2, Some(&weights)), &x);
     check_gradients(|x| mean_softmax_negentropy(&x[0]), &x);
     check_gradients(|x| l2_distance(&x[0], &numbers((6, 7), 3)), &x);
     for temperature in [0.5, 3.0] {
@@ -101,7 +102,7 @@ fn weights_of_one_change_nothing() {
     let number = |value: candle_core::Result<Value>| value.unwrap().scalar().unwrap();
     let plain = number(cross_entropy(&student, &TARGETS, None));
     assert_same_number("weighted", number(cross_entropy(&student, &TARGETS, Some(&ones))), plain);
-    assert_same_number("smoothed", number(cross_entropy_smoothed(&student, &TARGETS, 0.0)), plain);
+    assert_same_number("smoothed", number(cross_entropy_smoothed(&student, &TARGETS, 0.0, None)), plain);
     let plain = number(kl_divergence(&target, &student, 4.0, None));
     assert_same_number("divergence", number(kl_divergence(&target, &student, 4.0, Some(&ones))), plain);
 }
@@ -203,7 +204,7 @@ fn refuse_what_does_not_fit() {
     assert_refuses(cross_entropy(&x, &TARGETS, Some(&[1.0])), &["one weight", "got 1"]);
     let infinite = [1.0, 1.0, f32::INFINITY, 1.0, 1.0, 1.0];
     assert_refuses(cross_entropy(&x, &TARGETS, Some(&infinite)), &["weight of row 2", "inf"]);
-    assert_refuses(cross_entropy_smoothed(&x, &TARGETS, 1.5), &["cross_entropy_smoothed", "1.5"]);
+    assert_refuses(cross_entropy_smoothed(&x, &TARGETS, 1.5, None), &["cross_entropy_smoothed", "1.5"]);
     for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         assert_refuses(kl_divergence(&x, &x, temperature, None), &["kl_divergence", "temperature"]);
         assert_refuses(kl_per_sample(x.tensor(), x.tensor(), temperature), &["kl_per_sample", "temperature"]);

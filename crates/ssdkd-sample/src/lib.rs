@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use serde_json::json;
 use ssdkd_context::{Context, Outcome, Plan};
+use ssdkd_method::distillation::disagreement;
 use ssdkd_method::priority::{Cumulative, prioritise};
 use ssdkd_method::{Arrivals, DistillSettings};
 use ssdkd_nn::random::stream;
@@ -96,7 +97,8 @@ fn previous(members: &[BufferRow], before: &[PriorityRow], arrivals: Arrivals) -
     members.iter().map(|row| known.get(&row.sample_id).copied().unwrap_or(new)).collect()
 }
 
-/// KL(f_t ‖ f_s) of every member's clean image, in nats; the teacher's logits come from the shards.
+/// KL(f_t ‖ f_s) of every member's clean image, in nats; the teacher's logits come from the shards, but for those of pixels, which
+/// are too many to be kept there.
 fn measure(context: &mut Context, members: &[BufferRow], round: u32) -> Result<Vec<f32>> {
     let student = context.student_before(round)?;
     let progress = context.progress(STAGE, round, members.len() as u64);
@@ -104,8 +106,11 @@ fn measure(context: &mut Context, members: &[BufferRow], round: u32) -> Result<V
     for batch in members.chunks(MEASURING_BATCH) {
         let places = batch.iter().map(|row| (row.birth_round, row.row)).collect::<Vec<_>>();
         let images = context.images(round, &places)?;
-        let teacher_logits = context.teacher_logits(round, &places)?;
-        disagreements.extend(ssdkd_ops::kl_per_sample(&teacher_logits, &student.logits(&images)?, 1.0)?);
+        let teacher_logits = match student.rows_per_image() {
+            1 => context.teacher_logits(round, &places)?,
+            _ => context.teacher()?.logits(&images)?,
+        };
+        disagreements.extend(disagreement(&teacher_logits, &student.logits(&images)?, student.rows_per_image())?);
         progress.advance(batch.len() as u64, String::new);
     }
     progress.finish();

@@ -36,6 +36,7 @@ const EXTENSION_METADATA_KEY: &str = "ARROW:extension:metadata";
 const TENSOR: &str = "arrow.fixed_shape_tensor";
 const IMAGE: &str = "image";
 const LOGITS: &str = "teacher_logits";
+const MASK: &str = "teacher_mask";
 /// More values than any image has; a file that claims more is not believed.
 const LARGEST_IMAGE: usize = 1 << 28;
 
@@ -156,8 +157,11 @@ pub struct ImageShard {
     pub samples: Vec<SampleRow>,
     /// (N, C, H, W)
     pub pixels: Pixels,
-    /// (N, K): the teacher's logits of exactly these images, not augmented.
+    /// (N, K): the teacher's logits of exactly these images, not augmented; of a teacher that labels pixels the logarithm of its
+    /// probabilities' mean over them.
     pub teacher_logits: Vec<f32>,
+    /// (N, H, W): the class of each pixel, of a teacher that labels these.
+    pub teacher_masks: Option<Vec<u8>>,
 }
 
 impl ImageShard {
@@ -165,10 +169,12 @@ impl ImageShard {
     pub fn encode(&self) -> Result<Vec<u8>, ShardError> {
         let (rows, info) = (self.samples.len(), &self.info);
         let (size, classes) = (info.shape.iter().product::<usize>(), info.class_names.len());
-        let channels = info.shape[0];
+        let [channels, height, width] = info.shape;
+        let masks = self.teacher_masks.as_deref();
         for (what, found, expected) in [
             ("pixel values", self.pixels.len(), rows * size),
             ("teacher logits", self.teacher_logits.len(), rows * classes),
+            ("mask values", masks.map_or(rows * height * width, <[u8]>::len), rows * height * width),
             ("channel means", info.normalisation.mean.len(), channels),
             ("channel deviations", info.normalisation.std.len(), channels),
         ] {
@@ -181,15 +187,22 @@ impl ImageShard {
             Pixels::F32(values) => fixed_size_list::<Float32Type>(values, size, rows),
         };
         let logits = fixed_size_list::<Float32Type>(&self.teacher_logits, classes, rows);
-        let tensor = serde_json::json!({"shape": info.shape, "dim_names": ["C", "H", "W"]});
-        let image_field = Field::new(IMAGE, images.data_type().clone(), false).with_metadata(HashMap::from([
-            (EXTENSION_NAME_KEY.into(), TENSOR.into()),
-            (EXTENSION_METADATA_KEY.into(), crate::canonical::to_string(&tensor)),
-        ]));
+        let tensor = |name: &str, values: &ArrayRef, shape: serde_json::Value| {
+            Field::new(name, values.data_type().clone(), false).with_metadata(HashMap::from([
+                (EXTENSION_NAME_KEY.into(), TENSOR.into()),
+                (EXTENSION_METADATA_KEY.into(), crate::canonical::to_string(&shape)),
+            ]))
+        };
+        let of_images = serde_json::json!({"shape": info.shape, "dim_names": ["C", "H", "W"]});
         let mut fields = SampleRow::fields();
-        fields.extend([image_field, Field::new(LOGITS, logits.data_type().clone(), false)]);
+        fields.extend([tensor(IMAGE, &images, of_images), Field::new(LOGITS, logits.data_type().clone(), false)]);
         let mut columns = SampleRow::to_columns(&self.samples);
         columns.extend([images, logits]);
+        if let Some(masks) = masks {
+            let masks = fixed_size_list::<UInt8Type>(masks, height * width, rows);
+            fields.push(tensor(MASK, &masks, serde_json::json!({"shape": [height, width], "dim_names": ["H", "W"]})));
+            columns.push(masks);
+        }
         let encode_error = |reason: String| ShardError::Encode { table: SampleRow::TABLE, reason };
         let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
             .map_err(|error| encode_error(error.to_string()))?;

@@ -8,7 +8,7 @@ use candle_core::Device;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 use ssdkd_data::{Dataset, Split};
-use ssdkd_evaluate::{Evaluation, evaluate, open_data};
+use ssdkd_evaluate::{Evaluation, check_task, evaluate, open_data};
 use ssdkd_nn::{CARD_VERSION, OPEN_GPU, TeacherCard, weights};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{CommonArgs, Progress, StageError, remove_unfinished, signals, write_file};
@@ -64,7 +64,10 @@ struct LogLine {
     lr: f64,
     loss: f64,
     train_accuracy: f64,
+    /// Where pixels are labelled, of those.
     test_accuracy: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    test_mean_iou: Option<f64>,
     test_loss: f64,
     /// Training, without the measuring.
     seconds: f64,
@@ -141,6 +144,10 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
             train.classes()
         );
         return Err(StageError::other(Code::Integrity, what));
+    }
+    for data in [&train, &test] {
+        let fits = check_task(settings.architecture, data);
+        fits.map_err(|error| StageError::Usage(format!("{}: {error}", arguments.data)))?;
     }
     if train.images() == test.images() {
         tracing::warn!("the data set has one part only: the test accuracy is that on the training images");
@@ -299,6 +306,7 @@ fn log_line(epoch: &EpochReport, measured: &Evaluation) -> LogLine {
         loss: epoch.loss,
         train_accuracy: epoch.accuracy,
         test_accuracy: measured.top1,
+        test_mean_iou: measured.mean_iou,
         test_loss: measured.loss,
         seconds: epoch.seconds,
     }
@@ -313,11 +321,12 @@ fn running(trainer: &Trainer<'_>, settings: &TeachSettings) -> String {
 fn tell(epoch: &EpochReport, epochs: u32, measured: &Evaluation, measuring: f64) {
     let percent = |share: f64| share * 100.0;
     tracing::info!(
-        "epoch {}/{epochs}: loss {:.3}, accuracy {:.2} % in training, {:.2} % on the test images; {:.1} s + {measuring:.1} s",
+        "epoch {}/{epochs}: loss {:.3}, accuracy {:.2} % in training, {:.2} % on the test images{}; {:.1} s + {measuring:.1} s",
         epoch.epoch,
         epoch.loss,
         percent(epoch.accuracy),
         percent(measured.top1),
+        measured.mean_iou.map(|iou| format!(", mean IoU {:.2} %", percent(iou))).unwrap_or_default(),
         epoch.seconds
     );
 }
@@ -346,10 +355,19 @@ fn write_teacher(
         weights: files.weights.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         digest: blake3::hash(&bytes).to_hex().to_string(),
         parameters: network.store().num_parameters(),
-        source: format!("{origin}; {:.2} % of {} test images", measured.top1 * 100.0, measured.images),
+        source: format!("{origin}; {}", score(measured)),
     };
     write_file(&files.weights, &bytes)?;
     write_file(&files.card, card.to_json().as_bytes())?;
-    tracing::info!("{}: {:.2} % of {} test images", files.card.display(), measured.top1 * 100.0, measured.images);
+    tracing::info!("{}: {}", files.card.display(), score(measured));
     Ok(())
+}
+
+/// What the teacher came to, in words.
+fn score(measured: &Evaluation) -> String {
+    let (percent, images) = (100.0 * measured.score(), measured.images);
+    match measured.mean_iou {
+        Some(_) => format!("mean IoU {percent:.2} % on {images} test images"),
+        None => format!("{percent:.2} % of {images} test images"),
+    }
 }

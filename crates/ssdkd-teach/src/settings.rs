@@ -10,7 +10,7 @@ use ssdkd_nn::{Architecture, schedule};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Args)]
 #[serde(deny_unknown_fields)]
 pub struct TeachSettings {
-    /// What to train: resnet20, resnet56-conv, resnet34, wrn-40-2, vgg11, …
+    /// What to train: resnet20, resnet56-conv, resnet34, wrn-40-2, vgg11, …; fpn-resnet20 labels pixels
     #[arg(long, value_name = "NAME")]
     pub architecture: Architecture,
 

@@ -1,4 +1,5 @@
-//! Supervised training: `mean_i CE(f(view(x_i)), y_i)`, SGD, one step at a time.
+//! Supervised training: `mean_i CE(f(view(x_i)), y_i)`, SGD, one step at a time. i runs over images, or where the network
+//! labels pixels over those of all views; what a view shows of the padding, and pixels of no class, count nothing.
 //!
 //! Which images a step sees, and through which views, is a function of (seed, epoch, step). So the position and the
 //! tensors are the whole state, and training can stop and go on between any two steps.
@@ -8,7 +9,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Result, Tensor, bail};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
-use ssdkd_data::Dataset;
+use ssdkd_data::{Dataset, UNLABELLED};
 use ssdkd_nn::random::stream;
 use ssdkd_nn::{Network, NetworkSpec, Pass, Sgd};
 use ssdkd_ops as ops;
@@ -26,8 +27,11 @@ pub struct Position {
     pub step: u64,
     /// Sum of their losses.
     pub loss: f64,
-    /// Images of theirs that were put into the right class.
+    /// Images of theirs, or pixels, that were put into the right class.
     pub correct: u64,
+    /// Images of theirs, or pixels, that are of a class.
+    #[serde(default)]
+    pub counted: u64,
     /// Seconds spent on them.
     pub seconds: f64,
 }
@@ -43,7 +47,7 @@ pub struct EpochReport {
     pub lr: f64,
     /// Mean loss over the steps.
     pub loss: f64,
-    /// Share of the views that were put into the right class, each by the weights of its own step.
+    /// Share of the views, or of their pixels, that were put into the right class, each by the weights of its own step.
     pub accuracy: f64,
     /// Seconds spent on the steps.
     pub seconds: f64,
@@ -61,6 +65,12 @@ pub struct Trainer<'a> {
     order: Option<(u32, Vec<usize>)>,
 }
 
+/// Of each row of logits its class, and what it counts in the loss; without weights, all are 1.
+struct Targets {
+    classes: Vec<u32>,
+    weights: Option<Vec<f32>>,
+}
+
 const NETWORK: &str = "network.";
 const OPTIMIZER: &str = "optimizer.";
 const AVERAGE: &str = "average.";
@@ -71,6 +81,7 @@ impl<'a> Trainer<'a> {
         if data.len() < 2 {
             bail!("{} training images are too few: batch normalisation needs two", data.len());
         }
+        ssdkd_evaluate::check_task(settings.architecture, data)?;
         let (mean, std) = data.channel_statistics();
         let spec = NetworkSpec {
             architecture: settings.architecture,
@@ -136,17 +147,18 @@ impl<'a> Trainer<'a> {
         let started = std::time::Instant::now();
         let (epoch, step) = (self.position.epoch, self.position.step);
         let indices = self.indices();
-        let targets = indices.iter().map(|&index| self.data.label(index)).collect::<Vec<_>>();
         let [channels, height, width] = self.data.shape();
         let images = self.data.gather(&indices);
         let images = Tensor::from_vec(images, (indices.len(), height, width, channels), self.network.store().device())?;
-        let images = match self.views(indices.len()) {
-            Some(how) => ops::crop_flip(&Value::constant(images), &how)?,
+        let how = self.views(indices.len());
+        let images = match &how {
+            Some(how) => ops::crop_flip(&Value::constant(images), how)?,
             None => Value::constant(images),
         };
+        let Targets { classes: targets, weights } = self.targets(&indices, how.as_ref())?;
 
-        let answers = self.network.forward(&images, &Pass::train())?.logits; // (B, K)
-        let loss = ops::cross_entropy_smoothed(&answers, &targets, self.settings.label_smoothing)?;
+        let answers = self.network.forward(&images, &Pass::train())?.logits; // (B, K), or a row for each pixel
+        let loss = ops::cross_entropy_smoothed(&answers, &targets, self.settings.label_smoothing, weights.as_deref())?;
         let (logits, loss_tensor) = (answers.tensor().clone(), loss.detach());
         drop(answers); // who holds a value holds what it was made of
         let lr = self.settings.learning_rate(self.steps_done(), self.total_steps());
@@ -166,19 +178,22 @@ impl<'a> Trainer<'a> {
         let at = &mut self.position;
         at.step += 1;
         at.loss += loss_value;
-        at.correct += predicted.iter().zip(&targets).filter(|(predicted, target)| predicted == target).count() as u64;
+        let counts = |row: usize| weights.as_ref().is_none_or(|weights| weights[row] > 0.0);
+        let counted = (0..targets.len()).filter(|&row| counts(row));
+        at.counted += counted.clone().count() as u64;
+        at.correct += counted.filter(|&row| predicted[row] == targets[row]).count() as u64;
         at.seconds += started.elapsed().as_secs_f64();
         if at.step < self.steps_per_epoch() {
             return Ok(None);
         }
-        let Position { step: steps, loss, correct, seconds, .. } = self.position;
+        let Position { step: steps, loss, correct, counted, seconds, .. } = self.position;
         self.position = Position { epoch: epoch + 1, ..Position::default() };
         Ok(Some(EpochReport {
             epoch: epoch + 1,
             steps,
             lr,
             loss: loss / steps as f64,
-            accuracy: correct as f64 / (steps * self.batch() as u64) as f64,
+            accuracy: correct as f64 / counted.max(1) as f64,
             seconds,
         }))
     }
@@ -209,6 +224,28 @@ impl<'a> Trainer<'a> {
             how.flips.push(below(&mut rng, 2) == 1 && !self.settings.no_flip);
         }
         Some(how)
+    }
+
+    /// What the views of the present step are to be taken for.
+    fn targets(&self, indices: &[usize], how: Option<&CropFlip>) -> Result<Targets> {
+        if self.network.rows_per_image() == 1 {
+            let classes = indices.iter().map(|&index| self.data.label(index)).collect();
+            return Ok(Targets { classes, weights: None });
+        }
+        // A mask goes the way of its image: as one whose pixels are class + 1, and 0 where there is none.
+        let [_, height, width] = self.data.shape();
+        let marks = indices.iter().flat_map(|&index| self.data.mask(index).unwrap_or_default());
+        let marks = marks.map(|&class| if class == UNLABELLED { 0.0 } else { f32::from(class) + 1.0 }).collect();
+        let marks = Tensor::from_vec::<_, f32>(marks, (indices.len(), height, width, 1), &Device::Cpu)?;
+        let marks = match how {
+            Some(how) => ops::crop_flip(&Value::constant(marks), how)?.tensor().clone(),
+            None => marks,
+        };
+        let marks = marks.flatten_all()?.to_vec1::<f32>()?;
+        Ok(Targets {
+            classes: marks.iter().map(|&mark| (mark as u32).saturating_sub(1)).collect(),
+            weights: Some(marks.iter().map(|&mark| mark.min(1.0)).collect()),
+        })
     }
 
     fn update_average(&self) -> Result<()> {
@@ -251,7 +288,9 @@ impl<'a> Trainer<'a> {
             None if average.is_empty() => {}
             None => bail!("it holds a running average of the weights, and none is wanted"),
         }
-        self.position = position;
+        // Of a version that counted no pixels.
+        let counted = if position.counted == 0 { position.step * self.batch() as u64 } else { position.counted };
+        self.position = Position { counted, ..position };
         Ok(())
     }
 }
@@ -344,6 +383,39 @@ mod tests {
     }
 
     #[test]
+    fn a_mask_goes_the_way_of_its_image() -> Result<()> {
+        let data = shapes::generate_masked(0, Split::Train, 24);
+        let settings = TeachSettings { architecture: "fpn-resnet8".parse().unwrap(), ..settings() };
+        let trainer = Trainer::new(&settings, &data, &Device::Cpu)?;
+        let (size, moved) = (32 * 32, CropFlip { offsets: vec![(4, 4), (4, 7)], flips: vec![true, false], padding: 4 });
+        let Targets { classes, weights } = trainer.targets(&[3, 5], Some(&moved))?;
+        let weights = weights.unwrap();
+        let [mirrored, shifted] = [3, 5].map(|index| data.mask(index).unwrap());
+        for (at, (&class, &weight)) in classes.iter().zip(&weights).enumerate() {
+            let (row, column) = (at % size / 32, at % 32);
+            let (expected, of_image) = match at / size {
+                0 => (mirrored[row * 32 + 31 - column], true),
+                _ => (shifted[row * 32 + (column + 3).min(31)], column + 3 < 32),
+            };
+            assert_eq!(weight, if of_image { 1.0 } else { 0.0 });
+            assert_eq!(class, if of_image { u32::from(expected) } else { 0 }, "at {at}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn images_and_pixels_are_not_taken_for_each_other() {
+        let masked = shapes::generate_masked(0, Split::Train, 24);
+        let plain = shapes::generate(0, Split::Train, 24);
+        for (architecture, data, message) in [("fpn-resnet8", &plain, "no masks"), ("resnet8", &masked, "fpn-resnet8")]
+        {
+            let settings = TeachSettings { architecture: architecture.parse().unwrap(), ..settings() };
+            let error = Trainer::new(&settings, data, &Device::Cpu).err().unwrap().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
     fn a_state_that_does_not_fit_is_refused() -> Result<()> {
         let data = shapes::generate(0, Split::Train, 24);
         let mut trainer = Trainer::new(&settings(), &data, &Device::Cpu)?;
@@ -368,16 +440,20 @@ mod tests {
 
     #[test]
     fn a_few_steps_learn_what_they_see_again_and_again() -> Result<()> {
-        let data = shapes::generate(0, Split::Train, 16);
-        let settings =
-            TeachSettings { epochs: 30, ema: 0.0, label_smoothing: 0.0, no_augment: true, batch: 16, ..settings() };
-        let mut trainer = Trainer::new(&settings, &data, &Device::Cpu)?;
-        let first = trainer.step()?.unwrap();
-        let mut last = first;
-        while !trainer.is_done() {
-            last = trainer.step()?.unwrap();
-        }
-        assert!(last.loss < first.loss / 4.0 && last.accuracy > 0.9, "{first:?} {last:?}");
-        Ok(())
+        let of = |architecture: &str, epochs: u32, data: &Dataset| {
+            let architecture = architecture.parse().unwrap();
+            let settings = TeachSettings { architecture, epochs, ema: 0.0, label_smoothing: 0.0, ..settings() };
+            let settings = TeachSettings { no_augment: true, batch: 16, ..settings };
+            let mut trainer = Trainer::new(&settings, data, &Device::Cpu)?;
+            let first = trainer.step()?.unwrap();
+            let mut last = first;
+            while !trainer.is_done() {
+                last = trainer.step()?.unwrap();
+            }
+            assert!(last.loss < first.loss / 4.0 && last.accuracy > 0.9, "{architecture}: {first:?} {last:?}");
+            Ok(())
+        };
+        of("resnet8", 30, &shapes::generate(0, Split::Train, 16))?;
+        of("fpn-resnet8", 90, &shapes::generate_masked(0, Split::Train, 16))
     }
 }

@@ -32,8 +32,8 @@ pub struct CompareArgs {
 
 /// How `results.md` begins.
 const HEAD: &str = "# Results\n\n\
-    Made by `ssdkd compare` from results.json, which has a row for each run. **last** is the last student's top-1 accuracy;\n\
-    beside it mean and deviation over the last rounds that were measured. No run sees the test set. Times are sums over all\n\
+    Made by `ssdkd compare` from results.json, which has a row for each run. **last** is the last student's top-1 accuracy, of\n\
+    networks that label pixels (fpn-…) the mean intersection over union; beside it mean and deviation over the last rounds that were measured. No run sees the test set. Times are sums over all\n\
     stages, on the machine and with the threads that the list below the table names.\n";
 
 /// Adds the runs to the record; writes and prints the tables, and draws the charts.
@@ -215,7 +215,7 @@ fn strip_name(row: &Row) -> String {
 
 /// The charts of one pair: file names and SVG.
 fn charts(pair: &str, methods: &[Method<'_>]) -> Result<Vec<(String, String)>> {
-    let accuracy = "accuracy, %";
+    let accuracy = if pair.contains("fpn-") { "mean IoU, %" } else { "accuracy, %" };
     let over = |x: &str, methods: &[&Method<'_>], of: fn(&(u64, f64, f64)) -> f64| {
         let lines = methods.iter().flat_map(|method| {
             let curve = |row: &&Row| row.curve.iter().map(|point| (of(point), 100.0 * point.2)).collect();

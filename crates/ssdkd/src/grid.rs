@@ -45,6 +45,13 @@ pub fn contact_sheet(rows: &[Vec<&[u8]>], shape: [usize; 3], zoom: usize) -> Res
     Ok(png)
 }
 
+/// The colour of a class in pictures of masks: that of Pascal VOC's colour map, black for the first.
+pub fn class_colour(class: u8) -> [u8; 3] {
+    // The bits of the class go to the three colours in turn, the lowest to the highest of each.
+    let bit = |at: u32| class.checked_shr(at).unwrap_or(0) & 1;
+    [0, 1, 2].map(|first| (0..3).map(|place| bit(3 * place + first) << (7 - place)).sum::<u8>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +67,13 @@ mod tests {
         assert_eq!(sheet.get_pixel(10, 2).0, [0, 0, 255]);
         assert_eq!(sheet.get_pixel(7, 15).0, [0, 0, 255]);
         assert_eq!(sheet.get_pixel(10, 10).0, [255, 255, 255]);
+    }
+
+    #[test]
+    fn classes_have_the_colours_of_pascal_voc() {
+        let colours = [0, 1, 2, 3, 8, 15, 20].map(class_colour);
+        let expected = [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [64, 0, 0], [192, 128, 128], [0, 64, 128]];
+        assert_eq!(colours, expected);
     }
 
     #[test]

@@ -241,7 +241,7 @@ fn accuracy(network: &Network, data: &Dataset) -> Result<f64> {
     let evaluation = ssdkd_evaluate::evaluate_beside(network, None, data, BATCH, heed);
     // A request to stop passes through candle's error type: look at it here, for the right exit code.
     signals::check()?;
-    Ok(evaluation?.top1)
+    Ok(evaluation?.score())
 }
 
 #[cfg(test)]

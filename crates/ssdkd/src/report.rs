@@ -9,7 +9,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use ssdkd_context::{Context, SHARD, STUDENT};
 use ssdkd_method::Diagnostics;
-use ssdkd_nn::Network;
+use ssdkd_nn::{Architecture, Network, Task};
 use ssdkd_shards::Timing;
 use ssdkd_shards::manifest::TIMING_FILE;
 use ssdkd_stage::{AskArgs, RunArgs, exit, write_file};
@@ -243,7 +243,12 @@ fn spread(values: &[f64]) -> Option<Spread> {
 }
 
 fn describe(summary: &Summary) -> Result<String> {
-    let percent = |value: Option<f64>| value.map_or("not measured".into(), |value| format!("{:.2} %", 100.0 * value));
+    let what = match summary.teacher.parse() {
+        Ok(Architecture { task: Task::Pixels, .. }) => "mean IoU ",
+        _ => "",
+    };
+    let percent =
+        |value: Option<f64>| value.map_or("not measured".into(), |value| format!("{what}{:.2} %", 100.0 * value));
     let mut text = String::new();
     writeln!(text, "\nrun        {} (seed {})", summary.run, summary.seed)?;
     writeln!(
@@ -287,7 +292,8 @@ fn describe(summary: &Summary) -> Result<String> {
     Ok(text)
 }
 
-/// The newest members of each class of the last buffer: a row for each class, and the first few of each in one row.
+/// The newest members of each class of the last buffer: a row for each class, and the first few of each in one row. Where the
+/// teacher labels pixels, its labels lie under each row.
 fn pictures_of_buffer(context: &mut Context) -> Result<[Vec<u8>; 2]> {
     let round = context.last_round("balance")?.context("the run has no buffer yet\nhint: `ssdkd run RECIPE`")?;
     let card = context.teacher_card();
@@ -297,10 +303,37 @@ fn pictures_of_buffer(context: &mut Context) -> Result<[Vec<u8>; 2]> {
         let of_class = members.iter().rev().filter(|row| row.teacher_class as usize == class).take(COLUMNS);
         let places = of_class.map(|row| (row.birth_round, row.row)).collect::<Vec<_>>();
         rows.push(context.pictures(round, &places)?);
+        if card.architecture.task == Task::Pixels {
+            rows.push(masks(context, round, &places)?);
+        }
     }
     let rows = rows.iter().map(|images| images.iter().map(Vec::as_slice).collect()).collect::<Vec<Vec<_>>>();
-    let few = rows.iter().flat_map(|images| images.iter().take(IN_STRIP).copied()).collect();
-    Ok([grid::contact_sheet(&rows, card.input, ZOOM)?, grid::contact_sheet(&[few], card.input, ZOOM)?])
+    let few = |start: usize, each: usize| {
+        rows.iter()
+            .skip(start)
+            .step_by(each)
+            .flat_map(|images| images.iter().take(IN_STRIP).copied())
+            .collect::<Vec<_>>()
+    };
+    let strip = match card.architecture.task {
+        Task::Images => vec![few(0, 1)],
+        Task::Pixels => vec![few(0, 2), few(1, 2)],
+    };
+    Ok([grid::contact_sheet(&rows, card.input, ZOOM)?, grid::contact_sheet(&strip, card.input, ZOOM)?])
+}
+
+/// What the teacher takes the pixels of these images for, as pictures like them: a colour for each class, or a level of gray.
+fn masks(context: &mut Context, round: u32, places: &[(u32, u32)]) -> Result<Vec<Vec<u8>>> {
+    let masks = context.masks(round, places)?;
+    let card = context.teacher_card();
+    let level = |class: u8, channel: usize| match card.input[0] {
+        1 => (usize::from(class) * 255 / card.classes) as u8,
+        _ => grid::class_colour(class)[channel],
+    };
+    let picture = |mask: &Vec<u8>| {
+        (0..card.input[0]).flat_map(|channel| mask.iter().map(move |&class| level(class, channel))).collect::<Vec<_>>()
+    };
+    Ok(masks.iter().map(picture).collect())
 }
 
 /// Class counts and the teacher's confidence over the last buffer: file names and charts.

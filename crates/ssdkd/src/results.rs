@@ -144,6 +144,7 @@ fn data_name(spec: &str) -> &str {
 struct Epoch {
     steps: u64,
     test_accuracy: f64,
+    test_mean_iou: Option<f64>,
     seconds: f64,
 }
 
@@ -156,7 +157,7 @@ fn of_card(path: &Path) -> Result<Row> {
     let (mut steps, mut seconds, mut curve) = (0, 0.0, Vec::new());
     for epoch in epochs.with_context(|| format!("{} is damaged", log.display()))? {
         (steps, seconds) = (steps + epoch.steps, seconds + epoch.seconds);
-        curve.push((steps, seconds, epoch.test_accuracy));
+        curve.push((steps, seconds, epoch.test_mean_iou.unwrap_or(epoch.test_accuracy)));
     }
     let mut parts = card.source.split(';').map(str::trim);
     let command = parts.next().unwrap_or_default();

@@ -9,6 +9,7 @@ mod measuring;
 mod pipeline;
 mod refused;
 mod rerun;
+mod segmentation;
 mod shards;
 mod stopped;
 mod support;

@@ -4,7 +4,7 @@
 //! The CIFAR family has two kinds of shortcut where the shape changes. Kind A has no parameters: every other pixel, and
 //! zero channels on both sides. Kind B is a 1×1 convolution and a batch norm, which ResNet-18/34 always use.
 //!
-//! Fresh weights are He et al.'s normal ones by the number of inputs, the head's too, as in the public CIFAR code.
+//! Fresh weights are He et al.'s normal ones by the number of inputs, as in the public CIFAR code.
 
 use candle_core::Result;
 use candle_nn::VarBuilder;
@@ -12,8 +12,8 @@ use ssdkd_ops as ops;
 use ssdkd_ops::{Activation, Conv2dSpec, Value};
 
 use crate::architecture::{Names, Shortcut};
-use crate::layers::{BatchNorm2d, Conv2d, Draw, Linear};
-use crate::models::Output;
+use crate::layers::{BatchNorm2d, Conv2d, Draw};
+use crate::models::Group;
 use crate::pass::Pass;
 
 /// See the [module](self).
@@ -21,7 +21,7 @@ pub struct ResNet {
     conv1: Conv2d,
     bn1: BatchNorm2d,
     blocks: Vec<Block>,
-    head: Linear,
+    groups: Vec<Group>,
 }
 
 struct Block {
@@ -41,38 +41,25 @@ enum Path {
 
 impl ResNet {
     /// Three groups of (depth − 2) / 6 blocks with 16, 32 and 64 channels.
-    pub fn cifar(
-        depth: usize,
-        shortcut: Shortcut,
-        names: &Names,
-        classes: usize,
-        channels: usize,
-        vb: VarBuilder<'_>,
-    ) -> Result<Self> {
-        let blocks = (depth - 2) / 6;
-        Self::new(&[(16, blocks), (32, blocks), (64, blocks)], shortcut, names, classes, channels, vb)
+    pub fn cifar(depth: usize, shortcut: Shortcut, names: &Names, channels: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        let maps = (depth - 2) / 6;
+        let groups = [16, 32, 64].map(|channels| Group { maps, channels });
+        Self::new(groups.to_vec(), shortcut, names, channels, vb)
     }
 
     /// ResNet-18 or -34: four groups with 64, 128, 256 and 512 channels.
-    pub fn imagenet(depth: usize, names: &Names, classes: usize, channels: usize, vb: VarBuilder<'_>) -> Result<Self> {
+    pub fn imagenet(depth: usize, names: &Names, channels: usize, vb: VarBuilder<'_>) -> Result<Self> {
         let blocks = if depth == 18 { [2, 2, 2, 2] } else { [3, 4, 6, 3] };
-        let groups = [64, 128, 256, 512].into_iter().zip(blocks).collect::<Vec<_>>();
-        Self::new(&groups, Shortcut::Convolution, names, classes, channels, vb)
+        let groups = [64, 128, 256, 512].into_iter().zip(blocks).map(|(channels, maps)| Group { maps, channels });
+        Self::new(groups.collect(), Shortcut::Convolution, names, channels, vb)
     }
 
-    fn new(
-        groups: &[(usize, usize)],
-        shortcut: Shortcut,
-        names: &Names,
-        classes: usize,
-        channels: usize,
-        vb: VarBuilder<'_>,
-    ) -> Result<Self> {
-        let mut width = groups[0].0;
+    fn new(groups: Vec<Group>, shortcut: Shortcut, names: &Names, channels: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        let mut width = groups[0].channels;
         let conv1 = conv3x3(channels, width, 1, vb.pp("conv1"))?;
         let bn1 = BatchNorm2d::new(width, vb.pp("bn1"))?;
         let mut blocks = Vec::new();
-        for (group, &(outputs, count)) in groups.iter().enumerate() {
+        for (group, &Group { maps: count, channels: outputs }) in groups.iter().enumerate() {
             let vb = vb.pp(format!("layer{}", group + 1));
             for index in 0..count {
                 let stride = if group > 0 && index == 0 { 2 } else { 1 };
@@ -80,21 +67,23 @@ impl ResNet {
                 width = outputs;
             }
         }
-        let head = Linear::new(width, classes, Draw::HE_INPUTS, vb.pp(&names.head))?;
-        Ok(Self { conv1, bn1, blocks, head })
+        Ok(Self { conv1, bn1, blocks, groups })
     }
 
-    /// From normalised images (B, H, W, C).
-    pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Output> {
+    /// Its maps.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// The maps of normalised images (B, H, W, C).
+    pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Vec<Value>> {
         let mut x = self.conv1.forward_normed(x, &self.bn1, None, Activation::Relu, pass)?;
         let mut maps = Vec::new();
         for block in &self.blocks {
             x = block.forward(&x, pass)?;
             maps.push(x.clone());
         }
-        let features = ops::global_avg_pool(&x)?; // (B, F)
-        let logits = self.head.forward(&features, pass)?;
-        Ok(Output { maps, features, logits })
+        Ok(maps)
     }
 }
 

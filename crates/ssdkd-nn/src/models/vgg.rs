@@ -1,35 +1,39 @@
-//! VGG-11 with batch normalisation and one linear layer on the pooled features, as the public code of CMI and
-//! Fast-Datafree has it: five blocks, max pooling after the first three (and after the fourth for 64×64 images),
-//! global average pooling after the last.
+//! VGG-11 with batch normalisation, as the public code of CMI and Fast-Datafree has it: five blocks, max pooling after the
+//! first three (and after the fourth for 64×64 images).
 //!
-//! Fresh convolutions are He et al.'s normal ones by the number of outputs, the head is N(0, 0.01), biases are zero, as in
-//! that code.
+//! Fresh convolutions are He et al.'s normal ones by the number of outputs, biases are zero, as in that code.
 
 use candle_core::Result;
-use candle_nn::{Init, VarBuilder};
+use candle_nn::VarBuilder;
 use ssdkd_ops as ops;
 use ssdkd_ops::{Activation, Conv2dSpec, Value};
 
-use crate::layers::{BatchNorm2d, Conv2d, Draw, Linear};
-use crate::models::Output;
+use crate::layers::{BatchNorm2d, Conv2d, Draw};
+use crate::models::Group;
 use crate::pass::Pass;
 
-const BLOCKS: [&[usize]; 5] = [&[64], &[128], &[256, 256], &[512, 512], &[512, 512]];
+/// The maps of each block.
+pub const BLOCKS: [Group; 5] = [
+    Group { maps: 1, channels: 64 },
+    Group { maps: 1, channels: 128 },
+    Group { maps: 2, channels: 256 },
+    Group { maps: 2, channels: 512 },
+    Group { maps: 2, channels: 512 },
+];
 
 /// See the [module](self).
 pub struct Vgg {
     blocks: Vec<Vec<(Conv2d, BatchNorm2d)>>,
-    classifier: Linear,
 }
 
 impl Vgg {
     /// Asks `vb` for every tensor.
-    pub fn new(classes: usize, channels: usize, vb: VarBuilder<'_>) -> Result<Self> {
+    pub fn new(channels: usize, vb: VarBuilder<'_>) -> Result<Self> {
         let (mut inputs, mut blocks) = (channels, Vec::new());
-        for (block, widths) in BLOCKS.iter().enumerate() {
+        for (block, &Group { maps, channels: outputs }) in BLOCKS.iter().enumerate() {
             let vb = vb.pp(format!("block{block}"));
             let mut layers = Vec::new();
-            for (layer, &outputs) in widths.iter().enumerate() {
+            for layer in 0..maps {
                 // Convolution, norm, activation: three entries of PyTorch's Sequential.
                 let conv =
                     Conv2d::with_bias((inputs, outputs, 3), Conv2dSpec::new(1, 1), Draw::HE_OUTPUTS, vb.pp(3 * layer))?;
@@ -38,13 +42,11 @@ impl Vgg {
             }
             blocks.push(layers);
         }
-        let head = Draw::PYTORCH.weight(Init::Randn { mean: 0.0, stdev: 0.01 }).zero_bias();
-        let classifier = Linear::new(inputs, classes, head, vb.pp("classifier"))?;
-        Ok(Self { blocks, classifier })
+        Ok(Self { blocks })
     }
 
-    /// From normalised images (B, H, W, C).
-    pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Output> {
+    /// The maps of normalised images (B, H, W, C), after each convolution's ReLU.
+    pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Vec<Value>> {
         let height = x.dims()[1];
         let (mut x, mut maps) = (x.clone(), Vec::new());
         for (block, layers) in self.blocks.iter().enumerate() {
@@ -56,8 +58,6 @@ impl Vgg {
                 x = ops::max_pool2d(&x, 2, 2, 0)?;
             }
         }
-        let features = ops::global_avg_pool(&x)?; // (B, 512)
-        let logits = self.classifier.forward(&features, pass)?;
-        Ok(Output { maps, features, logits })
+        Ok(maps)
     }
 }

@@ -1,16 +1,14 @@
 //! Wide residual networks WRN-d-k (Zagoruyko and Komodakis 2016): pre-activation basic blocks, (d − 4) / 6 in each of
 //! three groups of 16k, 32k and 64k channels. Tensor names are those of the public code of CMI and Fast-Datafree.
 //!
-//! Fresh convolutions are He et al.'s normal ones by the number of outputs, the head has PyTorch's default and a zero
-//! bias, as in that code.
+//! Fresh convolutions are He et al.'s normal ones by the number of outputs, as in that code.
 
 use candle_core::Result;
 use candle_nn::VarBuilder;
-use ssdkd_ops as ops;
 use ssdkd_ops::{Activation, Conv2dSpec, Value};
 
-use crate::layers::{BatchNorm2d, Conv2d, Draw, Linear};
-use crate::models::Output;
+use crate::layers::{BatchNorm2d, Conv2d, Draw};
+use crate::models::Group;
 use crate::pass::Pass;
 
 /// See the [module](self).
@@ -18,7 +16,7 @@ pub struct Wrn {
     conv1: Conv2d,
     blocks: Vec<Block>,
     bn1: BatchNorm2d,
-    fc: Linear,
+    groups: [Group; 3],
 }
 
 struct Block {
@@ -31,25 +29,29 @@ struct Block {
 
 impl Wrn {
     /// Asks `vb` for every tensor.
-    pub fn new(depth: usize, width: usize, classes: usize, channels: usize, vb: VarBuilder<'_>) -> Result<Self> {
-        let count = (depth - 4) / 6;
+    pub fn new(depth: usize, width: usize, channels: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        let groups = [16, 32, 64].map(|channels| Group { maps: (depth - 4) / 6, channels: channels * width });
         let conv1 = convolution((channels, 16, 3), 1, vb.pp("conv1"))?;
         let (mut inputs, mut blocks) = (16, Vec::new());
-        for (group, outputs) in [16 * width, 32 * width, 64 * width].into_iter().enumerate() {
+        for (group, &Group { maps, channels: outputs }) in groups.iter().enumerate() {
             let vb = vb.pp(format!("block{}", group + 1)).pp("layer");
-            for index in 0..count {
+            for index in 0..maps {
                 let stride = if group > 0 && index == 0 { 2 } else { 1 };
                 blocks.push(Block::new(inputs, outputs, stride, vb.pp(index))?);
                 inputs = outputs;
             }
         }
         let bn1 = BatchNorm2d::new(inputs, vb.pp("bn1"))?;
-        let fc = Linear::new(inputs, classes, Draw::PYTORCH.zero_bias(), vb.pp("fc"))?;
-        Ok(Self { conv1, blocks, bn1, fc })
+        Ok(Self { conv1, blocks, bn1, groups })
     }
 
-    /// From normalised images (B, H, W, C).
-    pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Output> {
+    /// Its maps.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// The maps of normalised images (B, H, W, C), each as batch norm and ReLU hand it on.
+    pub fn forward(&self, x: &Value, pass: &Pass) -> Result<Vec<Value>> {
         let mut x = self.conv1.forward(x, pass)?;
         // A block hands on a sum whose size nothing bounds; its map is that sum as the next block sees it.
         let mut maps = Vec::new();
@@ -60,11 +62,8 @@ impl Wrn {
             }
             x = block.forward(&x, &activated, pass)?;
         }
-        let last = self.bn1.forward(&x, Activation::Relu, pass)?;
-        maps.push(last.clone());
-        let features = ops::global_avg_pool(&last)?; // (B, F)
-        let logits = self.fc.forward(&features, pass)?;
-        Ok(Output { maps, features, logits })
+        maps.push(self.bn1.forward(&x, Activation::Relu, pass)?);
+        Ok(maps)
     }
 }
 

@@ -78,6 +78,16 @@ fn a_card_that_does_not_hold_is_refused() {
     check_refused("\"source\"", "\"sauce\"", "sauce");
     check_refused("\"model.safetensors\"", "\"../model.safetensors\"", "beside the card");
     check_refused("\"classes\": 3", "\"classes\": 4", "3 class names for 4 classes");
+    let many = (0..256).map(|class| format!("\"{class}\"")).collect::<Vec<_>>().join(",");
+    let few = "\"class_names\": [\n    \"a\",\n    \"b\",\n    \"c\"\n  ]";
+    let pixels = |json: &str| {
+        let json =
+            json.replace(few, &format!("\"class_names\": [{many}]")).replace("\"classes\": 3", "\"classes\": 256");
+        json.replace("resnet8", "fpn-resnet8")
+    };
+    let json = pixels(&Model::new().card.to_json());
+    let error = TeacherCard::parse(json.as_bytes(), "card.json".as_ref()).unwrap_err().to_string();
+    assert!(error.contains("256 classes of pixels"), "{error}");
     check_refused("8\n  ]", "0\n  ]", "input");
     check_refused("0.25", "0.0", "stds above 0");
     check_refused("{", "", "no usable card");

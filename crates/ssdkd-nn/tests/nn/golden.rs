@@ -18,6 +18,12 @@ fn classifier(architecture: &str, names: &Names, classes: usize) -> (Classifier,
     (classifier, store)
 }
 
+/// The class of each image, for all of its rows.
+fn targets(logits: &Value) -> Vec<u32> {
+    let rows = logits.dims()[0] / TARGETS.len();
+    TARGETS.iter().flat_map(|&target| std::iter::repeat_n(target, rows)).collect()
+}
+
 fn gradient_rows(store: &Store, gradients: &Gradients) -> Vec<(String, [f32; 5])> {
     let row = |(name, var): (String, Var)| {
         let gradient = gradients.get(&var).unwrap_or_else(|| panic!("{name} has no gradient"));
@@ -76,7 +82,7 @@ fn check_within(architecture: &str, names: &Names, of_gradients: f32) {
     let mut sorted = distances.iter().map(|distance| distance.scalar().unwrap()).collect::<Vec<_>>();
     sorted.sort_by(f32::total_cmp);
     golden.check(&name("taps"), &sorted, 2e-5);
-    let task = ops::cross_entropy(&output.logits, &TARGETS, None).unwrap();
+    let task = ops::cross_entropy(&output.logits, &targets(&output.logits), None).unwrap();
     let mut terms = distances.iter().map(|distance| (0.1, distance)).collect::<Vec<_>>();
     terms.push((1.0, &task));
     let gradients = ops::weighted_sum(&terms).unwrap().backward().unwrap();
@@ -94,7 +100,7 @@ fn check_within(architecture: &str, names: &Names, of_gradients: f32) {
     // One training step.
     let output = network.forward(&Value::leaf(&images), &Pass::train()).unwrap();
     golden.check(&name("train.logits"), &numbers(output.logits.tensor()), 1e-4);
-    let loss = ops::cross_entropy(&output.logits, &TARGETS, None).unwrap();
+    let loss = ops::cross_entropy(&output.logits, &targets(&output.logits), None).unwrap();
     golden.check(&name("train.loss"), &[loss.scalar().unwrap()], 1e-5);
     let gradients = loss.backward().unwrap();
     golden.check(&name("train.images"), &summary(gradients.get(&images).unwrap()), of_gradients);
@@ -127,6 +133,12 @@ fn wide_resnets() {
 #[test]
 fn vgg11() {
     check("vgg11", &Names::default());
+}
+
+#[test]
+fn pyramids_that_label_pixels() {
+    check("fpn-resnet8", &Names::default());
+    check("fpn-wrn-16-1", &Names::default());
 }
 
 #[test]
@@ -168,13 +180,15 @@ fn sizes_are_those_of_pytorch() {
         "wrn-40-1",
         "wrn-40-2",
         "vgg11",
+        "fpn-resnet20",
+        "fpn-wrn-40-2",
     ] {
         let (_, store) = classifier(name, &Names::default(), 10);
         let counts = [store.num_parameters() as i64, store.all().len() as i64];
         assert_eq!(golden.tensor(&format!("counts.{name}")).to_vec1::<i64>().unwrap(), counts, "{name}");
         checked += 1;
     }
-    assert_eq!(checked, 13);
+    assert_eq!(checked, 15);
     let store = Store::new(&device());
     Generator::new(256, 64, 32, 3, store.builder()).unwrap();
     assert_eq!(golden.tensor("counts.generator").to_vec1::<i64>().unwrap(), [2_328_899, store.all().len() as i64]);
@@ -193,6 +207,9 @@ fn every_architecture_is_recognised_from_its_tensors() {
         ("wrn-16-1", Names { head: "fc".into(), ..Names::default() }),
         ("wrn-40-2", Names { head: "fc".into(), ..Names::default() }),
         ("vgg11", Names::default()),
+        ("fpn-resnet20-conv", Names { shortcut: "downsample".into(), ..Names::default() }),
+        ("fpn-resnet18", Names::default()),
+        ("fpn-wrn-16-2", Names::default()),
     ] {
         let store = Store::new(&device());
         let architecture = name.parse::<Architecture>().unwrap();
@@ -205,12 +222,13 @@ fn every_architecture_is_recognised_from_its_tensors() {
 
 #[test]
 fn fresh_networks_are_ready_to_learn() {
-    for name in ["resnet20", "resnet18", "wrn-16-1", "vgg11"] {
+    for name in ["resnet20", "resnet18", "wrn-16-1", "vgg11", "fpn-resnet20", "fpn-wrn-16-1"] {
         let store = Store::seeded(&device(), 1);
         let network = Classifier::new(&name.parse().unwrap(), &Names::default(), 10, 3, store.builder()).unwrap();
         let images = formula(1, &[8, SIZE, SIZE, 3], 1.7);
         let logits = network.forward(&Value::constant(images), &Pass::train_frozen()).unwrap().logits;
-        let spread = numbers(logits.tensor()).iter().map(|x| x * x).sum::<f32>() / 80.0;
+        let logits = numbers(logits.tensor());
+        let spread = logits.iter().map(|x| x * x).sum::<f32>() / logits.len() as f32;
         assert!(spread.is_finite() && spread > 1e-4 && spread < 20.0, "{name}: {spread}");
     }
     let store = Store::seeded(&device(), 1);
@@ -240,7 +258,8 @@ fn spec_of(architecture: &str, side: usize) -> ssdkd_nn::NetworkSpec {
 
 #[test]
 fn a_frozen_network_gives_the_same_numbers_and_gradients() {
-    for architecture in ["resnet8", "wrn-10-1", "vgg11"] {
+    let targets = |logits: &Value| (0..logits.dims()[0] as u32).map(|row| row % 4).collect::<Vec<_>>();
+    for architecture in ["resnet8", "wrn-10-1", "vgg11", "fpn-resnet8"] {
         let make = || {
             let network = ssdkd_nn::Network::create(&spec_of(architecture, 32), 3, &device()).unwrap();
             fill(network.store());
@@ -253,7 +272,7 @@ fn a_frozen_network_gives_the_same_numbers_and_gradients() {
             let of = |network: &ssdkd_nn::Network| {
                 let logits = network.forward(&Value::leaf(&images), &pass()).unwrap().logits;
                 let found = numbers(logits.tensor());
-                let gradients = ops::cross_entropy(&logits, &[0, 1, 2], None).unwrap().backward().unwrap();
+                let gradients = ops::cross_entropy(&logits, &targets(&logits), None).unwrap().backward().unwrap();
                 [found, numbers(gradients.get(&images).unwrap())]
             };
             let (found, expected) = (of(&frozen), of(&plain));
@@ -266,8 +285,22 @@ fn a_frozen_network_gives_the_same_numbers_and_gradients() {
         }
         // Training is as it was: its weights are parameters.
         let output = frozen.forward(&Value::constant(images.clone()), &Pass::train()).unwrap();
-        let gradients = ops::cross_entropy(&output.logits, &[0, 1, 2], None).unwrap().backward().unwrap();
+        let targets = targets(&output.logits);
+        let gradients = ops::cross_entropy(&output.logits, &targets, None).unwrap().backward().unwrap();
         assert_eq!(gradients.len(), frozen.store().parameters().len(), "{architecture}");
+    }
+}
+
+#[test]
+fn a_network_that_labels_pixels_has_a_row_for_each() {
+    let network = ssdkd_nn::Network::create(&spec_of("fpn-resnet8", 8), 3, &device()).unwrap();
+    assert_eq!(network.rows_per_image(), 64);
+    let images = formula(4, &[2, 8, 8, 3], 1.0).affine(0.5, 0.5).unwrap();
+    assert_eq!(network.logits(&images).unwrap().dims(), [128, 4]);
+    assert_eq!(network.features().unwrap(), 64);
+    for (architecture, multiple) in [("fpn-resnet8", 4), ("fpn-wrn-10-1", 4), ("fpn-resnet18", 8)] {
+        let error = ssdkd_nn::Network::create(&spec_of(architecture, 18), 3, &device()).err().unwrap().to_string();
+        assert!(error.contains(&format!("multiples of {multiple}, not 18 by 18")), "{error}");
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     CLASS_NAMES_KEY, EXTENSION_METADATA_KEY, EXTENSION_NAME_KEY, IMAGE, ImageInfo, ImageShard, LARGEST_IMAGE, LOGITS,
-    NORMALISATION_KEY, Normalisation, PixelFormat, Pixels, SampleRow, TENSOR, list_type,
+    MASK, NORMALISATION_KEY, Normalisation, PixelFormat, Pixels, SampleRow, TENSOR, list_type,
 };
 use crate::column::{Columns, Row, check_column, nulls_error};
 use crate::file::ParquetFile;
@@ -44,6 +44,9 @@ impl ImageReader {
             let reason = format!("it is not for images with {} channels", shape[0]);
             return Err(ShardError::Metadata { path: path.into(), key: NORMALISATION_KEY, reason });
         }
+        if file.schema().field_with_name(MASK).is_ok() {
+            check_column(path, file.schema(), MASK, &list_type(DataType::UInt8, shape[1] * shape[2]))?;
+        }
         let info = ImageInfo { origin: file.origin()?, shape, normalisation, class_names };
         Ok(Self { file, info, format })
     }
@@ -75,6 +78,7 @@ impl ImageReader {
             samples: self.samples(rows)?,
             pixels: self.pixels(rows)?,
             teacher_logits: self.teacher_logits(rows)?,
+            teacher_masks: self.teacher_masks(rows)?,
         })
     }
 
@@ -98,6 +102,15 @@ impl ImageReader {
     /// The teacher's logits, (N, K).
     pub fn teacher_logits(&self, rows: Rows<'_>) -> Result<Vec<f32>, ShardError> {
         self.lists::<Float32Type>(LOGITS, self.info.class_names.len(), rows)
+    }
+
+    /// The class that the teacher puts each pixel into, (N, H, W), where it labels pixels.
+    pub fn teacher_masks(&self, rows: Rows<'_>) -> Result<Option<Vec<u8>>, ShardError> {
+        if self.file.schema().field_with_name(MASK).is_err() {
+            return Ok(None);
+        }
+        let [_, height, width] = self.info.shape;
+        Ok(Some(self.lists::<UInt8Type>(MASK, height * width, rows)?))
     }
 
     fn lists<T: ArrowPrimitiveType>(

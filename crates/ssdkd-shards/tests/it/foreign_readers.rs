@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use ssdkd_shards::{BufferRow, PixelFormat, Pixels, tables};
+use ssdkd_shards::{BufferRow, ImageShard, PixelFormat, Pixels, tables};
 
 use crate::{origin, shard};
 
@@ -24,7 +24,9 @@ fn arrow_tools_read_the_files() {
     }
     write("samples/part-00000.parquet", &first.encode().unwrap());
     write("samples/part-00001.parquet", &second.encode().unwrap());
-    let floats = shard(600, PixelFormat::F32);
+    let masks = (0..600 * 20).map(|at| (at % 251) as u8).collect::<Vec<_>>();
+    let mask_sum = masks.iter().map(|&class| u64::from(class)).sum::<u64>();
+    let floats = ImageShard { teacher_masks: Some(masks), ..shard(600, PixelFormat::F32) };
     write("floats.parquet", &floats.encode().unwrap());
     let buffer = first.samples.iter().step_by(3).enumerate().map(|(row, sample)| BufferRow {
         sample_id: sample.sample_id,
@@ -48,6 +50,7 @@ fn arrow_tools_read_the_files() {
         "rows": 640,
         "level_sum": level_sum(&first.pixels) + level_sum(&second.pixels),
         "unit_sum": floats.pixels.to_unit().iter().map(|&value| f64::from(value)).sum::<f64>(),
+        "mask_sum": mask_sum,
         "logit_sum": first.teacher_logits.iter().map(|&logit| f64::from(logit)).sum::<f64>(),
         "class_names": first.info.class_names,
         "members": buffer.len(),

@@ -33,6 +33,22 @@ fn shards_survive_a_round_trip() {
 }
 
 #[test]
+fn masks_are_a_column_where_there_are_any() {
+    let plain = shard(700, PixelFormat::U8);
+    let [_, height, width] = plain.info.shape;
+    let masks = (0..700 * height * width).map(|at| (at % 251) as u8).collect::<Vec<_>>();
+    let masked = ImageShard { teacher_masks: Some(masks.clone()), ..plain.clone() };
+    let reader = open(&masked);
+    assert_eq!(reader.read(Rows::All).unwrap(), masked);
+    let some = reader.teacher_masks(Rows::Only(&[600, 2])).unwrap().unwrap();
+    let of = |row: usize| &masks[row * height * width..][..height * width];
+    assert_eq!(some, [of(600), of(2)].concat());
+    assert_eq!(open(&plain).teacher_masks(Rows::All).unwrap(), None);
+    let short = ImageShard { teacher_masks: Some(vec![0; 3]), ..plain };
+    assert!(short.encode().unwrap_err().to_string().contains("mask values"));
+}
+
+#[test]
 fn rows_come_in_the_order_asked_for() {
     let whole = shard(1100, PixelFormat::U8);
     let reader = open(&whole);

@@ -38,5 +38,6 @@ fn shard(rows: usize, format: PixelFormat) -> ImageShard {
         samples: samples.collect(),
         pixels: Pixels::from_unit(&unit, format),
         teacher_logits: (0..rows * classes).map(|i| (i as f32).sin() * 10.0).collect(),
+        teacher_masks: None,
     }
 }

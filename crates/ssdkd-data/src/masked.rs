@@ -1,0 +1,153 @@
+//! Folders of images with a mask for each: `train/images/NAME.png`, `train/masks/NAME.png`, the same of `test`, and `classes.txt`.
+//!
+//! A mask is a PNG of 8 bits or fewer, gray or with a palette, whose numbers are the classes of its pixels, as Pascal VOC, ADE20K and
+//! Cityscapes (`labelTrainIds`) store them; 255 is no class.
+
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use png::{BitDepth, ColorType, Transformations};
+use rayon::prelude::*;
+
+use crate::folder::{self, MAX_SIDE};
+use crate::{DataError, Dataset, Split, UNLABELLED, adapt, read};
+
+const CLASSES: &str = "classes.txt";
+const LAYOUT: &str = "a folder with masks has train/images, train/masks, test/images, test/masks and classes.txt";
+
+/// Whether `folder` has a split with `images` and `masks`.
+pub(crate) fn recognise(folder: &Path) -> bool {
+    let splits = [Split::Train, Split::Test].into_iter().filter_map(|split| folder::split_folder(folder, split));
+    splits.into_iter().any(|place| place.join("images").is_dir() && place.join("masks").is_dir())
+}
+
+/// What a split consists of.
+pub(crate) struct Files {
+    place: PathBuf,
+    names: Vec<String>,
+    /// The image and the mask of each.
+    pairs: Vec<(PathBuf, PathBuf)>,
+}
+
+/// Lists a split.
+pub(crate) fn files(folder: &Path, split: Split) -> Result<Files, DataError> {
+    let missing = |path: PathBuf, what: &str| DataError::Missing { path, what: what.into(), hint: LAYOUT.into() };
+    let place = folder::split_folder(folder, split)
+        .ok_or_else(|| missing(folder.join(split.to_string()), "the folder of the split"))?;
+    let (images, masks) = (place.join("images"), place.join("masks"));
+    for path in [&images, &masks] {
+        if !path.is_dir() {
+            return Err(missing(path.clone(), "no such folder"));
+        }
+    }
+    let listed = folder.join(CLASSES);
+    let names = read::names(&listed)?.ok_or_else(|| {
+        missing(listed.clone(), "the name of each class, one a line, in the order of the masks' numbers")
+    })?;
+    if names.is_empty() || names.len() > usize::from(UNLABELLED) {
+        let what = format!("it names {} classes, and there may be 1 to {UNLABELLED}", names.len());
+        return Err(DataError::broken(&listed, what, "write one name a line"));
+    }
+    let mut pairs = Vec::new();
+    for image in read::entries(&images)?.into_iter().filter(|path| folder::is_image(path)) {
+        let mask = masks.join(image.file_name().unwrap_or_default()).with_extension("png");
+        if !mask.is_file() {
+            let hint = "every image needs a mask of its name, as .png".into();
+            return Err(DataError::Missing { path: mask, what: format!("the mask of {}", image.display()), hint });
+        }
+        pairs.push((image, mask));
+    }
+    Ok(Files { place, names, pairs })
+}
+
+/// Reads a split. The label of an image is the class that most of its pixels are of.
+pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
+    let Files { place, names, pairs } = files(folder, split)?;
+    let Some((first, _)) = pairs.first() else {
+        return Dataset::new([1, 1, 1], Vec::new(), Vec::new(), names)?.with_masks(Vec::new());
+    };
+    let shape = match adapt_to {
+        Some(shape) => shape,
+        None => folder::planes(&folder::open(first)?).0,
+    };
+    let (size, pixels) = (shape.iter().product::<usize>(), shape[1] * shape[2]);
+    read::within_limit(&place, pairs.len().saturating_mul(size + pixels) as u64)?;
+    let (mut images, mut masks) = (vec![0; pairs.len() * size], vec![0; pairs.len() * pixels]);
+    images.par_chunks_exact_mut(size).zip(masks.par_chunks_exact_mut(pixels)).zip(&pairs).try_for_each(
+        |((image, mask), (image_path, mask_path))| {
+            let picture = folder::open(image_path)?;
+            let found = read_mask(mask_path, names.len())?;
+            if found.sides != [picture.height() as usize, picture.width() as usize] {
+                let [height, width] = found.sides;
+                let what = format!(
+                    "it is {height}×{width} (height × width), and its image {}×{}",
+                    picture.height(),
+                    picture.width()
+                );
+                return Err(DataError::broken(mask_path, what, "a mask has the size of its image"));
+            }
+            image.copy_from_slice(&folder::fit(image_path, &picture, shape, adapt_to.is_some())?);
+            mask.copy_from_slice(&adapt::nearest(&found.classes, found.sides, [shape[1], shape[2]]));
+            Ok(())
+        },
+    )?;
+    let labels = masks.par_chunks_exact(pixels).map(most_frequent).collect();
+    Dataset::new(shape, images, labels, names)?.with_masks(masks)
+}
+
+/// The class of most pixels; of equal ones the first, and the first where no pixel has one.
+fn most_frequent(mask: &[u8]) -> u32 {
+    let mut counts = [0_usize; UNLABELLED as usize];
+    for &class in mask.iter().filter(|&&class| class != UNLABELLED) {
+        counts[usize::from(class)] += 1;
+    }
+    (0..counts.len()).rev().max_by_key(|&class| counts[class]).unwrap_or(0) as u32
+}
+
+/// The numbers of a mask, row by row.
+struct Mask {
+    /// Height and width.
+    sides: [usize; 2],
+    classes: Vec<u8>,
+}
+
+fn read_mask(path: &Path, classes: usize) -> Result<Mask, DataError> {
+    let bytes = read::rest(path, read::open(path)?)?;
+    let mask = decode(path, &bytes)?;
+    let stray = |class: &&u8| **class != UNLABELLED && usize::from(**class) >= classes;
+    if let Some(class) = mask.classes.iter().find(stray) {
+        let what = format!("a pixel is of class {class}, and {CLASSES} names {classes}, from 0");
+        return Err(DataError::broken(path, what, format!("name all classes in {CLASSES}; {UNLABELLED} is for none")));
+    }
+    Ok(mask)
+}
+
+/// The numbers of a PNG as they are stored: a palette's places, not its colours.
+fn decode(path: &Path, bytes: &[u8]) -> Result<Mask, DataError> {
+    let damaged =
+        |what: String| DataError::broken(path, what, "a mask is a PNG of 8 bits or fewer, gray or with a palette");
+    let mut decoder = png::Decoder::new(Cursor::new(bytes));
+    decoder.set_transformations(Transformations::IDENTITY);
+    let mut reader = decoder.read_info().map_err(|error| damaged(format!("it is no PNG: {error}")))?;
+    let (kind, depth) = reader.output_color_type();
+    let (height, width) = (reader.info().height as usize, reader.info().width as usize);
+    if !matches!(kind, ColorType::Grayscale | ColorType::Indexed) || depth == BitDepth::Sixteen {
+        return Err(damaged(format!("it is a PNG of {kind:?} with {} bits", depth as u8)));
+    }
+    if height.max(width) > MAX_SIDE as usize {
+        return Err(damaged(format!("it is {height}×{width} (height × width), and no side may be above {MAX_SIDE}")));
+    }
+    let mut rows = vec![0; reader.output_buffer_size().unwrap_or_default()];
+    let frame = reader.next_frame(&mut rows).map_err(|error| damaged(format!("it does not decode: {error}")))?;
+    let bits = depth as usize;
+    let number = |row: &[u8], x: usize| {
+        let from_left = x * bits % 8;
+        (row[x * bits / 8] << from_left) >> (8 - bits)
+    };
+    let classes = rows.chunks_exact(frame.line_size.max(1)).take(height);
+    let classes = classes.flat_map(|row| (0..width).map(move |x| number(row, x))).collect::<Vec<_>>();
+    if classes.len() != height * width {
+        return Err(damaged(format!("it has {} pixels, and its head says {height}×{width}", classes.len())));
+    }
+    Ok(Mask { sides: [height, width], classes })
+}

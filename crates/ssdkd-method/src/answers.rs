@@ -1,0 +1,131 @@
+//! What the teacher says of a whole image.
+//!
+//! A classifier's row of logits says it. A network that labels pixels gives S rows for each image, and the buffer, its balance
+//! and its pictures still want one class and one confidence. Over the S pixels i of an image x of a batch \[O\]:
+//!
+//! ```text
+//! a_c(x)   = share of the pixels with argmax t_i = c
+//! class(x) = argmax over c of a_c(x) / ā_c                    ā_c: the mean of a_c over the batch
+//! p(x)     = mean over i of softmax t_i                       its logarithm stands for the image's logits
+//! confidence(x) = mean over i of max softmax t_i
+//! ```
+//!
+//! Most pixels of most images are of the same few classes, of ground and sky; an image counts as one of what it has more of than
+//! others do. With S = 1 all of this is the class, the confidence and (but for a constant) the logits of the row.
+
+use candle_core::{Device, Result, Tensor, bail};
+use ssdkd_ops as ops;
+
+/// One answer for each image.
+#[derive(Debug, Clone)]
+pub struct Answers {
+    /// (B,)
+    pub classes: Vec<u32>,
+    /// (B,), in `(0, 1]`.
+    pub confidences: Vec<f32>,
+    /// (B, K)
+    pub logits: Tensor,
+    /// (B·S,): the classes of the rows, where an image has several.
+    pub pixels: Option<Vec<u32>>,
+}
+
+impl Answers {
+    /// Of logits (B·S, K), `rows` = S of them for each image.
+    ///
+    /// # Errors
+    /// If the rows are not those of whole images.
+    pub fn of(logits: &Tensor, rows: usize) -> Result<Self> {
+        let classes = ops::argmax(logits)?;
+        let confidences = ops::confidence(logits)?;
+        if rows == 1 {
+            return Ok(Self { classes, confidences, logits: logits.clone(), pixels: None });
+        }
+        let (total, count) = logits.dims2()?;
+        if rows == 0 || !total.is_multiple_of(rows) {
+            bail!("{total} rows of logits are not those of whole images, {rows} for each");
+        }
+        let probabilities = ops::softmax(&logits.to_device(&Device::Cpu)?)?.reshape((total / rows, rows, count))?;
+        Ok(Self {
+            classes: most_unusual(&classes, rows, count),
+            confidences: mean_of_images(&confidences, rows),
+            logits: probabilities.mean(1)?.log()?.to_device(logits.device())?,
+            pixels: Some(classes),
+        })
+    }
+}
+
+/// The mean over each image's rows, of which there are `rows`.
+pub(crate) fn mean_of_images(values: &[f32], rows: usize) -> Vec<f32> {
+    let mean = |values: &[f32]| (values.iter().map(|&value| f64::from(value)).sum::<f64>() / rows as f64) as f32;
+    values.chunks_exact(rows).map(mean).collect()
+}
+
+/// Of each image the class that it has most of, beside how much of it there is in the batch; of equal ones the first.
+fn most_unusual(classes: &[u32], rows: usize, count: usize) -> Vec<u32> {
+    let tally = |classes: &[u32]| {
+        let mut counts = vec![0_u64; count];
+        for &class in classes {
+            counts[class as usize] += 1;
+        }
+        counts
+    };
+    let overall = tally(classes);
+    let of_image = |classes: &[u32]| {
+        let mut best = classes[0] as usize;
+        let counts = tally(classes);
+        // a/ā as fractions: whole numbers decide alike everywhere.
+        let exceeds = |class: usize, best: usize| counts[class] * overall[best] > counts[best] * overall[class];
+        for class in 0..count {
+            let earlier = class < best && counts[class] * overall[best] == counts[best] * overall[class];
+            if counts[class] > 0 && (exceeds(class, best) || earlier) {
+                best = class;
+            }
+        }
+        best as u32
+    };
+    classes.chunks_exact(rows).map(of_image).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::{formula, numbers};
+
+    #[test]
+    fn one_row_an_image_is_its_own_answer() {
+        let logits = formula(3, &[5, 4], 2.0);
+        let answers = Answers::of(&logits, 1).unwrap();
+        assert_eq!(answers.classes, ops::argmax(&logits).unwrap());
+        assert_eq!(answers.confidences, ops::confidence(&logits).unwrap());
+        assert_eq!(numbers(&answers.logits), numbers(&logits));
+        assert!(answers.pixels.is_none());
+        assert!(Answers::of(&logits, 2).is_err() && Answers::of(&logits, 0).is_err());
+    }
+
+    #[test]
+    fn an_image_counts_as_what_it_has_more_of_than_others() {
+        // Three images of four pixels: mostly ground (0), with a pixel of 1, with one of 2, and with ground alone.
+        assert_eq!(most_unusual(&[0, 0, 0, 1, 0, 0, 2, 0, 0, 0, 0, 0], 4, 3), [1, 2, 0]);
+        // What all have the same of does not tell them apart: the first.
+        assert_eq!(most_unusual(&[0, 1, 1, 0], 2, 2), [0, 0]);
+        // Half of all pixels of 1 are here, a quarter of those of 0.
+        assert_eq!(most_unusual(&[1, 1, 0, 1, 0, 0, 0, 1, 1], 3, 2), [1, 0, 1]);
+    }
+
+    #[test]
+    fn probabilities_are_means_over_pixels() {
+        let logits = formula(4, &[6, 3], 2.0);
+        let answers = Answers::of(&logits, 3).unwrap();
+        assert_eq!(answers.pixels, Some(ops::argmax(&logits).unwrap()));
+        let probabilities = numbers(&ops::softmax(&logits).unwrap());
+        let found = numbers(&answers.logits);
+        for image in 0..2 {
+            for class in 0..3 {
+                let mean = (0..3).map(|pixel| probabilities[9 * image + 3 * pixel + class]).sum::<f32>() / 3.0;
+                assert!((found[3 * image + class].exp() - mean).abs() < 1e-6);
+            }
+            let confidences = &ops::confidence(&logits).unwrap()[3 * image..][..3];
+            assert!((answers.confidences[image] - confidences.iter().sum::<f32>() / 3.0).abs() < 1e-6);
+        }
+    }
+}
