@@ -110,7 +110,7 @@ pub enum Start {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluateSettings {
-    /// The data set to measure on: `shapes:SEED`, or a path; empty: taken from `DATA=` / `SSDKD_DATA`.
+    /// The data set to measure on: `shapes:SEED`, `shapes-masks:SEED`, or a path; empty: taken from `DATA=` / `SSDKD_DATA`.
     pub data: String,
     /// Measure the student of every so-many-th distilling round for the curve (0: only the last ones).
     pub every: u32,

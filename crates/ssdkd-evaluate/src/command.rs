@@ -13,7 +13,7 @@ use ssdkd_stage::{CommonArgs, Progress, StageError, signals, write_file};
 use crate::evaluation::{Evaluation, evaluate_beside};
 use crate::inputs::{load_card, load_model, open_data_for};
 
-/// Measure a model on real data: accuracy, cross-entropy, confusions, agreement with the teacher
+/// Measure a model on real data: accuracy or mean IoU, cross-entropy, confusions, agreement with the teacher
 #[derive(Debug, Parser)]
 #[command(version, after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 missing input, 4 integrity, 130/143 signals")]
 pub struct EvaluateArgs {
@@ -21,7 +21,7 @@ pub struct EvaluateArgs {
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
 
-    /// What to measure on: shapes[:SEED], or a data set's folder or file (data/README.md)
+    /// What to measure on: shapes[:SEED], shapes-masks[:SEED], or a data set's folder or file (data/README.md)
     #[arg(long, env = "SSDKD_DATA", value_name = "DATA")]
     pub data: String,
 
