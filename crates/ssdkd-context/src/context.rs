@@ -129,6 +129,7 @@ impl Context {
         let deeper = card.architecture;
         if architecture.task != deeper.task {
             let like = Architecture { task: deeper.task, ..architecture };
+            let like = if like.exists() { like } else { deeper };
             return Err(StageError::Usage(format!(
                 "student.architecture is {architecture}, and the teacher is a {deeper}: one labels images and the other pixels\n\
                  hint: set student.architecture to {like}"

@@ -161,16 +161,16 @@ impl Context {
         Ok(places.iter().map(picture).collect())
     }
 
-    /// The teacher's class of each pixel of images of the buffer after `balance` of `buffer`, each in the order H, W; none of a
-    /// teacher that labels no pixels.
+    /// The teacher's class of each pixel of images of the buffer after `balance` of `buffer`, each in the order H, W.
     pub fn masks(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<Vec<Vec<u8>>> {
         let shards = self.shards_of(buffer, places)?;
         let [_, height, width] = self.teacher_card().input;
         let mask = |&(round, row): &(u32, u32)| {
-            let masks = shards[&round].shard.teacher_masks.as_ref()?;
-            Some(masks[row as usize * height * width..][..height * width].to_vec())
+            let masks = shards[&round].shard.teacher_masks.as_ref();
+            let masks = masks.with_context(|| format!("{} holds no masks", shard_path(round)))?;
+            Ok(masks[row as usize * height * width..][..height * width].to_vec())
         };
-        Ok(places.iter().filter_map(mask).collect())
+        places.iter().map(mask).collect()
     }
 
     /// The teacher's logits (B, K) on the clean images of the buffer after `balance` of `buffer`, by (round, row), as the shards

@@ -23,10 +23,12 @@ pub(crate) fn adapt(dataset: Dataset, shape: [usize; 3]) -> Result<Dataset, Data
         .map(|index| convert(dataset.image(index), from, shape))
         .collect::<Result<Vec<_>, _>>()?;
     let adapted = Dataset::new(shape, converted.concat(), dataset.labels().to_vec(), dataset.class_names().to_vec())?;
-    let masks = |index| dataset.mask(index).map(|mask| nearest(mask, [from[1], from[2]], [shape[1], shape[2]]));
-    match (0..dataset.len()).map(masks).collect::<Option<Vec<_>>>() {
-        Some(masks) if dataset.masks().is_some() => adapted.with_masks(masks.concat()),
-        _ => Ok(adapted),
+    match dataset.masks() {
+        Some(masks) => {
+            let masks = masks.chunks_exact(from[1] * from[2]);
+            adapted.with_masks(masks.flat_map(|mask| nearest(mask, [from[1], from[2]], [shape[1], shape[2]])).collect())
+        }
+        None => Ok(adapted),
     }
 }
 

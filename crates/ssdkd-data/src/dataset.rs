@@ -164,6 +164,9 @@ impl Dataset {
     /// name so many.
     #[must_use]
     pub fn numbered_as(mut self, names: &[String]) -> Self {
+        if self.class_names == names {
+            return self;
+        }
         let place = |name: &String| Some(names.iter().position(|other| other == name)? as u32);
         let Some(places) = self.class_names.iter().map(place).collect::<Option<Vec<_>>>() else { return self };
         if self.masks.is_some() && names.len() > usize::from(UNLABELLED) {

@@ -1,7 +1,7 @@
 //! Folders of images with a mask for each: `train/images/NAME.png`, `train/masks/NAME.png`, the same of `test`, and `classes.txt`.
 //!
-//! A mask is a PNG of 8 bits or fewer, gray or with a palette, whose numbers are the classes of its pixels, as Pascal VOC, ADE20K and
-//! Cityscapes (`labelTrainIds`) store them; 255 is no class.
+//! A mask is a PNG of 8 bits or fewer, gray or with a palette, whose numbers are the classes of its pixels, as Pascal VOC and Cityscapes
+//! (`labelTrainIds`) store them; 255 is no class.
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -47,6 +47,13 @@ pub(crate) fn files(folder: &Path, split: Split) -> Result<Files, DataError> {
     if names.is_empty() || names.len() > usize::from(UNLABELLED) {
         let what = format!("it names {} classes, and there may be 1 to {UNLABELLED}", names.len());
         return Err(DataError::broken(&listed, what, "write one name a line"));
+    }
+    if let Some(name) = names.iter().enumerate().find_map(|(at, name)| names[..at].contains(name).then_some(name)) {
+        return Err(DataError::broken(
+            &listed,
+            format!("it names {name:?} twice"),
+            "give each class a name of its own",
+        ));
     }
     let mut pairs = Vec::new();
     for image in read::entries(&images)?.into_iter().filter(|path| folder::is_image(path)) {

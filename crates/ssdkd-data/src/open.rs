@@ -41,22 +41,27 @@ pub fn open(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Da
     }
 }
 
-/// Whether a split of `spec` is there in a form that [`open`] knows. No image is read: what is in the files may yet be damaged.
+/// Looks whether a split of `spec` is there in a form that [`open`] knows, and says whether it is one with masks. No image is read: what is
+/// in the files may yet be damaged.
 ///
 /// # Errors
 /// As [`open`] says of a specification that makes no sense, of nothing at a path, of an unknown format and of a missing file.
-pub fn look_for(spec: &str, split: Split) -> Result<(), DataError> {
-    match drawn(spec)? {
-        Some(_) => Ok(()),
-        None => match recognise(Path::new(spec))? {
-            Format::Cifar(found) => cifar::files(&found, split).map(drop),
-            Format::Idx => idx::files(Path::new(spec), split).map(drop),
-            Format::Masked => masked::files(Path::new(spec), split).map(drop),
-            Format::Folder => folder::files(Path::new(spec), split).map(drop),
-            Format::Tables(tables) => tables.of(Path::new(spec), split).map(drop),
-            Format::Table => Ok(()),
-        },
+pub fn look_for(spec: &str, split: Split) -> Result<bool, DataError> {
+    if let Some((name, _)) = drawn(spec)? {
+        return Ok(name == SHAPES_MASKS);
     }
+    let path = Path::new(spec);
+    let format = recognise(path)?;
+    let masked = matches!(format, Format::Masked);
+    match format {
+        Format::Cifar(found) => cifar::files(&found, split).map(drop),
+        Format::Idx => idx::files(path, split).map(drop),
+        Format::Masked => masked::files(path, split).map(drop),
+        Format::Folder => folder::files(path, split).map(drop),
+        Format::Tables(tables) => tables.of(path, split).map(drop),
+        Format::Table => Ok(()),
+    }?;
+    Ok(masked)
 }
 
 const SHAPES: &str = "shapes";

@@ -100,6 +100,7 @@ fn what_is_wrong_is_named() {
     check_error("classes.txt", None, &["classes.txt", "in the order of the masks' numbers"]);
     check_error("classes.txt", Some(b"\n"), &["classes.txt", "0 classes"]);
     check_error("classes.txt", Some(b"sky\nroad\n"), &["of class 2", "classes.txt names 2"]);
+    check_error("classes.txt", Some(b"sky\nroad\nsky\n"), &["classes.txt", "\"sky\" twice"]);
     check_error("val/masks/b.png", None, &["b.png", "is missing", "the mask of"]);
     check_error("val/masks/a.png", Some(&second_mask()[..40]), &["a.png", "PNG of 8 bits"]);
     check_error("val/masks/a.png", Some(&image()[..60]), &["a.png"]);

@@ -40,7 +40,12 @@ pub struct Evaluation {
 /// # Errors
 /// Where one is of images and the other of pixels; the error names both.
 pub fn check_task(architecture: Architecture, dataset: &Dataset) -> Result<()> {
-    match (architecture.task, dataset.masks().is_some()) {
+    check_masks(architecture, dataset.masks().is_some())
+}
+
+/// The same of a data set of which is known whether it has masks.
+pub(crate) fn check_masks(architecture: Architecture, masked: bool) -> Result<()> {
+    match (architecture.task, masked) {
         (Task::Images, false) | (Task::Pixels, true) => Ok(()),
         (Task::Pixels, false) => bail!(
             "a {architecture} labels pixels, and the data set has no masks to compare with\n\
@@ -48,7 +53,10 @@ pub fn check_task(architecture: Architecture, dataset: &Dataset) -> Result<()> {
         ),
         (Task::Images, true) => {
             let pixels = Architecture { task: Task::Pixels, ..architecture };
-            bail!("a {architecture} labels images, and the data set has a mask for each\nhint: take a {pixels}")
+            let name = if pixels.exists() { pixels.to_string() } else { "fpn-resnet20".into() };
+            bail!(
+                "a {architecture} labels images, and the data set has a mask for each\nhint: take a network of pixels, such as {name}"
+            )
         }
     }
 }
@@ -73,19 +81,25 @@ pub fn evaluate_beside(
     check_task(network.spec().architecture, dataset)?;
     let mut tally = Tally::new(network.classes(), dataset)?;
     let rows = network.rows_per_image();
+    if let Some(teacher) = teacher.filter(|teacher| teacher.rows_per_image() != rows) {
+        let (teacher, network) = (teacher.spec().architecture, network.spec().architecture);
+        bail!("a {teacher} cannot be compared with a {network}: one labels images and the other pixels");
+    }
     let [channels, height, width] = dataset.shape();
     let indices = (0..dataset.len()).collect::<Vec<_>>();
     for indices in indices.chunks(batch.max(1)) {
         let images = dataset.gather(indices);
         let images = Tensor::from_vec(images, (indices.len(), height, width, channels), network.store().device())?;
-        let logits = network.logits(&images)?.to_vec2::<f32>()?; // (B, K), or a row for each pixel
-        let teacher_logits = teacher.map(|teacher| teacher.logits(&images)?.to_vec2::<f32>()).transpose()?;
+        let logits = network.logits(&images)?.flatten_all()?.to_vec1::<f32>()?; // (B, K), or a row for each pixel
+        let teacher_logits =
+            teacher.map(|teacher| teacher.logits(&images)?.flatten_all()?.to_vec1::<f32>()).transpose()?;
         let label = |row: usize| match dataset.mask(indices[row / rows]) {
             Some(mask) => Some(mask[row % rows]).filter(|&class| class != UNLABELLED).map(usize::from),
             None => Some(dataset.label(indices[row]) as usize),
         };
-        for (row, logits) in logits.iter().enumerate() {
-            let teacher_logits = teacher_logits.as_ref().map(|logits| logits[row].as_slice());
+        let classes = network.classes();
+        for (row, logits) in logits.chunks_exact(classes).enumerate() {
+            let teacher_logits = teacher_logits.as_ref().map(|logits| &logits[row * classes..][..classes]);
             if let Some(label) = label(row) {
                 tally.add(label, logits, teacher_logits)?;
             }

@@ -6,9 +6,11 @@ use std::path::Path;
 use candle_core::Device;
 use ssdkd_data::{DataError, Dataset, Split};
 use ssdkd_nn::weights::{self, WeightsError};
-use ssdkd_nn::{CardError, Network, NetworkSpec, TeacherCard, identify};
+use ssdkd_nn::{Architecture, CardError, Network, NetworkSpec, TeacherCard, identify};
 use ssdkd_stage::StageError;
 use ssdkd_stage::exit::Code;
+
+use crate::evaluation::check_masks;
 
 /// Opens a split of a data set; see [`ssdkd_data::open`].
 pub fn open_data(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, StageError> {
@@ -35,9 +37,10 @@ pub fn open_data_for(
     Ok(dataset)
 }
 
-/// Whether a split of a data set is there, without reading it; see [`ssdkd_data::look_for`].
-pub fn look_for_data(spec: &str, split: Split) -> Result<(), StageError> {
-    ssdkd_data::look_for(spec, split).map_err(data_error)
+/// Whether a split of a data set is there for a network of this architecture, without reading it; see [`ssdkd_data::look_for`].
+pub fn look_for_data(spec: &str, split: Split, architecture: Architecture) -> Result<(), StageError> {
+    let masked = ssdkd_data::look_for(spec, split).map_err(data_error)?;
+    check_masks(architecture, masked).map_err(|error| StageError::Usage(format!("{spec}: {error}")))
 }
 
 fn data_error(error: DataError) -> StageError {

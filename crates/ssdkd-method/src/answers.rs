@@ -5,13 +5,14 @@
 //!
 //! ```text
 //! a_c(x)   = share of the pixels with argmax t_i = c
-//! class(x) = argmax over c of a_c(x) / ā_c                    ā_c: the mean of a_c over the batch
+//! class(x) = argmax over c of a_c(x) / (ā_c + 1/B)            ā_c: the mean of a_c over the batch, of B images
 //! p(x)     = mean over i of softmax t_i                       its logarithm stands for the image's logits
 //! confidence(x) = mean over i of max softmax t_i
 //! ```
 //!
 //! Most pixels of most images are of the same few classes, of ground and sky; an image counts as one of what it has more of than
-//! others do. With S = 1 all of this is the class, the confidence and (but for a constant) the logits of the row.
+//! others do. 1/B is as much as one image of nothing else would add to the mean: a few stray pixels of a class that the batch has
+//! nowhere else are not enough. With S = 1 all of this is the class, the confidence and (but for a constant) the logits of the row.
 
 use candle_core::{Device, Result, Tensor, bail};
 use ssdkd_ops as ops;
@@ -48,7 +49,8 @@ impl Answers {
         Ok(Self {
             classes: most_unusual(&classes, rows, count),
             confidences: mean_of_images(&confidences, rows),
-            logits: probabilities.mean(1)?.log()?.to_device(logits.device())?,
+            // What no pixel of any image can be has the smallest logarithm there is, and not none.
+            logits: probabilities.mean(1)?.clamp(f32::MIN_POSITIVE, 1.0)?.log()?.to_device(logits.device())?,
             pixels: Some(classes),
         })
     }
@@ -73,11 +75,11 @@ fn most_unusual(classes: &[u32], rows: usize, count: usize) -> Vec<u32> {
     let of_image = |classes: &[u32]| {
         let mut best = classes[0] as usize;
         let counts = tally(classes);
-        // a/ā as fractions: whole numbers decide alike everywhere.
-        let exceeds = |class: usize, best: usize| counts[class] * overall[best] > counts[best] * overall[class];
+        // Fractions of whole numbers, which decide alike everywhere.
+        let (part, whole) = (|class: usize| counts[class], |class: usize| overall[class] + rows as u64);
         for class in 0..count {
-            let earlier = class < best && counts[class] * overall[best] == counts[best] * overall[class];
-            if counts[class] > 0 && (exceeds(class, best) || earlier) {
+            let (ours, theirs) = (part(class) * whole(best), part(best) * whole(class));
+            if ours > theirs || (ours == theirs && class < best) {
                 best = class;
             }
         }
@@ -104,11 +106,12 @@ mod tests {
 
     #[test]
     fn an_image_counts_as_what_it_has_more_of_than_others() {
-        // Three images of four pixels: mostly ground (0), with a pixel of 1, with one of 2, and with ground alone.
-        assert_eq!(most_unusual(&[0, 0, 0, 1, 0, 0, 2, 0, 0, 0, 0, 0], 4, 3), [1, 2, 0]);
+        // Three images of four pixels: half and a quarter of the ground (0), and of the ground alone.
+        assert_eq!(most_unusual(&[0, 0, 1, 1, 0, 2, 2, 2, 0, 0, 0, 0], 4, 3), [1, 2, 0]);
+        // A stray pixel does not make an image one of its class.
+        assert_eq!(most_unusual(&[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], 8, 2), [0, 0]);
         // What all have the same of does not tell them apart: the first.
         assert_eq!(most_unusual(&[0, 1, 1, 0], 2, 2), [0, 0]);
-        // Half of all pixels of 1 are here, a quarter of those of 0.
         assert_eq!(most_unusual(&[1, 1, 0, 1, 0, 0, 0, 1, 1], 3, 2), [1, 0, 1]);
     }
 

@@ -188,7 +188,7 @@ mod tests {
     use crate::golden::{assert_repeated, device, network, numbers, pixel_network};
     use crate::inversion::{Inversion, Strategy};
     use crate::inversion_loss::{Discrepancy, Objective};
-    use crate::modulation::{Modulation, ModulationSettings};
+    use crate::modulation::{Diversity, Modulation, ModulationSettings};
     use candle_core::DType;
 
     fn settings(strategy: Strategy) -> InvertSettings {
@@ -380,7 +380,8 @@ mod tests {
         check_resumes(&settings(Strategy::Meta));
         let (teacher, student) = (pixel_network(1), pixel_network(2));
         for strategy in [Strategy::Persistent, Strategy::Meta] {
-            let settings = InvertSettings { targets: TargetRule::Predicted, ..settings(strategy) };
+            let phi = ModulationSettings { diversity: Diversity::Off, gamma: 1.0 };
+            let settings = InvertSettings { targets: TargetRule::Predicted, phi, ..settings(strategy) };
             check_resumes_for(&settings, &teacher, &student);
         }
     }
@@ -388,9 +389,14 @@ mod tests {
     #[test]
     fn a_teacher_of_pixels_takes_no_classes_of_images() {
         let teacher = pixel_network(1);
-        let of_images = InvertSettings { targets: TargetRule::Balanced, ..settings(Strategy::Persistent) };
-        let error = Strategy::start(&of_images, &teacher, 9, &device()).err().unwrap().to_string();
-        assert!(error.contains("invert.targets must be \"predicted\" for a fpn-resnet8"), "{error}");
+        let refused = |settings: InvertSettings, message: &str| {
+            let error = Strategy::start(&settings, &teacher, 9, &device()).err().unwrap().to_string();
+            assert!(error.contains(message), "{error}");
+        };
+        let settings = settings(Strategy::Persistent);
+        refused(settings.clone(), "invert.phi.diversity must be \"off\" for a fpn-resnet8");
+        let of_images = InvertSettings { targets: TargetRule::Balanced, phi: ModulationSettings::OFF, ..settings };
+        refused(of_images, "invert.targets must be \"predicted\" for a fpn-resnet8");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::check;
 use crate::contrastive_inversion::ContrastiveInversion;
 use crate::inversion_loss::{Discrepancy, InversionTerms, LossWeights, Objective};
 use crate::meta_generator::MetaGenerator;
-use crate::modulation::ModulationSettings;
+use crate::modulation::{Diversity, ModulationSettings};
 use crate::persistent_generator::PersistentGenerator;
 use crate::pixel_optimisation::PixelOptimisation;
 
@@ -189,7 +189,16 @@ impl InvertSettings {
 
     /// Whether images can be made so for a teacher of this architecture; the error names the recipe's key.
     pub fn check_teacher(&self, teacher: Architecture) -> std::result::Result<(), String> {
-        if teacher.task == Task::Pixels && self.targets != TargetRule::Predicted {
+        if teacher.task == Task::Images {
+            return Ok(());
+        }
+        if self.phi.diversity != Diversity::Off {
+            return Err(format!(
+                "invert.phi.diversity must be \"off\" for a {teacher}: it labels pixels, and the buffer counts images\n\
+                 hint: set it so; invert.phi.gamma weighs each pixel by the teacher's doubt"
+            ));
+        }
+        if self.targets != TargetRule::Predicted {
             return Err(format!(
                 "invert.targets must be \"predicted\" for a {teacher}: it labels pixels, and nothing says where in an image a class \
                  is to be\nhint: set it so, with invert.strategy \"persistent\" or \"meta\""

@@ -74,12 +74,14 @@ impl Trouble {
         (members >= ENOUGH * counts.len()).then_some(Self::VanishedClass { class, members })
     }
 
-    /// Looks at a round of the student: mean loss, and that of the round before; mean agreement after `steps` in all.
-    pub fn of_student(loss: f64, before: Option<f64>, agreement: f64, steps: u64, classes: usize) -> Option<Self> {
+    /// Looks at a round of the student: mean loss, and that of the round before; mean agreement after `steps` in all, and that of
+    /// somebody who guesses, where it is known.
+    pub fn of_student(loss: f64, before: Option<f64>, agreement: f64, steps: u64, guess: Option<f64>) -> Option<Self> {
         if let Some(before) = before.filter(|&before| loss > EXPLOSION * before) {
             return Some(Self::ExplodingLoss { loss, before });
         }
-        (steps >= PATIENCE && agreement < 1.1 / classes as f64).then_some(Self::Guessing { agreement, steps })
+        let guessing = guess.is_some_and(|guess| agreement < 1.1 * guess);
+        (steps >= PATIENCE && guessing).then_some(Self::Guessing { agreement, steps })
     }
 }
 
@@ -171,10 +173,14 @@ mod tests {
 
     #[test]
     fn students_that_learn_nothing_are_seen() {
-        assert_eq!(Trouble::of_student(3.0, Some(2.9), 0.5, 600, 10), None);
-        assert_eq!(Trouble::of_student(3.0, None, 0.1, 100, 10), None, "too early to say");
-        assert!(matches!(Trouble::of_student(3.0, None, 0.1, 600, 10), Some(Trouble::Guessing { steps: 600, .. })));
-        assert!(matches!(Trouble::of_student(16.0, Some(3.0), 0.5, 1, 10), Some(Trouble::ExplodingLoss { .. })));
+        assert_eq!(Trouble::of_student(3.0, Some(2.9), 0.5, 600, Some(0.1)), None);
+        assert_eq!(Trouble::of_student(3.0, None, 0.1, 100, Some(0.1)), None, "too early to say");
+        assert_eq!(Trouble::of_student(3.0, None, 0.1, 600, None), None);
+        assert!(matches!(
+            Trouble::of_student(3.0, None, 0.1, 600, Some(0.1)),
+            Some(Trouble::Guessing { steps: 600, .. })
+        ));
+        assert!(matches!(Trouble::of_student(16.0, Some(3.0), 0.5, 1, None), Some(Trouble::ExplodingLoss { .. })));
     }
 
     #[test]

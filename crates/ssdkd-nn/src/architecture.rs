@@ -120,6 +120,11 @@ fn unknown(text: &str) -> String {
 }
 
 impl Architecture {
+    /// Whether it has a name, and can be built.
+    pub fn exists(&self) -> bool {
+        self.to_string().parse::<Self>().is_ok()
+    }
+
     /// Whether it is `deeper` with fewer blocks in its groups, and nothing else.
     pub fn is_shallower_than(&self, deeper: &Self) -> bool {
         use Backbone::{CifarResNet, ResNet, Wrn};

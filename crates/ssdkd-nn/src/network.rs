@@ -54,7 +54,8 @@ fn check_sides(spec: &NetworkSpec) -> Result<()> {
     let multiple = 1 << halvings;
     if spec.architecture.task == Task::Pixels && !(height.is_multiple_of(multiple) && width.is_multiple_of(multiple)) {
         bail!(
-            "a {} needs images whose sides are multiples of {multiple}, not {height} by {width} pixels",
+            "a {} needs images whose sides are multiples of {multiple}, not {height} by {width} pixels\n\
+             hint: have them brought into such a size, with --input of `ssdkd-teach` or --size of `ssdkd import`",
             spec.architecture
         );
     }
@@ -75,9 +76,10 @@ impl Network {
     /// A network with fresh weights, drawn from `seed`.
     ///
     /// # Errors
-    /// If mean or std do not fit the channels.
+    /// If mean or std do not fit the channels, or where pixels are labelled the sides of images its maps.
     pub fn create(spec: &NetworkSpec, seed: u64, device: &Device) -> Result<Self> {
         check_normalisation(spec)?;
+        check_sides(spec)?;
         Self::build(spec, Store::seeded(device, seed))
     }
 
@@ -87,6 +89,7 @@ impl Network {
     /// If a tensor is missing, left over, of another shape, or not finite: the error names tensor and architecture.
     pub fn load(spec: &NetworkSpec, tensors: BTreeMap<String, Tensor>, device: &Device) -> Result<Self> {
         check_normalisation(spec)?;
+        check_sides(spec)?;
         let loaded = Self::build(spec, Store::expecting(device, &tensors)).and_then(|network| {
             network.store.load_tensors(tensors)?;
             Ok(network)
@@ -104,7 +107,6 @@ impl Network {
 
     fn build(spec: &NetworkSpec, store: Store) -> Result<Self> {
         let NetworkSpec { input: [channels, ..], mean, std, .. } = spec;
-        check_sides(spec)?;
         let classifier = Classifier::new(&spec.architecture, &spec.names, spec.classes, *channels, store.builder())?;
         let scale = std.iter().map(|std| 1.0 / std).collect();
         let shift = mean.iter().zip(std).map(|(mean, std)| -mean / std).collect();

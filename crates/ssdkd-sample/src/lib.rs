@@ -2,7 +2,7 @@
 //!
 //! | reads | writes |
 //! |---|---|
-//! | the buffer; its own priorities of the round before; the student of the round before, or what `distill` observed in it | priority, probability and weight of every member; the draws: which sample in which slot of which step of the first pass |
+//! | the buffer; its own priorities of the round before; the student of the round before (and the teacher, where it labels pixels), or what `distill` observed in it | priority, probability and weight of every member; the draws: which sample in which slot of which step of the first pass |
 
 use std::collections::HashMap;
 
@@ -12,6 +12,7 @@ use ssdkd_context::{Context, Outcome, Plan};
 use ssdkd_method::distillation::disagreement;
 use ssdkd_method::priority::{Cumulative, prioritise};
 use ssdkd_method::{Arrivals, DistillSettings};
+use ssdkd_nn::Task;
 use ssdkd_nn::random::stream;
 use ssdkd_shards::{BufferRow, DrawRow, PriorityRow};
 
@@ -42,6 +43,9 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
         plan = plan.reads(STAGE, round - 1).reads("distill", round - 1);
     } else if settings.needs_measuring() {
         plan = plan.with("student", json!(context.recipe().student));
+    }
+    if settings.needs_measuring() && context.teacher_card().architecture.task == Task::Pixels {
+        plan = plan.reads_teacher();
     }
     let Some(mut job) = context.begin(plan)? else { return Ok(Outcome::Fresh) };
 

@@ -49,7 +49,7 @@ table! {
         target: u32,
         /// The teacher's class of the clean image.
         teacher_class: u32,
-        /// The teacher's probability for it.
+        /// The teacher's probability for it; of a teacher that labels pixels the mean over them of each one's largest.
         teacher_confidence: f32,
         /// L_BN of the batch in which the image was made.
         loss_batch_norm: f32,

@@ -242,9 +242,12 @@ impl<'a> Trainer<'a> {
             None => marks,
         };
         let marks = marks.flatten_all()?.to_vec1::<f32>()?;
+        // The mean is over what counts.
+        let counted = marks.iter().filter(|&&mark| mark > 0.0).count().max(1);
+        let weight = marks.len() as f32 / counted as f32;
         Ok(Targets {
             classes: marks.iter().map(|&mark| (mark as u32).saturating_sub(1)).collect(),
-            weights: Some(marks.iter().map(|&mark| mark.min(1.0)).collect()),
+            weights: Some(marks.iter().map(|&mark| if mark > 0.0 { weight } else { 0.0 }).collect()),
         })
     }
 
@@ -397,7 +400,8 @@ mod tests {
                 0 => (mirrored[row * 32 + 31 - column], true),
                 _ => (shifted[row * 32 + (column + 3).min(31)], column + 3 < 32),
             };
-            assert_eq!(weight, if of_image { 1.0 } else { 0.0 });
+            // Three of 32 columns of the second are padding.
+            assert_eq!(weight, if of_image { 2.0 / (2.0 - 3.0 / 32.0) } else { 0.0 });
             assert_eq!(class, if of_image { u32::from(expected) } else { 0 }, "at {at}");
         }
         Ok(())

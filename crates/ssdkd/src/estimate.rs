@@ -85,6 +85,9 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
     if recipe.sample.enabled && recipe.sample.refresh == Refresh::All {
         let start = Instant::now();
         student.logits(&batch)?;
+        if student.rows_per_image() > 1 {
+            teacher.logits(&batch)?; // shards hold none of pixels
+        }
         look = start.elapsed().as_secs_f64() * members / distill.batch as f64;
     }
     let steps_of_a_pass = distill.steps / distill.passes;
@@ -93,10 +96,12 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
     let optimizer = distiller.state_tensors().values().map(bytes_of).sum::<u64>();
 
     let pixels = teacher.spec().input.iter().product::<usize>() as f64;
+    let mask = if teacher.rows_per_image() > 1 { (height * width) as f64 } else { 0.0 };
     let image = match invert.image_format {
         ImageFormat::U8 => pixels,
         ImageFormat::F32 => PACKED_PIXEL * pixels,
-    } + 4.0 * teacher.classes() as f64;
+    } + 4.0 * teacher.classes() as f64
+        + mask;
     let starting_points = recipe.starting_points().len();
     let kept = if recipe.keep.states == 0 { all } else { ((recipe.keep.states + starting_points) as f64).min(all) };
     let disk = all * (a_round * image + BUFFER_ROW * members)
@@ -106,7 +111,7 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
         + rounds * student.store().all().iter().map(|(_, tensor)| bytes_of(tensor)).sum::<u64>() as f64
         + kept * (state + optimizer) as f64;
     let held = ((SPREAD * members).min(all * a_round) + a_round)
-        * (pixels * if invert.image_format == ImageFormat::U8 { 1.0 } else { 4.0 });
+        * (pixels * if invert.image_format == ImageFormat::U8 { 1.0 } else { 4.0 } + mask);
     Ok(Estimate {
         synthesis_s,
         distillation_s,

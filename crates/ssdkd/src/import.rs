@@ -7,7 +7,7 @@ use anyhow::Result;
 use candle_core::Device;
 use clap::Args;
 use ssdkd_nn::weights::WeightsError;
-use ssdkd_nn::{Architecture, CARD_VERSION, Network, TeacherCard, identify, weights};
+use ssdkd_nn::{Architecture, CARD_VERSION, Network, Task, TeacherCard, identify, weights};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{StageError, exit, write_file};
 
@@ -76,7 +76,7 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
         input: [found.channels, arguments.size, arguments.size],
         mean: arguments.mean.clone(),
         std: arguments.std.clone(),
-        class_names: class_names(arguments, found.classes)?,
+        class_names: class_names(arguments, found.classes, found.architecture.task)?,
         weights: file_name(&weights_path),
         digest: String::new(),
         parameters: 0,
@@ -96,6 +96,7 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
     let bytes = weights::to_safetensors_bytes(&network.store().to_tensors())?;
     card.digest = blake3::hash(&bytes).to_hex().to_string();
     let json = card.to_json();
+    TeacherCard::parse(json.as_bytes(), &arguments.out).map_err(|error| damaged(error.to_string()))?;
     for (path, new) in [(&weights_path, &bytes[..]), (&arguments.out, json.as_bytes())] {
         if !arguments.force && std::fs::read(path).is_ok_and(|there| there != new) {
             let path = path.display();
@@ -117,9 +118,9 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
     ))?)
 }
 
-fn class_names(arguments: &ImportArgs, classes: usize) -> Result<Vec<String>, StageError> {
+fn class_names(arguments: &ImportArgs, classes: usize, task: Task) -> Result<Vec<String>, StageError> {
     match arguments.class_names.len() {
-        0 if classes == 10 => Ok(CIFAR10.map(String::from).into()),
+        0 if classes == 10 && task == Task::Images => Ok(CIFAR10.map(String::from).into()),
         0 => Ok((0..classes).map(|class| class.to_string()).collect()),
         given if given == classes => Ok(arguments.class_names.clone()),
         given => Err(StageError::Usage(format!("--class-names has {given} names, the model has {classes} classes"))),

@@ -13,8 +13,8 @@ use ssdkd_context::{Context, Recipe, SHARD, STUDENT};
 use ssdkd_data::{Dataset, Split};
 use ssdkd_evaluate::open_data_for;
 use ssdkd_method::{AugmentSettings, Diagnostics};
-use ssdkd_nn::Network;
 use ssdkd_nn::random::stream;
+use ssdkd_nn::{Architecture, Network};
 use ssdkd_stage::{AskArgs, Progress, RunArgs, RunLock, StageError, signals, write_file};
 
 use crate::own::count_only_own;
@@ -32,16 +32,16 @@ const JUDGED: usize = 512;
 pub struct Measurements {
     /// What was measured on.
     pub data: String,
-    /// Digest of its images and labels.
+    /// Digest of its images, labels and masks.
     pub data_digest: String,
     /// How many images that was.
     pub images: usize,
     /// Stands for the teacher that measured and was measured; `None` in a record of an earlier version.
     #[serde(default)]
     pub teacher_digest: Option<String>,
-    /// The teacher's top-1 accuracy.
+    /// The teacher's top-1 accuracy, or mean IoU where it labels pixels.
     pub teacher: Option<f64>,
-    /// Top-1 accuracy by the digest of the student's weights.
+    /// Top-1 accuracy or mean IoU by the digest of the student's weights.
     pub students: BTreeMap<String, f64>,
     /// The views of images that the figures below are of; `None` in a record of an earlier version.
     #[serde(default)]
@@ -224,9 +224,12 @@ pub fn rounds_to_measure(context: &Context) -> Result<Vec<u32>> {
     Ok(wanted.map(|(_, &round)| round).collect())
 }
 
-/// Whether what [`measure`] will open is there, without reading it: before a run, to know at once.
+/// Whether what [`measure`] will open is there and is for the recipe's networks, without reading it: before a run, to know at once.
 pub fn look_for_data(recipe: &Recipe) -> Result<(), StageError> {
-    data_spec(recipe).map_or(Ok(()), |spec| ssdkd_evaluate::look_for_data(&spec, Split::Test))
+    let Some(spec) = data_spec(recipe) else { return Ok(()) };
+    let architecture = recipe.student.architecture.parse::<Architecture>();
+    let architecture = architecture.map_err(|error| StageError::Usage(format!("student.architecture: {error}")))?;
+    ssdkd_evaluate::look_for_data(&spec, Split::Test, architecture)
 }
 
 /// The recipe's data set, or the environment's.

@@ -328,7 +328,7 @@ fn masks(context: &mut Context, round: u32, places: &[(u32, u32)]) -> Result<Vec
     let card = context.teacher_card();
     let level = |class: u8, channel: usize| match card.input[0] {
         1 => (usize::from(class) * 255 / card.classes) as u8,
-        _ => grid::class_colour(class)[channel],
+        _ => grid::class_colour(class).get(channel).copied().unwrap_or(0),
     };
     let picture = |mask: &Vec<u8>| {
         (0..card.input[0]).flat_map(|channel| mask.iter().map(move |&class| level(class, channel))).collect::<Vec<_>>()

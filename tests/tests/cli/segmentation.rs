@@ -11,7 +11,8 @@ fn scratch() -> Scratch {
     let scratch = Scratch::new();
     let teacher = workspace().join("data/teachers/shapes-masks-fpn-resnet20.json");
     let recipe = TINY.replace("TEACHER", teacher.to_str().expect("a UTF-8 path"));
-    scratch.write("tiny.toml", recipe.replace("resnet8", "fpn-resnet8").replace("shapes:0", "shapes-masks:0"));
+    let recipe = recipe.replace("resnet8", "fpn-resnet8").replace("shapes:0", "shapes-masks:0");
+    scratch.write("tiny.toml", recipe + "\n[invert.phi]\ndiversity = \"off\"\n");
     scratch
 }
 
@@ -77,7 +78,15 @@ fn images_and_pixels_do_not_mix() {
         "student.architecture=resnet8",
         &["one labels images and the other pixels", "set student.architecture to fpn-resnet8"],
     );
+    run("invert.phi.diversity=share", &["invert.phi.diversity must be \"off\"", "the buffer counts images", "hint:"]);
+    run("evaluate.data=shapes:0", &["shapes:0: a fpn-resnet8 labels pixels", "no masks", "such as shapes-masks"]);
+    run("student.architecture=vgg11", &["set student.architecture to fpn-resnet20"]);
     run("invert.targets=balanced", &["invert.targets must be \"predicted\"", "hint:"]);
     let teach = ["--data", "shapes:0", "--out", "teacher", "--architecture", "fpn-resnet8"];
+    let of_images = workspace().join("data/teachers/shapes-resnet20.json");
+    let of_pixels = workspace().join("data/teachers/shapes-masks-fpn-resnet20.json");
+    let [of_images, of_pixels] = [&of_images, &of_pixels].map(|path| path.to_str().expect("a UTF-8 path"));
+    let beside = [of_pixels, "--teacher", of_images, "--data", "shapes-masks:0"];
+    scratch.fail("ssdkd-evaluate", &beside, 2, &["knows 10 classes"]);
     scratch.fail("ssdkd-teach", &teach, 2, &["shapes:0", "no masks", "such as shapes-masks"]);
 }

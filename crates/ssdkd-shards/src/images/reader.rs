@@ -161,6 +161,7 @@ fn image_type(path: &Path, schema: &Schema) -> Result<([usize; 3], PixelFormat),
     let shape = get(EXTENSION_METADATA_KEY)
         .and_then(|json| serde_json::from_str::<Tensor>(json).ok())
         .map(|tensor| tensor.shape)
+        .filter(|shape| !shape.contains(&0))
         .filter(|shape| shape.iter().try_fold(1_usize, |size, &side| size.checked_mul(side)).is_some());
     let Some(shape) = shape else {
         return Err(wrong_type(format!("a tensor that says {:?}", get(EXTENSION_METADATA_KEY))));
