@@ -15,7 +15,10 @@ const MOST_ROWS: usize = 1 << 20;
 
 pub(super) fn blocks_of_rows(operation: &str, rows: usize) -> Result<(u32, u32)> {
     if rows > MOST_ROWS {
-        bail!("{operation}: {rows} rows are too many for a GPU, at most {MOST_ROWS}");
+        bail!(
+            "{operation}: {rows} rows are too many for a GPU, at most {MOST_ROWS}\n\
+             hint: take fewer images at a time; where pixels are labelled, each of them is a row"
+        );
     }
     Ok((count(rows.div_ceil(ROWS)), 1))
 }
