@@ -11,12 +11,12 @@
 //! Good figures are necessary, not sufficient: recognisable, varied, stable images can still teach little. What they do
 //! show early is a generator that has collapsed or has learnt to make noise.
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::{Network, Pass};
 use ssdkd_ops as ops;
-use ssdkd_ops::{CropFlip, Value};
+use ssdkd_ops::Value;
 
 use crate::answers::Answers;
 use crate::augment::{AugmentSettings, view};
@@ -56,7 +56,11 @@ pub fn diagnose(
         let clean_classes = ops::argmax(clean.logits.tensor())?;
         let viewed_classes = ops::argmax(viewed.logits.tensor())?;
         let expected = match &how {
-            Some(how) if rows > 1 => moved(&clean_classes, &chunk, how)?,
+            Some(how) if rows > 1 => {
+                let [batch, height, width, _] = *chunk.dims() else { bail!("images have four sides") };
+                let clean = clean_classes.into_iter().map(Some).collect::<Vec<_>>();
+                ops::crop_flip_masks(&clean, [batch, height, width], how)?
+            }
             _ => clean_classes.into_iter().map(Some).collect(),
         };
         seen += expected.iter().flatten().count();
@@ -70,16 +74,6 @@ pub fn diagnose(
         feature_spread: within_classes(&classes, &features, mean_cosine_distance),
         pixel_spread: within_classes(&classes, &pixels, mean_deviation),
     })
-}
-
-/// The classes of the pixels of `images` (B, H, W, C), where their views show them; `None` where a view shows its padding.
-fn moved(classes: &[u32], images: &Value, how: &CropFlip) -> Result<Vec<Option<u32>>> {
-    let [batch, height, width, _] = *images.dims() else { bail!("images have four sides") };
-    // As images of class + 1: the padding is 0.
-    let marks = classes.iter().map(|&class| (class + 1) as f32).collect::<Vec<_>>();
-    let marks = Value::constant(Tensor::from_vec(marks, (batch, height, width, 1), &Device::Cpu)?);
-    let marks = view(&marks, Some(how))?.tensor().flatten_all()?.to_vec1::<f32>()?;
-    Ok(marks.into_iter().map(|mark| (mark as u32).checked_sub(1)).collect())
 }
 
 /// `spread` of every class with at least two rows, averaged with the number of rows as weight.
@@ -153,16 +147,6 @@ mod tests {
         // Class 0 deviates by 0.5, class 1 by 0; class 2 is alone.
         assert!((within_classes(&[0, 0, 1, 1, 2], &rows, mean_deviation) - 0.25).abs() < 1e-12);
         assert_eq!(within_classes(&[0, 1], &rows[..2], mean_deviation), 0.0);
-    }
-
-    #[test]
-    fn pixels_are_compared_where_the_view_has_them() {
-        // Two rows of three: moved right by one, and mirrored.
-        let images = Value::constant(Tensor::zeros((2, 2, 3, 1), candle_core::DType::F32, &Device::Cpu).unwrap());
-        let how = CropFlip { offsets: vec![(1, 0), (1, 1)], flips: vec![false, true], padding: 1 };
-        let moved = moved(&[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5], &images, &how).unwrap();
-        let shown = |classes: &[i32]| classes.iter().map(|&class| u32::try_from(class).ok()).collect::<Vec<_>>();
-        assert_eq!(moved, shown(&[-1, 0, 1, -1, 3, 4, 2, 1, 0, 5, 4, 3]));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{Result, bail};
+use candle_core::{Device, Result, Tensor, bail};
 
 use crate::images::{Images, map_images};
 use crate::value::Value;
@@ -52,6 +52,19 @@ pub fn crop_flip(x: &Value, how: &CropFlip) -> Result<Value> {
         })?;
         Ok(vec![Some(grad)])
     }))
+}
+
+/// What the views of masks (B, H, W) show, each pixel of a class below 2²⁴ or of none: of none is also what a view shows of its padding.
+///
+/// # Errors
+/// As those of [`crop_flip`], and if there is not one class for each pixel.
+pub fn crop_flip_masks(masks: &[Option<u32>], sides: [usize; 3], how: &CropFlip) -> Result<Vec<Option<u32>>> {
+    let [batch, height, width] = sides;
+    // As images of class + 1: the padding is 0.
+    let marks = masks.iter().map(|class| class.map_or(0.0, |class| (class + 1) as f32)).collect::<Vec<_>>();
+    let marks = Value::constant(Tensor::from_vec(marks, (batch, height, width, 1), &Device::Cpu)?);
+    let marks = crop_flip(&marks, how)?.tensor().flatten_all()?.to_vec1::<f32>()?;
+    Ok(marks.into_iter().map(|mark| (mark as u32).checked_sub(1)).collect())
 }
 
 impl CropFlip {

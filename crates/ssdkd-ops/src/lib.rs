@@ -43,7 +43,7 @@ mod vectorised;
 
 pub use activation::{Activation, leaky_relu, relu, sigmoid};
 pub use alloc::{CachingAllocator, allocated_bytes, peak_bytes, reset_peak};
-pub use augment::{CropFlip, crop_flip};
+pub use augment::{CropFlip, crop_flip, crop_flip_masks};
 pub use conv::{
     Conv2dSpec, PreparedConvolution, conv2d, conv2d_prepared, conv2d_then, prepare_convolution,
     with_direct_convolutions,

@@ -8,8 +8,8 @@ use common::{
     flat, numbers, tensor,
 };
 use ssdkd_ops::{
-    CropFlip, Value, add, affine_channels, crop_flip, leaky_relu, mean_all, nchw_to_nhwc, relu, reshape,
-    round_to_u8_levels, scale, sigmoid, sum_all, weighted_sum,
+    CropFlip, Value, add, affine_channels, crop_flip, crop_flip_masks, leaky_relu, mean_all, nchw_to_nhwc, relu,
+    reshape, round_to_u8_levels, scale, sigmoid, sum_all, weighted_sum,
 };
 
 /// The crops of the golden values.
@@ -89,6 +89,17 @@ fn sums_are_precise() {
 #[test]
 fn a_weighted_sum_of_nothing_is_zero() {
     assert_eq!(weighted_sum(&[]).unwrap().scalar().unwrap().to_bits(), 0_f32.to_bits());
+}
+
+#[test]
+fn masks_are_cropped_and_mirrored_with_their_images() {
+    // Two rows of three: moved right by one, and mirrored; one pixel is of no class.
+    let how = CropFlip { offsets: vec![(1, 0), (1, 1)], flips: vec![false, true], padding: 1 };
+    let classes = |classes: &[i32]| classes.iter().map(|&class| u32::try_from(class).ok()).collect::<Vec<_>>();
+    let masks = classes(&[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, -1, 5]);
+    let moved = crop_flip_masks(&masks, [2, 2, 3], &how).unwrap();
+    assert_eq!(moved, classes(&[-1, 0, 1, -1, 3, 4, 2, 1, 0, 5, -1, 3]));
+    assert!(crop_flip_masks(&masks[..6], [2, 2, 3], &how).is_err());
 }
 
 #[test]

@@ -232,22 +232,19 @@ impl<'a> Trainer<'a> {
             let classes = indices.iter().map(|&index| self.data.label(index)).collect();
             return Ok(Targets { classes, weights: None });
         }
-        // A mask goes the way of its image: as one whose pixels are class + 1, and 0 where there is none.
+        // A mask goes the way of its image.
         let [_, height, width] = self.data.shape();
-        let marks = indices.iter().flat_map(|&index| self.data.mask(index).unwrap_or_default());
-        let marks = marks.map(|&class| if class == UNLABELLED { 0.0 } else { f32::from(class) + 1.0 }).collect();
-        let marks = Tensor::from_vec::<_, f32>(marks, (indices.len(), height, width, 1), &Device::Cpu)?;
-        let marks = match how {
-            Some(how) => ops::crop_flip(&Value::constant(marks), how)?.tensor().clone(),
-            None => marks,
+        let mask = indices.iter().flat_map(|&index| self.data.mask(index).unwrap_or_default());
+        let mask = mask.map(|&class| (class != UNLABELLED).then_some(u32::from(class))).collect::<Vec<_>>();
+        let mask = match how {
+            Some(how) => ops::crop_flip_masks(&mask, [indices.len(), height, width], how)?,
+            None => mask,
         };
-        let marks = marks.flatten_all()?.to_vec1::<f32>()?;
         // The mean is over what counts.
-        let counted = marks.iter().filter(|&&mark| mark > 0.0).count().max(1);
-        let weight = marks.len() as f32 / counted as f32;
+        let weight = mask.len() as f32 / mask.iter().flatten().count().max(1) as f32;
         Ok(Targets {
-            classes: marks.iter().map(|&mark| (mark as u32).saturating_sub(1)).collect(),
-            weights: Some(marks.iter().map(|&mark| if mark > 0.0 { weight } else { 0.0 }).collect()),
+            classes: mask.iter().map(|class| class.unwrap_or(0)).collect(),
+            weights: Some(mask.iter().map(|class| if class.is_some() { weight } else { 0.0 }).collect()),
         })
     }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use ssdkd_nn::{Architecture, Task};
 use ssdkd_stage::{StageError, exit, write_file};
 
 use crate::histogram::BINS;
@@ -215,7 +216,9 @@ fn strip_name(row: &Row) -> String {
 
 /// The charts of one pair: file names and SVG.
 fn charts(pair: &str, methods: &[Method<'_>]) -> Result<Vec<(String, String)>> {
-    let accuracy = if pair.contains("fpn-") { "mean IoU, %" } else { "accuracy, %" };
+    let teacher = pair.split(' ').next().and_then(|name| name.parse::<Architecture>().ok());
+    let of_pixels = teacher.is_some_and(|teacher| teacher.task == Task::Pixels);
+    let accuracy = if of_pixels { "mean IoU, %" } else { "accuracy, %" };
     let over = |x: &str, methods: &[&Method<'_>], of: fn(&(u64, f64, f64)) -> f64| {
         let lines = methods.iter().flat_map(|method| {
             let curve = |row: &&Row| row.curve.iter().map(|point| (of(point), 100.0 * point.2)).collect();
