@@ -14,9 +14,12 @@ CARGO ?= cargo
 BIN   := $(if $(GPU),target-cuda,target)/release
 FLAGS := --runs $(RUNS) $(ARGS)
 
+# What knows the feature `cuda` and has tests of a GPU.
+OF_A_GPU := -p ssdkd-ops -p ssdkd-nn -p ssdkd-method --features cuda
+
 export SSDKD_DATA := $(DATA)
 
-.PHONY: help build build-cuda cuda-toolkit gpu-check pipeline run invert balance sample distill evaluate report status test lint fmt \
+.PHONY: help build build-cuda cuda-toolkit gpu-check test-simulated-gpu pipeline run invert balance sample distill evaluate report status test lint fmt \
         bench bench-pytorch sanitize fuzz fuzz-short kills deny data-cifar10 data-cifar100 teacher-shapes teacher-shapes-masks teacher-wrn-40-2 golden results python clean
 
 help: ## list the targets
@@ -54,9 +57,18 @@ evaluate report status: build ## measure the students of a run; write its report
 test: build ## unit, golden, property and end-to-end tests
 	$(CARGO) test --release --workspace
 
-lint: ## rustfmt and clippy, warnings refused
+# The same test bodies as on a GPU. The cache of compiled kernels is its own.
+test-simulated-gpu: .cuda-simulated/cargo.toml ## the tests that a GPU has to pass, on one that a C++ compiler makes (no GPU, no CUDA)
+	SSDKD_TEST_DEVICE=cuda SSDKD_CUDA_LIBS=$(CURDIR)/.cuda-simulated/lib XDG_CACHE_HOME=$(CURDIR)/.cuda-simulated/cache \
+	  $(CARGO) --config .cuda-simulated/cargo.toml test --release $(OF_A_GPU)
+
+.cuda-simulated/cargo.toml: crates/ssdkd-ops/cuda-toolkit.sh $(wildcard crates/ssdkd-ops/simulated-gpu/*)
+	crates/ssdkd-ops/cuda-toolkit.sh --simulated
+
+lint: .cuda-simulated/cargo.toml ## rustfmt and clippy, warnings refused; the code for a GPU too (a C++ compiler)
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --config .cuda-simulated/cargo.toml --release $(OF_A_GPU) --all-targets -- -D warnings
 
 fmt: ## format the sources
 	$(CARGO) fmt --all
@@ -137,3 +149,4 @@ golden: ## remake the golden values (needs PyTorch in PYTHON's environment)
 clean: ## remove build output (runs are yours: remove them by hand)
 	$(CARGO) clean
 	$(CARGO) clean --target-dir target-cuda
+	$(CARGO) clean --target-dir target-simulated

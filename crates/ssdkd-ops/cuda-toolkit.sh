@@ -4,6 +4,9 @@
 #     crates/ssdkd-ops/cuda-toolkit.sh
 #     cargo --config .cuda/cargo.toml build --release --workspace --bins --features cuda
 #
+# With --simulated: what they are tested with where there is no GPU, in .cuda-simulated. Programs are the same but for
+# candle's kernels, and compute on a GPU that is pretended (simulated-gpu/), slowly.
+#
 # Compilers and headers are those of an installed CUDA 13 (CUDA_HOME, PATH, /usr/local/cuda), or else NVIDIA's packages
 # for Python, which this fetches. Needed besides: a C and C++ compiler. No GPU, no driver, no libraries of CUDA.
 set -eu
@@ -11,8 +14,12 @@ set -eu
 fail() { echo "cuda-toolkit.sh: $1" >&2; exit 1; }
 
 top=$(cd "$(dirname "$0")/../.." && pwd)
-cuda=$top/.cuda
 compiler=${CC:-cc}
+case ${1:-} in
+  '') cuda=$top/.cuda target=$top/target-cuda simulated='' ;;
+  --simulated) cuda=$top/.cuda-simulated target=$top/target-simulated simulated=simulated ;;
+  *) fail "there is no option $1: --simulated, or none" ;;
+esac
 
 # The folder of a toolkit: nvcc of CUDA 13, headers, and the static runtime library. Says where that library is.
 runtime_of() {
@@ -23,23 +30,28 @@ runtime_of() {
   return 1
 }
 
-on_path=$(command -v nvcc || true)
-toolkit=
-for folder in "${CUDA_HOME:-}" "${on_path%/bin/nvcc}" /usr/local/cuda "$cuda"/packages/lib/python3*/site-packages/nvidia/cu13; do
-  if [ -n "$folder" ] && [ "$folder" != "$cuda" ] && runtime=$(runtime_of "$folder"); then toolkit=$folder; break; fi
-done
 mkdir -p "$cuda"
-if [ -z "$toolkit" ]; then
-  echo "no CUDA 13 is installed: fetching its compiler and headers into .cuda" >&2
-  rm -rf "$cuda/packages"
-  python3 -m venv "$cuda/packages" || fail "python3 cannot make a virtual environment"
-  "$cuda/packages/bin/pip" install --quiet --disable-pip-version-check 'cuda-toolkit[nvcc,cccl]==13.0.*' ||
-    fail "NVIDIA's packages cannot be fetched: install CUDA 13 and set CUDA_HOME"
-  toolkit=$(echo "$cuda"/packages/lib/python3*/site-packages/nvidia/cu13)
-  runtime=$(runtime_of "$toolkit") || fail "the packages in $toolkit hold no CUDA 13"
-fi
+if [ -n "$simulated" ]; then
+  "$top/crates/ssdkd-ops/simulated-gpu/build.sh" "$cuda" || fail "the simulated GPU does not build: that takes a C++ compiler"
+  toolkit=$cuda runtime=$cuda/lib/libcudart_static.a
+else
+  on_path=$(command -v nvcc || true)
+  toolkit=
+  for folder in "${CUDA_HOME:-}" "${on_path%/bin/nvcc}" /usr/local/cuda "$cuda"/packages/lib/python3*/site-packages/nvidia/cu13; do
+    if [ -n "$folder" ] && [ "$folder" != "$cuda" ] && runtime=$(runtime_of "$folder"); then toolkit=$folder; break; fi
+  done
+  if [ -z "$toolkit" ]; then
+    echo "no CUDA 13 is installed: fetching its compiler and headers into .cuda" >&2
+    rm -rf "$cuda/packages"
+    python3 -m venv "$cuda/packages" || fail "python3 cannot make a virtual environment"
+    "$cuda/packages/bin/pip" install --quiet --disable-pip-version-check 'cuda-toolkit[nvcc,cccl]==13.0.*' ||
+      fail "NVIDIA's packages cannot be fetched: install CUDA 13 and set CUDA_HOME"
+    toolkit=$(echo "$cuda"/packages/lib/python3*/site-packages/nvidia/cu13)
+    runtime=$(runtime_of "$toolkit") || fail "the packages in $toolkit hold no CUDA 13"
+  fi
 
-for folder in bin include nvvm; do ln -sfn "$toolkit/$folder" "$cuda/$folder"; done
+  for folder in bin include nvvm; do ln -sfn "$toolkit/$folder" "$cuda/$folder"; done
+fi
 
 # Stand-ins without a symbol in them. A program linked to these names none of CUDA's libraries as needed, so it starts
 # where they are absent, and opens them itself when it is to use a GPU (src/cuda/libraries.rs).
@@ -91,7 +103,7 @@ CUDARC_CUDA_VERSION = "$("$cuda/bin/nvcc" --version | sed -n 's/.*release \([0-9
 CUDA_COMPUTE_CAP = "90" # H100, H200; an environment variable of this name beats it
 
 [build]
-target-dir = "$top/target-cuda"
+target-dir = "$target"
 rustflags = [$(printf '"%s", ' $flags)]
 END
-echo "building for a GPU with $toolkit" >&2
+echo "building for a ${simulated:+$simulated }GPU with $toolkit" >&2

@@ -1,0 +1,186 @@
+// The driver of a simulated GPU: memory is the program's, and a launch is over when the call returns.
+
+#include <dlfcn.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+using Result = int;
+constexpr Result SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_IMAGE = 200,
+                 NOT_FOUND = 500, LAUNCH_FAILED = 719;
+using Address = uint64_t;
+using Stream = void*;
+
+struct Grid { unsigned x, y, z; };
+struct Module {
+    void* library;
+    const void* (*kernel)(const char*);
+    bool (*launch)(const void*, Grid, Grid, unsigned, void**);
+};
+struct Function {
+    const Module* module;
+    const void* kernel;
+    std::string name;
+};
+
+namespace {
+
+std::mutex one_at_a_time;  // launches, and the list of what is allocated
+thread_local void* current;
+int context;  // its address stands for the one there is
+
+// Around what is allocated, to see writes outside; and in it, to see reads of what was never written: NaN, as numbers.
+constexpr size_t GUARD = 256;
+constexpr unsigned char UNWRITTEN = 0xff, AROUND = 0xa5;
+std::map<Address, size_t> allocated;
+
+[[noreturn]] void broken(const char* what, Address at) {
+    std::fprintf(stderr, "simulated GPU: %s (memory at %llx)\n", what, static_cast<unsigned long long>(at));
+    std::abort();
+}
+
+Result allocate(Address* address, size_t bytes) {
+    auto* memory = static_cast<unsigned char*>(std::aligned_alloc(GUARD, (bytes + 3 * GUARD - 1) / GUARD * GUARD));
+    if (!memory) return OUT_OF_MEMORY;
+    std::memset(memory, AROUND, GUARD);
+    std::memset(memory + GUARD, UNWRITTEN, bytes);
+    std::memset(memory + GUARD + bytes, AROUND, GUARD);
+    *address = reinterpret_cast<Address>(memory + GUARD);
+    std::lock_guard lock(one_at_a_time);
+    allocated[*address] = bytes;
+    return SUCCESS;
+}
+
+Result release(Address address) {
+    if (!address) return SUCCESS;
+    size_t bytes;
+    {
+        std::lock_guard lock(one_at_a_time);
+        auto found = allocated.find(address);
+        if (found == allocated.end()) broken("freed what is not allocated", address);
+        bytes = found->second;
+        allocated.erase(found);
+    }
+    auto* memory = reinterpret_cast<unsigned char*>(address) - GUARD;
+    for (size_t i = 0; i < GUARD; ++i)
+        if (memory[i] != AROUND || memory[GUARD + bytes + i] != AROUND) broken("something wrote past its end", address);
+    std::memset(memory, UNWRITTEN, bytes + 2 * GUARD);
+    std::free(memory);
+    return SUCCESS;
+}
+
+Result load(Module** module, const char* image) {
+    constexpr char MAGIC[] = "simulated:";
+    if (std::strncmp(image, MAGIC, sizeof MAGIC - 1)) return INVALID_IMAGE;
+    void* library = dlopen(image + sizeof MAGIC - 1, RTLD_NOW | RTLD_LOCAL);
+    if (!library) return INVALID_IMAGE;
+    *module = new Module{library, nullptr, nullptr};
+    (*module)->kernel = reinterpret_cast<decltype(Module::kernel)>(dlsym(library, "simulated_kernel"));
+    (*module)->launch = reinterpret_cast<decltype(Module::launch)>(dlsym(library, "simulated_launch"));
+    return (*module)->kernel && (*module)->launch ? SUCCESS : INVALID_IMAGE;
+}
+
+}  // namespace
+
+extern "C" {
+
+Result cuInit(unsigned) { return SUCCESS; }
+Result cuDriverGetVersion(int* version) { *version = 13000; return SUCCESS; }
+Result cuGetErrorName(Result error, const char** name) {
+    static thread_local char text[32];
+    std::snprintf(text, sizeof text, "error %d", error);
+    *name = text;
+    return SUCCESS;
+}
+Result cuGetErrorString(Result error, const char** text) { return cuGetErrorName(error, text); }
+
+Result cuDeviceGetCount(int* count) { *count = 1; return SUCCESS; }
+Result cuDeviceGet(int* device, int index) { *device = 0; return index == 0 ? SUCCESS : INVALID_DEVICE; }
+Result cuDeviceGetName(char* name, int length, int) {
+    std::snprintf(name, length, "simulated GPU");
+    return SUCCESS;
+}
+Result cuDeviceTotalMem_v2(size_t* bytes, int) { *bytes = size_t(8) << 30; return SUCCESS; }
+Result cuMemGetInfo_v2(size_t* free, size_t* total) { *free = *total = size_t(8) << 30; return SUCCESS; }
+Result cuDeviceGetAttribute(int* value, int attribute, int) {
+    switch (attribute) {
+        case 1: *value = 1024; break;   // threads of a block
+        case 10: *value = 32; break;    // threads of a warp
+        case 16: *value = 3; break;     // multiprocessors: some kernels make as many blocks as there are
+        case 75: *value = 9; break;     // compute capability
+        case 76: *value = 0; break;
+        case 115: *value = 1; break;    // memory pools
+        default: *value = 0;
+    }
+    return SUCCESS;
+}
+
+Result cuDevicePrimaryCtxRetain(void** out, int) { *out = &context; return SUCCESS; }
+Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+Result cuCtxSetCurrent(void* to) { current = to; return SUCCESS; }
+Result cuCtxGetCurrent(void** out) { *out = current; return SUCCESS; }
+Result cuCtxSynchronize() { return SUCCESS; }
+
+Result cuStreamCreate(Stream* stream, unsigned) { *stream = new int; return SUCCESS; }
+Result cuStreamDestroy_v2(Stream stream) { delete static_cast<int*>(stream); return SUCCESS; }
+Result cuStreamSynchronize(Stream) { return SUCCESS; }
+Result cuStreamWaitEvent(Stream, void*, unsigned) { return SUCCESS; }
+Result cuStreamIsCapturing(Stream, int* status) { *status = 0; return SUCCESS; }
+Result cuEventCreate(void** event, unsigned) { *event = new int; return SUCCESS; }
+Result cuEventDestroy_v2(void* event) { delete static_cast<int*>(event); return SUCCESS; }
+Result cuEventRecord(void*, Stream) { return SUCCESS; }
+Result cuEventSynchronize(void*) { return SUCCESS; }
+Result cuEventQuery(void*) { return SUCCESS; }
+
+Result cuDeviceGetDefaultMemPool(void** pool, int) { *pool = &context; return SUCCESS; }
+Result cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
+Result cuMemAlloc_v2(Address* address, size_t bytes) { return allocate(address, bytes); }
+Result cuMemAllocAsync(Address* address, size_t bytes, Stream) { return allocate(address, bytes); }
+Result cuMemFree_v2(Address address) { return release(address); }
+Result cuMemFreeAsync(Address address, Stream) { return release(address); }
+Result cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
+    return (*memory = std::malloc(bytes)) ? SUCCESS : OUT_OF_MEMORY;
+}
+Result cuMemFreeHost(void* memory) { std::free(memory); return SUCCESS; }
+
+static Result copy(void* to, const void* from, size_t bytes) { std::memmove(to, from, bytes); return SUCCESS; }
+Result cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, Stream) { return copy((void*)to, from, bytes); }
+Result cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, Stream) { return copy(to, (void*)from, bytes); }
+Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Stream) { return copy((void*)to, (void*)from, bytes); }
+Result cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) { return copy((void*)to, from, bytes); }
+Result cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) { return copy(to, (void*)from, bytes); }
+Result cuMemcpyDtoD_v2(Address to, Address from, size_t bytes) { return copy((void*)to, (void*)from, bytes); }
+Result cuMemsetD8Async(Address at, unsigned char byte, size_t bytes, Stream) {
+    std::memset((void*)at, byte, bytes);
+    return SUCCESS;
+}
+
+Result cuModuleLoadData(Module** module, const void* image) { return load(module, static_cast<const char*>(image)); }
+Result cuModuleUnload(Module*) { return SUCCESS; }
+Result cuModuleGetFunction(Function** function, Module* module, const char* name) {
+    const void* kernel = module->kernel(name);
+    if (!kernel) return NOT_FOUND;
+    *function = new Function{module, kernel, name};
+    return SUCCESS;
+}
+Result cuFuncSetAttribute(Function*, int, int) { return SUCCESS; }
+Result cuFuncGetAttribute(int* value, int, Function*) { *value = 0; return SUCCESS; }
+Result cuLaunchKernel(
+    Function* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+    Stream, void** arguments, void**
+) {
+    size_t threads = size_t(bx) * by * bz;
+    if (!gx || !gy || !gz || !threads || threads > 1024) return INVALID_VALUE;
+    std::lock_guard lock(one_at_a_time);
+    if (function->module->launch(function->kernel, {gx, gy, gz}, {bx, by, bz}, shared, arguments)) return SUCCESS;
+    std::fprintf(stderr, "simulated GPU: threads of %s wait for others that never come\n", function->name.c_str());
+    return LAUNCH_FAILED;
+}
+
+}  // extern "C"
