@@ -233,7 +233,7 @@ impl Distiller {
         let view = self.settings.augment.view(&Value::constant(images), views)?;
         let views = Value::constant(vary_light(view.tensor(), self.settings.light, views)?);
         let Output { maps, logits, .. } = teacher.forward(&views, &Pass::eval())?; // …, (B, K)
-        let maps = self.hints.iter().flat_map(|hints| hints.targets(&maps)).collect();
+        let maps = self.hints.as_ref().map_or_else(|| Ok(Vec::new()), |hints| hints.targets(&maps))?;
         Ok(Labelled { views: views.tensor().clone(), logits: logits.tensor().clone(), maps })
     }
 
@@ -560,7 +560,7 @@ mod tests {
                 let of = |network: &Network| network.forward(&views, &Pass::train_frozen()).unwrap().maps;
                 let hints = distiller.hints.as_ref().unwrap();
                 let teacher = teacher.forward(&views, &Pass::eval()).unwrap().maps;
-                hints.loss(&of(&student), &hints.targets(&teacher)).unwrap().scalar().unwrap()
+                hints.loss(&of(&student), &hints.targets(&teacher).unwrap()).unwrap().scalar().unwrap()
             };
             let before = distance(&distiller);
             train(&mut distiller, &teacher, &student, 0..30);

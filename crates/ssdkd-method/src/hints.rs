@@ -64,8 +64,8 @@ impl Hints {
     }
 
     /// The b_m among all maps of the teacher; they get no gradient.
-    pub(crate) fn targets(&self, teacher: &[Value]) -> Vec<Tensor> {
-        self.pairs.iter().map(|pair| teacher[pair.teacher].tensor().clone()).collect()
+    pub(crate) fn targets(&self, teacher: &[Value]) -> Result<Vec<Tensor>> {
+        self.pairs.iter().map(|pair| Ok(ops::to_f32(&teacher[pair.teacher].detach())?.tensor().clone())).collect()
     }
 
     /// L_F of the student's maps and the [targets](Self::targets) of the same views.

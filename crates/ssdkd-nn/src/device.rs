@@ -14,23 +14,25 @@ pub const OPEN_GPU: Option<OpenGpu> = Some(open_gpu);
 #[cfg(not(feature = "cuda"))]
 pub const OPEN_GPU: Option<OpenGpu> = None;
 
-/// How a GPU computes convolutions: words separated by commas.
+/// How a GPU computes: words separated by commas.
 ///
-/// `tf32` (factors rounded to ten bits, as PyTorch does unless told otherwise; the default) or `f32`; and
-/// `deterministic`: the same bytes every time.
+/// `tf32` (factors of convolutions rounded to ten bits, as PyTorch does unless told otherwise; the default) or `f32`; `bf16`
+/// (the teacher's and the generator's activations, with weights in `f32`; students stay as they are); and `deterministic`: the
+/// same bytes every time.
 #[cfg(feature = "cuda")]
 const MATH: &str = "SSDKD_GPU_MATH";
 
 #[cfg(feature = "cuda")]
 fn open_gpu(index: usize) -> Result<Device> {
     let words = std::env::var(MATH).unwrap_or_default();
-    let mut settings = ssdkd_ops::CudaSettings { tf32: true, deterministic: false };
+    let mut settings = ssdkd_ops::CudaSettings { tf32: true, deterministic: false, bf16: false };
     for word in words.split(',').filter(|word| !word.is_empty()) {
         match word {
             "tf32" => settings.tf32 = true,
             "f32" => settings.tf32 = false,
+            "bf16" => settings.bf16 = true,
             "deterministic" => settings.deterministic = true,
-            _ => bail!("{MATH}: {word:?} is not one of tf32, f32, deterministic"),
+            _ => bail!("{MATH}: {word:?} is not one of tf32, f32, bf16, deterministic"),
         }
     }
     ssdkd_ops::set_cuda_settings(settings);

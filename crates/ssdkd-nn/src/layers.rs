@@ -123,7 +123,8 @@ impl Conv2d {
         pass: &Pass,
     ) -> Result<Value> {
         let key = (self.weight.id(), norm.map(|norm| norm.weight.id()));
-        let prepare = || ops::prepare_convolution(&self.weight, self.bias.as_ref(), norm.map(BatchNorm2d::frozen));
+        let (bias, norm) = (self.bias.as_ref(), norm.map(BatchNorm2d::frozen));
+        let prepare = || ops::prepare_convolution(&self.weight, bias, norm, x.tensor().dtype());
         ops::conv2d_prepared(x, &*pass.prepared(key, prepare)?, self.spec, residual, activation)
     }
 }

@@ -180,10 +180,15 @@ impl Network {
             );
         }
         pass.enter(self.kept.clone());
-        let output = ops::affine_channels(images, &self.scale, &self.shift)
-            .and_then(|images| self.classifier.forward(&images, pass));
+        let output = self.normalised(images).and_then(|images| self.classifier.forward(&images, pass));
         pass.enter(None); // what the pass goes through next is none of this network's
         output
+    }
+
+    /// What the classifier takes. That of a network whose weights do not move may compute in fewer bits.
+    fn normalised(&self, images: &Value) -> Result<Value> {
+        let images = ops::affine_channels(images, &self.scale, &self.shift)?;
+        if self.kept.is_some() { ops::to_reduced_precision(&images) } else { Ok(images) }
     }
 
     /// The logits (B, K) of any number of images (B, H, W, C) in `[0, 1]`, in evaluation mode; (B·H·W, K) where pixels are labelled.

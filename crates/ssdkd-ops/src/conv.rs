@@ -22,7 +22,7 @@ mod tile;
 mod weight_gradient;
 mod winograd;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use crate::activation::{self, Activation, Leaky, Rectifier, with_rectifier};
 use crate::device;
@@ -75,7 +75,7 @@ pub struct PreparedConvolution {
 }
 
 /// `weight` (O, C/groups, kh, kw) and `bias` (O,) for [`conv2d_prepared`], and what `norm` does after them [folded
-/// in](fold_batch_norm).
+/// in](fold_batch_norm). It will be of inputs of type `of`.
 ///
 /// # Errors
 /// As [`fold_batch_norm`], and if the weight has other dimensions.
@@ -83,6 +83,7 @@ pub fn prepare_convolution(
     weight: &Tensor,
     bias: Option<&Tensor>,
     norm: Option<FrozenNorm>,
+    of: DType,
 ) -> Result<PreparedConvolution> {
     let (weight, bias) = match norm {
         Some(norm) => {
@@ -92,12 +93,13 @@ pub fn prepare_convolution(
         // A copy: what is prepared stays as it is when the weight is trained on.
         None => (weight.copy()?, bias.map(Tensor::copy).transpose()?),
     };
-    let packed = packed(&weight)?;
+    let packed = packed(&weight, of)?;
     Ok(PreparedConvolution { weight: Value::constant(weight), packed, bias: bias.map(Value::constant) })
 }
 
-fn packed(weight: &Tensor) -> Result<Option<Tensor>> {
-    on_gpu!(weight => crate::cuda::pack_weight(weight));
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "the CPU's kernels pack for each call"))]
+fn packed(weight: &Tensor, of: DType) -> Result<Option<Tensor>> {
+    on_gpu!(weight => crate::cuda::pack_weight(weight, of));
     weight.dims4().map(|_| None)
 }
 

@@ -3,7 +3,7 @@
 //! Training small networks on a CPU is what data-free distillation spends its time on. This crate makes that fast: its
 //! own tape ([`Value`]) over candle's tensors, convolutions that run near the multiply-add peak of the machine, and
 //! operations fused so that each activation is read and written once. Images are `(B, H, W, C)`, weights are laid out
-//! as PyTorch lays them out, numbers are `f32`.
+//! as PyTorch lays them out, numbers are `f32`, but for activations on a GPU that was asked for bf16.
 //!
 //! Results on the CPU are the same bytes at any number of threads: work is split by shape, and partial sums are added
 //! in a fixed order.
@@ -34,6 +34,7 @@ mod norm;
 mod optim;
 mod parallel;
 mod pool;
+mod precision;
 mod resample;
 mod rows;
 mod simd;
@@ -65,6 +66,7 @@ pub use norm::{
 };
 pub use optim::{AdamSlot, SgdSlot, adam_step, adam_steps, copy_assign, lerp_assign, norm_of_all, sgd_step, sgd_steps};
 pub use pool::{avg_pool2d, global_avg_pool, max_pool2d};
+pub use precision::{to_f32, to_reduced_precision};
 pub use resample::{subsample_pad, upsample_nearest};
 pub use rows::{side_by_side, unit_rows};
 pub use simd::SimdPath;

@@ -60,11 +60,12 @@ impl Generator {
         let leaky = Activation::LeakyRelu(SLOPE);
         // The linear layer's outputs are in PyTorch's order: channels first.
         let x = ops::reshape(&self.linear.forward(z, pass)?, (batch, channels, side, side))?;
-        let x = self.bn0.forward(&ops::nchw_to_nhwc(&x)?, Activation::None, pass)?;
+        let x = ops::to_reduced_precision(&ops::nchw_to_nhwc(&x)?)?;
+        let x = self.bn0.forward(&x, Activation::None, pass)?;
         let x = self.conv1.forward(&ops::upsample_nearest(&x, 2)?, pass)?;
         let x = self.bn1.forward(&x, leaky, pass)?;
         let x = self.conv2.forward(&ops::upsample_nearest(&x, 2)?, pass)?;
         let x = self.bn2.forward(&x, leaky, pass)?;
-        ops::sigmoid(&self.conv3.forward(&x, pass)?)
+        ops::sigmoid(&ops::to_f32(&self.conv3.forward(&x, pass)?)?)
     }
 }

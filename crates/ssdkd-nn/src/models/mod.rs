@@ -20,7 +20,7 @@ use crate::pass::Pass;
 /// What a classifier computes.
 pub struct Output {
     /// The activations (B, H, W, C) after each residual block, in a WRN as batch norm and ReLU hand them on, in a VGG after each
-    /// convolution's ReLU.
+    /// convolution's ReLU. As the pass stored them: [`ops::to_f32`] for what takes nothing else.
     pub maps: Vec<Value>,
     /// The last map, averaged over height and width (B, F): what a linear head sees.
     pub features: Value,
@@ -94,10 +94,10 @@ impl Classifier {
             Body::Vgg(body) => body.forward(x, pass)?,
         };
         let Some(last) = maps.last() else { bail!("a network without blocks makes no maps") };
-        let features = ops::global_avg_pool(last)?; // (B, F)
+        let features = ops::to_f32(&ops::global_avg_pool(last)?)?; // (B, F)
         let logits = match &self.head {
             Head::Linear(head) => head.forward(&features, pass)?,
-            Head::Pyramid(head) => head.forward(&maps, pass)?,
+            Head::Pyramid(head) => ops::to_f32(&head.forward(&maps, pass)?)?,
         };
         Ok(Output { maps, features, logits })
     }

@@ -1,12 +1,12 @@
 //! Convolutions and fully connected layers on a GPU.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use cudarc::cublas::{result, sys::cublasOperation_t as Transposed};
 
 use super::activation_code;
 use super::direct;
 use super::dnn::{Direction, Operands};
-use super::gpu::{Gpu, count, or_error};
+use super::gpu::{Gpu, Stored, count, or_error};
 use super::norm::sum_rows;
 use super::pointwise::rectify_gradient;
 use super::program::arguments;
@@ -18,13 +18,14 @@ use crate::value::Value;
 pub(crate) fn record(conv: &Convolution, dims: &[usize]) -> Result<Value> {
     let Convolution { x, weight, packed, bias, residual, activation, shape, name } = *conv;
     let gpu = Gpu::of(x.tensor(), name)?;
-    let kernel = Kernel::new(&gpu, shape, weight.tensor(), packed, name)?;
-    let (out, at) = gpu.tensor(dims)?;
-    kernel.forward(&gpu, gpu.at(x.tensor(), name)?, at)?;
+    let stored = Stored::of(x.tensor(), name)?;
+    let kernel = Kernel::new(&gpu, shape, stored, weight.tensor(), packed, name)?;
+    let (out, at) = gpu.new_activations(stored, dims)?;
+    kernel.forward(&gpu, gpu.activations(x.tensor(), stored, name)?, at)?;
     if bias.is_some() || residual.is_some() || activation != Activation::None {
         let bias = gpu.at_optional(bias.map(Value::tensor), name)?;
-        let residual = gpu.at_optional(residual.map(Value::tensor), name)?;
-        finish(&gpu, at, bias, residual, out.elem_count(), shape.output[2], activation)?;
+        let residual = gpu.optional_activations(residual.map(Value::tensor), stored, name)?;
+        finish(&gpu, stored, [at, bias, residual], out.elem_count(), shape.output[2], activation)?;
     }
 
     // Each gradient needs the other factor, and no gradient needs its own.
@@ -40,19 +41,20 @@ pub(crate) fn record(conv: &Convolution, dims: &[usize]) -> Result<Value> {
             Some(out) => rectify_gradient(name, out, gradient, activation)?,
             None => gradient.clone(),
         };
-        let gradient = gpu.at(&before, name)?;
+        let gradient = gpu.activations(&before, stored, name)?;
         let mut gradients = vec![None, None];
         if let Some(kernel) = &kept_kernel {
-            let (to_x, at) = gpu.tensor(&*x_dims)?;
+            let (to_x, at) = gpu.new_activations(stored, &*x_dims)?;
             kernel.input_gradient(&gpu, gradient, at)?;
             gradients[0] = Some(to_x);
         }
         if let Some(x) = &kept_x {
-            gradients[1] = Some(weight_gradient(&gpu, shape, gpu.at(x, name)?, gradient, &weight_dims)?);
+            let x = gpu.activations(x, stored, name)?;
+            gradients[1] = Some(weight_gradient(&gpu, shape, stored, x, gradient, &weight_dims)?);
         }
         if let Some(wants) = wants_bias {
             let rows = shape.batch * shape.output[0] * shape.output[1];
-            let to_bias = wants.then(|| sum_rows(&gpu, gradient, rows, shape.output[2]));
+            let to_bias = wants.then(|| sum_rows(&gpu, stored, gradient, rows, shape.output[2]));
             gradients.push(to_bias.transpose()?);
         }
         if let Some(wants) = wants_residual {
@@ -62,47 +64,56 @@ pub(crate) fn record(conv: &Convolution, dims: &[usize]) -> Result<Value> {
     }))
 }
 
-/// Whether this is a matrix product: one pixel of one tap each.
-fn is_linear(shape: &ConvShape) -> bool {
-    shape.kernel == [1, 1] && shape.input[1] == 1 && shape.spec == crate::Conv2dSpec::default()
+/// Whether this is a matrix product of `f32`: one pixel of one tap each.
+fn is_linear(shape: &ConvShape, stored: Stored) -> bool {
+    shape.kernel == [1, 1] && shape.input[1] == 1 && shape.spec == crate::Conv2dSpec::default() && stored == Stored::F32
 }
 
 /// A weight, in the layouts that the convolutions of a layer want.
 struct Kernel {
     shape: ConvShape,
+    stored: Stored,
     /// As PyTorch stores it: (O, C/groups, kh, kw).
     weight: Tensor,
-    /// (O, kh, kw, C/groups), where that is another order.
-    channels_last: Option<Tensor>,
+    /// As [`pack_weight`] makes it, where that is something else.
+    packed: Option<Tensor>,
     name: &'static str,
 }
 
 impl Kernel {
-    fn new(gpu: &Gpu, shape: ConvShape, weight: &Tensor, packed: Option<&Tensor>, name: &'static str) -> Result<Self> {
-        let channels_last = match packed {
-            Some(packed) => Some(packed.clone()),
-            None => channels_last(gpu, weight, shape.in_per_group(), shape.taps(), name)?,
+    fn new(
+        gpu: &Gpu,
+        shape: ConvShape,
+        stored: Stored,
+        weight: &Tensor,
+        packed: Option<&Tensor>,
+        name: &'static str,
+    ) -> Result<Self> {
+        let packed = match packed {
+            // What was packed for convolutions that are stored in another way is of no use.
+            Some(packed) if Stored::of(packed, name)? == stored => Some(packed.clone()),
+            _ => pack(gpu, stored, weight, shape.in_per_group(), shape.taps(), name)?,
         };
-        Ok(Self { shape, weight: weight.clone(), channels_last, name })
+        Ok(Self { shape, stored, weight: weight.clone(), packed, name })
     }
 
     fn forward(&self, gpu: &Gpu, x: u64, out: u64) -> Result<()> {
         let (shape, weight) = (&self.shape, gpu.at(&self.weight, self.name)?);
-        if is_linear(shape) {
+        if is_linear(shape, self.stored) {
             let [rows, inputs, outputs] = matrix(shape);
             let (yes, no) = (Transposed::CUBLAS_OP_T, Transposed::CUBLAS_OP_N);
             return product(gpu, (yes, no), [outputs, rows, inputs], (weight, inputs), (x, inputs), (out, outputs));
         }
         let operands = Operands { x, weight: self.packed(gpu)?, y: out };
-        if gpu.dnn().run(shape, Direction::Forward, operands)? {
+        if gpu.dnn().run(shape, self.stored, Direction::Forward, operands)? {
             return Ok(());
         }
-        direct::forward(gpu, shape, x, weight, out)
+        direct::forward(gpu, shape, self.stored, x, weight, out)
     }
 
     fn input_gradient(&self, gpu: &Gpu, gradient: u64, out: u64) -> Result<()> {
         let (shape, weight) = (&self.shape, gpu.at(&self.weight, self.name)?);
-        if is_linear(shape) {
+        if is_linear(shape, self.stored) {
             let [rows, inputs, outputs] = matrix(shape);
             let no = Transposed::CUBLAS_OP_N;
             return product(
@@ -115,47 +126,62 @@ impl Kernel {
             );
         }
         let operands = Operands { x: out, weight: self.packed(gpu)?, y: gradient };
-        if gpu.dnn().run(shape, Direction::Input, operands)? {
+        if gpu.dnn().run(shape, self.stored, Direction::Input, operands)? {
             return Ok(());
         }
-        direct::input_gradient(gpu, shape, gradient, weight, out)
+        direct::input_gradient(gpu, shape, self.stored, gradient, weight, out)
     }
 
     fn packed(&self, gpu: &Gpu) -> Result<u64> {
-        gpu.at(self.channels_last.as_ref().unwrap_or(&self.weight), self.name)
+        gpu.activations(self.packed.as_ref().unwrap_or(&self.weight), self.stored, self.name)
     }
 }
 
-/// A weight (O, C/groups, kh, kw) as (O, kh, kw, C/groups), where that is another order.
-pub(crate) fn pack_weight(weight: &Tensor) -> Result<Option<Tensor>> {
+/// A weight (O, C/groups, kh, kw) as convolutions take it: (O, kh, kw, C/groups), stored as activations are, where that is
+/// something else.
+pub(crate) fn pack_weight(weight: &Tensor, activations: DType) -> Result<Option<Tensor>> {
     let name = "a convolution's weight";
     let (_, inputs, height, width) = weight.dims4()?;
-    channels_last(&*Gpu::of(weight, name)?, weight, inputs, height * width, name)
+    let stored = if activations == DType::BF16 { Stored::Bf16 } else { Stored::F32 };
+    pack(&*Gpu::of(weight, name)?, stored, weight, inputs, height * width, name)
 }
 
-fn channels_last(gpu: &Gpu, weight: &Tensor, inputs: usize, taps: usize, name: &str) -> Result<Option<Tensor>> {
-    if taps == 1 || inputs == 1 {
+/// Whether a weight is the same in both orders.
+fn is_one_order(inputs: usize, taps: usize) -> bool {
+    taps == 1 || inputs == 1
+}
+
+fn pack(gpu: &Gpu, stored: Stored, weight: &Tensor, inputs: usize, taps: usize, name: &str) -> Result<Option<Tensor>> {
+    if is_one_order(inputs, taps) && stored == Stored::F32 {
         return Ok(None);
     }
-    let (packed, to) = gpu.tensor(weight.shape().clone())?;
-    transpose(gpu, gpu.at(weight, name)?, to, weight.elem_count(), inputs, taps)?;
+    let (packed, to) = gpu.new_activations(stored, weight.shape().clone())?;
+    turn(gpu, stored, "pack_weight", gpu.at(weight, name)?, to, weight.elem_count(), [inputs, taps])?;
     Ok(Some(packed))
 }
 
-fn weight_gradient(gpu: &Gpu, shape: ConvShape, x: u64, gradient: u64, dims: &[usize]) -> Result<Tensor> {
+fn weight_gradient(
+    gpu: &Gpu,
+    shape: ConvShape,
+    stored: Stored,
+    x: u64,
+    gradient: u64,
+    dims: &[usize],
+) -> Result<Tensor> {
     let (out, at) = gpu.tensor(dims)?;
-    if is_linear(&shape) {
+    if is_linear(&shape, stored) {
         let [rows, inputs, outputs] = matrix(&shape);
         let (yes, no) = (Transposed::CUBLAS_OP_T, Transposed::CUBLAS_OP_N);
         product(gpu, (no, yes), [inputs, outputs, rows], (x, inputs), (gradient, outputs), (at, inputs))?;
         return Ok(out);
     }
-    let same_order = shape.taps() == 1 || shape.in_per_group() == 1;
-    let (packed, to) = if same_order { (out.clone(), at) } else { gpu.tensor(dims)? };
-    if !gpu.dnn().run(&shape, Direction::Weight, Operands { x, weight: to, y: gradient })? {
-        direct::weight_gradient(gpu, &shape, x, gradient, at)?;
-    } else if !same_order {
-        transpose(gpu, to, at, shape.weight_len(), shape.taps(), shape.in_per_group())?;
+    let (inputs, taps) = (shape.in_per_group(), shape.taps());
+    let as_it_is = is_one_order(inputs, taps) && stored == Stored::F32;
+    let (packed, to) = if as_it_is { (out.clone(), at) } else { gpu.new_activations(stored, dims)? };
+    if !gpu.dnn().run(&shape, stored, Direction::Weight, Operands { x, weight: to, y: gradient })? {
+        direct::weight_gradient(gpu, &shape, stored, x, gradient, at)?;
+    } else if !as_it_is {
+        turn(gpu, stored, "unpack_weight", to, at, shape.weight_len(), [taps, inputs])?;
     }
     drop(packed);
     Ok(out)
@@ -199,16 +225,24 @@ fn product(
 }
 
 /// Each of the matrices of rows × columns turned: weights from one layout to the other.
-fn transpose(gpu: &Gpu, from: u64, to: u64, numbers: usize, rows: usize, columns: usize) -> Result<()> {
-    gpu.launch_each("transpose", numbers, arguments![from, to, count(numbers), count(rows), count(columns)])
+fn turn(
+    gpu: &Gpu,
+    stored: Stored,
+    kernel: &'static str,
+    from: u64,
+    to: u64,
+    numbers: usize,
+    [rows, columns]: [usize; 2],
+) -> Result<()> {
+    let arguments = arguments![from, to, count(numbers), count(rows), count(columns)];
+    gpu.launch_each_for(stored, kernel, numbers, arguments)
 }
 
 /// `out = activation(out + bias + residual)`, in place; 0 for what there is not.
 fn finish(
     gpu: &Gpu,
-    out: u64,
-    bias: u64,
-    residual: u64,
+    stored: Stored,
+    [out, bias, residual]: [u64; 3],
     numbers: usize,
     channels: usize,
     activation: Activation,
@@ -216,5 +250,6 @@ fn finish(
     let (kind, slope) = activation_code(activation);
     let four = channels.is_multiple_of(4) && (out | bias | residual).is_multiple_of(16);
     let (kernel, threads) = if four { ("finish_4", numbers / 4) } else { ("finish_1", numbers) };
-    gpu.launch_each(kernel, threads, arguments![out, bias, residual, count(numbers), count(channels), kind, slope])
+    let arguments = arguments![out, bias, residual, count(numbers), count(channels), kind, slope];
+    gpu.launch_each_for(stored, kernel, threads, arguments)
 }

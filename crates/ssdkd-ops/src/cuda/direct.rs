@@ -2,7 +2,7 @@
 
 use candle_core::Result;
 
-use super::gpu::{Gpu, count};
+use super::gpu::{Gpu, Stored, count};
 use super::program::{Argument, arguments};
 use crate::conv::ConvShape;
 
@@ -37,17 +37,30 @@ impl Convolution {
 }
 
 /// `out` (B, H', W', O) from x and the weight as PyTorch stores it; addresses.
-pub(super) fn forward(gpu: &Gpu, shape: &ConvShape, x: u64, weight: u64, out: u64) -> Result<()> {
+pub(super) fn forward(gpu: &Gpu, shape: &ConvShape, stored: Stored, x: u64, weight: u64, out: u64) -> Result<()> {
     let numbers = shape.batch * shape.output_len();
     let conv = Convolution::of(shape);
-    gpu.launch_each("direct_forward", numbers, arguments![x, weight, out, count(numbers), Argument::of(&conv)])
+    gpu.launch_each_for(
+        stored,
+        "direct_forward",
+        numbers,
+        arguments![x, weight, out, count(numbers), Argument::of(&conv)],
+    )
 }
 
 /// `out` (B, H, W, C) from the output's gradient and the weight.
-pub(super) fn input_gradient(gpu: &Gpu, shape: &ConvShape, gradient: u64, weight: u64, out: u64) -> Result<()> {
+pub(super) fn input_gradient(
+    gpu: &Gpu,
+    shape: &ConvShape,
+    stored: Stored,
+    gradient: u64,
+    weight: u64,
+    out: u64,
+) -> Result<()> {
     let numbers = shape.batch * shape.input_len();
     let conv = Convolution::of(shape);
-    gpu.launch_each(
+    gpu.launch_each_for(
+        stored,
         "direct_input_gradient",
         numbers,
         arguments![gradient, weight, out, count(numbers), Argument::of(&conv)],
@@ -55,9 +68,17 @@ pub(super) fn input_gradient(gpu: &Gpu, shape: &ConvShape, gradient: u64, weight
 }
 
 /// `out` (O, C/groups, kh, kw) from x and the output's gradient.
-pub(super) fn weight_gradient(gpu: &Gpu, shape: &ConvShape, x: u64, gradient: u64, out: u64) -> Result<()> {
+pub(super) fn weight_gradient(
+    gpu: &Gpu,
+    shape: &ConvShape,
+    stored: Stored,
+    x: u64,
+    gradient: u64,
+    out: u64,
+) -> Result<()> {
     let conv = Convolution::of(shape);
-    gpu.launch(
+    gpu.launch_for(
+        stored,
         "direct_weight_gradient",
         (count(shape.weight_len()), 1),
         arguments![x, gradient, out, Argument::of(&conv)],

@@ -10,7 +10,7 @@ use candle_core::{Result, bail};
 use cudarc::cudnn::{result, sys};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
-use super::gpu::{CudaSettings, cuda_settings, or_error};
+use super::gpu::{CudaSettings, Stored, cuda_settings, or_error};
 use crate::conv::ConvShape;
 
 /// Bytes that an algorithm may use besides its arguments.
@@ -42,7 +42,7 @@ pub(super) struct Operands {
 pub(super) struct Dnn {
     handle: sys::cudnnHandle_t,
     stream: Arc<CudaStream>,
-    plans: HashMap<(ConvShape, Direction, bool, bool), Option<Plan>>,
+    plans: HashMap<(ConvShape, Stored, Direction, bool, bool), Option<Plan>>,
     workspace: Option<CudaSlice<u8>>,
 }
 
@@ -104,14 +104,21 @@ impl Dnn {
         Ok(Self { handle, stream: stream.clone(), plans: HashMap::new(), workspace: None })
     }
 
-    /// Computes one convolution. `false`: cuDNN has no algorithm for it, nothing was done.
-    pub(super) fn run(&mut self, shape: &ConvShape, direction: Direction, operands: Operands) -> Result<bool> {
+    /// Computes one convolution of tensors that are all stored in one way. `false`: cuDNN has no algorithm for it, nothing was
+    /// done.
+    pub(super) fn run(
+        &mut self,
+        shape: &ConvShape,
+        stored: Stored,
+        direction: Direction,
+        operands: Operands,
+    ) -> Result<bool> {
         let settings = cuda_settings();
-        let key = (*shape, direction, settings.tf32, settings.deterministic);
+        let key = (*shape, stored, direction, settings.tf32, settings.deterministic);
         let plan = if let Some(plan) = self.plans.get(&key) {
             *plan
         } else {
-            let (plan, sure) = self.plan(shape, direction, operands, settings)?;
+            let (plan, sure) = self.plan(shape, stored, direction, operands, settings)?;
             // That there is none, for lack of room say, may be otherwise next time.
             if plan.is_some() || sure {
                 self.plans.insert(key, plan);
@@ -138,13 +145,16 @@ impl Dnn {
     fn plan(
         &mut self,
         shape: &ConvShape,
+        stored: Stored,
         direction: Direction,
         operands: Operands,
         settings: CudaSettings,
     ) -> Result<(Option<Plan>, bool)> {
-        let descriptors = descriptors(shape)?;
-        // Asked for with TF32, cuDNN may still answer with an algorithm that does without.
-        let wanted = math(settings.tf32);
+        let descriptors = descriptors(shape, stored)?;
+        // Numbers in bf16 lose nothing on tensor cores. Asked for those, cuDNN may still answer with an algorithm that does
+        // without.
+        let tensor_cores = settings.tf32 || stored == Stored::Bf16;
+        let wanted = math(tensor_cores);
         or_error("cuDNN", unsafe { result::set_convolution_math_type(descriptors.convolution, wanted) })?;
         let mut candidates = if settings.deterministic {
             self.ask(direction, &descriptors)
@@ -162,7 +172,7 @@ impl Dnn {
             candidate.works
                 && candidate.memory <= WORKSPACE
                 && (candidate.deterministic || !settings.deterministic)
-                && (settings.tf32 || candidate.math == sys::cudnnMathType_t::CUDNN_FMA_MATH)
+                && (tensor_cores || candidate.math == sys::cudnnMathType_t::CUDNN_FMA_MATH)
         });
         let mut sure = true;
         for candidate in candidates {
@@ -384,22 +394,26 @@ impl Dnn {
     }
 }
 
-fn math(tf32: bool) -> sys::cudnnMathType_t {
-    if tf32 { sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH } else { sys::cudnnMathType_t::CUDNN_FMA_MATH }
+fn math(tensor_cores: bool) -> sys::cudnnMathType_t {
+    if tensor_cores { sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH } else { sys::cudnnMathType_t::CUDNN_FMA_MATH }
 }
 
-fn descriptors(shape: &ConvShape) -> Result<Descriptors> {
+fn descriptors(shape: &ConvShape, stored: Stored) -> Result<Descriptors> {
     let number = |size: usize| match i32::try_from(size) {
         Ok(size) => Ok(size),
         Err(_) => bail!("conv2d: {size} is too large for a GPU"),
     };
     let channels_last = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
     let float = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
+    let numbers = match stored {
+        Stored::F32 => float,
+        Stored::Bf16 => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
+    };
     let tensor = |[height, width, channels]: [usize; 3]| -> Result<_> {
         let descriptor = or_error("cuDNN", result::create_tensor_descriptor())?;
         let sizes = [number(shape.batch)?, number(channels)?, number(height)?, number(width)?];
         // SAFETY: the descriptor was just made.
-        or_error("cuDNN", unsafe { result::set_tensor4d_descriptor(descriptor, channels_last, float, sizes) })?;
+        or_error("cuDNN", unsafe { result::set_tensor4d_descriptor(descriptor, channels_last, numbers, sizes) })?;
         Ok(descriptor)
     };
     let (x, y) = (tensor(shape.input)?, tensor(shape.output)?);
@@ -412,7 +426,7 @@ fn descriptors(shape: &ConvShape) -> Result<Descriptors> {
     let mode = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
     // SAFETY: the descriptors were just made.
     unsafe {
-        or_error("cuDNN", result::set_filter4d_descriptor(weight, float, channels_last, sizes))?;
+        or_error("cuDNN", result::set_filter4d_descriptor(weight, numbers, channels_last, sizes))?;
         or_error(
             "cuDNN",
             result::set_convolution2d_descriptor(

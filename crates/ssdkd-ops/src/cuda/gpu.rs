@@ -2,13 +2,14 @@
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use candle_core::cuda::{CudaDType, CudaStorage, DeviceId};
 use candle_core::op::BackpropOp;
-use candle_core::{CudaDevice, Device, Result, Shape, Storage, Tensor, WithDType, bail};
+use candle_core::{CudaDevice, DType, Device, Result, Shape, Storage, Tensor, WithDType, bail};
 use cudarc::cublas;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DeviceRepr, result, sys};
+use half::bf16;
 
 use super::dnn::Dnn;
 use super::program::{Argument, Program};
@@ -22,27 +23,54 @@ const SCRATCH: usize = 32 << 20;
 /// Counters of blocks, one for each group of channels of a reduction.
 const COUNTERS: usize = 1 << 12;
 
-/// How convolutions are computed on a GPU.
+/// How activations and their gradients are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Stored {
+    /// As everything else.
+    F32,
+    /// In the upper half of an `f32`; all is computed in `f32` and `f64` as ever, but a convolution's products.
+    Bf16,
+}
+
+impl Stored {
+    /// How the numbers of `tensor` are.
+    pub(super) fn of(tensor: &Tensor, operation: &str) -> Result<Self> {
+        match tensor.dtype() {
+            DType::F32 => Ok(Self::F32),
+            DType::BF16 => Ok(Self::Bf16),
+            other => bail!(
+                "{operation}: takes f32 or bf16 tensors, this one is {other:?}\nhint: convert it with to_dtype(DType::F32)"
+            ),
+        }
+    }
+}
+
+/// How networks are computed on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CudaSettings {
     /// Round factors to 10 bits (TF32) for the tensor cores, as PyTorch does unless told otherwise; sums stay f32.
     pub tf32: bool,
     /// Only algorithms that give the same bytes every time, chosen by rule. Otherwise the fastest on this GPU, by trial.
     pub deterministic: bool,
+    /// [`to_reduced_precision`](crate::to_reduced_precision) makes bf16: half the memory traffic, and twice the products.
+    pub bf16: bool,
 }
 
 static TF32: AtomicBool = AtomicBool::new(true);
 static DETERMINISTIC: AtomicBool = AtomicBool::new(false);
+static BF16: AtomicBool = AtomicBool::new(false);
 
-/// Sets how convolutions are computed on GPUs from now on, in the whole program.
+/// Sets how networks are computed on GPUs from now on, in the whole program.
 pub fn set_cuda_settings(settings: CudaSettings) {
     TF32.store(settings.tf32, Ordering::Relaxed);
     DETERMINISTIC.store(settings.deterministic, Ordering::Relaxed);
+    BF16.store(settings.bf16, Ordering::Relaxed);
 }
 
-/// How convolutions are computed on GPUs; see [`set_cuda_settings`].
+/// How networks are computed on GPUs; see [`set_cuda_settings`].
 pub fn cuda_settings() -> CudaSettings {
-    CudaSettings { tf32: TF32.load(Ordering::Relaxed), deterministic: DETERMINISTIC.load(Ordering::Relaxed) }
+    let [tf32, deterministic, bf16] = [&TF32, &DETERMINISTIC, &BF16].map(|setting| setting.load(Ordering::Relaxed));
+    CudaSettings { tf32, deterministic, bf16 }
 }
 
 /// A driver's or a library's error as one of candle's.
@@ -55,6 +83,8 @@ pub(super) struct Gpu {
     device: CudaDevice,
     stream: Arc<CudaStream>,
     program: Program,
+    /// The same kernels for activations in bf16, where there are any.
+    program_bf16: OnceLock<Program>,
     scratch: u64,
     counters: u64,
     blocks: u32,
@@ -131,7 +161,7 @@ impl Gpu {
         let stream = device.cuda_stream();
         let context = stream.context().clone();
         or_error("the context", context.bind_to_thread())?;
-        let program = Program::load(or_error("the GPU", context.compute_capability())?)?;
+        let program = Program::load(or_error("the GPU", context.compute_capability())?, Stored::F32)?;
         let multiprocessors =
             or_error("the GPU", context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT))?;
         // SAFETY: scratch memory is written before it is read.
@@ -146,6 +176,7 @@ impl Gpu {
             device: device.clone(),
             stream,
             program,
+            program_bf16: OnceLock::new(),
         })
     }
 
@@ -220,6 +251,19 @@ impl Gpu {
         Ok(slice.device_ptr(&self.stream).0 + (start * size_of::<T>()) as u64)
     }
 
+    /// As [`at`](Self::at), of activations that are stored in this way.
+    pub(super) fn activations(&self, tensor: &Tensor, stored: Stored, operation: &str) -> Result<u64> {
+        match stored {
+            Stored::F32 => self.address::<f32>(tensor, operation),
+            Stored::Bf16 => self.address::<bf16>(tensor, operation),
+        }
+    }
+
+    /// The address of an optional tensor of activations, 0 for none.
+    pub(super) fn optional_activations(&self, tensor: Option<&Tensor>, stored: Stored, operation: &str) -> Result<u64> {
+        tensor.map_or(Ok(0), |tensor| self.activations(tensor, stored, operation))
+    }
+
     /// The address of an optional tensor, 0 for none.
     pub(super) fn at_optional(&self, tensor: Option<&Tensor>, operation: &str) -> Result<u64> {
         tensor.map_or(Ok(0), |tensor| self.at(tensor, operation))
@@ -228,6 +272,14 @@ impl Gpu {
     /// A tensor of unspecified `f32`, and its address.
     pub(super) fn tensor(&self, shape: impl Into<Shape>) -> Result<(Tensor, u64)> {
         self.tensor_of::<f32>(shape)
+    }
+
+    /// A tensor of unspecified activations, and its address.
+    pub(super) fn new_activations(&self, stored: Stored, shape: impl Into<Shape>) -> Result<(Tensor, u64)> {
+        match stored {
+            Stored::F32 => self.tensor_of::<f32>(shape),
+            Stored::Bf16 => self.tensor_of::<bf16>(shape),
+        }
     }
 
     /// A tensor of unspecified numbers of type `T`, and its address.
@@ -264,10 +316,21 @@ impl Gpu {
 
     /// Starts `kernel` on a grid of blocks; its arguments are those of its definition in `kernels/`.
     pub(super) fn launch(&self, kernel: &'static str, grid: (u32, u32), arguments: &[Argument]) -> Result<()> {
+        self.launch_for(Stored::F32, kernel, grid, arguments)
+    }
+
+    /// As [`launch`](Self::launch), where `real` of `kernels/` is how activations are stored.
+    pub(super) fn launch_for(
+        &self,
+        stored: Stored,
+        kernel: &'static str,
+        grid: (u32, u32),
+        arguments: &[Argument],
+    ) -> Result<()> {
         if grid.0 == 0 || grid.1 == 0 {
             return Ok(());
         }
-        let function = self.program.function(kernel)?;
+        let function = self.program(stored)?.function(kernel)?;
         let mut addresses = [std::ptr::null_mut(); 24];
         for (address, argument) in addresses.iter_mut().zip(arguments) {
             *address = argument.address();
@@ -284,7 +347,31 @@ impl Gpu {
 
     /// Starts `kernel` with a thread for each of `threads`.
     pub(super) fn launch_each(&self, kernel: &'static str, threads: usize, arguments: &[Argument]) -> Result<()> {
-        self.launch(kernel, (threads.div_ceil(BLOCK as usize) as u32, 1), arguments)
+        self.launch_each_for(Stored::F32, kernel, threads, arguments)
+    }
+
+    /// As [`launch_each`](Self::launch_each) and [`launch_for`](Self::launch_for).
+    pub(super) fn launch_each_for(
+        &self,
+        stored: Stored,
+        kernel: &'static str,
+        threads: usize,
+        arguments: &[Argument],
+    ) -> Result<()> {
+        self.launch_for(stored, kernel, (threads.div_ceil(BLOCK as usize) as u32, 1), arguments)
+    }
+
+    fn program(&self, stored: Stored) -> Result<&Program> {
+        if stored == Stored::F32 {
+            return Ok(&self.program);
+        }
+        if let Some(program) = self.program_bf16.get() {
+            return Ok(program);
+        }
+        let context = self.stream.context();
+        or_error("the context", context.bind_to_thread())?;
+        let program = Program::load(or_error("the GPU", context.compute_capability())?, stored)?;
+        Ok(self.program_bf16.get_or_init(|| program))
     }
 }
 

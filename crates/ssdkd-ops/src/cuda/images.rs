@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::gpu::{Gpu, count};
+use super::gpu::{Gpu, Stored, count};
 use super::program::{Argument, arguments};
 use crate::augment::CropFlip;
 use crate::images::Images;
@@ -25,12 +25,12 @@ impl From<Images> for Image {
 
 /// Images of shape `to`, made from those of `x` by a kernel of (x, out, n, more…).
 fn make(operation: &str, kernel: &'static str, x: &Tensor, to: Images, more: &[Argument]) -> Result<Tensor> {
-    let gpu = Gpu::of(x, operation)?;
-    let (out, at) = gpu.tensor(to.dims())?;
+    let (gpu, stored) = (Gpu::of(x, operation)?, Stored::of(x, operation)?);
+    let (out, at) = gpu.new_activations(stored, to.dims())?;
     let n = out.elem_count();
-    let mut arguments = arguments![gpu.at(x, operation)?, at, count(n)].to_vec();
+    let mut arguments = arguments![gpu.activations(x, stored, operation)?, at, count(n)].to_vec();
     arguments.extend_from_slice(more);
-    gpu.launch_each(kernel, n, &arguments)?;
+    gpu.launch_each_for(stored, kernel, n, &arguments)?;
     Ok(out)
 }
 
@@ -86,20 +86,22 @@ pub(crate) fn avg_pool2d(operation: &'static str, x: &Value, windows: crate::poo
 }
 
 pub(crate) fn max_pool2d(operation: &'static str, x: &Value, windows: crate::pool::Windows) -> Result<Value> {
-    let gpu = Gpu::of(x.tensor(), operation)?;
+    let (gpu, stored) = (Gpu::of(x.tensor(), operation)?, Stored::of(x.tensor(), operation)?);
     let sizes = Windows::from(windows);
-    let (out, to) = gpu.tensor(windows.to.dims())?;
+    let (out, to) = gpu.new_activations(stored, windows.to.dims())?;
     let (positions, positions_at) = gpu.tensor_of::<u32>(windows.to.dims())?;
     let n = out.elem_count();
-    let arguments = arguments![gpu.at(x.tensor(), operation)?, to, positions_at, count(n), Argument::of(&sizes)];
-    gpu.launch_each("max_pool", n, arguments)?;
+    let from = gpu.activations(x.tensor(), stored, operation)?;
+    let arguments = arguments![from, to, positions_at, count(n), Argument::of(&sizes)];
+    gpu.launch_each_for(stored, "max_pool", n, arguments)?;
     Ok(Value::record1(out, &[x], move |grad| {
         let gpu = Gpu::of(grad, operation)?;
-        let (out, to) = gpu.tensor(windows.from.dims())?;
+        let (out, to) = gpu.new_activations(stored, windows.from.dims())?;
         let n = out.elem_count();
         let positions = gpu.address::<u32>(&positions, operation)?;
-        let arguments = arguments![gpu.at(grad, operation)?, positions, to, count(n), Argument::of(&sizes)];
-        gpu.launch_each("max_pool_backward", n, arguments)?;
+        let grad = gpu.activations(grad, stored, operation)?;
+        let arguments = arguments![grad, positions, to, count(n), Argument::of(&sizes)];
+        gpu.launch_each_for(stored, "max_pool_backward", n, arguments)?;
         Ok(vec![Some(out)])
     }))
 }

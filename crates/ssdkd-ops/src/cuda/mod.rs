@@ -36,7 +36,7 @@ pub(crate) use norm::{Layer, batch_norm_eval, batch_norm_tapped, batch_norm_trai
 pub(crate) use optim::{Slot, adam, sgd, squares};
 pub(crate) use pointwise::{
     add, add_assign, affine_channels, copy_assign, lerp_assign, nchw_to_nhwc, rectify, round_to_u8_levels, scale,
-    sigmoid,
+    sigmoid, to_bf16, to_f32,
 };
 pub(crate) use reduce::{l2_distance, mean_absolute_difference, relative_distance, sum, weighted_sum};
 pub(crate) use rows::unit_rows;

@@ -4,7 +4,7 @@
 use candle_core::{Result, Tensor};
 
 use super::activation_code;
-use super::gpu::{BLOCK, Gpu, count};
+use super::gpu::{BLOCK, Gpu, Stored, count};
 use super::program::{Argument, arguments};
 use crate::activation::Activation;
 use crate::norm::BatchMoments;
@@ -28,6 +28,7 @@ pub(crate) struct Layer<'a> {
 
 /// How the rows of activations (rows, C) are cut into blocks: `Lanes` of `kernels/norm.cu`.
 struct Cut {
+    stored: Stored,
     rows: usize,
     channels: usize,
     /// Whether four channels are read at once.
@@ -39,18 +40,25 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(operation: &str, rows: usize, channels: usize, addresses: &[u64]) -> Result<Self> {
+    fn new(operation: &str, stored: Stored, rows: usize, channels: usize, addresses: &[u64]) -> Result<Self> {
         if channels > MOST_CHANNELS {
             candle_core::bail!("{operation}: {channels} channels are too many for a GPU, at most {MOST_CHANNELS}");
         }
         let four = channels.is_multiple_of(4) && addresses.iter().all(|address| address.is_multiple_of(16));
         let packs = count(channels) / if four { 4 } else { 1 };
         let across = packs.min(BLOCK);
-        Ok(Self { rows, channels, four, groups: packs.div_ceil(across), down: BLOCK / across })
+        Ok(Self { stored, rows, channels, four, groups: packs.div_ceil(across), down: BLOCK / across })
     }
 
-    fn kernel(&self, [four, one]: [&'static str; 2]) -> &'static str {
-        if self.four { four } else { one }
+    /// Starts the first kernel where four channels are read at once, else the second.
+    fn launch(
+        &self,
+        gpu: &Gpu,
+        [four, one]: [&'static str; 2],
+        grid: (u32, u32),
+        arguments: &[Argument],
+    ) -> Result<()> {
+        gpu.launch_for(self.stored, if self.four { four } else { one }, grid, arguments)
     }
 
     /// The grid of a pass that writes: enough threads to hide the latency of memory, few enough to spread the constants.
@@ -135,6 +143,10 @@ impl Layer<'_> {
         self.x.tensor().elem_count() / self.channels()
     }
 
+    fn stored(&self) -> Result<Stored> {
+        Stored::of(self.x.tensor(), self.operation)
+    }
+
     fn norm(&self, gpu: &Gpu, mean: &Tensor, variance: &Tensor) -> Result<Norm> {
         norm(gpu, self.operation, [self.gamma.tensor(), self.beta.tensor(), mean, variance], self.eps, self.activation)
     }
@@ -175,14 +187,14 @@ impl Layer<'_> {
 
     /// `activation(x · scale + shift + residual)`.
     fn normalise(&self, gpu: &Gpu, mean: &Tensor, variance: &Tensor) -> Result<Tensor> {
-        let operation = self.operation;
-        let x = gpu.at(self.x.tensor(), operation)?;
-        let residual = gpu.at_optional(self.residual.map(Value::tensor), operation)?;
-        let (out, to) = gpu.tensor(self.x.tensor().shape().clone())?;
-        let cut = Cut::new(operation, self.rows(), self.channels(), &[x, residual])?;
+        let (operation, stored) = (self.operation, self.stored()?);
+        let x = gpu.activations(self.x.tensor(), stored, operation)?;
+        let residual = gpu.optional_activations(self.residual.map(Value::tensor), stored, operation)?;
+        let (out, to) = gpu.new_activations(stored, self.x.tensor().shape().clone())?;
+        let cut = Cut::new(operation, stored, self.rows(), self.channels(), &[x, residual])?;
         let norm = self.norm(gpu, mean, variance)?;
         let arguments = arguments![x, residual, to, count(cut.rows), count(cut.channels), Argument::of(&norm)];
-        gpu.launch(cut.kernel(["normalise_4", "normalise_1"]), cut.wide(gpu), arguments)?;
+        cut.launch(gpu, ["normalise_4", "normalise_1"], cut.wide(gpu), arguments)?;
         Ok(out)
     }
 }
@@ -202,22 +214,23 @@ fn norm(
 
 /// Mean (C,) and biased variance (C,) of `x` (…, C).
 fn moments(gpu: &Gpu, operation: &str, x: &Tensor, channels: usize) -> Result<(Tensor, Tensor)> {
-    let at = gpu.at(x, operation)?;
+    let stored = Stored::of(x, operation)?;
+    let at = gpu.activations(x, stored, operation)?;
     let (mean, mean_at) = gpu.tensor(channels)?;
     let (variance, variance_at) = gpu.tensor(channels)?;
-    let cut = Cut::new(operation, x.elem_count() / channels, channels, &[at])?;
+    let cut = Cut::new(operation, stored, x.elem_count() / channels, channels, &[at])?;
     let arguments =
         arguments![at, count(cut.rows), count(channels), gpu.scratch(), gpu.counters(), mean_at, variance_at];
-    gpu.launch(cut.kernel(["moments_4", "moments_1"]), cut.narrow(gpu), arguments)?;
+    cut.launch(gpu, ["moments_4", "moments_1"], cut.narrow(gpu), arguments)?;
     Ok((mean, variance))
 }
 
 /// Σ over rows (C,): the gradient of a bias.
-pub(super) fn sum_rows(gpu: &Gpu, x: u64, rows: usize, channels: usize) -> Result<Tensor> {
+pub(super) fn sum_rows(gpu: &Gpu, stored: Stored, x: u64, rows: usize, channels: usize) -> Result<Tensor> {
     let (out, to) = gpu.tensor(channels)?;
-    let cut = Cut::new("the gradient of a bias", rows, channels, &[x])?;
+    let cut = Cut::new("the gradient of a bias", stored, rows, channels, &[x])?;
     let arguments = arguments![x, count(rows), count(channels), gpu.scratch(), gpu.counters(), to];
-    gpu.launch(cut.kernel(["sum_rows_4", "sum_rows_1"]), cut.narrow(gpu), arguments)?;
+    cut.launch(gpu, ["sum_rows_4", "sum_rows_1"], cut.narrow(gpu), arguments)?;
     Ok(out)
 }
 
@@ -238,12 +251,12 @@ pub(crate) fn batch_norm_eval(layer: Layer, mean: &Tensor, variance: &Tensor) ->
 }
 
 pub(crate) fn batch_norm_tapped(layer: Layer, mean: &Tensor, variance: &Tensor) -> Result<(Value, Value, Value)> {
-    let operation = layer.operation;
+    let (operation, stored) = (layer.operation, layer.stored()?);
     let gpu = Gpu::of(layer.x.tensor(), operation)?;
-    let x = gpu.at(layer.x.tensor(), operation)?;
-    let residual = gpu.at_optional(layer.residual.map(Value::tensor), operation)?;
-    let (out, to) = gpu.tensor(layer.x.tensor().shape().clone())?;
-    let cut = Cut::new(operation, layer.rows(), layer.channels(), &[x, residual])?;
+    let x = gpu.activations(layer.x.tensor(), stored, operation)?;
+    let residual = gpu.optional_activations(layer.residual.map(Value::tensor), stored, operation)?;
+    let (out, to) = gpu.new_activations(stored, layer.x.tensor().shape().clone())?;
+    let cut = Cut::new(operation, stored, layer.rows(), layer.channels(), &[x, residual])?;
     let (tap_mean, mean_at) = gpu.tensor(cut.channels)?;
     let (tap_variance, variance_at) = gpu.tensor(cut.channels)?;
     let norm = layer.norm(&gpu, mean, variance)?;
@@ -259,7 +272,7 @@ pub(crate) fn batch_norm_tapped(layer: Layer, mean: &Tensor, variance: &Tensor) 
         mean_at,
         variance_at
     ];
-    gpu.launch(cut.kernel(["normalise_tapped_4", "normalise_tapped_1"]), cut.narrow(&gpu), arguments)?;
+    cut.launch(&gpu, ["normalise_tapped_4", "normalise_tapped_1"], cut.narrow(&gpu), arguments)?;
 
     let tapped = layer.x.wants_gradient();
     let saved = layer.saved(&out, mean, variance, Statistics::Tapped(tap_mean.clone()));
@@ -280,7 +293,9 @@ pub(crate) fn channel_moments(operation: &'static str, x: &Value, channels: usiz
     let [mean, variance] = Value::record([mean, variance], &[x], move |grads| {
         let gpu = Gpu::of(&kept, operation)?;
         let line = of_taps(&gpu, operation, &kept, &middle, grads[0].as_ref(), grads[1].as_ref())?;
-        let cut = Cut::new(operation, kept.elem_count() / channels, channels, &[gpu.at(&kept, operation)?])?;
+        let stored = Stored::of(&kept, operation)?;
+        let at = gpu.activations(&kept, stored, operation)?;
+        let cut = Cut::new(operation, stored, kept.elem_count() / channels, channels, &[at])?;
         Ok(vec![Some(input_gradient(&gpu, operation, &cut, None, Some(&kept), (0, 0), NOTHING, line, &kept)?)])
     });
     Ok((mean, variance))
@@ -321,8 +336,8 @@ fn input_gradient(
     line: Line,
     like: &Tensor,
 ) -> Result<Tensor> {
-    let (out, to) = gpu.tensor(like.shape().clone())?;
-    let x = gpu.at_optional(x, operation)?;
+    let (out, to) = gpu.new_activations(cut.stored, like.shape().clone())?;
+    let x = gpu.optional_activations(x, cut.stored, operation)?;
     let arguments = arguments![
         grad.unwrap_or(0),
         x,
@@ -334,7 +349,7 @@ fn input_gradient(
         Argument::of(&line),
         to
     ];
-    gpu.launch(cut.kernel(["norm_backward_4", "norm_backward_1"]), cut.wide(gpu), arguments)?;
+    cut.launch(gpu, ["norm_backward_4", "norm_backward_1"], cut.wide(gpu), arguments)?;
     Ok(out)
 }
 
@@ -356,14 +371,15 @@ impl Saved {
         if let (Statistics::Tapped(middle), Some((mean, variance)), Some(x)) = (&self.statistics, taps, &self.x) {
             line = of_taps(&gpu, operation, x, middle, mean, variance)?;
         }
-        let x_at = gpu.at_optional(self.x.as_ref(), operation)?;
-        let grad_at = gpu.at_optional(grad, operation)?;
+        let stored = Stored::of(like, operation)?;
+        let x_at = gpu.optional_activations(self.x.as_ref(), stored, operation)?;
+        let grad_at = gpu.optional_activations(grad, stored, operation)?;
         let (mut gate, mut gated) = match &self.gate {
             Gate::Open => (0, 0),
             Gate::Input => (0, 1),
-            Gate::Output(output) => (gpu.at(output, operation)?, 2),
+            Gate::Output(output) => (gpu.activations(output, stored, operation)?, 2),
         };
-        let cut = Cut::new(operation, like.elem_count() / channels, channels, &[x_at, grad_at, gate])?;
+        let cut = Cut::new(operation, stored, like.elem_count() / channels, channels, &[x_at, grad_at, gate])?;
         let Some(grad) = grad else {
             // Only the statistics were used.
             let line = (line.mean != 0 && self.wants_x)
@@ -379,18 +395,19 @@ impl Saved {
         let through_batch = matches!(self.statistics, Statistics::Batch);
         let (mut gamma, mut beta, mut before, mut lines) = (None, None, None, None);
         if self.wants_gamma || self.wants_beta || (self.wants_x && through_batch) || writes_before {
-            let made = |wanted: bool, shape: candle_core::Shape| -> Result<(Option<Tensor>, u64)> {
+            let made = |wanted: bool, make: &dyn Fn() -> Result<(Tensor, u64)>| -> Result<(Option<Tensor>, u64)> {
                 if !wanted {
                     return Ok((None, 0));
                 }
-                let (tensor, at) = gpu.tensor(shape)?;
+                let (tensor, at) = make()?;
                 Ok((Some(tensor), at))
             };
-            let (written, before_at) = made(writes_before, like.shape().clone())?;
-            let (to_gamma, gamma_at) = made(self.wants_gamma, channels.into())?;
-            let (to_beta, beta_at) = made(self.wants_beta, channels.into())?;
-            let (slope, slope_at) = made(through_batch && self.wants_x, channels.into())?;
-            let (offset, offset_at) = made(through_batch && self.wants_x, channels.into())?;
+            let for_channels = || gpu.tensor(channels);
+            let (written, before_at) = made(writes_before, &|| gpu.new_activations(stored, like.shape().clone()))?;
+            let (to_gamma, gamma_at) = made(self.wants_gamma, &for_channels)?;
+            let (to_beta, beta_at) = made(self.wants_beta, &for_channels)?;
+            let (slope, slope_at) = made(through_batch && self.wants_x, &for_channels)?;
+            let (offset, offset_at) = made(through_batch && self.wants_x, &for_channels)?;
             let arguments = arguments![
                 grad_at,
                 x_at,
@@ -407,7 +424,7 @@ impl Saved {
                 slope_at,
                 offset_at
             ];
-            gpu.launch(cut.kernel(["norm_reduce_4", "norm_reduce_1"]), cut.narrow(&gpu), arguments)?;
+            cut.launch(&gpu, ["norm_reduce_4", "norm_reduce_1"], cut.narrow(&gpu), arguments)?;
             (gamma, beta, before) = (to_gamma, to_beta, written);
             if slope_at != 0 {
                 line = Line { mean: norm.mean, slope: slope_at, offset: offset_at, slopes: 1.0, offsets: 1.0 };
@@ -417,7 +434,7 @@ impl Saved {
         let mut passed = grad_at;
         if let Some(before) = &before {
             (gate, gated) = (0, 0);
-            passed = gpu.at(before, operation)?;
+            passed = gpu.activations(before, stored, operation)?;
         }
         let to_x = self.wants_x.then(|| {
             // A line without a mean is none, and needs no x.

@@ -3,38 +3,78 @@
 use candle_core::{Result, Tensor};
 
 use super::activation_code;
-use super::gpu::{Gpu, count};
+use super::gpu::{Gpu, Stored, count};
 use super::program::{Argument, arguments};
 use crate::activation::Activation;
 use crate::value::Value;
 use crate::vectorised::{check_same_shape, check_separate};
 
-/// A tensor of `kernel` of every number of `x`.
-fn map(operation: &str, kernel: &'static str, x: &Tensor, more: &[Argument]) -> Result<Tensor> {
+/// A tensor of `kernel` of every number of `x`, which is stored as the kernel has it.
+fn map(operation: &str, kernel: &'static str, x: &Tensor, stored: Stored, more: &[Argument]) -> Result<Tensor> {
+    convert(operation, kernel, x, (stored, stored), stored, more)
+}
+
+/// As [`map`], by a kernel of the program for `stored` that reads and writes what is stored so.
+fn convert(
+    operation: &str,
+    kernel: &'static str,
+    x: &Tensor,
+    (from, to): (Stored, Stored),
+    stored: Stored,
+    more: &[Argument],
+) -> Result<Tensor> {
     let gpu = Gpu::of(x, operation)?;
     let n = x.elem_count();
-    let (out, to) = gpu.tensor(x.shape().clone())?;
-    let mut arguments = arguments![gpu.at(x, operation)?, to, count(n)].to_vec();
+    let (out, at) = gpu.new_activations(to, x.shape().clone())?;
+    let mut arguments = arguments![gpu.activations(x, from, operation)?, at, count(n)].to_vec();
     arguments.extend_from_slice(more);
-    gpu.launch_each(kernel, n.div_ceil(4), &arguments)?;
+    gpu.launch_each_for(stored, kernel, n.div_ceil(4), &arguments)?;
     Ok(out)
 }
 
-/// A tensor of `kernel` of every pair of numbers of `a` and `b`.
-fn map_pairs(operation: &str, kernel: &'static str, a: &Tensor, b: &Tensor, more: &[Argument]) -> Result<Tensor> {
+/// A tensor of `kernel` of every pair of numbers of `a` and `b`, which are stored as the kernel has them.
+fn map_pairs(
+    operation: &str,
+    kernel: &'static str,
+    [a, b]: [&Tensor; 2],
+    stored: Stored,
+    more: &[Argument],
+) -> Result<Tensor> {
     check_same_shape(operation, a, b)?;
     let gpu = Gpu::of(a, operation)?;
     let n = a.elem_count();
-    let (out, to) = gpu.tensor(a.shape().clone())?;
-    let mut arguments = arguments![gpu.at(a, operation)?, gpu.at(b, operation)?, to, count(n)].to_vec();
+    let (out, to) = gpu.new_activations(stored, a.shape().clone())?;
+    let [a, b] = [gpu.activations(a, stored, operation)?, gpu.activations(b, stored, operation)?];
+    let mut arguments = arguments![a, b, to, count(n)].to_vec();
     arguments.extend_from_slice(more);
-    gpu.launch_each(kernel, n.div_ceil(4), &arguments)?;
+    gpu.launch_each_for(stored, kernel, n.div_ceil(4), &arguments)?;
     Ok(out)
+}
+
+/// The same numbers in bf16, rounded. Gradients come back in f32.
+pub(crate) fn to_bf16(x: &Value) -> Result<Value> {
+    let out = narrowed(x.tensor())?;
+    Ok(Value::record1(out, &[x], move |grad| Ok(vec![Some(widened(grad)?)])))
+}
+
+/// The same numbers in f32. Gradients go back in bf16.
+pub(crate) fn to_f32(x: &Value) -> Result<Value> {
+    let out = widened(x.tensor())?;
+    Ok(Value::record1(out, &[x], move |grad| Ok(vec![Some(narrowed(grad)?)])))
+}
+
+fn narrowed(x: &Tensor) -> Result<Tensor> {
+    convert("to_bf16", "to_real", x, (Stored::F32, Stored::Bf16), Stored::Bf16, &[])
+}
+
+fn widened(x: &Tensor) -> Result<Tensor> {
+    convert("to_f32", "to_float", x, (Stored::Bf16, Stored::F32), Stored::Bf16, &[])
 }
 
 pub(crate) fn rectify(operation: &'static str, x: &Value, activation: Activation) -> Result<Value> {
     let (kind, slope) = activation_code(activation);
-    let out = map(operation, "rectify_forward", x.tensor(), arguments![kind, slope])?;
+    let stored = Stored::of(x.tensor(), operation)?;
+    let out = map(operation, "rectify_forward", x.tensor(), stored, arguments![kind, slope])?;
     let kept = out.clone();
     Ok(Value::record1(out, &[x], move |grad| Ok(vec![Some(rectify_gradient(operation, &kept, grad, activation)?)])))
 }
@@ -42,20 +82,22 @@ pub(crate) fn rectify(operation: &'static str, x: &Value, activation: Activation
 /// The gradient before an activation, from its output (or input) and the gradient behind it.
 pub(super) fn rectify_gradient(operation: &str, y: &Tensor, grad: &Tensor, activation: Activation) -> Result<Tensor> {
     let (kind, slope) = activation_code(activation);
-    map_pairs(operation, "rectify_backward", y, grad, arguments![kind, slope])
+    map_pairs(operation, "rectify_backward", [y, grad], Stored::of(y, operation)?, arguments![kind, slope])
 }
 
 pub(crate) fn sigmoid(x: &Value) -> Result<Value> {
-    let out = map("sigmoid", "sigmoid_forward", x.tensor(), &[])?;
+    let out = map("sigmoid", "sigmoid_forward", x.tensor(), Stored::F32, &[])?;
     let kept = out.clone();
     Ok(Value::record1(out, &[x], move |grad| {
-        Ok(vec![Some(map_pairs("sigmoid", "sigmoid_backward", &kept, grad, &[])?)])
+        Ok(vec![Some(map_pairs("sigmoid", "sigmoid_backward", [&kept, grad], Stored::F32, &[])?)])
     }))
 }
 
 pub(crate) fn scale(x: &Value, factor: f32) -> Result<Value> {
-    let out = map("scale", "scale", x.tensor(), arguments![factor])?;
-    Ok(Value::record1(out, &[x], move |grad| Ok(vec![Some(map("scale", "scale", grad, arguments![factor])?)])))
+    let out = map("scale", "scale", x.tensor(), Stored::F32, arguments![factor])?;
+    Ok(Value::record1(out, &[x], move |grad| {
+        Ok(vec![Some(map("scale", "scale", grad, Stored::F32, arguments![factor])?)])
+    }))
 }
 
 /// `x · factor · flow`, where flow has one number.
@@ -69,36 +111,43 @@ pub(super) fn scaled_by(operation: &str, x: &Tensor, flow: &Tensor, factor: f64)
 }
 
 pub(crate) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    map_pairs("add", "add", a, b, &[])
+    map_pairs("add", "add", [a, b], Stored::of(a, "add")?, &[])
 }
 
 /// `target` changes in place, each number by `kernel` of it and its partner in `x`.
-fn change(operation: &'static str, kernel: &'static str, target: &Tensor, x: &Tensor, more: &[Argument]) -> Result<()> {
+fn change(
+    operation: &'static str,
+    kernel: &'static str,
+    [target, x]: [&Tensor; 2],
+    stored: Stored,
+    more: &[Argument],
+) -> Result<()> {
     check_same_shape(operation, target, x)?;
     check_separate(operation, &[target, x])?;
     let gpu = Gpu::of(target, operation)?;
     let n = target.elem_count();
-    let mut arguments = arguments![gpu.at(x, operation)?, gpu.at(target, operation)?, count(n)].to_vec();
+    let [x, target] = [gpu.activations(x, stored, operation)?, gpu.activations(target, stored, operation)?];
+    let mut arguments = arguments![x, target, count(n)].to_vec();
     arguments.extend_from_slice(more);
-    gpu.launch_each(kernel, n.div_ceil(4), &arguments)
+    gpu.launch_each_for(stored, kernel, n.div_ceil(4), &arguments)
 }
 
 /// `sum += x`.
 pub(crate) fn add_assign(sum: &Tensor, x: &Tensor) -> Result<()> {
-    change("add_assign", "add_assign", sum, x, &[])
+    change("add_assign", "add_assign", [sum, x], Stored::of(sum, "add_assign")?, &[])
 }
 
 /// `target = source`.
 pub(crate) fn copy_assign(target: &Tensor, source: &Tensor) -> Result<()> {
-    change("copy_assign", "copy_assign", target, source, &[])
+    change("copy_assign", "copy_assign", [target, source], Stored::F32, &[])
 }
 
 pub(crate) fn lerp_assign(target: &Tensor, source: &Tensor, amount: f32) -> Result<()> {
-    change("lerp_assign", "lerp_assign", target, source, arguments![amount])
+    change("lerp_assign", "lerp_assign", [target, source], Stored::F32, arguments![amount])
 }
 
 pub(crate) fn round_to_u8_levels(x: &Tensor) -> Result<Tensor> {
-    map("round_to_u8_levels", "round_to_u8_levels", x, &[])
+    map("round_to_u8_levels", "round_to_u8_levels", x, Stored::F32, &[])
 }
 
 pub(crate) fn affine_channels(x: &Value, scale: &[f32], shift: &[f32]) -> Result<Value> {

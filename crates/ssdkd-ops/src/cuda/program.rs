@@ -1,4 +1,5 @@
-//! The kernels: compiled once for a kind of GPU by CUDA's run-time compiler, and kept in the user's cache folder.
+//! The kernels: compiled for a kind of GPU by CUDA's run-time compiler, once for each way in which activations are stored, and
+//! kept in the user's cache folder.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
@@ -11,7 +12,7 @@ use candle_core::{Result, bail};
 use cudarc::driver::{result, sys};
 use cudarc::nvrtc::{result as compiler, sys as nvrtc};
 
-use super::gpu::or_error;
+use super::gpu::{Stored, or_error};
 
 const SOURCES: [&str; 8] = [
     include_str!("kernels/common.cu"),
@@ -44,9 +45,13 @@ unsafe impl Sync for Program {}
 
 impl Program {
     /// For the device of the current context, of compute capability `major.minor`.
-    pub(super) fn load((major, minor): (i32, i32)) -> Result<Self> {
+    pub(super) fn load((major, minor): (i32, i32), stored: Stored) -> Result<Self> {
         let architecture = format!("sm_{major}{minor}");
-        let source = SOURCES.concat();
+        let real = match stored {
+            Stored::F32 => "float",
+            Stored::Bf16 => "bf16",
+        };
+        let source = format!("#define REAL {real}\n{}", SOURCES.concat());
         let kept = cache_file(&architecture, &source);
         let image = kept.as_deref().and_then(|path| std::fs::read(path).ok()).filter(|image| !image.is_empty());
         // SAFETY: the image is a whole one: files are renamed into place. A foreign one is refused by the driver.

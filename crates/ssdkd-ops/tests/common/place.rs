@@ -17,6 +17,7 @@ pub fn device() -> Device {
         ssdkd_ops::set_cuda_settings(ssdkd_ops::CudaSettings {
             tf32: false,
             deterministic: !takes_the_fastest_algorithms(),
+            bf16: false,
         });
         device
     };

@@ -1,5 +1,6 @@
 // What all kernels share. The files of this folder are compiled together, in the order of `cuda/program.rs`, by the
-// run-time compiler of the CUDA at hand for the GPU at hand.
+// run-time compiler of the CUDA at hand for the GPU at hand: once with `REAL` float, once with bf16. `real` is what activations
+// and their gradients are stored as; parameters, statistics, losses and everything that is computed with are float or double.
 //
 // Launches are in order on one stream, so scratch memory is free again when a kernel ends. Sums are taken in f64 and in
 // an order that depends on the shape alone: the same bytes every time.
@@ -12,6 +13,20 @@ typedef unsigned long long u64;
 
 #define BLOCK 256
 #define WARP 32
+
+/// The upper half of a float, rounded to the nearest, in ties to even.
+struct bf16 {
+    unsigned short bits;
+    bf16() = default;
+    __device__ __forceinline__ bf16(float x) {
+        u32 whole = __float_as_uint(x);
+        // NaN stays one, whatever its bits were: rounding could carry them into infinity.
+        bits = x != x ? 0x7fff : (unsigned short)((whole + 0x7fff + (whole >> 16 & 1)) >> 16);
+    }
+    __device__ __forceinline__ operator float() const { return __uint_as_float((u32)bits << 16); }
+};
+
+typedef REAL real;
 
 /// As `cuda/mod.rs` numbers them.
 #define NONE 0
@@ -57,6 +72,21 @@ template <int V> DEVICE void store(float* to, const Pack<V>& pack) {
     } else {
         *to = pack.at[0];
     }
+}
+
+template <int V> struct alignas(V * sizeof(bf16)) Halves { bf16 at[V]; };
+
+template <int V> DEVICE Pack<V> load(const bf16* from) {
+    Halves<V> halves = *reinterpret_cast<const Halves<V>*>(from);
+    Pack<V> pack;
+    for (int k = 0; k < V; ++k) pack.at[k] = halves.at[k];
+    return pack;
+}
+
+template <int V> DEVICE void store(bf16* to, const Pack<V>& pack) {
+    Halves<V> halves;
+    for (int k = 0; k < V; ++k) halves.at[k] = pack.at[k];
+    *reinterpret_cast<Halves<V>*>(to) = halves;
 }
 
 /// The sum over the block of `x`, in every thread.

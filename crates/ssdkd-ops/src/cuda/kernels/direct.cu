@@ -8,7 +8,7 @@ struct Convolution {
     u32 stride, padding, dilation, groups;
 };
 
-KERNEL direct_forward(const float* x, const float* weight, float* out, u32 n, Convolution conv) {
+KERNEL direct_forward(const real* x, const float* weight, real* out, u32 n, Convolution conv) {
     EACH(i, n)
     Place at = place(i, conv.output);
     u32 inputs = conv.input.channels / conv.groups, outputs = conv.output.channels / conv.groups;
@@ -26,7 +26,7 @@ KERNEL direct_forward(const float* x, const float* weight, float* out, u32 n, Co
     out[i] = sum;
 }
 
-KERNEL direct_input_gradient(const float* grad, const float* weight, float* out, u32 n, Convolution conv) {
+KERNEL direct_input_gradient(const real* grad, const float* weight, real* out, u32 n, Convolution conv) {
     EACH(i, n)
     Place at = place(i, conv.input);
     u32 inputs = conv.input.channels / conv.groups, outputs = conv.output.channels / conv.groups;
@@ -48,7 +48,7 @@ KERNEL direct_input_gradient(const float* grad, const float* weight, float* out,
 }
 
 /// A block for each number of the weight.
-KERNEL direct_weight_gradient(const float* x, const float* grad, float* out, Convolution conv) {
+KERNEL direct_weight_gradient(const real* x, const real* grad, float* out, Convolution conv) {
     u32 i = blockIdx.x;
     u32 column = i % conv.columns, row = i / conv.columns % conv.rows;
     u32 inputs = conv.input.channels / conv.groups, outputs = conv.output.channels / conv.groups;

@@ -28,16 +28,16 @@ KERNEL gather(const float* const* from, float* out, u32 n, u32 size) {
     out[i] = from[i / size][i % size];
 }
 
-KERNEL global_avg_pool(const float* x, float* out, u32 n, u32 pixels, u32 channels) {
+KERNEL global_avg_pool(const real* x, real* out, u32 n, u32 pixels, u32 channels) {
     EACH(i, n)
-    const float* image = x + (u64)(i / channels) * pixels * channels + i % channels;
+    const real* image = x + (u64)(i / channels) * pixels * channels + i % channels;
     float sum = 0;
 #pragma unroll 8
     for (u32 pixel = 0; pixel < pixels; ++pixel) sum += image[(u64)pixel * channels];
     out[i] = sum / (float)pixels;
 }
 
-KERNEL global_avg_pool_backward(const float* grad, float* out, u32 n, u32 pixels, u32 channels) {
+KERNEL global_avg_pool_backward(const real* grad, real* out, u32 n, u32 pixels, u32 channels) {
     EACH(i, n)
     out[i] = grad[i / (pixels * channels) * channels + i % channels] / (float)pixels;
 }
@@ -60,7 +60,7 @@ DEVICE void covering(u32 at, const Windows& windows, u32 count, u32& first, u32&
     if (end > count) end = count;
 }
 
-KERNEL avg_pool(const float* x, float* out, u32 n, Windows windows) {
+KERNEL avg_pool(const real* x, real* out, u32 n, Windows windows) {
     EACH(i, n)
     Place to = place(i, windows.to);
     u32 top, bottom, left, right;
@@ -73,7 +73,7 @@ KERNEL avg_pool(const float* x, float* out, u32 n, Windows windows) {
     out[i] = sum;
 }
 
-KERNEL avg_pool_backward(const float* grad, float* out, u32 n, Windows windows) {
+KERNEL avg_pool_backward(const real* grad, real* out, u32 n, Windows windows) {
     EACH(i, n)
     Place from = place(i, windows.from);
     u32 top, bottom, left, right;
@@ -87,7 +87,7 @@ KERNEL avg_pool_backward(const float* grad, float* out, u32 n, Windows windows) 
 }
 
 /// The largest number of each window, and the pixel of its image where it is: the first of equals, and any NaN.
-KERNEL max_pool(const float* x, float* out, u32* positions, u32 n, Windows windows) {
+KERNEL max_pool(const real* x, real* out, u32* positions, u32 n, Windows windows) {
     EACH(i, n)
     Place to = place(i, windows.to);
     u32 top, bottom, left, right;
@@ -107,7 +107,7 @@ KERNEL max_pool(const float* x, float* out, u32* positions, u32 n, Windows windo
     positions[i] = position;
 }
 
-KERNEL max_pool_backward(const float* grad, const u32* positions, float* out, u32 n, Windows windows) {
+KERNEL max_pool_backward(const real* grad, const u32* positions, real* out, u32 n, Windows windows) {
     EACH(i, n)
     Place from = place(i, windows.from);
     u32 top, bottom, left, right;
@@ -123,13 +123,13 @@ KERNEL max_pool_backward(const float* grad, const u32* positions, float* out, u3
     out[i] = sum;
 }
 
-KERNEL upsample(const float* x, float* out, u32 n, Image from, Image to, u32 factor) {
+KERNEL upsample(const real* x, real* out, u32 n, Image from, Image to, u32 factor) {
     EACH(i, n)
     Place at = place(i, to);
     out[i] = x[index(from, at.image, at.row / factor, at.column / factor, at.channel)];
 }
 
-KERNEL upsample_backward(const float* grad, float* out, u32 n, Image from, Image to, u32 factor) {
+KERNEL upsample_backward(const real* grad, real* out, u32 n, Image from, Image to, u32 factor) {
     EACH(i, n)
     Place at = place(i, from);
     float sum = 0;
@@ -139,18 +139,18 @@ KERNEL upsample_backward(const float* grad, float* out, u32 n, Image from, Image
     out[i] = sum;
 }
 
-KERNEL subsample_pad(const float* x, float* out, u32 n, Image from, Image to, u32 stride, u32 pad) {
+KERNEL subsample_pad(const real* x, real* out, u32 n, Image from, Image to, u32 stride, u32 pad) {
     EACH(i, n)
     Place at = place(i, to);
     bool kept = at.channel >= pad && at.channel < pad + from.channels;
-    out[i] = kept ? x[index(from, at.image, at.row * stride, at.column * stride, at.channel - pad)] : 0.f;
+    out[i] = kept ? (float)x[index(from, at.image, at.row * stride, at.column * stride, at.channel - pad)] : 0.f;
 }
 
-KERNEL subsample_pad_backward(const float* grad, float* out, u32 n, Image from, Image to, u32 stride, u32 pad) {
+KERNEL subsample_pad_backward(const real* grad, real* out, u32 n, Image from, Image to, u32 stride, u32 pad) {
     EACH(i, n)
     Place at = place(i, from);
     bool kept = at.row % stride == 0 && at.column % stride == 0;
-    out[i] = kept ? grad[index(to, at.image, at.row / stride, at.column / stride, at.channel + pad)] : 0.f;
+    out[i] = kept ? (float)grad[index(to, at.image, at.row / stride, at.column / stride, at.channel + pad)] : 0.f;
 }
 
 /// One image's crop: row and column of the offset, and whether it is flipped.

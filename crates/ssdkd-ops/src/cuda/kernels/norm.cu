@@ -97,7 +97,7 @@ DEVICE void finish_moments(double sum, double squares, u32 rows, float* mean, fl
 /// Mean and biased variance of each channel.
 template <int V>
 DEVICE void moments(
-    const float* x, u32 rows, u32 channels, double2* partial, u32* counter, float* mean, float* variance
+    const real* x, u32 rows, u32 channels, double2* partial, u32* counter, float* mean, float* variance
 ) {
     reduce_channels<V>(
         rows, channels, partial, counter,
@@ -141,7 +141,7 @@ template <int V> DEVICE Affine<V> affine_of(const Norm& norm, u32 channel) {
 }
 
 template <int V>
-DEVICE Pack<V> normalised(const Norm& norm, const Affine<V>& affine, Pack<V> x, const float* residual, u64 at) {
+DEVICE Pack<V> normalised(const Norm& norm, const Affine<V>& affine, Pack<V> x, const real* residual, u64 at) {
     for (int k = 0; k < V; ++k) x.at[k] = through(affine, k, x.at[k]);
     if (residual) {
         Pack<V> r = load<V>(residual + at);
@@ -151,7 +151,7 @@ DEVICE Pack<V> normalised(const Norm& norm, const Affine<V>& affine, Pack<V> x, 
     return x;
 }
 
-template <int V> DEVICE void normalise(const float* x, const float* residual, float* out, u32 rows, u32 channels, Norm norm) {
+template <int V> DEVICE void normalise(const real* x, const real* residual, real* out, u32 rows, u32 channels, Norm norm) {
     Lanes at = lanes<V>(channels);
     if (at.idle) return;
     Affine<V> affine = affine_of<V>(norm, at.channel);
@@ -164,7 +164,7 @@ template <int V> DEVICE void normalise(const float* x, const float* residual, fl
 /// The same, with mean and variance of x on the way.
 template <int V>
 DEVICE void normalise_tapped(
-    const float* x, const float* residual, float* out, u32 rows, u32 channels, Norm norm, double2* partial, u32* counter,
+    const real* x, const real* residual, real* out, u32 rows, u32 channels, Norm norm, double2* partial, u32* counter,
     float* mean, float* variance
 ) {
     Lanes lane = lanes<V>(channels);
@@ -189,8 +189,8 @@ DEVICE void normalise_tapped(
 /// them the gradients of gamma and beta, and slope and offset of the line that the batch's statistics add to x's.
 template <int V>
 DEVICE void norm_reduce(
-    const float* grad, const float* x, const float* gate, int gated, u32 rows, u32 channels, Norm norm, double2* partial,
-    u32* counter, float* before, float* to_gamma, float* to_beta, float* slope, float* offset
+    const real* grad, const real* x, const real* gate, int gated, u32 rows, u32 channels, Norm norm, double2* partial,
+    u32* counter, real* before, float* to_gamma, float* to_beta, float* slope, float* offset
 ) {
     Lanes lane = lanes<V>(channels);
     Affine<V> affine;
@@ -240,7 +240,7 @@ struct Line {
 /// x's gradient: scale · dz and the line. Without `grad`, the line alone.
 template <int V>
 DEVICE void norm_backward(
-    const float* grad, const float* x, const float* gate, int gated, u32 rows, u32 channels, Norm norm, Line line, float* out
+    const real* grad, const real* x, const real* gate, int gated, u32 rows, u32 channels, Norm norm, Line line, real* out
 ) {
     Lanes at = lanes<V>(channels);
     if (at.idle) return;
@@ -288,7 +288,7 @@ KERNEL follow(
 
 /// Σ over rows of each channel: the gradient of a bias.
 template <int V>
-DEVICE void sum_rows(const float* x, u32 rows, u32 channels, double2* partial, u32* counter, float* out) {
+DEVICE void sum_rows(const real* x, u32 rows, u32 channels, double2* partial, u32* counter, float* out) {
     reduce_channels<V>(
         rows, channels, partial, counter,
         [=](u64 at, u32, double2* sums) {
@@ -300,33 +300,33 @@ DEVICE void sum_rows(const float* x, u32 rows, u32 channels, double2* partial, u
 
 #define FOR_CHANNELS(V)                                                                                                   \
     KERNEL moments_##V(                                                                                                    \
-        const float* x, u32 rows, u32 channels, double2* partial, u32* counter, float* mean, float* variance               \
+        const real* x, u32 rows, u32 channels, double2* partial, u32* counter, float* mean, float* variance               \
     ) {                                                                                                                    \
         moments<V>(x, rows, channels, partial, counter, mean, variance);                                                   \
     }                                                                                                                      \
-    KERNEL normalise_##V(const float* x, const float* residual, float* out, u32 rows, u32 channels, Norm norm) {           \
+    KERNEL normalise_##V(const real* x, const real* residual, real* out, u32 rows, u32 channels, Norm norm) {           \
         normalise<V>(x, residual, out, rows, channels, norm);                                                              \
     }                                                                                                                      \
     KERNEL normalise_tapped_##V(                                                                                           \
-        const float* x, const float* residual, float* out, u32 rows, u32 channels, Norm norm, double2* partial,            \
+        const real* x, const real* residual, real* out, u32 rows, u32 channels, Norm norm, double2* partial,            \
         u32* counter, float* mean, float* variance                                                                         \
     ) {                                                                                                                    \
         normalise_tapped<V>(x, residual, out, rows, channels, norm, partial, counter, mean, variance);                     \
     }                                                                                                                      \
     KERNEL norm_reduce_##V(                                                                                                \
-        const float* grad, const float* x, const float* gate, int gated, u32 rows, u32 channels, Norm norm,                \
-        double2* partial, u32* counter, float* before, float* to_gamma, float* to_beta, float* slope, float* offset        \
+        const real* grad, const real* x, const real* gate, int gated, u32 rows, u32 channels, Norm norm,                \
+        double2* partial, u32* counter, real* before, float* to_gamma, float* to_beta, float* slope, float* offset        \
     ) {                                                                                                                    \
         norm_reduce<V>(                                                                                                    \
             grad, x, gate, gated, rows, channels, norm, partial, counter, before, to_gamma, to_beta, slope, offset);       \
     }                                                                                                                      \
     KERNEL norm_backward_##V(                                                                                              \
-        const float* grad, const float* x, const float* gate, int gated, u32 rows, u32 channels, Norm norm, Line line,     \
-        float* out                                                                                                         \
+        const real* grad, const real* x, const real* gate, int gated, u32 rows, u32 channels, Norm norm, Line line,     \
+        real* out                                                                                                         \
     ) {                                                                                                                    \
         norm_backward<V>(grad, x, gate, gated, rows, channels, norm, line, out);                                           \
     }                                                                                                                      \
-    KERNEL sum_rows_##V(const float* x, u32 rows, u32 channels, double2* partial, u32* counter, float* out) {              \
+    KERNEL sum_rows_##V(const real* x, u32 rows, u32 channels, double2* partial, u32* counter, float* out) {              \
         sum_rows<V>(x, rows, channels, partial, counter, out);                                                             \
     }
 

@@ -1,7 +1,7 @@
 // One number at a time.
 
 /// out[i] = f(i, in[i]...) with four numbers a thread where all pointers allow it.
-template <class F> DEVICE void map1(const float* a, float* out, u32 n, F f) {
+template <class In, class Out, class F> DEVICE void map1(const In* a, Out* out, u32 n, F f) {
     u32 i = (blockIdx.x * BLOCK + threadIdx.x) * 4;
     if (i >= n) return;
     if (i + 4 <= n && (((u64)a | (u64)out) & 15) == 0) {
@@ -13,7 +13,7 @@ template <class F> DEVICE void map1(const float* a, float* out, u32 n, F f) {
     }
 }
 
-template <class F> DEVICE void map2(const float* a, const float* b, float* out, u32 n, F f) {
+template <class T, class F> DEVICE void map2(const T* a, const T* b, T* out, u32 n, F f) {
     u32 i = (blockIdx.x * BLOCK + threadIdx.x) * 4;
     if (i >= n) return;
     if (i + 4 <= n && (((u64)a | (u64)b | (u64)out) & 15) == 0) {
@@ -25,11 +25,11 @@ template <class F> DEVICE void map2(const float* a, const float* b, float* out, 
     }
 }
 
-KERNEL rectify_forward(const float* x, float* out, u32 n, int activation, float slope) {
+KERNEL rectify_forward(const real* x, real* out, u32 n, int activation, float slope) {
     map1(x, out, n, [=](float z) { return rectify(z, activation, slope); });
 }
 
-KERNEL rectify_backward(const float* y, const float* grad, float* out, u32 n, int activation, float slope) {
+KERNEL rectify_backward(const real* y, const real* grad, real* out, u32 n, int activation, float slope) {
     map2(y, grad, out, n, [=](float y, float grad) { return rectify_gradient(y, grad, activation, slope); });
 }
 
@@ -58,11 +58,11 @@ KERNEL fill_by(const float* flow, float* out, u32 n, double factor) {
     if (i < n) out[i] = by;
 }
 
-KERNEL add(const float* a, const float* b, float* out, u32 n) {
+KERNEL add(const real* a, const real* b, real* out, u32 n) {
     map2(a, b, out, n, [](float a, float b) { return a + b; });
 }
 
-KERNEL add_assign(const float* x, float* sum, u32 n) {
+KERNEL add_assign(const real* x, real* sum, u32 n) {
     map2(x, sum, sum, n, [](float x, float sum) { return sum + x; });
 }
 
@@ -105,7 +105,7 @@ KERNEL affine(const float* x, const float* scale, const float* shift, float* out
 
 /// out = activation(out + bias[c] + residual), in place, what is null left out: what follows a convolution.
 template <int V>
-DEVICE void finish(float* out, const float* bias, const float* residual, u32 n, u32 channels, int activation, float slope) {
+DEVICE void finish(real* out, const float* bias, const real* residual, u32 n, u32 channels, int activation, float slope) {
     u32 i = (blockIdx.x * BLOCK + threadIdx.x) * V;
     if (i >= n) return;
     Pack<V> x = load<V>(out + i);
@@ -121,21 +121,36 @@ DEVICE void finish(float* out, const float* bias, const float* residual, u32 n, 
     store(out + i, x);
 }
 
-KERNEL finish_4(float* out, const float* bias, const float* residual, u32 n, u32 channels, int activation, float slope) {
+KERNEL finish_4(real* out, const float* bias, const real* residual, u32 n, u32 channels, int activation, float slope) {
     finish<4>(out, bias, residual, n, channels, activation, slope);
 }
 
-KERNEL finish_1(float* out, const float* bias, const float* residual, u32 n, u32 channels, int activation, float slope) {
+KERNEL finish_1(real* out, const float* bias, const real* residual, u32 n, u32 channels, int activation, float slope) {
     finish<1>(out, bias, residual, n, channels, activation, slope);
 }
 
-/// Rows × columns to columns × rows, for each of `batch` matrices: layouts of weights and of images.
-KERNEL transpose(const float* x, float* out, u32 n, u32 rows, u32 columns) {
+/// Rows × columns to columns × rows, for each of many matrices.
+template <class In, class Out> DEVICE void turn(const In* x, Out* out, u32 n, u32 rows, u32 columns) {
     u32 i = blockIdx.x * BLOCK + threadIdx.x;
     if (i >= n) return;
     u32 matrix = i / (rows * columns), at = i % (rows * columns);
     u32 column = at / rows, row = at % rows;
     out[i] = x[matrix * rows * columns + row * columns + column];
+}
+
+/// Of images.
+KERNEL transpose(const float* x, float* out, u32 n, u32 rows, u32 columns) { turn(x, out, n, rows, columns); }
+
+/// Of a weight, which a convolution takes as it takes activations; and of the weight's gradient.
+KERNEL pack_weight(const float* weight, real* out, u32 n, u32 rows, u32 columns) { turn(weight, out, n, rows, columns); }
+KERNEL unpack_weight(const real* grad, float* out, u32 n, u32 rows, u32 columns) { turn(grad, out, n, rows, columns); }
+
+KERNEL to_real(const float* x, real* out, u32 n) {
+    map1(x, out, n, [](float x) { return x; });
+}
+
+KERNEL to_float(const real* x, float* out, u32 n) {
+    map1(x, out, n, [](float x) { return x; });
 }
 
 /// The weight (O, n) and bias (O,) of a layer with the normalisation that follows it folded in.

@@ -1,0 +1,26 @@
+//! Activations in fewer bits, where the settings of their device ask for that.
+
+use candle_core::{DType, Result};
+
+use crate::value::Value;
+
+/// `x` as the activations of a network are stored that is not trained by its last bits: in bf16 on a GPU with
+/// `CudaSettings::bf16`, else as it is. Gradients come back as `x` is.
+///
+/// Convolutions, normalisations, activations, pooling, resampling and sums take bf16 and make bf16; their weights,
+/// statistics and the gradients of these stay `f32`. Everything else takes `f32` alone: see [`to_f32`].
+pub fn to_reduced_precision(x: &Value) -> Result<Value> {
+    #[cfg(feature = "cuda")]
+    if x.tensor().device().is_cuda() && x.tensor().dtype() == DType::F32 && crate::cuda::cuda_settings().bf16 {
+        return crate::cuda::to_bf16(x);
+    }
+    Ok(x.clone())
+}
+
+/// `x` in `f32`; itself, if it is. Gradients go back as `x` is.
+pub fn to_f32(x: &Value) -> Result<Value> {
+    if x.tensor().dtype() == DType::BF16 {
+        on_gpu!(x.tensor() => crate::cuda::to_f32(x));
+    }
+    Ok(x.clone())
+}
