@@ -36,8 +36,10 @@ impl Answers {
     /// # Errors
     /// If the rows are not those of whole images.
     pub fn of(logits: &Tensor, rows: usize) -> Result<Self> {
-        let classes = ops::argmax(logits)?;
-        let confidences = ops::confidence(logits)?;
+        // Once: a GPU is waited for.
+        let here = logits.to_device(&Device::Cpu)?;
+        let classes = ops::argmax(&here)?;
+        let confidences = ops::confidence(&here)?;
         if rows == 1 {
             return Ok(Self { classes, confidences, logits: logits.clone(), pixels: None });
         }
@@ -45,7 +47,7 @@ impl Answers {
         if rows == 0 || !total.is_multiple_of(rows) {
             bail!("{total} rows of logits are not those of whole images, {rows} for each");
         }
-        let probabilities = ops::softmax(&logits.to_device(&Device::Cpu)?)?.reshape((total / rows, rows, count))?;
+        let probabilities = ops::softmax(&here)?.reshape((total / rows, rows, count))?;
         Ok(Self {
             classes: most_unusual(&classes, rows, count),
             confidences: mean_of_images(&confidences, rows),

@@ -156,6 +156,37 @@ fn negentropy_is_least_when_classes_are_even() {
     assert!(mean_softmax_negentropy(&Value::constant(one_class)).unwrap().scalar().unwrap().abs() < tolerance(1e-6));
 }
 
+/// As many rows as labelled pixels have: the mean of copies is that of the original, and each copy has its share of the gradient.
+#[test]
+fn copies_change_no_mean() {
+    let (of_rows, classes, copies) = (7, 5, 3001);
+    let repeated = |x: &Tensor| Tensor::cat(&vec![x; copies], 0).unwrap();
+    let (few, few_targets) = (numbers((of_rows, classes), 1), numbers((of_rows, classes), 2));
+    let (many, many_targets) = (repeated(&few), repeated(&few_targets));
+    let losses = |logits: &Tensor, targets: &Tensor| {
+        let labels = (0..logits.dims()[0] as u32).map(|row| row % of_rows as u32 % 5).collect::<Vec<_>>();
+        let loss = |of: &dyn Fn(&Value) -> candle_core::Result<Value>| {
+            let loss = of(&Value::leaf(logits)).unwrap();
+            let value = loss.scalar().unwrap();
+            (value, loss.backward().unwrap().remove(logits).unwrap())
+        };
+        [
+            loss(&|logits| cross_entropy(logits, &labels, None)),
+            loss(&|logits| kl_divergence(&Value::constant(targets.clone()), logits, 4.0, None)),
+            loss(&mean_softmax_negentropy),
+        ]
+    };
+    for ((few, few_gradient), (many, gradient)) in
+        losses(&few, &few_targets).into_iter().zip(losses(&many, &many_targets))
+    {
+        assert!((few - many).abs() <= tolerance(1e-6) * few.abs(), "{few} is not {many}");
+        let share = (few_gradient / copies as f64).unwrap();
+        for copy in [0, copies / 2, copies - 1] {
+            assert_close("a copy", &gradient.narrow(0, copy * of_rows, of_rows).unwrap(), &share, 1e-5);
+        }
+    }
+}
+
 #[test]
 fn the_distance_to_oneself_has_no_gradient() {
     let x = numbers(9, 1);

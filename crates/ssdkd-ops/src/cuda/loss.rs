@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::gpu::{BLOCK, Gpu, count};
+use super::norm::mean_probabilities;
 use super::pointwise::scaled_by;
 use super::program::arguments;
 use crate::value::Value;
@@ -10,8 +11,8 @@ use crate::value::Value;
 /// Rows of a block: a warp each.
 const ROWS: usize = BLOCK as usize / 32;
 
-/// Rows that the scratch memory has places for.
-const MOST_ROWS: usize = 1 << 20;
+/// Rows whose blocks the scratch memory has places for.
+const MOST_ROWS: usize = 1 << 24;
 
 pub(super) fn blocks_of_rows(operation: &str, rows: usize) -> Result<(u32, u32)> {
     if rows > MOST_ROWS {
@@ -120,10 +121,9 @@ pub(crate) fn mean_softmax_negentropy(operation: &'static str, logits: &Value) -
     let gpu = Gpu::of(logits.tensor(), operation)?;
     let (rows, classes) = shape_of(logits.tensor());
     let probabilities = softmax(operation, logits.tensor())?;
-    let (log_mean, log_mean_at) = gpu.tensor_of::<f64>(classes)?;
+    let (log_mean, log_mean_at) = mean_probabilities(&gpu, operation, &probabilities, (rows, classes))?;
     let (out, to) = gpu.tensor(())?;
-    let arguments = arguments![gpu.at(&probabilities, operation)?, count(rows), count(classes), log_mean_at, to];
-    gpu.launch("mean_negentropy", (1, 1), arguments)?;
+    gpu.launch("mean_negentropy", (1, 1), arguments![log_mean_at, count(classes), to])?;
     Ok(Value::record1(out, &[logits], move |flow| {
         let gpu = Gpu::of(flow, operation)?;
         let (out, to) = gpu.tensor((rows, classes))?;

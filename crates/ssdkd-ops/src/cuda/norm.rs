@@ -41,10 +41,19 @@ struct Cut {
 
 impl Cut {
     fn new(operation: &str, stored: Stored, rows: usize, channels: usize, addresses: &[u64]) -> Result<Self> {
+        let four = channels.is_multiple_of(4) && addresses.iter().all(|address| address.is_multiple_of(16));
+        Self::by(operation, stored, rows, channels, four)
+    }
+
+    /// For kernels that read one channel at once.
+    fn by_one(operation: &str, rows: usize, channels: usize) -> Result<Self> {
+        Self::by(operation, Stored::F32, rows, channels, false)
+    }
+
+    fn by(operation: &str, stored: Stored, rows: usize, channels: usize, four: bool) -> Result<Self> {
         if channels > MOST_CHANNELS {
             candle_core::bail!("{operation}: {channels} channels are too many for a GPU, at most {MOST_CHANNELS}");
         }
-        let four = channels.is_multiple_of(4) && addresses.iter().all(|address| address.is_multiple_of(16));
         let packs = count(channels) / if four { 4 } else { 1 };
         let across = packs.min(BLOCK);
         Ok(Self { stored, rows, channels, four, groups: packs.div_ceil(across), down: BLOCK / across })
@@ -223,6 +232,21 @@ fn moments(gpu: &Gpu, operation: &str, x: &Tensor, channels: usize) -> Result<(T
         arguments![at, count(cut.rows), count(channels), gpu.scratch(), gpu.counters(), mean_at, variance_at];
     cut.launch(gpu, ["moments_4", "moments_1"], cut.narrow(gpu), arguments)?;
     Ok((mean, variance))
+}
+
+/// The mean (K,) of probabilities (rows, K) over rows, in `f64`.
+pub(super) fn mean_probabilities(
+    gpu: &Gpu,
+    operation: &str,
+    probabilities: &Tensor,
+    (rows, classes): (usize, usize),
+) -> Result<(Tensor, u64)> {
+    let (mean, to) = gpu.tensor_of::<f64>(classes)?;
+    let cut = Cut::by_one(operation, rows, classes)?;
+    let at = gpu.at(probabilities, operation)?;
+    let arguments = arguments![at, count(rows), count(classes), gpu.scratch(), gpu.counters(), to];
+    gpu.launch("mean_probabilities", cut.narrow(gpu), arguments)?;
+    Ok((mean, to))
 }
 
 /// Σ over rows (C,): the gradient of a bias.

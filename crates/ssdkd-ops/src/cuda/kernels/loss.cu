@@ -16,10 +16,12 @@ DEVICE double log_sum_exp(const float* logits, u32 classes, u32 lane, double tem
     return largest + log(warp_sum(sum));
 }
 
-/// The sum of one number for each row into `out`, by the last block; partial[row] holds them.
-DEVICE void finish_rows(const double* partial, u32 rows, u32* counter, float* out) {
+/// The sum over all rows into `out`, by the last block. The first lane of each warp brings the `loss` of its row, all others 0.
+DEVICE void finish_rows(double loss, double* partial, u32* counter, float* out) {
+    double sum = block_sum(loss);
+    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
     if (!last_block(counter, gridDim.x)) return;
-    double total = sum_partials(partial, rows);
+    double total = sum_partials(partial, gridDim.x);
     if (threadIdx.x == 0) *out = (float)total;
 }
 
@@ -28,6 +30,7 @@ KERNEL cross_entropy(
     double* partial, u32* counter, float* out
 ) {
     EACH_ROW(row, lane)
+    double of_row = 0;
     if (row < rows) {
         const float* at = logits + (u64)row * classes;
         double log_sum = log_sum_exp(at, classes, lane, 1.0);
@@ -42,9 +45,9 @@ KERNEL cross_entropy(
         others = warp_sum(others);
         double loss = (1.0 - smoothing) * (log_sum - at[target]);
         if (smoothing > 0.0) loss += spread * others;
-        if (lane == 0) partial[row] = factor * loss;
+        if (lane == 0) of_row = factor * loss;
     }
-    finish_rows(partial, rows, counter, out);
+    finish_rows(of_row, partial, counter, out);
 }
 
 /// KL(softmax(target / T) ‖ softmax(logits / T)) of each row, weighted; gradients into both where wanted.
@@ -53,6 +56,7 @@ KERNEL kl_divergence(
     float* grad, float* target_grad, double* partial, u32* counter, float* out
 ) {
     EACH_ROW(row, lane)
+    double of_row = 0;
     if (row < rows) {
         const float* target = target_logits + (u64)row * classes;
         const float* at = logits + (u64)row * classes;
@@ -73,9 +77,9 @@ KERNEL kl_divergence(
             if (grad) grad[i] = (float)(factor * (exp(log_q) - exp(log_p)) / temperature);
             if (target_grad) target_grad[i] = (float)(factor * exp(log_p) * (log_p - log_q - divergence) / temperature);
         }
-        if (lane == 0) partial[row] = factor * divergence;
+        if (lane == 0) of_row = factor * divergence;
     }
-    finish_rows(partial, rows, counter, out);
+    finish_rows(of_row, partial, counter, out);
 }
 
 KERNEL softmax(const float* logits, float* out, u32 rows, u32 classes) {
@@ -86,19 +90,22 @@ KERNEL softmax(const float* logits, float* out, u32 rows, u32 classes) {
     for (u32 c = lane; c < classes; c += WARP) out[(u64)row * classes + c] = (float)exp(at[c] - log_sum);
 }
 
-/// The mean probability of each class, then Σ p̄ ln p̄: one block of `BLOCK` threads, a warp for a class.
-KERNEL mean_negentropy(const float* probabilities, u32 rows, u32 classes, double* log_mean, float* out) {
-    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+/// The mean probability p̄ of each class.
+KERNEL mean_probabilities(
+    const float* probabilities, u32 rows, u32 classes, double2* partial, u32* counter, double* mean
+) {
+    reduce_channels<1>(
+        rows, classes, partial, counter, [=](u64 at, u32, double2* sums) { sums[0].x += probabilities[at]; },
+        [=](u32 c, double sum, double) { mean[c] = sum / rows; });
+}
+
+/// Σ p̄ ln p̄ by one block, and ln p̄ in the place of p̄.
+KERNEL mean_negentropy(double* mean, u32 classes, float* out) {
     double negentropy = 0;
-    for (u32 c = warp; c < classes; c += ROWS_PER_BLOCK) {
-        double sum = 0;
-        for (u32 row = lane; row < rows; row += WARP) sum += probabilities[(u64)row * classes + c];
-        double mean = warp_sum(sum) / rows;
-        double logarithm = log(fmax(mean, 2.2250738585072014e-308));
-        if (lane == 0) {
-            log_mean[c] = logarithm;
-            negentropy += mean * logarithm;
-        }
+    for (u32 c = threadIdx.x; c < classes; c += BLOCK) {
+        double logarithm = log(fmax(mean[c], 2.2250738585072014e-308));
+        negentropy += mean[c] * logarithm;
+        mean[c] = logarithm;
     }
     double total = block_sum(negentropy);
     if (threadIdx.x == 0) *out = (float)total;
