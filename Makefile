@@ -57,10 +57,12 @@ evaluate report status: build ## measure the students of a run; write its report
 test: build ## unit, golden, property and end-to-end tests
 	$(CARGO) test --release --workspace
 
-# The same test bodies as on a GPU. The cache of compiled kernels is its own.
+# The same test bodies as on a GPU. The cache of compiled kernels is its own. Without GPU_CACHE=on all memory is fresh, so that what
+# is read before it is written is seen.
+test-simulated-gpu: GPU_CACHE ?= off
 test-simulated-gpu: .cuda-simulated/cargo.toml ## the tests that a GPU has to pass, on one that a C++ compiler makes (no GPU, no CUDA)
 	SSDKD_TEST_DEVICE=cuda SSDKD_CUDA_LIBS=$(CURDIR)/.cuda-simulated/lib XDG_CACHE_HOME=$(CURDIR)/.cuda-simulated/cache \
-	  $(CARGO) --config .cuda-simulated/cargo.toml test --release $(OF_A_GPU)
+	  SSDKD_GPU_CACHE=$(GPU_CACHE) $(CARGO) --config .cuda-simulated/cargo.toml test --release $(OF_A_GPU)
 
 .cuda-simulated/cargo.toml: crates/ssdkd-ops/cuda-toolkit.sh $(wildcard crates/ssdkd-ops/simulated-gpu/*)
 	crates/ssdkd-ops/cuda-toolkit.sh --simulated

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <vector>
 
+#include "idle.hpp"
+
 namespace {
 
 constexpr int SUCCESS = 0, BAD_PARAM = 2000, NOT_SUPPORTED = 3000;
@@ -159,7 +161,7 @@ int cudnnConvolutionForward(
     void*, const float*, Tensor* x, const void* x_at, Filter* w, const void* w_at, Convolution* c, int, void*, size_t,
     const float*, Tensor* y, void* y_at
 ) {
-    if (int status = check(*x, *w, *c, *y)) return status;
+    if (int status = check(*x, *w, *c, *y); status || idle()) return status;
     auto input = factors(x_at, numbers(*x), x->type, *c), weight = factors(w_at, numbers(*w), w->type, *c);
     std::vector<float> out(numbers(*y));
     taps(*x, *w, *c, *y, [&](size_t to, size_t from, int tap) {
@@ -178,7 +180,7 @@ int cudnnConvolutionBackwardData(
     void*, const float*, Filter* w, const void* w_at, Tensor* y, const void* y_at, Convolution* c, int, void*, size_t,
     const float*, Tensor* x, void* x_at
 ) {
-    if (int status = check(*x, *w, *c, *y)) return status;
+    if (int status = check(*x, *w, *c, *y); status || idle()) return status;
     auto gradient = factors(y_at, numbers(*y), y->type, *c), weight = factors(w_at, numbers(*w), w->type, *c);
     std::vector<float> to_x(numbers(*x));
     taps(*x, *w, *c, *y, [&](size_t to, size_t from, int tap) {
@@ -196,7 +198,7 @@ int cudnnConvolutionBackwardFilter(
     void*, const float*, Tensor* x, const void* x_at, Tensor* y, const void* y_at, Convolution* c, int, void*, size_t,
     const float*, Filter* w, void* w_at
 ) {
-    if (int status = check(*x, *w, *c, *y)) return status;
+    if (int status = check(*x, *w, *c, *y); status || idle()) return status;
     auto input = factors(x_at, numbers(*x), x->type, *c), gradient = factors(y_at, numbers(*y), y->type, *c);
     std::vector<float> to_w(numbers(*w));
     taps(*x, *w, *c, *y, [&](size_t to, size_t from, int tap) {

@@ -1,7 +1,10 @@
 // The driver of a simulated GPU: memory is the program's, and a launch is over when the call returns.
+//
+// SSDKD_SIMULATED_CALLS=1: says at the end how often it was called. SSDKD_SIMULATED_MIB: its memory, 8192 where nothing is said.
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -10,6 +13,8 @@
 #include <mutex>
 #include <string>
 #include <vector>
+
+#include "idle.hpp"
 
 using Result = int;
 constexpr Result SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_IMAGE = 200,
@@ -35,10 +40,26 @@ std::mutex one_at_a_time;  // launches, and the list of what is allocated
 thread_local void* current;
 int context;  // its address stands for the one there is
 
+struct Calls {
+    std::atomic<long> allocated, freed, launched, sent, fetched, waited;
+    ~Calls() {
+        if (std::getenv("SSDKD_SIMULATED_CALLS"))
+            std::fprintf(
+                stderr, "simulated GPU: %ld allocations, %ld frees, %ld launches, %ld copies to it, %ld from it, %ld waits\n",
+                allocated.load(), freed.load(), launched.load(), sent.load(), fetched.load(), waited.load());
+    }
+} calls;
+
 // Around what is allocated, to see writes outside; and in it, to see reads of what was never written: NaN, as numbers.
 constexpr size_t GUARD = 256;
 constexpr unsigned char UNWRITTEN = 0xff, AROUND = 0xa5;
 std::map<Address, size_t> allocated;
+size_t in_use;
+
+size_t memory() {
+    static const char* mib = std::getenv("SSDKD_SIMULATED_MIB");
+    return (mib ? std::strtoull(mib, nullptr, 10) : 8192) << 20;
+}
 
 [[noreturn]] void broken(const char* what, Address at) {
     std::fprintf(stderr, "simulated GPU: %s (memory at %llx)\n", what, static_cast<unsigned long long>(at));
@@ -46,19 +67,23 @@ std::map<Address, size_t> allocated;
 }
 
 Result allocate(Address* address, size_t bytes) {
+    ++calls.allocated;
+    std::lock_guard lock(one_at_a_time);
+    if (in_use + bytes > memory()) return OUT_OF_MEMORY;
     auto* memory = static_cast<unsigned char*>(std::aligned_alloc(GUARD, (bytes + 3 * GUARD - 1) / GUARD * GUARD));
     if (!memory) return OUT_OF_MEMORY;
     std::memset(memory, AROUND, GUARD);
     std::memset(memory + GUARD, UNWRITTEN, bytes);
     std::memset(memory + GUARD + bytes, AROUND, GUARD);
     *address = reinterpret_cast<Address>(memory + GUARD);
-    std::lock_guard lock(one_at_a_time);
     allocated[*address] = bytes;
+    in_use += bytes;
     return SUCCESS;
 }
 
 Result release(Address address) {
     if (!address) return SUCCESS;
+    ++calls.freed;
     size_t bytes;
     {
         std::lock_guard lock(one_at_a_time);
@@ -66,6 +91,7 @@ Result release(Address address) {
         if (found == allocated.end()) broken("freed what is not allocated", address);
         bytes = found->second;
         allocated.erase(found);
+        in_use -= bytes;
     }
     auto* memory = reinterpret_cast<unsigned char*>(address) - GUARD;
     for (size_t i = 0; i < GUARD; ++i)
@@ -106,8 +132,13 @@ Result cuDeviceGetName(char* name, int length, int) {
     std::snprintf(name, length, "simulated GPU");
     return SUCCESS;
 }
-Result cuDeviceTotalMem_v2(size_t* bytes, int) { *bytes = size_t(8) << 30; return SUCCESS; }
-Result cuMemGetInfo_v2(size_t* free, size_t* total) { *free = *total = size_t(8) << 30; return SUCCESS; }
+Result cuDeviceTotalMem_v2(size_t* bytes, int) { *bytes = memory(); return SUCCESS; }
+Result cuMemGetInfo_v2(size_t* free, size_t* total) {
+    std::lock_guard lock(one_at_a_time);
+    *total = memory();
+    *free = *total - in_use;
+    return SUCCESS;
+}
 Result cuDeviceGetAttribute(int* value, int attribute, int) {
     switch (attribute) {
         case 1: *value = 1024; break;   // threads of a block
@@ -125,11 +156,11 @@ Result cuDevicePrimaryCtxRetain(void** out, int) { *out = &context; return SUCCE
 Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 Result cuCtxSetCurrent(void* to) { current = to; return SUCCESS; }
 Result cuCtxGetCurrent(void** out) { *out = current; return SUCCESS; }
-Result cuCtxSynchronize() { return SUCCESS; }
+Result cuCtxSynchronize() { ++calls.waited; return SUCCESS; }
 
 Result cuStreamCreate(Stream* stream, unsigned) { *stream = new int; return SUCCESS; }
 Result cuStreamDestroy_v2(Stream stream) { delete static_cast<int*>(stream); return SUCCESS; }
-Result cuStreamSynchronize(Stream) { return SUCCESS; }
+Result cuStreamSynchronize(Stream) { ++calls.waited; return SUCCESS; }
 Result cuStreamWaitEvent(Stream, void*, unsigned) { return SUCCESS; }
 Result cuStreamIsCapturing(Stream, int* status) { *status = 0; return SUCCESS; }
 Result cuEventCreate(void** event, unsigned) { *event = new int; return SUCCESS; }
@@ -150,8 +181,14 @@ Result cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
 Result cuMemFreeHost(void* memory) { std::free(memory); return SUCCESS; }
 
 static Result copy(void* to, const void* from, size_t bytes) { std::memmove(to, from, bytes); return SUCCESS; }
-Result cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, Stream) { return copy((void*)to, from, bytes); }
-Result cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, Stream) { return copy(to, (void*)from, bytes); }
+Result cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, Stream) {
+    ++calls.sent;
+    return copy((void*)to, from, bytes);
+}
+Result cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, Stream) {
+    ++calls.fetched;
+    return copy(to, (void*)from, bytes);
+}
 Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Stream) { return copy((void*)to, (void*)from, bytes); }
 Result cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) { return copy((void*)to, from, bytes); }
 Result cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) { return copy(to, (void*)from, bytes); }
@@ -177,6 +214,8 @@ Result cuLaunchKernel(
 ) {
     size_t threads = size_t(bx) * by * bz;
     if (!gx || !gy || !gz || !threads || threads > 1024) return INVALID_VALUE;
+    ++calls.launched;
+    if (idle()) return SUCCESS;
     std::lock_guard lock(one_at_a_time);
     if (function->module->launch(function->kernel, {gx, gy, gz}, {bx, by, bz}, shared, arguments)) return SUCCESS;
     std::fprintf(stderr, "simulated GPU: threads of %s wait for others that never come\n", function->name.c_str());

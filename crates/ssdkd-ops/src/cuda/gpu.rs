@@ -292,7 +292,8 @@ impl Gpu {
             bail!("a result of shape {shape:?} has more numbers than the kernels count: take smaller batches");
         }
         // SAFETY: whoever asks for it writes every number before any is read. No numbers still need an address.
-        let slice = unsafe { self.device.alloc::<T>(shape.elem_count().max(1))? };
+        let slice = unsafe { self.device.alloc::<T>(shape.elem_count().max(1)) };
+        let slice = slice.map_err(|error| no_room(error, shape.elem_count() * size_of::<T>()))?;
         let address = slice.device_ptr(&self.stream).0;
         Ok((self.wrap(slice, shape), address))
     }
@@ -373,6 +374,17 @@ impl Gpu {
         let program = Program::load(or_error("the GPU", context.compute_capability())?, stored)?;
         Ok(self.program_bf16.get_or_init(|| program))
     }
+}
+
+/// What to do about a GPU that is full; other errors as they are.
+fn no_room(error: candle_core::Error, bytes: usize) -> candle_core::Error {
+    if !format!("{error:?}").contains("CUDA_ERROR_OUT_OF_MEMORY") {
+        return error;
+    }
+    let wanted = bytes as f64 / f64::from(1 << 20);
+    candle_core::Error::Msg(format!(
+        "the GPU has no room for another {wanted:.1} MiB\nhint: take smaller batches, or end other programs that use it"
+    ))
 }
 
 /// `len` as the kernels count it; [`Gpu::at`] and [`Gpu::tensor`] have refused larger ones.

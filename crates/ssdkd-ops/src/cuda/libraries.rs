@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 use libloading::Error;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
+use super::memory;
+
 /// File names of the driver, which comes with the kernel's module and from nowhere else.
 const DRIVER: &[&str] = &["libcuda.so.1"];
 /// File names of the rest, the preferred ones first, and what needs another after that. cuDNN and cuBLAS know where their
@@ -33,7 +35,24 @@ const VARIABLE: &str = "SSDKD_CUDA_LIBS";
 /// If one of them is missing or does not load: which, where it was looked for, and what helps.
 pub(crate) fn load() -> Result<(), String> {
     static OPEN: OnceLock<Result<Vec<Library>, String>> = OnceLock::new();
-    OPEN.get_or_init(|| open_all(&places(|name| std::env::var_os(name)))).as_ref().map(drop).map_err(Clone::clone)
+    let open = || {
+        let libraries = open_all(&places(|name| std::env::var_os(name)))?;
+        memory::install(driver(&libraries[0])?)?;
+        Ok(libraries)
+    };
+    OPEN.get_or_init(open).as_ref().map(drop).map_err(Clone::clone)
+}
+
+/// The functions of the driver that `memory` stands before.
+fn driver(library: &Library) -> Result<memory::Driver, String> {
+    let missing = |error: Error| format!("NVIDIA's driver is too old: {error}");
+    // SAFETY: functions of these names have these types in every version of the driver, and it stays open.
+    unsafe {
+        Ok(memory::Driver {
+            alloc: *library.get(b"cuMemAllocAsync\0").map_err(missing)?,
+            free: *library.get(b"cuMemFreeAsync\0").map_err(missing)?,
+        })
+    }
 }
 
 fn open_all(places: &[PathBuf]) -> Result<Vec<Library>, String> {

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `libraries` | where NVIDIA's libraries are |
 //! | `program` | how the kernels of `kernels/` are compiled for the GPU at hand |
-//! | `gpu` | memory, launches, settings |
+//! | `gpu` | tensors, launches, settings |
+//! | `memory` | what is done with memory that is given back |
 //! | `dnn` | which of cuDNN's algorithms computes a convolution |
 //! | the others | the operations, as the modules of the same names beside this one have them for the CPU |
 //!
@@ -19,6 +20,7 @@ mod gpu;
 mod images;
 mod libraries;
 mod loss;
+mod memory;
 mod norm;
 mod optim;
 mod pointwise;

@@ -1,0 +1,197 @@
+//! Memory of a GPU: what is given back is kept for whoever asks for as much next.
+//!
+//! A training step takes and gives back some hundred tensors, of the same sizes as in the step before. candle does that through
+//! the driver's `cuMemAllocAsync` and `cuMemFreeAsync`, whose calls take the program longer than its own work on them. There is no
+//! hook in between, but the calls are bound by name (`libraries`), and what a program defines itself comes before what it opens:
+//! the two functions here are what candle calls, and hand on to the driver what they have nothing for.
+//!
+//! A block may be used again at once, as all work on it is in the order of its stream, and a device has one.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use cudarc::driver::sys::{CUcontext, CUdeviceptr, CUresult, CUstream, cuCtxGetCurrent};
+
+/// Sizes are multiples of this, as the driver's are.
+const GRAIN: usize = 512;
+
+/// Larger blocks are the driver's to keep, which can make smaller ones of them: what is done with so much takes longer than a call.
+const LARGEST: usize = 64 << 20;
+
+/// `on`, or `off`: every request goes to the driver, for tools that look for memory used wrongly.
+const VARIABLE: &str = "SSDKD_GPU_CACHE";
+
+type Alloc = unsafe extern "C" fn(*mut CUdeviceptr, usize, CUstream) -> CUresult;
+type Free = unsafe extern "C" fn(CUdeviceptr, CUstream) -> CUresult;
+
+/// The driver's own functions.
+pub(super) struct Driver {
+    pub(super) alloc: Alloc,
+    pub(super) free: Free,
+}
+
+static DRIVER: OnceLock<Driver> = OnceLock::new();
+
+/// Blocks of one size on one stream: those are interchangeable.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Kind {
+    context: usize,
+    stream: usize,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Cache {
+    used: HashMap<CUdeviceptr, Kind>,
+    free: HashMap<Kind, Vec<CUdeviceptr>>,
+}
+
+/// Of all GPUs; nothing where it is turned off.
+static CACHE: OnceLock<Mutex<Cache>> = OnceLock::new();
+
+/// Before any memory is asked for, once the driver is open.
+///
+/// # Errors
+/// If the environment says something else than `on` or `off`.
+pub(super) fn install(driver: Driver) -> Result<(), String> {
+    match std::env::var(VARIABLE).as_deref() {
+        Ok("on" | "") | Err(_) => _ = CACHE.set(Mutex::default()),
+        Ok("off") => {}
+        Ok(other) => return Err(format!("{VARIABLE}: {other:?} is not one of on, off")),
+    }
+    let _ = DRIVER.set(driver);
+    // Named here, so that a linker takes them for what the calls in cudarc mean, whatever order it reads libraries in.
+    std::hint::black_box((cuMemAllocAsync as Alloc, cuMemFreeAsync as Free));
+    Ok(())
+}
+
+impl Cache {
+    fn take(&mut self, kind: Kind) -> Option<CUdeviceptr> {
+        let address = self.free.get_mut(&kind)?.pop()?;
+        self.used.insert(address, kind);
+        Some(address)
+    }
+
+    /// Keeps a block that came from here.
+    fn keep(&mut self, address: CUdeviceptr) -> bool {
+        let kind = self.used.remove(&address);
+        if let Some(kind) = kind {
+            self.free.entry(kind).or_default().push(address);
+        }
+        kind.is_some()
+    }
+
+    /// All that is kept of a context, with the streams that it is to be given back on.
+    fn empty(&mut self, context: usize) -> Vec<(CUdeviceptr, usize)> {
+        let kinds = self.free.keys().filter(|kind| kind.context == context).copied().collect::<Vec<_>>();
+        let blocks = |kind: &Kind| {
+            let stream = kind.stream;
+            self.free.remove(kind).unwrap_or_default().into_iter().map(move |address| (address, stream))
+        };
+        kinds.iter().flat_map(blocks).collect()
+    }
+}
+
+fn current_context() -> usize {
+    let mut context: CUcontext = std::ptr::null_mut();
+    // SAFETY: one address is written.
+    let _ = unsafe { cuCtxGetCurrent(&raw mut context) };
+    context as usize
+}
+
+/// The driver's function of this name, as all calls of this program see it.
+///
+/// # Safety
+/// As the driver's: `address` can be written to, `stream` is one of the current context's.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemAllocAsync(address: *mut CUdeviceptr, bytes: usize, stream: CUstream) -> CUresult {
+    let Some(driver) = DRIVER.get() else { return CUresult::CUDA_ERROR_NOT_INITIALIZED };
+    let Some(cache) = CACHE.get().filter(|_| (1..=LARGEST).contains(&bytes)) else {
+        // SAFETY: the caller's.
+        return unsafe { (driver.alloc)(address, bytes, stream) };
+    };
+    let bytes = bytes.next_multiple_of(GRAIN);
+    let kind = Kind { context: current_context(), stream: stream as usize, bytes };
+    let lock = || cache.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(kept) = lock().take(kind) {
+        // SAFETY: the caller's.
+        unsafe { *address = kept };
+        return CUresult::CUDA_SUCCESS;
+    }
+    // SAFETY: the caller's.
+    let mut result = unsafe { (driver.alloc)(address, bytes, stream) };
+    if result == CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+        // What is kept may be enough for it, in other sizes.
+        for (kept, stream) in lock().empty(kind.context) {
+            // SAFETY: nobody uses what is kept, and it came from this context and stream.
+            let _ = unsafe { (driver.free)(kept, stream as CUstream) };
+        }
+        // SAFETY: the caller's.
+        result = unsafe { (driver.alloc)(address, bytes, stream) };
+    }
+    if result == CUresult::CUDA_SUCCESS {
+        // SAFETY: the driver wrote it.
+        lock().used.insert(unsafe { *address }, kind);
+    }
+    result
+}
+
+/// The driver's function of this name, as all calls of this program see it.
+///
+/// # Safety
+/// As the driver's: all work on `address` was ordered on `stream` or before.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemFreeAsync(address: CUdeviceptr, stream: CUstream) -> CUresult {
+    let Some(driver) = DRIVER.get() else { return CUresult::CUDA_ERROR_NOT_INITIALIZED };
+    let kept = CACHE.get().is_some_and(|cache| cache.lock().unwrap_or_else(PoisonError::into_inner).keep(address));
+    if kept {
+        return CUresult::CUDA_SUCCESS;
+    }
+    // SAFETY: the caller's.
+    unsafe { (driver.free)(address, stream) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_used_again_by_those_that_ask_for_as_much_in_the_same_place() {
+        let kind = Kind { context: 1, stream: 7, bytes: 1024 };
+        let mut cache = Cache::default();
+        assert_eq!(cache.take(kind), None);
+        for address in [16, 32] {
+            cache.used.insert(address, kind);
+            assert!(cache.keep(address));
+        }
+        assert!(!cache.keep(16), "given back twice");
+        assert!(!cache.keep(48), "none of ours");
+        for other in [
+            Kind { context: 2, ..kind },
+            Kind { stream: 8, ..kind },
+            Kind { bytes: 512, ..kind },
+            Kind { bytes: 1536, ..kind },
+        ] {
+            assert_eq!(cache.take(other), None);
+        }
+        assert_eq!(cache.take(kind), Some(32), "the last: what is warm");
+        assert_eq!(cache.take(kind), Some(16));
+        assert_eq!(cache.take(kind), None);
+    }
+
+    #[test]
+    fn what_is_kept_is_given_back_where_it_came_from() {
+        let kind = Kind { context: 1, stream: 7, bytes: 1024 };
+        let mut cache = Cache::default();
+        let kinds = [kind, Kind { stream: 8, ..kind }, Kind { context: 2, ..kind }];
+        for (address, kind) in (1..).zip(kinds) {
+            cache.used.insert(address, kind);
+            cache.keep(address);
+        }
+        let mut emptied = cache.empty(1);
+        emptied.sort_unstable();
+        assert_eq!(emptied, [(1, 7), (2, 8)]);
+        assert_eq!(cache.empty(1), []);
+        assert_eq!(cache.empty(2), [(3, 7)]);
+    }
+}
