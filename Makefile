@@ -20,7 +20,7 @@ OF_A_GPU := -p ssdkd-ops -p ssdkd-nn -p ssdkd-method --features cuda
 export SSDKD_DATA := $(DATA)
 
 .PHONY: help build build-cuda cuda-toolkit gpu-check test-simulated-gpu pipeline run invert balance sample distill evaluate report status test lint fmt \
-        bench bench-pytorch sanitize fuzz fuzz-short kills deny data-cifar10 data-cifar100 teacher-shapes teacher-shapes-masks teacher-wrn-40-2 golden results python clean
+        bench bench-pytorch sanitize fuzz fuzz-short kills deny data-cifar10 data-cifar100 data-camvid teacher-shapes teacher-shapes-masks teacher-camvid teacher-wrn-40-2 golden results python clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  %-30s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -127,12 +127,19 @@ data-cifar10: ## fetch CIFAR-10 from its authors' site into data/cifar10
 data-cifar100: ## fetch CIFAR-100 from its authors' site into data/cifar100
 	@data/fetch-cifar.sh 100
 
+data-camvid: ## fetch CamVid, road scenes with a class for each pixel, into data/camvid (git)
+	@data/fetch-camvid.sh
+
 teacher-shapes: build ## remake the shipped teacher (ARGS=--force; data/teachers/README.md)
 	@BIN=$(BIN) data/teachers/make-shapes-teacher.sh $(ARGS)
 
 teacher-shapes-masks: build ## remake the shipped teacher that labels pixels (ARGS=--force)
 	@$(BIN)/ssdkd-teach --data shapes-masks:0 --architecture fpn-resnet20 --out data/teachers --name shapes-masks-fpn-resnet20 \
 	  --epochs 6 --batch 64 --lr 0.05 --schedule one-cycle --nesterov $(ARGS)
+
+teacher-camvid: build ## remake the shipped teacher of road scenes (ARGS=--force, DATA=data/camvid)
+	@$(BIN)/ssdkd-teach --input 3,64,64 --architecture fpn-resnet20 --out data/teachers --name camvid-fpn-resnet20 --epochs 60 --batch 16 \
+	  --lr 0.05 --schedule one-cycle --nesterov --crop-padding 8 $(ARGS)
 
 teacher-wrn-40-2: build ## remake the shipped WRN-40-2 from CIFAR-10 (ARGS=--force, DATA=data/cifar10; data/teachers/README.md)
 	@$(BIN)/ssdkd-teach --architecture wrn-40-2 --out data/teachers --name cifar10-wrn-40-2 --epochs 26 --nesterov $(ARGS)

@@ -1,7 +1,7 @@
 //! Folders of images with a mask for each: `train/images/NAME.png`, `train/masks/NAME.png`, the same of `test`, and `classes.txt`.
 //!
 //! A mask is a PNG of 8 bits or fewer, gray or with a palette, whose numbers are the classes of its pixels, as Pascal VOC and Cityscapes
-//! (`labelTrainIds`) store them; 255 is no class.
+//! (`labelTrainIds`) store them; 255 is no class, and neither is a number whose line in `classes.txt` is `-`.
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,8 @@ use crate::folder::{self, MAX_SIDE};
 use crate::{DataError, Dataset, Split, UNLABELLED, adapt, read};
 
 const CLASSES: &str = "classes.txt";
+/// The line of a number that is no class.
+const NO_CLASS: &str = "-";
 const LAYOUT: &str = "a folder with masks has train/images, train/masks, test/images, test/masks and classes.txt";
 
 /// Whether `folder` has a split with `images` and `masks`.
@@ -25,6 +27,8 @@ pub(crate) fn recognise(folder: &Path) -> bool {
 pub(crate) struct Files {
     place: PathBuf,
     names: Vec<String>,
+    /// The class of each number that a mask may have.
+    classes: Vec<u8>,
     /// The image and the mask of each.
     pairs: Vec<(PathBuf, PathBuf)>,
 }
@@ -41,12 +45,18 @@ pub(crate) fn files(folder: &Path, split: Split) -> Result<Files, DataError> {
         }
     }
     let listed = folder.join(CLASSES);
-    let names = read::names(&listed)?.ok_or_else(|| {
+    let lines = read::names(&listed)?.ok_or_else(|| {
         missing(listed.clone(), "the name of each class, one a line, in the order of the masks' numbers")
     })?;
-    if names.is_empty() || names.len() > usize::from(UNLABELLED) {
-        let what = format!("it names {} classes, and there may be 1 to {UNLABELLED}", names.len());
-        return Err(DataError::broken(&listed, what, "write one name a line"));
+    let (names, classes) = numbered(&lines);
+    if names.is_empty() || lines.len() > usize::from(UNLABELLED) {
+        let what =
+            format!("it has {} lines with {} names, and there may be 1 to {UNLABELLED}", lines.len(), names.len());
+        return Err(DataError::broken(
+            &listed,
+            what,
+            format!("write one name a line, {NO_CLASS} for what is no class"),
+        ));
     }
     if let Some(name) = names.iter().enumerate().find_map(|(at, name)| names[..at].contains(name).then_some(name)) {
         return Err(DataError::broken(
@@ -64,12 +74,27 @@ pub(crate) fn files(folder: &Path, split: Split) -> Result<Files, DataError> {
         }
         pairs.push((image, mask));
     }
-    Ok(Files { place, names, pairs })
+    Ok(Files { place, names, classes, pairs })
+}
+
+/// The classes' names, and the class of each line's number.
+fn numbered(lines: &[String]) -> (Vec<String>, Vec<u8>) {
+    let mut names = Vec::new();
+    let mut class_of = |line: &String| {
+        if line == NO_CLASS {
+            return UNLABELLED;
+        }
+        names.push(line.clone());
+        names.len() as u8 - 1
+    };
+    // A file of more lines is refused: the first of them are enough to say so.
+    let classes = lines.iter().take(usize::from(UNLABELLED)).map(&mut class_of).collect();
+    (names, classes)
 }
 
 /// Reads a split. The label of an image is the class that most of its pixels are of.
 pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
-    let Files { place, names, pairs } = files(folder, split)?;
+    let Files { place, names, classes, pairs } = files(folder, split)?;
     let Some((first, _)) = pairs.first() else {
         return Dataset::new([1, 1, 1], Vec::new(), Vec::new(), names)?.with_masks(Vec::new());
     };
@@ -83,7 +108,7 @@ pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) ->
     images.par_chunks_exact_mut(size).zip(masks.par_chunks_exact_mut(pixels)).zip(&pairs).try_for_each(
         |((image, mask), (image_path, mask_path))| {
             let picture = folder::open(image_path)?;
-            let found = read_mask(mask_path, names.len())?;
+            let found = read_mask(mask_path, &classes)?;
             if found.sides != [picture.height() as usize, picture.width() as usize] {
                 let [height, width] = found.sides;
                 let what = format!(
@@ -118,13 +143,18 @@ struct Mask {
     classes: Vec<u8>,
 }
 
-fn read_mask(path: &Path, classes: usize) -> Result<Mask, DataError> {
+fn read_mask(path: &Path, classes: &[u8]) -> Result<Mask, DataError> {
     let bytes = read::rest(path, read::open(path)?)?;
-    let mask = decode(path, &bytes)?;
-    let stray = |class: &&u8| **class != UNLABELLED && usize::from(**class) >= classes;
-    if let Some(class) = mask.classes.iter().find(stray) {
-        let what = format!("a pixel is of class {class}, and {CLASSES} names {classes}, from 0");
-        return Err(DataError::broken(path, what, format!("name all classes in {CLASSES}; {UNLABELLED} is for none")));
+    let mut mask = decode(path, &bytes)?;
+    for number in mask.classes.iter_mut().filter(|number| **number != UNLABELLED) {
+        let Some(&class) = classes.get(usize::from(*number)) else {
+            let what = format!("a pixel is of class {number}, and {CLASSES} names {}, from 0", classes.len());
+            let hint = format!(
+                "name all classes in {CLASSES}, with {NO_CLASS} for a number that is none; {UNLABELLED} is none"
+            );
+            return Err(DataError::broken(path, what, hint));
+        };
+        *number = class;
     }
     Ok(mask)
 }

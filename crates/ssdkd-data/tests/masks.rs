@@ -74,6 +74,21 @@ fn masks_keep_their_numbers() {
 }
 
 #[test]
+fn numbers_may_be_no_class() {
+    let place = place();
+    for (lines, names, first) in [
+        ("-\nroad\ncar\n", &["road", "car"][..], [255, 0, 1, 255, 0, 0]),
+        ("sky\n-\ncar\n", &["sky", "car"], [0, 255, 1, 255, 255, 255]),
+        ("sky\nroad\n-\n", &["sky", "road"], [0, 1, 255, 255, 1, 1]),
+    ] {
+        fs::write(place.path().join("classes.txt"), lines).unwrap();
+        let data = open_at(place.path(), None).unwrap();
+        assert_eq!(data.class_names(), names);
+        assert_eq!(data.mask(0), Some(&first[..]));
+    }
+}
+
+#[test]
 fn images_and_masks_are_brought_into_a_shape_together() {
     let data = open_at(place().path(), Some([3, 4, 6])).unwrap();
     assert_eq!((data.shape(), data.images().len()), ([3, 4, 6], 2 * 3 * 24));
@@ -98,7 +113,9 @@ fn check_error(file: &str, bytes: Option<&[u8]>, parts: &[&str]) {
 #[test]
 fn what_is_wrong_is_named() {
     check_error("classes.txt", None, &["classes.txt", "in the order of the masks' numbers"]);
-    check_error("classes.txt", Some(b"\n"), &["classes.txt", "0 classes"]);
+    check_error("classes.txt", Some(b"\n"), &["classes.txt", "0 lines with 0 names"]);
+    check_error("classes.txt", Some(b"-\n-\n-\n"), &["classes.txt", "3 lines with 0 names"]);
+    check_error("classes.txt", Some("-\n".repeat(300).as_bytes()), &["classes.txt", "300 lines"]);
     check_error("classes.txt", Some(b"sky\nroad\n"), &["of class 2", "classes.txt names 2"]);
     check_error("classes.txt", Some(b"sky\nroad\nsky\n"), &["classes.txt", "\"sky\" twice"]);
     check_error("val/masks/b.png", None, &["b.png", "is missing", "the mask of"]);

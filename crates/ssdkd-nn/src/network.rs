@@ -12,8 +12,11 @@ use crate::models::{Classifier, Output};
 use crate::pass::{Kept, Pass};
 use crate::store::Store;
 
-/// Images in one forward pass of [`Network::logits`]: bounds the memory, and on the CPU changes no number.
-const BATCH: usize = 256;
+/// Pixels in one forward pass of [`Network::logits`], 256 images of CIFAR: bounds the memory, and on the CPU changes no number.
+const PIXELS: usize = 256 * 32 * 32;
+
+/// Images in such a pass, of fewer pixels each.
+const IMAGES: usize = 256;
 
 /// What a network is, without its weights.
 #[derive(Debug, Clone, PartialEq)]
@@ -197,9 +200,11 @@ impl Network {
         if count == 0 {
             return Tensor::zeros((0, self.classes()), DType::F32, self.store.device());
         }
+        let (height, width, _) = self.input_shape();
+        let batch = (PIXELS / (height * width).max(1)).clamp(1, IMAGES);
         let mut logits = Vec::new();
-        for start in (0..count).step_by(BATCH) {
-            let chunk = Value::constant(images.narrow(0, start, BATCH.min(count - start))?.contiguous()?);
+        for start in (0..count).step_by(batch) {
+            let chunk = Value::constant(images.narrow(0, start, batch.min(count - start))?.contiguous()?);
             logits.push(self.forward(&chunk, &Pass::eval())?.logits.tensor().clone());
         }
         Tensor::cat(&logits, 0)
