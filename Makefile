@@ -57,14 +57,14 @@ evaluate report status: build ## measure the students of a run; write its report
 test: build ## unit, golden, property and end-to-end tests
 	$(CARGO) test --release --workspace
 
-# The same test bodies as on a GPU. The cache of compiled kernels is its own. Without GPU_CACHE=on all memory is fresh, so that what
-# is read before it is written is seen.
-test-simulated-gpu: GPU_CACHE ?= off
+# The same test bodies as on a GPU. The cache of compiled kernels is its own. First all memory is fresh, so that what is read before it
+# is written is seen; then a part again as programs run, with memory that is used again.
 test-simulated-gpu: .cuda-simulated/cargo.toml ## the tests that a GPU has to pass, on one that a C++ compiler makes (no GPU, no CUDA)
-	SSDKD_TEST_DEVICE=cuda SSDKD_CUDA_LIBS=$(CURDIR)/.cuda-simulated/lib XDG_CACHE_HOME=$(CURDIR)/.cuda-simulated/cache \
-	  SSDKD_GPU_CACHE=$(GPU_CACHE) $(CARGO) --config .cuda-simulated/cargo.toml test --release $(OF_A_GPU)
+	@export SSDKD_TEST_DEVICE=cuda SSDKD_CUDA_LIBS="$(CURDIR)/.cuda-simulated/lib" XDG_CACHE_HOME="$(CURDIR)/.cuda-simulated/cache" && \
+	  SSDKD_GPU_CACHE=off $(CARGO) --config .cuda-simulated/cargo.toml test --release $(OF_A_GPU) && \
+	  SSDKD_GPU_CACHE=on $(CARGO) --config .cuda-simulated/cargo.toml test --release $(OF_A_GPU) --test parity --test value --test optim
 
-.cuda-simulated/cargo.toml: crates/ssdkd-ops/cuda-toolkit.sh $(wildcard crates/ssdkd-ops/simulated-gpu/*)
+.cuda-simulated/cargo.toml: crates/ssdkd-ops/cuda-toolkit.sh $(shell find crates/ssdkd-ops/simulated-gpu -type f)
 	crates/ssdkd-ops/cuda-toolkit.sh --simulated
 
 lint: .cuda-simulated/cargo.toml ## rustfmt and clippy, warnings refused; the code for a GPU too (a C++ compiler)
@@ -159,3 +159,4 @@ clean: ## remove build output (runs are yours: remove them by hand)
 	$(CARGO) clean
 	$(CARGO) clean --target-dir target-cuda
 	$(CARGO) clean --target-dir target-simulated
+	rm -rf .cuda-simulated

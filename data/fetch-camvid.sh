@@ -31,7 +31,7 @@ trap 'exit 143' TERM
 echo "fetching $url (about 180 MiB)" >&2
 git init --quiet "$work/repository"
 git -C "$work/repository" fetch --quiet --depth 1 "$url" "$commit" ||
-  fail "could not fetch $url (is there a network?); \`--data shapes-masks\` needs no download"
+  fail "could not fetch commit $commit from $url (no network, or it is not there); CAMVID_MIRROR names another place, and \`--data shapes-masks\` needs no download"
 git -C "$work/repository" checkout --quiet FETCH_HEAD -- CamVid || fail "$url holds no CamVid"
 
 mkdir "$work/camvid"

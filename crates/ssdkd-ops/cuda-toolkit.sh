@@ -32,7 +32,10 @@ runtime_of() {
 
 mkdir -p "$cuda"
 if [ -n "$simulated" ]; then
-  "$top/crates/ssdkd-ops/simulated-gpu/build.sh" "$cuda" || fail "the simulated GPU does not build: that takes a C++ compiler"
+  case $top in *' '*) fail "a simulated GPU takes a folder without spaces in its path, not $top" ;; esac
+  # What was compiled for the one before: kernels of ours, and candle's, which cargo makes no other way.
+  rm -rf "$cuda/cache" "$cuda"/kernels-* "$cuda/candle" "$target"/release/build/candle-kernels-* "$target"/release/.fingerprint/candle-kernels-*
+  "$top/crates/ssdkd-ops/simulated-gpu/build.sh" "$cuda" || fail "the simulated GPU does not build (it takes a C++ compiler of C++20)"
   toolkit=$cuda runtime=$cuda/lib/libcudart_static.a
 else
   on_path=$(command -v nvcc || true)

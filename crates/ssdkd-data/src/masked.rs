@@ -51,7 +51,7 @@ pub(crate) fn files(folder: &Path, split: Split) -> Result<Files, DataError> {
     let (names, classes) = numbered(&lines);
     if names.is_empty() || lines.len() > usize::from(UNLABELLED) {
         let what =
-            format!("it has {} lines with {} names, and there may be 1 to {UNLABELLED}", lines.len(), names.len());
+            format!("it has {} lines, and there may be 1 to {UNLABELLED}, not all of them {NO_CLASS}", lines.len());
         return Err(DataError::broken(
             &listed,
             what,
@@ -148,7 +148,7 @@ fn read_mask(path: &Path, classes: &[u8]) -> Result<Mask, DataError> {
     let mut mask = decode(path, &bytes)?;
     for number in mask.classes.iter_mut().filter(|number| **number != UNLABELLED) {
         let Some(&class) = classes.get(usize::from(*number)) else {
-            let what = format!("a pixel is of class {number}, and {CLASSES} names {}, from 0", classes.len());
+            let what = format!("a pixel is of class {number}, and {CLASSES} has {} lines, from 0", classes.len());
             let hint = format!(
                 "name all classes in {CLASSES}, with {NO_CLASS} for a number that is none; {UNLABELLED} is none"
             );

@@ -113,10 +113,10 @@ fn check_error(file: &str, bytes: Option<&[u8]>, parts: &[&str]) {
 #[test]
 fn what_is_wrong_is_named() {
     check_error("classes.txt", None, &["classes.txt", "in the order of the masks' numbers"]);
-    check_error("classes.txt", Some(b"\n"), &["classes.txt", "0 lines with 0 names"]);
-    check_error("classes.txt", Some(b"-\n-\n-\n"), &["classes.txt", "3 lines with 0 names"]);
+    check_error("classes.txt", Some(b"\n"), &["classes.txt", "0 lines"]);
+    check_error("classes.txt", Some(b"-\n-\n-\n"), &["classes.txt", "3 lines", "not all of them -"]);
     check_error("classes.txt", Some("-\n".repeat(300).as_bytes()), &["classes.txt", "300 lines"]);
-    check_error("classes.txt", Some(b"sky\nroad\n"), &["of class 2", "classes.txt names 2"]);
+    check_error("classes.txt", Some(b"sky\nroad\n"), &["of class 2", "classes.txt has 2 lines"]);
     check_error("classes.txt", Some(b"sky\nroad\nsky\n"), &["classes.txt", "\"sky\" twice"]);
     check_error("val/masks/b.png", None, &["b.png", "is missing", "the mask of"]);
     check_error("val/masks/a.png", Some(&second_mask()[..40]), &["a.png", "PNG of 8 bits"]);

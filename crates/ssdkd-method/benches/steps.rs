@@ -6,7 +6,8 @@
 //! cargo bench --workspace --bench steps -- --serve                  rows on stdin, one step each; `pytorch.py` drives it
 //! ```
 //!
-//! `--device cuda[:N]` or SSDKD_BENCH_DEVICE: on a GPU, if built for one. A step has ended when the GPU has done its work.
+//! `--device cuda[:N]` or SSDKD_BENCH_DEVICE: on a GPU, if built for one, as `SSDKD_GPU_MATH` says. A step has ended when the GPU has
+//! done its work.
 
 #[path = "../../ssdkd-ops/tests/common/place.rs"]
 mod place;
@@ -63,8 +64,16 @@ fn main() -> Result<()> {
     }
     // As in the programs, this thread is one of the workers.
     rayon::ThreadPoolBuilder::new().use_current_thread().build_global().map_err(candle_core::Error::wrap)?;
-    let device = place::open(&device);
+    let device = open(&device)?;
     if serves { serve(&device) } else { table(&device, &wanted) }
+}
+
+/// The device of a name; a GPU as the programs open theirs, so that `SSDKD_GPU_MATH` says how it computes.
+fn open(name: &str) -> Result<Device> {
+    match (name.strip_prefix("cuda"), ssdkd_nn::OPEN_GPU) {
+        (Some(index), Some(open)) => open(index.trim_start_matches(':').parse().unwrap_or(0)),
+        _ => Ok(place::open(name)),
+    }
 }
 
 fn table(device: &Device, wanted: &str) -> Result<()> {

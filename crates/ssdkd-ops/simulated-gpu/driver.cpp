@@ -40,19 +40,9 @@ std::mutex one_at_a_time;  // launches, and the list of what is allocated
 thread_local void* current;
 int context;  // its address stands for the one there is
 
-struct Calls {
-    std::atomic<long> allocated, freed, launched, sent, fetched, waited;
-    ~Calls() {
-        if (std::getenv("SSDKD_SIMULATED_CALLS"))
-            std::fprintf(
-                stderr, "simulated GPU: %ld allocations, %ld frees, %ld launches, %ld copies to it, %ld from it, %ld waits\n",
-                allocated.load(), freed.load(), launched.load(), sent.load(), fetched.load(), waited.load());
-    }
-} calls;
-
 // Around what is allocated, to see writes outside; and in it, to see reads of what was never written: NaN, as numbers.
 constexpr size_t GUARD = 256;
-constexpr unsigned char UNWRITTEN = 0xff, AROUND = 0xa5;
+constexpr unsigned char UNWRITTEN = 0xff, AROUND = 0xff;
 std::map<Address, size_t> allocated;
 size_t in_use;
 
@@ -66,8 +56,25 @@ size_t memory() {
     std::abort();
 }
 
+void check(Address address, size_t bytes) {
+    auto* memory = reinterpret_cast<unsigned char*>(address) - GUARD;
+    for (size_t i = 0; i < GUARD; ++i)
+        if (memory[i] != AROUND || memory[GUARD + bytes + i] != AROUND) broken("something wrote past its end", address);
+}
+
+struct Calls {
+    std::atomic<long> allocations, freed, launched, sent, fetched, waited;
+    ~Calls() {
+        for (auto [address, bytes] : allocated) check(address, bytes);  // what is never given back
+        if (std::getenv("SSDKD_SIMULATED_CALLS"))
+            std::fprintf(
+                stderr, "simulated GPU: %ld allocations, %ld frees, %ld launches, %ld copies to it, %ld from it, %ld waits\n",
+                allocations.load(), freed.load(), launched.load(), sent.load(), fetched.load(), waited.load());
+    }
+} calls;
+
 Result allocate(Address* address, size_t bytes) {
-    ++calls.allocated;
+    ++calls.allocations;
     std::lock_guard lock(one_at_a_time);
     if (in_use + bytes > memory()) return OUT_OF_MEMORY;
     auto* memory = static_cast<unsigned char*>(std::aligned_alloc(GUARD, (bytes + 3 * GUARD - 1) / GUARD * GUARD));
@@ -93,9 +100,8 @@ Result release(Address address) {
         allocated.erase(found);
         in_use -= bytes;
     }
+    check(address, bytes);
     auto* memory = reinterpret_cast<unsigned char*>(address) - GUARD;
-    for (size_t i = 0; i < GUARD; ++i)
-        if (memory[i] != AROUND || memory[GUARD + bytes + i] != AROUND) broken("something wrote past its end", address);
     std::memset(memory, UNWRITTEN, bytes + 2 * GUARD);
     std::free(memory);
     return SUCCESS;

@@ -7,8 +7,8 @@ use crate::value::Value;
 /// `x` as the activations of a network are stored that is not trained by its last bits: in bf16 on a GPU with
 /// `CudaSettings::bf16`, else as it is. Gradients come back as `x` is.
 ///
-/// Convolutions, normalisations, activations, pooling, resampling and sums take bf16 and make bf16; their weights,
-/// statistics and the gradients of these stay `f32`. Everything else takes `f32` alone: see [`to_f32`].
+/// Convolutions, normalisations, activations, pooling, resampling and sums take bf16 and make bf16. Their weights, statistics
+/// and the gradients of these are `f32`; a convolution rounds its weight to bf16, and cuDNN the weight's gradient. Everything else takes `f32` alone: see [`to_f32`].
 pub fn to_reduced_precision(x: &Value) -> Result<Value> {
     #[cfg(feature = "cuda")]
     if x.tensor().device().is_cuda() && x.tensor().dtype() == DType::F32 && crate::cuda::cuda_settings().bf16 {

@@ -10,7 +10,7 @@ use candle_core::{Result, bail};
 use cudarc::cudnn::{result, sys};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
-use super::gpu::{CudaSettings, Stored, cuda_settings, or_error};
+use super::gpu::{CudaSettings, Stored, cuda_settings, no_room, or_error};
 use crate::conv::ConvShape;
 
 /// Bytes that an algorithm may use besides its arguments.
@@ -135,8 +135,10 @@ impl Dnn {
         if self.workspace.as_ref().is_none_or(|workspace| workspace.len() < bytes) {
             self.workspace = None; // before the new one, for which there may be no room beside it
             // SAFETY: a workspace is written before it is read. The old one is freed after its last use on the stream.
-            self.workspace =
-                Some(or_error("cuDNN's workspace", unsafe { self.stream.alloc::<u8>(bytes.max(1 << 20)) })?);
+            self.workspace = Some(
+                or_error("cuDNN's workspace", unsafe { self.stream.alloc::<u8>(bytes.max(1 << 20)) })
+                    .map_err(|error| no_room(error, bytes))?,
+            );
         }
         Ok(self.workspace.as_ref().map_or(0, |workspace| workspace.device_ptr(&self.stream).0) as *mut c_void)
     }

@@ -100,6 +100,9 @@ unsafe impl Sync for Gpu {}
 
 static GPUS: Mutex<Vec<(DeviceId, Arc<Gpu>)>> = Mutex::new(Vec::new());
 
+/// The GPUs that are open, and stay so: one stream each, which memory that is kept belongs to.
+static OPEN: Mutex<Vec<(usize, CudaDevice)>> = Mutex::new(Vec::new());
+
 /// Opens the GPU of an index: every tensor made on the result shares one stream.
 ///
 /// # Errors
@@ -112,6 +115,10 @@ pub fn open(index: usize) -> Result<Device> {
     if index >= count as usize {
         bail!("there is no GPU {index}: this machine has {count}");
     }
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, device)) = open.iter().find(|(of, _)| *of == index) {
+        return Ok(Device::Cuda(device.clone()));
+    }
     let device = CudaDevice::new_with_stream(index)?;
     // SAFETY: there is one stream, so that nothing has to be tracked between streams.
     unsafe { device.disable_event_tracking() };
@@ -119,6 +126,7 @@ pub fn open(index: usize) -> Result<Device> {
     if device.cuda_stream().context().has_async_alloc() {
         keep_freed_memory(index)?;
     }
+    open.push((index, device.clone()));
     Ok(Device::Cuda(device))
 }
 
@@ -165,7 +173,8 @@ impl Gpu {
         let multiprocessors =
             or_error("the GPU", context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT))?;
         // SAFETY: scratch memory is written before it is read.
-        let memory = (unsafe { device.alloc::<u8>(SCRATCH)? }, device.alloc_zeros::<u32>(COUNTERS)?);
+        let scratch = unsafe { device.alloc::<u8>(SCRATCH) }.map_err(|error| no_room(error, SCRATCH))?;
+        let memory = (scratch, device.alloc_zeros::<u32>(COUNTERS)?);
         let (scratch, counters) = (memory.0.device_ptr(&stream).0, memory.1.device_ptr(&stream).0);
         Ok(Self {
             scratch,
@@ -304,8 +313,8 @@ impl Gpu {
         numbers: &[T],
     ) -> Result<(Tensor, u64)> {
         let count = numbers.len();
-        let slice =
-            if count == 0 { self.device.clone_htod(&[T::default()])? } else { self.device.clone_htod(numbers)? };
+        let slice = if count == 0 { self.device.clone_htod(&[T::default()]) } else { self.device.clone_htod(numbers) };
+        let slice = slice.map_err(|error| no_room(error, size_of_val(numbers)))?;
         let address = slice.device_ptr(&self.stream).0;
         Ok((self.wrap(slice, Shape::from(count)), address))
     }
@@ -377,7 +386,7 @@ impl Gpu {
 }
 
 /// What to do about a GPU that is full; other errors as they are.
-fn no_room(error: candle_core::Error, bytes: usize) -> candle_core::Error {
+pub(super) fn no_room(error: candle_core::Error, bytes: usize) -> candle_core::Error {
     if !format!("{error:?}").contains("CUDA_ERROR_OUT_OF_MEMORY") {
         return error;
     }

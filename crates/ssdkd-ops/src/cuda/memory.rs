@@ -1,11 +1,12 @@
 //! Memory of a GPU: what is given back is kept for whoever asks for as much next.
 //!
 //! A training step takes and gives back some hundred tensors, of the same sizes as in the step before. candle does that through
-//! the driver's `cuMemAllocAsync` and `cuMemFreeAsync`, whose calls take the program longer than its own work on them. There is no
+//! the driver's `cuMemAllocAsync` and `cuMemFreeAsync`, two calls for each of them. There is no
 //! hook in between, but the calls are bound by name (`libraries`), and what a program defines itself comes before what it opens:
 //! the two functions here are what candle calls, and hand on to the driver what they have nothing for.
 //!
-//! A block may be used again at once, as all work on it is in the order of its stream, and a device has one.
+//! A block may be used again at once, as all work on it is in the order of its stream, and a device has one, for as long as the
+//! program runs (`gpu::open`). What is kept has no bound but that it is given back when the driver has nothing left.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -40,10 +41,27 @@ struct Kind {
     bytes: usize,
 }
 
+/// A block that came from the driver for it.
+struct Block {
+    kind: Kind,
+    used: bool,
+}
+
 #[derive(Default)]
 struct Cache {
-    used: HashMap<CUdeviceptr, Kind>,
+    blocks: HashMap<CUdeviceptr, Block>,
+    /// Those that nobody uses.
     free: HashMap<Kind, Vec<CUdeviceptr>>,
+}
+
+/// What becomes of a block that is given back.
+#[derive(Debug, PartialEq, Eq)]
+enum Returned {
+    Kept,
+    /// It is in nobody's use already.
+    Twice,
+    /// It never went through here.
+    Unknown,
 }
 
 /// Of all GPUs; nothing where it is turned off.
@@ -66,29 +84,41 @@ pub(super) fn install(driver: Driver) -> Result<(), String> {
 }
 
 impl Cache {
+    fn add(&mut self, address: CUdeviceptr, kind: Kind) {
+        self.blocks.insert(address, Block { kind, used: true });
+    }
+
     fn take(&mut self, kind: Kind) -> Option<CUdeviceptr> {
         let address = self.free.get_mut(&kind)?.pop()?;
-        self.used.insert(address, kind);
+        if let Some(block) = self.blocks.get_mut(&address) {
+            block.used = true;
+        }
         Some(address)
     }
 
-    /// Keeps a block that came from here.
-    fn keep(&mut self, address: CUdeviceptr) -> bool {
-        let kind = self.used.remove(&address);
-        if let Some(kind) = kind {
-            self.free.entry(kind).or_default().push(address);
+    fn give_back(&mut self, address: CUdeviceptr) -> Returned {
+        let Some(block) = self.blocks.get_mut(&address) else { return Returned::Unknown };
+        if !block.used {
+            return Returned::Twice;
         }
-        kind.is_some()
+        block.used = false;
+        self.free.entry(block.kind).or_default().push(address);
+        Returned::Kept
     }
 
     /// All that is kept of a context, with the streams that it is to be given back on.
     fn empty(&mut self, context: usize) -> Vec<(CUdeviceptr, usize)> {
-        let kinds = self.free.keys().filter(|kind| kind.context == context).copied().collect::<Vec<_>>();
-        let blocks = |kind: &Kind| {
-            let stream = kind.stream;
-            self.free.remove(kind).unwrap_or_default().into_iter().map(move |address| (address, stream))
-        };
-        kinds.iter().flat_map(blocks).collect()
+        let mut emptied = Vec::new();
+        self.free.retain(|kind, addresses| {
+            if kind.context == context {
+                emptied.extend(addresses.iter().map(|&address| (address, kind.stream)));
+            }
+            kind.context != context
+        });
+        for (address, _) in &emptied {
+            self.blocks.remove(address);
+        }
+        emptied
     }
 }
 
@@ -106,14 +136,16 @@ fn current_context() -> usize {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemAllocAsync(address: *mut CUdeviceptr, bytes: usize, stream: CUstream) -> CUresult {
     let Some(driver) = DRIVER.get() else { return CUresult::CUDA_ERROR_NOT_INITIALIZED };
-    let Some(cache) = CACHE.get().filter(|_| (1..=LARGEST).contains(&bytes)) else {
+    let Some(cache) = CACHE.get() else {
         // SAFETY: the caller's.
         return unsafe { (driver.alloc)(address, bytes, stream) };
     };
-    let bytes = bytes.next_multiple_of(GRAIN);
-    let kind = Kind { context: current_context(), stream: stream as usize, bytes };
     let lock = || cache.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(kept) = lock().take(kind) {
+    let context = current_context();
+    let is_kept = (1..=LARGEST).contains(&bytes);
+    let bytes = if is_kept { bytes.next_multiple_of(GRAIN) } else { bytes };
+    let kind = Kind { context, stream: stream as usize, bytes };
+    if let Some(kept) = is_kept.then(|| lock().take(kind)).flatten() {
         // SAFETY: the caller's.
         unsafe { *address = kept };
         return CUresult::CUDA_SUCCESS;
@@ -122,16 +154,17 @@ unsafe extern "C" fn cuMemAllocAsync(address: *mut CUdeviceptr, bytes: usize, st
     let mut result = unsafe { (driver.alloc)(address, bytes, stream) };
     if result == CUresult::CUDA_ERROR_OUT_OF_MEMORY {
         // What is kept may be enough for it, in other sizes.
-        for (kept, stream) in lock().empty(kind.context) {
+        let emptied = lock().empty(context);
+        for (kept, stream) in emptied {
             // SAFETY: nobody uses what is kept, and it came from this context and stream.
             let _ = unsafe { (driver.free)(kept, stream as CUstream) };
         }
         // SAFETY: the caller's.
         result = unsafe { (driver.alloc)(address, bytes, stream) };
     }
-    if result == CUresult::CUDA_SUCCESS {
+    if is_kept && result == CUresult::CUDA_SUCCESS {
         // SAFETY: the driver wrote it.
-        lock().used.insert(unsafe { *address }, kind);
+        lock().add(unsafe { *address }, kind);
     }
     result
 }
@@ -143,12 +176,14 @@ unsafe extern "C" fn cuMemAllocAsync(address: *mut CUdeviceptr, bytes: usize, st
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemFreeAsync(address: CUdeviceptr, stream: CUstream) -> CUresult {
     let Some(driver) = DRIVER.get() else { return CUresult::CUDA_ERROR_NOT_INITIALIZED };
-    let kept = CACHE.get().is_some_and(|cache| cache.lock().unwrap_or_else(PoisonError::into_inner).keep(address));
-    if kept {
-        return CUresult::CUDA_SUCCESS;
+    let cache = CACHE.get().map(|cache| cache.lock().unwrap_or_else(PoisonError::into_inner).give_back(address));
+    match cache {
+        Some(Returned::Kept) => CUresult::CUDA_SUCCESS,
+        // The driver would take it back, and the cache hand it out once more.
+        Some(Returned::Twice) => CUresult::CUDA_ERROR_INVALID_VALUE,
+        // SAFETY: the caller's.
+        Some(Returned::Unknown) | None => unsafe { (driver.free)(address, stream) },
     }
-    // SAFETY: the caller's.
-    unsafe { (driver.free)(address, stream) }
 }
 
 #[cfg(test)]
@@ -161,11 +196,11 @@ mod tests {
         let mut cache = Cache::default();
         assert_eq!(cache.take(kind), None);
         for address in [16, 32] {
-            cache.used.insert(address, kind);
-            assert!(cache.keep(address));
+            cache.add(address, kind);
+            assert_eq!(cache.give_back(address), Returned::Kept);
         }
-        assert!(!cache.keep(16), "given back twice");
-        assert!(!cache.keep(48), "none of ours");
+        assert_eq!(cache.give_back(16), Returned::Twice);
+        assert_eq!(cache.give_back(48), Returned::Unknown);
         for other in [
             Kind { context: 2, ..kind },
             Kind { stream: 8, ..kind },
@@ -185,13 +220,14 @@ mod tests {
         let mut cache = Cache::default();
         let kinds = [kind, Kind { stream: 8, ..kind }, Kind { context: 2, ..kind }];
         for (address, kind) in (1..).zip(kinds) {
-            cache.used.insert(address, kind);
-            cache.keep(address);
+            cache.add(address, kind);
+            cache.give_back(address);
         }
         let mut emptied = cache.empty(1);
         emptied.sort_unstable();
         assert_eq!(emptied, [(1, 7), (2, 8)]);
         assert_eq!(cache.empty(1), []);
+        assert_eq!(cache.give_back(1), Returned::Unknown, "it is the driver's again");
         assert_eq!(cache.empty(2), [(3, 7)]);
     }
 }
