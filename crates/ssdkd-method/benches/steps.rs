@@ -70,8 +70,9 @@ fn main() -> Result<()> {
 
 /// The device of a name; a GPU as the programs open theirs, so that `SSDKD_GPU_MATH` says how it computes.
 fn open(name: &str) -> Result<Device> {
-    match (name.strip_prefix("cuda"), ssdkd_nn::OPEN_GPU) {
-        (Some(index), Some(open)) => open(index.trim_start_matches(':').parse().unwrap_or(0)),
+    let (kind, index) = name.split_once(':').unwrap_or((name, "0"));
+    match (kind, index.parse(), ssdkd_nn::OPEN_GPU) {
+        ("cuda", Ok(index), Some(open)) => open(index),
         _ => Ok(place::open(name)),
     }
 }

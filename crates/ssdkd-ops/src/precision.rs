@@ -4,8 +4,8 @@ use candle_core::{DType, Result};
 
 use crate::value::Value;
 
-/// `x` as the activations of a network are stored that is not trained by its last bits: in bf16 on a GPU with
-/// `CudaSettings::bf16`, else as it is. Gradients come back as `x` is.
+/// `x` as activations are stored where the caller lets them be of fewer bits: in bf16 on a GPU with `CudaSettings::bf16`, else
+/// as it is. Gradients come back as `x` is.
 ///
 /// Convolutions, normalisations, activations, pooling, resampling and sums take bf16 and make bf16. Their weights, statistics
 /// and the gradients of these are `f32`; a convolution rounds its weight to bf16, and cuDNN the weight's gradient. Everything else takes `f32` alone: see [`to_f32`].

@@ -143,7 +143,7 @@ fn normalisations() {
             let (mean, variance) = statistics();
             ops::batch_norm_eval(x, gamma, beta, &mean, &variance, 1e-5, Some(residual), Activation::Relu)
         });
-        // The taps stay f32, and their gradients join those of the activations.
+        // The taps stay f32. Their gradients, which join these, are looked at in whole networks.
         agrees("tapped", shapes, 2, |inputs| {
             let [x, residual, gamma, beta] = inputs else { unreachable!() };
             let (mean, variance) = statistics();
@@ -152,8 +152,6 @@ fn normalisations() {
             for tap in [&tap_mean, &tap_variance] {
                 assert_eq!(tap.tensor().dtype(), DType::F32);
             }
-            let zero = ops::scale(&ops::add(&ops::sum_all(&tap_mean)?, &ops::sum_all(&tap_variance)?)?, 0.0)?;
-            assert_eq!(zero.scalar()?, 0.0);
             Ok(out)
         });
     }

@@ -52,7 +52,7 @@ pub struct CudaSettings {
     pub tf32: bool,
     /// Only algorithms that give the same bytes every time, chosen by rule. Otherwise the fastest on this GPU, by trial.
     pub deterministic: bool,
-    /// [`to_reduced_precision`](crate::to_reduced_precision) makes bf16: half the memory traffic, and twice the products.
+    /// [`to_reduced_precision`](crate::to_reduced_precision) makes bf16: activations of two bytes a number.
     pub bf16: bool,
 }
 

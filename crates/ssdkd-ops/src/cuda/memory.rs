@@ -1,9 +1,9 @@
 //! Memory of a GPU: what is given back is kept for whoever asks for as much next.
 //!
 //! A training step takes and gives back some hundred tensors, of the same sizes as in the step before. candle does that through
-//! the driver's `cuMemAllocAsync` and `cuMemFreeAsync`, two calls for each of them. There is no
-//! hook in between, but the calls are bound by name (`libraries`), and what a program defines itself comes before what it opens:
-//! the two functions here are what candle calls, and hand on to the driver what they have nothing for.
+//! the driver's `cuMemAllocAsync` and `cuMemFreeAsync`, two calls for each of them. There is no hook in between, but the calls
+//! are bound by name (`libraries`), and what a program defines itself comes before what it opens: the two functions here are what
+//! candle calls, and hand on to the driver what they have nothing for.
 //!
 //! A block may be used again at once, as all work on it is in the order of its stream, and a device has one, for as long as the
 //! program runs (`gpu::open`). What is kept has no bound but that it is given back when the driver has nothing left.
