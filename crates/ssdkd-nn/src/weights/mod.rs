@@ -4,7 +4,6 @@
 //! and answers whatever is in it with tensors or an error.
 
 mod encode;
-mod pickle;
 mod torch;
 
 use std::collections::BTreeMap;

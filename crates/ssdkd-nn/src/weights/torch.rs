@@ -9,8 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{Cursor, Read as _};
 
 use candle_core::{DType, Device, Tensor};
-
-use super::pickle::{self, Id, Object, Pickle};
+use ssdkd_pickle::{self as pickle, Id, Object, Pickle};
 
 const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 /// A pickle of the magic number 0x1950a86a20f9469cfc6c.

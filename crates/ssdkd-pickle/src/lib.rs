@@ -1,31 +1,41 @@
-//! A reader for the pickles inside PyTorch checkpoints that runs no code.
+//! Reads Python pickles and runs no code: those inside PyTorch checkpoints and those of data sets in Python's form.
 //!
-//! Python's pickle is a program for a stack machine that may call any function. This machine knows the instructions that
-//! PyTorch's checkpoints use, builds plain data, and writes a call down as data too. Objects live in an arena and are
+//! A pickle is a program for a stack machine that may call any function. This machine knows the instructions that
+//! such files use, builds plain data, and records a call as data too. Objects live in an arena and are
 //! referred to by index, so that a hostile pickle can neither recurse nor multiply: an instruction adds at most one object,
 //! and no object is larger than the bytes that spell it out.
 
 use std::collections::HashMap;
 
 /// An object's index in [`Pickle::objects`].
-pub(super) type Id = usize;
+pub type Id = usize;
 
 /// A plain object.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Object {
+pub enum Object {
+    /// `None`.
     None,
+    /// `True` or `False`.
     Bool(bool),
+    /// A whole number that fits 64 bits.
     Int(i64),
+    /// A floating-point number.
     Float(f64),
+    /// A `str`, or the bytes of one in protocols before 3.
     Text(String),
+    /// A list or a tuple.
     Sequence(Vec<Id>),
+    /// A `dict`, in the order of its items.
     Dict(Vec<(Id, Id)>),
     /// `module.name`
     Global(String),
     /// A call that was not made, and the items set on its result.
     Call {
+        /// What would be called.
         function: Id,
+        /// Its arguments, a [`Sequence`](Self::Sequence).
         arguments: Id,
+        /// Items that are set on the result.
         items: Vec<(Id, Id)>,
     },
     /// A reference to something outside of the pickle: a storage.
@@ -34,7 +44,7 @@ pub(super) enum Object {
 
 impl Object {
     /// What it is, for messages: its contents may be as long as the file.
-    pub(super) fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::None => "nothing",
             Self::Bool(_) => "a truth value",
@@ -52,13 +62,15 @@ impl Object {
 
 /// A finished pickle.
 #[derive(Debug)]
-pub(super) struct Pickle {
-    pub(super) objects: Vec<Object>,
-    pub(super) root: Id,
+pub struct Pickle {
+    /// Every object, in the order of creation.
+    pub objects: Vec<Object>,
+    /// The object that the pickle describes.
+    pub root: Id,
 }
 
 /// Reads one pickle from the front of `bytes`, and returns it with the number of bytes it took.
-pub(super) fn read(bytes: &[u8]) -> Result<(Pickle, usize), String> {
+pub fn read(bytes: &[u8]) -> Result<(Pickle, usize), String> {
     let mut machine =
         Machine { bytes, at: 0, objects: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
     while machine.step()? {
