@@ -11,7 +11,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use ssdkd_context::Recipe;
-use ssdkd_nn::{Network, NetworkSpec, TeacherCard, identify, weights};
+use ssdkd_nn::weights::{self, Choice};
+use ssdkd_nn::{Network, NetworkSpec, TeacherCard, identify};
 use ssdkd_shards::{
     BufferRow, ClassRow, DrawRow, ImageReader, Manifest, ObservedRow, PriorityRow, Row, Rows, StepRow, describe, tables,
 };
@@ -105,7 +106,8 @@ pub fn safetensors(bytes: &[u8]) {
 }
 
 fn import(bytes: &[u8]) {
-    let Some(tensors) = answer(weights::parse(bytes, PATH.as_ref())) else { return };
+    let Some(import) = answer(weights::parse(bytes, PATH.as_ref(), &Choice::default())) else { return };
+    let tensors = import.tensors;
     let size = tensors.values().map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum::<usize>();
     assert!(size <= 4 * bytes.len(), "{size} bytes of tensors in a file of {} bytes", bytes.len());
     let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();

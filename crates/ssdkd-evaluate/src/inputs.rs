@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::Device;
 use ssdkd_data::{DataError, Dataset, Split};
-use ssdkd_nn::weights::{self, WeightsError};
+use ssdkd_nn::weights::{self, Choice, WeightsError};
 use ssdkd_nn::{Architecture, CardError, Network, NetworkSpec, TeacherCard, identify};
 use ssdkd_stage::StageError;
 use ssdkd_stage::exit::Code;
@@ -85,10 +85,11 @@ pub fn load_model(
         let (card, network) = load_card(path, device)?;
         return Ok((network, card.class_names));
     }
-    let tensors = weights::import(path).map_err(|error| {
+    let imported = weights::import(path, &Choice::default()).map_err(|error| {
         let code = if matches!(error, WeightsError::Read { .. }) { Code::MissingInput } else { Code::Integrity };
         StageError::other(code, error)
     })?;
+    let tensors = imported.tensors;
     let unusable =
         |reason: String| StageError::other(Code::Integrity, format!("{} cannot be used: {reason}", path.display()));
     let Some(teacher) = teacher else {

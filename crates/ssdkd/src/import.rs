@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use candle_core::Device;
 use clap::Args;
-use ssdkd_nn::weights::WeightsError;
+use ssdkd_nn::weights::{Choice, WeightsError};
 use ssdkd_nn::{Architecture, CARD_VERSION, Network, Task, TeacherCard, identify, weights};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{StageError, exit, write_file};
@@ -39,6 +39,14 @@ pub struct ImportArgs {
     #[arg(long, value_delimiter = ',', default_value = "0.229,0.224,0.225")]
     std: Vec<f32>,
 
+    /// The entry of the file that holds the weights, such as state_dict_ema or checkpoint.model [default: found by itself]
+    #[arg(long)]
+    key: Option<String>,
+
+    /// Take only tensors whose names begin with this, such as encoder_q., and remove it
+    #[arg(long)]
+    prefix: Option<String>,
+
     /// Names of its classes, in order [default: CIFAR-10's for ten classes, otherwise numbers]
     #[arg(long, value_delimiter = ',')]
     class_names: Vec<String>,
@@ -55,10 +63,17 @@ pub struct ImportArgs {
 /// Imports and checks the model, then writes weights and card.
 pub fn import(arguments: &ImportArgs) -> Result<()> {
     let path = &arguments.file;
-    let tensors = weights::import(path).map_err(|error| {
-        let code = if matches!(error, WeightsError::Read { .. }) { Code::MissingInput } else { Code::Integrity };
+    let choice = Choice { key: arguments.key.as_deref(), prefix: arguments.prefix.as_deref() };
+    let imported = weights::import(path, &choice).map_err(|error| {
+        let code = match error {
+            WeightsError::Read { .. } => Code::MissingInput,
+            WeightsError::Choice { .. } => Code::Usage,
+            _ => Code::Integrity,
+        };
         StageError::other(code, error)
     })?;
+    let taken = imported.describe();
+    let tensors = imported.tensors;
     let damaged =
         |reason: String| StageError::other(Code::Integrity, format!("{} cannot be imported: {reason}", path.display()));
     let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()));
@@ -107,8 +122,9 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
     }
     write_file(&weights_path, &bytes)?;
     write_file(&arguments.out, json.as_bytes())?;
+    let taken = taken.iter().map(|line| exit::plain(line) + "\n").collect::<String>();
     Ok(exit::print(&format!(
-        "{}: {} with {} classes and {} parameters\nmean {:?}, std {:?} (--mean, --std; wrong ones cost accuracy: check with `ssdkd-evaluate`)\n",
+        "{taken}{}: {} with {} classes and {} parameters\nmean {:?}, std {:?} (--mean, --std; wrong ones cost accuracy: check with `ssdkd-evaluate`)\n",
         arguments.out.display(),
         card.architecture,
         card.classes,

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use ssdkd_nn::{identify, weights};
+use ssdkd_nn::identify;
+use ssdkd_nn::weights::{self, Choice};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{StageError, exit};
 
@@ -49,7 +50,12 @@ pub fn inspect(arguments: &InspectArgs) -> Result<()> {
         }
         Some("json" | "toml" | "jsonl") => text = String::from_utf8_lossy(&bytes).into_owned(),
         _ => {
-            let tensors = weights::import(path).map_err(|error| StageError::other(Code::Integrity, error))?;
+            let imported = weights::import(path, &Choice::default());
+            let imported = imported.map_err(|error| StageError::other(Code::Integrity, error))?;
+            for line in imported.describe() {
+                writeln!(text, "weights  {line}")?;
+            }
+            let tensors = imported.tensors;
             let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec()));
             let shapes = shapes.collect::<BTreeMap<_, _>>();
             for (name, shape) in &shapes {

@@ -7,6 +7,7 @@ mod encode;
 mod torch;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Result, Tensor, bail};
@@ -26,34 +27,128 @@ pub enum WeightsError {
         source: std::io::Error,
     },
     /// It is damaged, or something else.
-    #[error(
-        "{path} is no usable weight file: {reason}\n\
-         hint: PyTorch checkpoints (.pth, .pt, .th, .pth.tar) and .safetensors with a state_dict can be read"
-    )]
+    #[error("{path} is no usable weight file: {reason}\nhint: {hint}")]
     Damaged {
         /// The file.
         path: PathBuf,
         /// Why.
         reason: String,
+        /// What to do.
+        hint: String,
+    },
+    /// It holds several networks, or not the one that was asked for.
+    #[error("{path}: {reason}\nhint: {hint}")]
+    Choice {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what there is.
+        reason: String,
+        /// What to do.
+        hint: String,
     },
 }
 
-/// Reads a `state_dict` from a PyTorch checkpoint or a safetensors file; the contents decide which, not the name.
-///
-/// In a checkpoint the `state_dict` is the whole file or the entry `state_dict`, `model_state_dict`, `model` or `net`.
-/// The prefix `module.`, which `DataParallel` leaves, is taken off. Tensors keep their type, on the CPU.
+/// What to take of a weight file that holds more than one network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Choice<'a> {
+    /// The entry with the weights, such as `state_dict_ema` or `checkpoint.model` (`--key`).
+    pub key: Option<&'a str>,
+    /// What the names of the wanted tensors begin with, such as `encoder_q.` (`--prefix`).
+    pub prefix: Option<&'a str>,
+}
+
+/// The tensors of a weight file, and what was done to get at them.
+#[derive(Debug, Clone)]
+pub struct Import {
+    /// Tensors by name, with their type, on the CPU.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// The entry they were in; `None` where they are the whole file.
+    pub entry: Option<String>,
+    /// What was taken off the front of every name, such as `module.`; empty if nothing was.
+    pub prefix: String,
+    /// Names of tensors that belong to no network, and were left out.
+    pub dropped: Vec<String>,
+    /// What was changed, in sentences, such as that pruning masks were applied.
+    pub notices: Vec<String>,
+    /// What else the file holds.
+    pub also: Vec<Entry>,
+}
+
+/// An entry of a checkpoint that holds the tensors of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it is: keys from the root, with dots between them. Empty for the whole file.
+    pub key: String,
+    /// How many tensors it has.
+    pub tensors: usize,
+    /// How many numbers these have in all.
+    pub parameters: usize,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = if self.key.is_empty() { "the file itself" } else { &self.key };
+        write!(f, "{key} ({} tensors, {} parameters)", self.tensors, self.parameters)
+    }
+}
+
+impl Import {
+    /// Returns the number of numbers in its tensors.
+    pub fn parameters(&self) -> usize {
+        self.tensors.values().map(Tensor::elem_count).sum()
+    }
+
+    /// Says in sentences, a line each, what was taken and what was left out; nothing for a plain `state_dict`.
+    pub fn describe(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(entry) = &self.entry {
+            lines.push(format!(
+                "weights from the entry {entry}: {} tensors, {} parameters",
+                self.tensors.len(),
+                self.parameters()
+            ));
+        }
+        if !self.also.is_empty() {
+            let also = self.also.iter().map(Entry::to_string).collect::<Vec<_>>().join(", ");
+            lines.push(format!("the file also holds {also}; --key chooses"));
+        }
+        if !self.prefix.is_empty() {
+            lines.push(format!("removed the prefix {} from every name", self.prefix));
+        }
+        lines.extend(self.notices.iter().cloned());
+        if !self.dropped.is_empty() {
+            lines.push(format!("left out {}, which belong to no network", listed(&self.dropped)));
+        }
+        lines
+    }
+}
+
+/// Most names in one message.
+const MOST_LISTED: usize = 8;
+
+/// The names with commas between them, the first few if there are many.
+fn listed<T: AsRef<str>>(names: &[T]) -> String {
+    let mut text = names.iter().take(MOST_LISTED).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    if names.len() > MOST_LISTED {
+        text += &format!(" and {} more", names.len() - MOST_LISTED);
+    }
+    text
+}
+
+/// Reads the weights of a network from a PyTorch checkpoint or a safetensors file; the contents decide which, not the name.
 ///
 /// # Errors
 /// If the file cannot be read, is damaged, or is something else. The error names the file and what is wrong with it.
-pub fn import(path: &Path) -> std::result::Result<BTreeMap<String, Tensor>, WeightsError> {
-    parse(&std::fs::read(path).map_err(|source| WeightsError::Read { path: path.into(), source })?, path)
+/// Also if it holds several networks, and `choice` says of none that it is wanted; then the error lists them.
+pub fn import(path: &Path, choice: &Choice<'_>) -> std::result::Result<Import, WeightsError> {
+    parse(&std::fs::read(path).map_err(|source| WeightsError::Read { path: path.into(), source })?, path, choice)
 }
 
 /// As [`import`], from the file's bytes; `path` is for errors.
 ///
 /// # Errors
-/// If the bytes are damaged or something else than weights.
-pub fn parse(bytes: &[u8], path: &Path) -> std::result::Result<BTreeMap<String, Tensor>, WeightsError> {
+/// If the bytes are damaged or something else than weights, or hold several networks.
+pub fn parse(bytes: &[u8], path: &Path, _choice: &Choice<'_>) -> std::result::Result<Import, WeightsError> {
     let tensors = if torch::is_checkpoint(bytes) {
         torch::read(bytes)
     } else if let Some(reason) = other_kind(bytes) {
@@ -61,13 +156,21 @@ pub fn parse(bytes: &[u8], path: &Path) -> std::result::Result<BTreeMap<String, 
     } else {
         from_safetensors_bytes(bytes, &Device::Cpu).map_err(|error| error.to_string())
     };
-    let tensors = tensors.map_err(|reason| WeightsError::Damaged { path: path.into(), reason })?;
+    let hint = "PyTorch checkpoints (.pth, .pt, .th, .pth.tar) and .safetensors with a state_dict can be read";
+    let tensors = tensors.map_err(|reason| WeightsError::Damaged { path: path.into(), reason, hint: hint.into() })?;
     let strip = tensors.keys().all(|name| name.starts_with(DATA_PARALLEL));
     let renamed = |(name, tensor): (String, Tensor)| match name.strip_prefix(DATA_PARALLEL).filter(|_| strip) {
         Some(bare) => (bare.to_string(), tensor),
         None => (name, tensor),
     };
-    Ok(tensors.into_iter().map(renamed).collect())
+    Ok(Import {
+        tensors: tensors.into_iter().map(renamed).collect(),
+        entry: None,
+        prefix: if strip { DATA_PARALLEL.into() } else { String::new() },
+        dropped: Vec::new(),
+        notices: Vec::new(),
+        also: Vec::new(),
+    })
 }
 
 /// What `torch.nn.DataParallel` puts before every name.

@@ -132,7 +132,8 @@ fn state_dict(pickle: &Pickle) -> Result<Vec<(&str, Description<'_>)>, String> {
 
 fn items(pickle: &Pickle, id: Id) -> Option<&[(Id, Id)]> {
     match &pickle.objects[id] {
-        Object::Dict(items) | Object::Call { items, .. } if !items.is_empty() => Some(items),
+        Object::Dict(items) if !items.is_empty() => Some(items),
+        Object::Call(call) if !call.items.is_empty() => Some(&call.items),
         _ => None,
     }
 }
@@ -175,9 +176,9 @@ fn sizes(pickle: &Pickle, id: Id) -> Result<Vec<usize>, String> {
 /// `None` for what is no tensor.
 fn tensor(pickle: &Pickle, mut id: Id) -> Result<Option<Description<'_>>, String> {
     for _ in 0..=MOST_WRAPPERS {
-        let Object::Call { function, arguments, .. } = &pickle.objects[id] else { return Ok(None) };
-        let Object::Global(name) = &pickle.objects[*function] else { return Ok(None) };
-        match (name.as_str(), sequence(pickle, *arguments)) {
+        let Object::Call(call) = &pickle.objects[id] else { return Ok(None) };
+        let Object::Global(name) = &pickle.objects[call.function] else { return Ok(None) };
+        match (name.as_str(), sequence(pickle, call.arguments)) {
             ("torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2", Ok(arguments)) => {
                 let [storage_id, offset, shape, stride, ..] = arguments else {
                     return Err("it has a tensor with too few arguments".into());

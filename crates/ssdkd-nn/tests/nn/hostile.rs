@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rand::Rng;
 use ssdkd_nn::random::stream;
-use ssdkd_nn::weights;
+use ssdkd_nn::weights::{self, Choice};
 
 use crate::place::golden;
 
@@ -12,7 +12,7 @@ fn import(bytes: &[u8]) -> Result<usize, String> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("strange.pth");
     std::fs::write(&file, bytes).unwrap();
-    weights::import(&file).map(|tensors| tensors.len()).map_err(|error| {
+    weights::import(&file, &Choice::default()).map(|import| import.tensors.len()).map_err(|error| {
         let error = error.to_string();
         assert!(error.contains("strange.pth"), "{error}");
         error
@@ -27,7 +27,7 @@ fn check_refused(bytes: &[u8], message: &str) {
 
 #[test]
 fn a_missing_file_is_named() {
-    let error = weights::import(Path::new("nowhere/teacher.pth")).unwrap_err().to_string();
+    let error = weights::import(Path::new("nowhere/teacher.pth"), &Choice::default()).unwrap_err().to_string();
     assert!(error.contains("nowhere/teacher.pth"), "{error}");
 }
 

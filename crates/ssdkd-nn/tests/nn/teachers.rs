@@ -5,7 +5,8 @@ use std::io::Read as _;
 use std::path::PathBuf;
 
 use candle_core::Tensor;
-use ssdkd_nn::{Network, NetworkSpec, identify, weights};
+use ssdkd_nn::weights::{self, Choice};
+use ssdkd_nn::{Network, NetworkSpec, identify};
 
 use crate::formula::numbers;
 use crate::place::device;
@@ -30,7 +31,7 @@ fn checkpoints_and_safetensors_hold_the_same_tensors() {
         ("c10_resnet56_akamaster.safetensors", "c10_resnet56_akamaster.th", "resnet56"),
         ("c10_resnet20_distiller.safetensors", "c10_resnet20_distiller.pth.tar", "resnet20-conv"),
     ] {
-        let read = |name| weights::import(&data.join("teachers").join(name)).unwrap();
+        let read = |name| weights::import(&data.join("teachers").join(name), &Choice::default()).unwrap().tensors;
         let (tensors, same) = (read(name), read(other));
         let floats = |tensors: &BTreeMap<String, Tensor>| {
             let kept = tensors.iter().filter(|(name, _)| !name.ends_with("num_batches_tracked"));
@@ -83,7 +84,11 @@ fn accuracy_is_the_published_one() {
         ("c10_resnet56_akamaster.safetensors", imagenet),
         ("c10_resnet20_distiller.pth.tar", ([0.5; 3], [0.5; 3])),
     ] {
-        let teacher = network(&weights::import(&data.join("teachers").join(name)).unwrap(), mean, std);
+        let teacher = network(
+            &weights::import(&data.join("teachers").join(name), &Choice::default()).unwrap().tensors,
+            mean,
+            std,
+        );
         let classes = ssdkd_ops::argmax(&teacher.logits(&images).unwrap()).unwrap();
         let right = classes.iter().zip(&labels).filter(|(class, label)| class == label).count();
         let accuracy = right as f64 / IMAGES as f64;
