@@ -32,12 +32,38 @@ pub struct Generator {
 const SLOPE: f32 = 0.2;
 
 impl Generator {
-    /// For square images of `size` (a multiple of 4) pixels a side.
-    pub fn new(latent: usize, width: usize, size: usize, channels: usize, vb: VarBuilder<'_>) -> Result<Self> {
-        if size == 0 || !size.is_multiple_of(4) {
-            bail!("the generator makes images whose side is a multiple of 4, not {size}");
+    /// A side of its images is a multiple of this: it doubles the first map twice.
+    pub const STEP: usize = 4;
+
+    /// Checks whether a generator can make images of this size.
+    ///
+    /// # Errors
+    /// If it cannot; the error names the nearest sizes.
+    pub fn check_size(height: usize, width: usize) -> std::result::Result<(), String> {
+        if height != width {
+            return Err(format!("the generator makes square images, not {height} by {width} pixels"));
         }
-        let start = (size / 4, 2 * width);
+        if height > 0 && height.is_multiple_of(Self::STEP) {
+            return Ok(());
+        }
+        let below = height / Self::STEP * Self::STEP;
+        let above = below + Self::STEP;
+        let nearest = if below == 0 { format!("{above}") } else { format!("{below} and {above}") };
+        Err(format!(
+            "the generator makes images whose side is a multiple of {}, not {height} pixels; the nearest are {nearest}",
+            Self::STEP
+        ))
+    }
+
+    /// Makes a generator of square images of `size` (a multiple of [`STEP`](Self::STEP)) pixels a side.
+    ///
+    /// # Errors
+    /// If the generator cannot make images of this size; see [`check_size`](Self::check_size).
+    pub fn new(latent: usize, width: usize, size: usize, channels: usize, vb: VarBuilder<'_>) -> Result<Self> {
+        if let Err(reason) = Self::check_size(size, size) {
+            bail!("{reason}");
+        }
+        let start = (size / Self::STEP, 2 * width);
         let (spec, draw) = (Conv2dSpec::new(1, 1), Draw::PYTORCH);
         let linear = Linear::new(latent, start.0 * start.0 * start.1, draw, vb.pp("l1").pp(0))?;
         let vb = vb.pp("conv_blocks");

@@ -245,6 +245,16 @@ fn a_generator_needs_a_side_that_is_a_multiple_of_four() {
     assert!(error.contains("multiple of 4, not 30"), "{error}");
 }
 
+#[test]
+fn a_refused_size_names_the_nearest_that_the_generator_makes() {
+    let refused = |height, width| Generator::check_size(height, width).unwrap_err();
+    assert!(refused(63, 63).ends_with("the nearest are 60 and 64"), "{}", refused(63, 63));
+    assert!(refused(3, 3).ends_with("the nearest are 4"), "{}", refused(3, 3));
+    assert!(refused(0, 0).ends_with("the nearest are 4"), "{}", refused(0, 0));
+    assert!(refused(64, 32).contains("square images, not 64 by 32"), "{}", refused(64, 32));
+    assert_eq!(Generator::check_size(64, 64), Ok(()));
+}
+
 fn spec_of(architecture: &str, side: usize) -> ssdkd_nn::NetworkSpec {
     ssdkd_nn::NetworkSpec {
         architecture: architecture.parse().unwrap(),
