@@ -22,7 +22,7 @@ pub(crate) fn adapt(dataset: Dataset, shape: [usize; 3]) -> Result<Dataset, Data
         .into_par_iter()
         .map(|index| convert(dataset.image(index), from, shape))
         .collect::<Result<Vec<_>, _>>()?;
-    let adapted = Dataset::new(shape, converted.concat(), dataset.labels().to_vec(), dataset.class_names().to_vec())?;
+    let adapted = dataset.with_images(shape, converted.concat())?;
     match dataset.masks() {
         Some(masks) => {
             let masks = masks.chunks_exact(from[1] * from[2]);

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::dataset::numbered;
 use crate::read::{self, find};
 use crate::{DataError, Dataset, Split};
 
@@ -55,11 +54,11 @@ pub(crate) fn load(found: &Found, split: Split) -> Result<Dataset, DataError> {
         Found::Cifar10(folder) => {
             let names = read::names(&folder.join("batches.meta.txt"))?;
             let names = names.unwrap_or_else(|| CIFAR10_NAMES.map(String::from).to_vec());
-            CIFAR10.load(folder, &files(found, split)?, names)
+            CIFAR10.load(folder, &files(found, split)?, Some(names))
         }
         Found::Cifar100(folder) => {
             let names = read::names(&folder.join("fine_label_names.txt"))?;
-            CIFAR100.load(folder, &files(found, split)?, names.unwrap_or_else(|| numbered(100)))
+            CIFAR100.load(folder, &files(found, split)?, names)
         }
     }
 }
@@ -81,8 +80,8 @@ impl Layout {
         })
     }
 
-    fn load(&self, folder: &Path, paths: &[PathBuf], names: Vec<String>) -> Result<Dataset, DataError> {
-        if names.len() != self.classes {
+    fn load(&self, folder: &Path, paths: &[PathBuf], names: Option<Vec<String>>) -> Result<Dataset, DataError> {
+        if let Some(names) = names.as_ref().filter(|names| names.len() != self.classes) {
             let what = format!("its list of class names has {} entries, not {}", names.len(), self.classes);
             return Err(DataError::broken(folder, what, "remove the list: the names are known without it"));
         }
@@ -90,7 +89,11 @@ impl Layout {
         let limit = read::MAX_BYTES / paths.len().max(1) as u64;
         let batches = paths.par_iter().map(|path| self.read(path, limit)).collect::<Result<Vec<_>, _>>()?;
         let (images, labels): (Vec<_>, Vec<_>) = batches.into_iter().unzip();
-        Dataset::new(SHAPE, images.concat(), labels.concat(), names)
+        let (images, labels) = (images.concat(), labels.concat());
+        match names {
+            Some(names) => Dataset::new(SHAPE, images, labels, names),
+            None => Dataset::without_names(SHAPE, images, labels, self.classes),
+        }
     }
 
     fn read(&self, path: &Path, limit: u64) -> Result<(Vec<u8>, Vec<u32>), DataError> {

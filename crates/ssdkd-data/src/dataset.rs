@@ -32,8 +32,18 @@ pub struct Dataset {
     shape: [usize; 3],
     images: Vec<u8>,
     labels: Vec<u32>,
-    class_names: Vec<String>,
+    classes: Classes,
     masks: Option<Vec<u8>>,
+    notices: Vec<String>,
+}
+
+/// The classes of a data set, with or without names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Classes {
+    /// The name of each class, in order.
+    Named(Vec<String>),
+    /// The number of classes: labels are indices and nothing says what they mean.
+    Numbered(usize),
 }
 
 impl Dataset {
@@ -47,6 +57,23 @@ impl Dataset {
         labels: Vec<u32>,
         class_names: Vec<String>,
     ) -> Result<Self, DataError> {
+        Self::of(shape, images, labels, Classes::Named(class_names))
+    }
+
+    /// Puts together a data set whose classes have no names: its labels are indices below `classes`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn without_names(
+        shape: [usize; 3],
+        images: Vec<u8>,
+        labels: Vec<u32>,
+        classes: usize,
+    ) -> Result<Self, DataError> {
+        Self::of(shape, images, labels, Classes::Numbered(classes))
+    }
+
+    fn of(shape: [usize; 3], images: Vec<u8>, labels: Vec<u32>, classes: Classes) -> Result<Self, DataError> {
         let invalid = |what: String| DataError::Invalid { what };
         let size = shape.iter().try_fold(1_usize, |size, &side| size.checked_mul(side)).unwrap_or(0);
         if size == 0 {
@@ -55,13 +82,14 @@ impl Dataset {
         if images.len() != labels.len().saturating_mul(size) {
             return Err(invalid(format!("{} bytes for {} images of shape {shape:?}", images.len(), labels.len())));
         }
-        if class_names.len() > MAX_CLASSES {
-            return Err(invalid(format!("{} classes; at most {MAX_CLASSES} are possible", class_names.len())));
+        let count = classes.count();
+        if count > MAX_CLASSES {
+            return Err(invalid(format!("{count} classes; at most {MAX_CLASSES} are possible")));
         }
-        if let Some(at) = labels.iter().position(|&label| label as usize >= class_names.len()) {
-            return Err(invalid(format!("image {at} has label {}, of {} classes", labels[at], class_names.len())));
+        if let Some(at) = labels.iter().position(|&label| label as usize >= count) {
+            return Err(invalid(format!("image {at} has label {}, of {count} classes", labels[at])));
         }
-        Ok(Self { shape, images, labels, class_names, masks: None })
+        Ok(Self { shape, images, labels, classes, masks: None, notices: Vec::new() })
     }
 
     /// Adds a mask to each image: (N, H, W), the class of each pixel, or [`UNLABELLED`].
@@ -101,12 +129,40 @@ impl Dataset {
 
     /// Number of classes, also those without an image.
     pub fn classes(&self) -> usize {
-        self.class_names.len()
+        self.classes.count()
     }
 
-    /// What the classes are called, in order; their numbers where the format has no names.
-    pub fn class_names(&self) -> &[String] {
-        &self.class_names
+    /// The names of the classes, in order; `None` where the files name no class and labels are indices only.
+    pub fn class_names(&self) -> Option<&[String]> {
+        match &self.classes {
+            Classes::Named(names) => Some(names),
+            Classes::Numbered(_) => None,
+        }
+    }
+
+    /// Whether the classes have names and all of these are whole numbers, as those of folders `0`, `1`, `10`, …
+    ///
+    /// Such folders are in text order, as torchvision has them. So the class `10` may have the index 2.
+    pub fn names_are_numbers(&self) -> bool {
+        self.class_names().is_some_and(|names| names.iter().all(|name| name.parse::<u32>().is_ok()))
+    }
+
+    /// What a user should know of how the files were read, a sentence each: files that were ignored, splits that were replaced.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    /// Adds notices.
+    #[must_use]
+    pub(crate) fn with_notices(mut self, notices: impl IntoIterator<Item = String>) -> Self {
+        self.notices.extend(notices);
+        self
+    }
+
+    /// The same data set with other images of another shape; its labels, names and notices stay, its masks go.
+    pub(crate) fn with_images(&self, shape: [usize; 3], images: Vec<u8>) -> Result<Self, DataError> {
+        let adapted = Self::of(shape, images, self.labels.clone(), self.classes.clone())?;
+        Ok(adapted.with_notices(self.notices.iter().cloned()))
     }
 
     /// All pixels, (N, C, H, W).
@@ -160,17 +216,15 @@ impl Dataset {
         }
     }
 
-    /// The classes numbered as in `names`, where each of them is there by name; else as they are, and where masks cannot
-    /// name so many.
+    /// The data set with its classes numbered as in `names`, if `names` has each of them. Otherwise, and where the classes have
+    /// no names or a mask cannot hold so many classes, the data set stays as it is.
     #[must_use]
     pub fn numbered_as(mut self, names: &[String]) -> Self {
-        if self.class_names == names {
-            return self;
-        }
+        let Some(own) = self.class_names().filter(|own| *own != names) else { return self };
         let place = |name: &String| Some(names.iter().position(|other| other == name)? as u32);
-        let Some(places) = self.class_names.iter().map(place).collect::<Option<Vec<_>>>() else { return self };
+        let Some(places) = own.iter().map(place).collect::<Option<Vec<_>>>() else { return self };
         if self.masks.is_some() && names.len() > usize::from(UNLABELLED) {
-            return self; // a mask has no number for so many
+            return self;
         }
         for label in &mut self.labels {
             *label = places[*label as usize];
@@ -178,7 +232,7 @@ impl Dataset {
         for value in self.masks.iter_mut().flatten().filter(|value| **value != UNLABELLED) {
             *value = places[usize::from(*value)] as u8;
         }
-        self.class_names = names.to_vec();
+        self.classes = Classes::Named(names.to_vec());
         self
     }
 
@@ -233,9 +287,13 @@ impl Dataset {
     }
 }
 
-/// `0`, `1`, … for formats that do not name their classes.
-pub(crate) fn numbered(classes: usize) -> Vec<String> {
-    (0..classes).map(|class| class.to_string()).collect()
+impl Classes {
+    fn count(&self) -> usize {
+        match self {
+            Self::Named(names) => names.len(),
+            Self::Numbered(count) => *count,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -249,14 +307,24 @@ mod tests {
         let pets = pets.with_masks(vec![0, 1, UNLABELLED]).unwrap();
         let all = names(&["dog", "bird", "cat"]);
         let numbered = pets.clone().numbered_as(&all);
-        assert_eq!((numbered.labels(), numbered.class_names()), (&[2, 0, 0][..], &all[..]));
+        assert_eq!((numbered.labels(), numbered.class_names()), (&[2, 0, 0][..], Some(&all[..])));
         assert_eq!(numbered.masks(), Some(&[2, 0, UNLABELLED][..]));
         assert_eq!(pets.clone().numbered_as(&names(&["dog", "bird"])), pets);
     }
 
+    #[test]
+    fn classes_without_names_keep_their_numbers() {
+        let labels = Dataset::without_names([1, 1, 1], vec![7, 8], vec![0, 2], 3).unwrap();
+        assert_eq!((labels.class_names(), labels.classes(), labels.names_are_numbers()), (None, 3, false));
+        let text_order = ["0", "10", "2"].map(String::from);
+        assert_eq!(labels.clone().numbered_as(&text_order), labels);
+        let named = Dataset::new([1, 1, 1], vec![7, 8], vec![0, 2], text_order.to_vec()).unwrap();
+        assert!(named.names_are_numbers());
+    }
+
     fn two() -> Dataset {
         // Two images of 2 channels, 1×2.
-        Dataset::new([2, 1, 2], vec![0, 51, 102, 153, 204, 255, 0, 0], vec![1, 0], numbered(3)).unwrap()
+        Dataset::without_names([2, 1, 2], vec![0, 51, 102, 153, 204, 255, 0, 0], vec![1, 0], 3).unwrap()
     }
 
     #[test]
@@ -290,7 +358,7 @@ mod tests {
             ([0, 2, 2], vec![], vec![], "shape [0, 2, 2]"),
             ([usize::MAX, 2, 2], vec![], vec![], "shape"),
         ] {
-            let message = Dataset::new(shape, images, labels, numbered(3)).unwrap_err().to_string();
+            let message = Dataset::without_names(shape, images, labels, 3).unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         }
         assert!(two().with_masks(vec![0; 3]).unwrap_err().to_string().contains("3 bytes of masks"));
@@ -300,7 +368,7 @@ mod tests {
 
     #[test]
     fn the_digest_sees_labels_pixels_and_masks() {
-        let dataset = |image: u8, label: u32| Dataset::new([1, 1, 1], vec![image], vec![label], numbered(2)).unwrap();
+        let dataset = |image: u8, label: u32| Dataset::without_names([1, 1, 1], vec![image], vec![label], 2).unwrap();
         let change = |image, label| dataset(image, label).digest();
         assert_eq!(change(1, 0), change(1, 0));
         assert_ne!(change(1, 0), change(2, 0));

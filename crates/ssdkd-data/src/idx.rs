@@ -6,7 +6,6 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::dataset::numbered;
 use crate::{DataError, Dataset, Split, read};
 
 /// Whether `folder` holds the images of some split.
@@ -50,7 +49,7 @@ pub(crate) fn load(folder: &Path, split: Split) -> Result<Dataset, DataError> {
         highest = highest.max(read_idx::<1>(&path)?.1.into_iter().max());
     }
     let classes = highest.map_or(0, |label| usize::from(label) + 1);
-    Dataset::new([1, height, width], images, labels.into_iter().map(u32::from).collect(), numbered(classes))
+    Dataset::without_names([1, height, width], images, labels.into_iter().map(u32::from).collect(), classes)
 }
 
 fn prefixes(split: Split) -> &'static [&'static str] {

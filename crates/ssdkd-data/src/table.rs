@@ -14,7 +14,7 @@ use parquet::errors::ParquetError;
 use rayon::prelude::*;
 use ssdkd_shards::{guard, row_bytes};
 
-use crate::dataset::{MAX_CLASSES, numbered};
+use crate::dataset::MAX_CLASSES;
 use crate::{DataError, Dataset, Split, folder, read};
 
 /// Names of the columns, the first that exists is taken.
@@ -111,10 +111,15 @@ pub(crate) fn load(files: &[PathBuf], adapt_to: Option<[usize; 3]>) -> Result<Da
         }
         rows.record = 0;
     }
-    let names =
-        names.flatten().unwrap_or_else(|| numbered(rows.labels.iter().max().map_or(0, |&label| label as usize + 1)));
     // No rows at all: `open` says so.
-    Dataset::new(rows.shape.unwrap_or([1, 1, 1]), rows.images, rows.labels, names)
+    let shape = rows.shape.unwrap_or([1, 1, 1]);
+    match names.flatten() {
+        Some(names) => Dataset::new(shape, rows.images, rows.labels, names),
+        None => {
+            let classes = rows.labels.iter().max().map_or(0, |&label| label as usize + 1);
+            Dataset::without_names(shape, rows.images, rows.labels, classes)
+        }
+    }
 }
 
 /// A step of the decoder: what a stranger's file makes it stumble over is that file's fault.

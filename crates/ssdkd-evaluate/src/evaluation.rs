@@ -127,12 +127,12 @@ impl Tally {
     fn new(classes: usize, dataset: &Dataset) -> Result<Self> {
         if dataset.classes() > classes {
             bail!(
-                "the data set has {} classes ({}, …), and the network tells only {classes} apart\nhint: measure it on the kind of data it was trained for",
+                "the data set has {} classes{}, and the network tells only {classes} apart\nhint: measure it on the kind of data it was trained for",
                 dataset.classes(),
-                dataset.class_names().first().map_or("", String::as_str),
+                dataset.class_names().and_then(<[_]>::first).map(|name| format!(" ({name}, …)")).unwrap_or_default(),
             );
         }
-        let mut class_names = dataset.class_names().to_vec();
+        let mut class_names = dataset.class_names().unwrap_or_default().to_vec();
         class_names.extend((class_names.len()..classes).map(|class| class.to_string()));
         let confusion = vec![vec![0; classes]; classes];
         let pixels = dataset.masks().is_some();

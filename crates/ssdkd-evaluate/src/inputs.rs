@@ -8,13 +8,17 @@ use ssdkd_data::{DataError, Dataset, Split};
 use ssdkd_nn::weights::{self, Choice, WeightsError};
 use ssdkd_nn::{Architecture, CardError, Network, NetworkSpec, TeacherCard, identify};
 use ssdkd_stage::StageError;
-use ssdkd_stage::exit::Code;
+use ssdkd_stage::exit::{self, Code};
 
 use crate::evaluation::check_masks;
 
 /// Opens a split of a data set; see [`ssdkd_data::open`].
 pub fn open_data(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, StageError> {
-    ssdkd_data::open(spec, split, adapt_to).map_err(data_error)
+    let dataset = ssdkd_data::open(spec, split, adapt_to).map_err(data_error)?;
+    for notice in dataset.notices() {
+        tracing::warn!("{}", exit::plain(notice));
+    }
+    Ok(dataset)
 }
 
 /// The same for a model: its images brought into the shape that it takes, its classes numbered as the model's are, by name.
@@ -26,11 +30,15 @@ pub fn open_data_for(
 ) -> Result<Dataset, StageError> {
     let dataset = open_data(spec, split, Some(input))?.numbered_as(class_names);
     let named = |names: &[String]| names.iter().any(|name| name.parse::<u32>().is_err());
-    if dataset.class_names() != class_names && named(dataset.class_names()) && named(class_names) {
+    if let Some(own) = dataset.class_names()
+        && own != class_names
+        && named(own)
+        && named(class_names)
+    {
         let first = |names: &[String]| names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
         tracing::warn!(
             "the classes of {spec} ({}, …) are not called as the model's are ({}, …): they are compared by their numbers",
-            first(dataset.class_names()),
+            first(own),
             first(class_names)
         );
     }

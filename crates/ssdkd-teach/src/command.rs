@@ -135,7 +135,11 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
             .map_err(|_| StageError::Usage("--input must be channels,height,width, as in 3,32,32".into()))
     });
     let train = open_data(&arguments.data, Split::Train, input.transpose()?)?;
-    let test = open_data(&arguments.data, Split::Test, Some(train.shape()))?.numbered_as(train.class_names());
+    let test = open_data(&arguments.data, Split::Test, Some(train.shape()))?;
+    let test = match train.class_names() {
+        Some(names) => test.numbered_as(names),
+        None => test,
+    };
     if test.classes() > train.classes() {
         let what = format!(
             "{}: the test images are of {} classes, and the training images of {}\nhint: both splits need the same classes",
@@ -351,7 +355,10 @@ fn write_teacher(
         input: spec.input,
         mean: spec.mean.clone(),
         std: spec.std.clone(),
-        class_names: train.class_names().to_vec(),
+        class_names: match train.class_names() {
+            Some(names) => names.to_vec(),
+            None => (0..spec.classes).map(|class| class.to_string()).collect(),
+        },
         weights: files.weights.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         digest: blake3::hash(&bytes).to_hex().to_string(),
         parameters: network.store().num_parameters(),
