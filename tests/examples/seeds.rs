@@ -16,6 +16,11 @@ use ssdkd_shards::{
     PixelFormat, Pixels, PriorityRow, Role, Row, SampleRow, StepRow, digest, tables,
 };
 use ssdkd_stage::FingerprintInput;
+use writer::{Writer, dict, int, object};
+
+#[allow(dead_code)] // the tests of weight files use the rest
+#[path = "../../crates/ssdkd-nn/tests/nn/writer.rs"]
+mod writer;
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -103,12 +108,54 @@ fn safetensors(card: &TeacherCard) {
     save("safetensors", "resnet8-of-bytes", weights::to_safetensors_bytes(&tensors).expect("plain tensors"));
 }
 
+/// Checkpoints as a stranger's: several entries, wrapped names, and each kind of container and protocol.
+fn strange_checkpoints() {
+    let pickle = |root: &[u8]| [b"\x80\x02", root, b"."].concat();
+    let mut file = Writer::default();
+    let averaged = dict(&[("decay", int(1)), ("module", dict(&file.network("_orig_mod.module.", 2.)))]);
+    let (network, optimizer) = (dict(&file.network("", 1.)), dict(&[("state", dict::<&str>(&[]))]));
+    let root = dict(&[("model", network), ("model_ema", averaged), ("optimizer", optimizer), ("epoch", int(3))]);
+    save("checkpoint", "entries", file.zip(&root));
+    save("checkpoint", "deflated-big-endian", file.zip_with(&pickle(&root), b"big", true));
+
+    let mut file = Writer::default();
+    let mut items = file.network("encoder_q.", 1.);
+    items.extend(file.network("encoder_k.", 2.));
+    items.push(("total_ops".into(), file.tensor(&[1], 0.)));
+    save("checkpoint", "prefixes", file.zip(&dict(&items)));
+
+    let mut file = Writer::default();
+    let parts = [("a.weight_orig", [2, 2]), ("a.weight_mask", [2, 2]), ("b.weight_g", [2, 1]), ("b.weight_v", [2, 2])];
+    let parts = parts.map(|(name, shape)| (name, file.tensor(&shape, 1.)));
+    save("checkpoint", "parts", file.zip(&dict(&parts)));
+
+    let mut file = Writer::default();
+    let parameters = dict(&[("weight", file.tensor(&[4, 2], 1.))]);
+    let layer = object("torch.nn.Linear", &[("_parameters", parameters), ("_modules", b"}".to_vec())]);
+    let model = object("__main__.Net", &[("_modules", dict(&[("fc", layer)]))]);
+    save("checkpoint", "whole-model", file.zip(&model));
+
+    // A set, frozen sets, bytes, a byte array, long texts and integers, named arguments, POP_MARK and DUP.
+    let newer = b"\x80\x05\x95\x00\x00\x00\x00\x00\x00\x00\x00}\x94(\x8c\x01a\x8f(K\x01C\x01b\x90\x8c\x01b(K\x02\x91\x8c\x01c\
+                  \x96\x02\x00\x00\x00\x00\x00\x00\x00xy\x8d\x01\x00\x00\x00\x00\x00\x00\x00d\x8b\x09\x00\x00\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\
+                  \x8c\x01e\x8c\x02os\x8c\x04path\x93)}\x92}b(N1\x8c\x01f2u.";
+    save("checkpoint", "protocol-5", newer);
+    let array = b"\x80\x05}\x8c\x09fc.weight\x8c\x13numpy._core.numeric\x8c\x0b_frombuffer\x93(\x96\x08\x00\x00\x00\x00\x00\x00\x00\x00\
+                  \x00\x80?\x00\x00\x00@\x8c\x05numpy\x8c\x05dtype\x93\x8c\x02f4\x89\x88\x87R(K\x03\x8c\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff\
+                  K\x00tbK\x01K\x02\x86\x8c\x01CtRs.";
+    save("checkpoint", "numpy", array);
+}
+
 fn checkpoints() {
+    strange_checkpoints();
     save("checkpoint", "zip", read("tests/golden/nn_zip.pth"));
     save("checkpoint", "stream", read("tests/golden/nn_stream.pth"));
     // Every instruction of a pickle that calls something: none is followed.
     let front = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.";
     let harm = b"\x80\x02cposix\nsystem\nX\x07\x00\x00\x00touch x\x85R.\x80\x02]X\x01\x00\x00\x000a.";
+    let spelled =
+        b"(dp0\nVa\np1\n(lp2\nI1\naF2.5\naI01\naS'x\\'\\xff'\naL-12345678901234567890L\na(i__main__\nNet\nas.";
+    save("checkpoint", "protocol-0", [&front[..], spelled, b"\x80\x02]."].concat());
     save("checkpoint", "system", [&front[..], harm, &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat());
 }
 

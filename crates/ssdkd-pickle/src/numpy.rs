@@ -22,38 +22,50 @@ pub struct Array<'a> {
 /// Most dimensions of an array: what NumPy allows.
 const MOST_DIMENSIONS: usize = 64;
 
+/// What the pickle of an array or a scalar is made of.
+struct Parts<'a> {
+    dtype: Value<'a>,
+    shape: Option<Value<'a>>,
+    fortran: bool,
+    data: Value<'a>,
+}
+
 impl<'a> Value<'a> {
     /// An array or a scalar of NumPy; `None` for anything else, and for arrays of Python objects.
     pub fn array(self) -> Option<Array<'a>> {
+        let parts = self.array_parts()?;
+        // The state is (version, byte order, …).
+        let order = parts.dtype.state().and_then(|state| state.element(1)).and_then(Value::text);
+        let dtype = parts.dtype.argument(0)?.text()?.trim_start_matches(['<', '>', '|', '=']);
+        let (shape, data) = (parts.shape.map_or(Some(Vec::new()), shape)?, parts.data.bytes()?);
+        Some(Array { dtype, big_endian: order == Some(">"), shape, fortran: parts.fortran, data })
+    }
+
+    /// The sides of what may be an [`array`](Self::array), without a look at its elements.
+    pub fn array_shape(self) -> Option<Vec<usize>> {
+        self.array_parts()?.shape.map_or(Some(Vec::new()), shape)
+    }
+
+    fn array_parts(self) -> Option<Parts<'a>> {
         let (module, name) = self.function()?.rsplit_once('.')?;
-        match (module, name) {
+        let parts = match (module, name) {
             ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => {
                 // (version, shape, dtype, is_fortran, data)
                 let state = self.state()?;
-                let [sides, dtype, fortran, data] = [1, 2, 3, 4].map(|index| state.element(index));
-                array(dtype?, shape(sides?)?, fortran?.bool()?, data?)
+                let [shape, dtype, fortran, data] = [1, 2, 3, 4].map(|index| state.element(index));
+                Parts { dtype: dtype?, shape: Some(shape?), fortran: fortran?.bool()?, data: data? }
             }
             ("numpy.core.numeric" | "numpy._core.numeric", "_frombuffer") => {
-                let [data, dtype, sides, order] = [0, 1, 2, 3].map(|index| self.argument(index));
-                array(dtype?, shape(sides?)?, order?.text()? == "F", data?)
+                let [data, dtype, shape, order] = [0, 1, 2, 3].map(|index| self.argument(index));
+                Parts { dtype: dtype?, shape: Some(shape?), fortran: order?.text()? == "F", data: data? }
             }
             ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => {
-                array(self.argument(0)?, Vec::new(), false, self.argument(1)?)
+                Parts { dtype: self.argument(0)?, shape: None, fortran: false, data: self.argument(1)? }
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        (parts.dtype.function()? == "numpy.dtype").then_some(parts)
     }
-}
-
-fn array<'a>(dtype: Value<'a>, shape: Vec<usize>, fortran: bool, data: Value<'a>) -> Option<Array<'a>> {
-    if dtype.function()? != "numpy.dtype" {
-        return None;
-    }
-    // The state is (version, byte order, …).
-    let order = dtype.state().and_then(|state| state.element(1)).and_then(Value::text);
-    let name = dtype.argument(0)?.text()?;
-    let name = name.trim_start_matches(['<', '>', '|', '=']);
-    Some(Array { dtype: name, big_endian: order == Some(">"), shape, fortran, data: data.bytes()? })
 }
 
 fn shape(shape: Value<'_>) -> Option<Vec<usize>> {

@@ -116,9 +116,14 @@ impl<'a> Value<'a> {
         if let Object::Call(call) = self.object() { Some(call) } else { None }
     }
 
+    /// What would be called for this object.
+    pub fn function_value(self) -> Option<Value<'a>> {
+        Some(self.pickle.value(self.call()?.function))
+    }
+
     /// `module.name` of what would be called for this object.
     pub fn function(self) -> Option<&'a str> {
-        self.pickle.value(self.call()?.function).global()
+        self.function_value()?.global()
     }
 
     /// The arguments of the call that would make this object.

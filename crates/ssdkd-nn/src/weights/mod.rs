@@ -3,7 +3,17 @@
 //! A weight file comes from strangers. Reading one runs no code, allocates no more than a small multiple of its size,
 //! and answers whatever is in it with tensors or an error.
 
+mod build;
+mod choose;
 mod encode;
+mod entries;
+mod foreign;
+mod modules;
+mod names;
+mod refusal;
+mod reparametrized;
+mod roles;
+mod tensors;
 mod torch;
 
 use std::collections::BTreeMap;
@@ -11,6 +21,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Result, Tensor, bail};
+
+use refusal::{Refusal, listed, short};
+use torch::Checkpoint;
 
 pub use encode::{to_safetensors_bytes, to_safetensors_bytes_with};
 
@@ -87,7 +100,7 @@ pub struct Entry {
 
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = if self.key.is_empty() { "the file itself" } else { &self.key };
+        let key = if self.key.is_empty() { "the file itself".into() } else { short(&self.key) };
         write!(f, "{key} ({} tensors, {} parameters)", self.tensors, self.parameters)
     }
 }
@@ -103,17 +116,18 @@ impl Import {
         let mut lines = Vec::new();
         if let Some(entry) = &self.entry {
             lines.push(format!(
-                "weights from the entry {entry}: {} tensors, {} parameters",
+                "weights from the entry {}: {} tensors, {} parameters",
+                short(entry),
                 self.tensors.len(),
                 self.parameters()
             ));
         }
         if !self.also.is_empty() {
-            let also = self.also.iter().map(Entry::to_string).collect::<Vec<_>>().join(", ");
+            let also = listed(self.also.iter().map(Entry::to_string));
             lines.push(format!("the file also holds {also}; --key chooses"));
         }
         if !self.prefix.is_empty() {
-            lines.push(format!("removed the prefix {} from every name", self.prefix));
+            lines.push(format!("removed the prefix {} from every name", short(&self.prefix)));
         }
         lines.extend(self.notices.iter().cloned());
         if !self.dropped.is_empty() {
@@ -123,24 +137,15 @@ impl Import {
     }
 }
 
-/// Most names in one message.
-const MOST_LISTED: usize = 8;
-
-/// The names with commas between them, the first few if there are many.
-fn listed<T: AsRef<str>>(names: &[T]) -> String {
-    let mut text = names.iter().take(MOST_LISTED).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
-    if names.len() > MOST_LISTED {
-        text += &format!(" and {} more", names.len() - MOST_LISTED);
-    }
-    text
-}
-
 /// Reads the weights of a network from a PyTorch checkpoint or a safetensors file; the contents decide which, not the name.
 ///
 /// # Errors
 /// If the file cannot be read, is damaged, or is something else. The error names the file and what is wrong with it.
 /// Also if it holds several networks, and `choice` says of none that it is wanted; then the error lists them.
 pub fn import(path: &Path, choice: &Choice<'_>) -> std::result::Result<Import, WeightsError> {
+    if path.is_dir() {
+        return Err(foreign::refuse_folder(path).of(path));
+    }
     parse(&std::fs::read(path).map_err(|source| WeightsError::Read { path: path.into(), source })?, path, choice)
 }
 
@@ -148,57 +153,63 @@ pub fn import(path: &Path, choice: &Choice<'_>) -> std::result::Result<Import, W
 ///
 /// # Errors
 /// If the bytes are damaged or something else than weights, or hold several networks.
-pub fn parse(bytes: &[u8], path: &Path, _choice: &Choice<'_>) -> std::result::Result<Import, WeightsError> {
-    let tensors = if torch::is_checkpoint(bytes) {
-        torch::read(bytes)
-    } else if let Some(reason) = other_kind(bytes) {
-        Err(reason.into())
-    } else {
-        from_safetensors_bytes(bytes, &Device::Cpu).map_err(|error| error.to_string())
-    };
-    let hint = "PyTorch checkpoints (.pth, .pt, .th, .pth.tar) and .safetensors with a state_dict can be read";
-    let tensors = tensors.map_err(|reason| WeightsError::Damaged { path: path.into(), reason, hint: hint.into() })?;
-    let strip = tensors.keys().all(|name| name.starts_with(DATA_PARALLEL));
-    let renamed = |(name, tensor): (String, Tensor)| match name.strip_prefix(DATA_PARALLEL).filter(|_| strip) {
-        Some(bare) => (bare.to_string(), tensor),
-        None => (name, tensor),
-    };
-    Ok(Import {
-        tensors: tensors.into_iter().map(renamed).collect(),
-        entry: None,
-        prefix: if strip { DATA_PARALLEL.into() } else { String::new() },
-        dropped: Vec::new(),
-        notices: Vec::new(),
-        also: Vec::new(),
-    })
+pub fn parse(bytes: &[u8], path: &Path, choice: &Choice<'_>) -> std::result::Result<Import, WeightsError> {
+    read(bytes, path, choice).map_err(|refusal| refusal.of(path))
 }
 
-/// What `torch.nn.DataParallel` puts before every name.
-const DATA_PARALLEL: &str = "module.";
-
-/// What people hand over by mistake.
-fn other_kind(bytes: &[u8]) -> Option<&'static str> {
-    let starts = |prefix: &[u8]| bytes.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    if bytes.is_empty() {
-        Some("it is empty")
-    } else if starts(b"<!doctype") || starts(b"<html") {
-        Some("it is a web page: the download went wrong")
-    } else if starts(b"version https://git-lfs") {
-        Some("it is a pointer of Git LFS, not the file it stands for: run `git lfs pull`")
-    } else if starts(b"\x1f\x8b") || starts(b"\xfd7zXZ") || starts(b"\x28\xb5\x2f\xfd") {
-        Some("it is compressed: unpack it first")
-    } else if bytes.get(257..262) == Some(b"ustar") {
-        Some(
-            "it is a tar archive: unpack it, or if PyTorch wrote it before version 0.2, save it again with a newer one",
-        )
-    } else if starts(b"\x80") && bytes.get(1).is_some_and(|version| *version <= 5) && bytes.get(8) != Some(&b'{') {
-        // A safetensors file whose header is that long has a brace there, behind the length.
-        Some("it is a Python pickle that PyTorch did not write: save the state_dict with torch.save")
-    } else if starts(b"\x89HDF") {
-        Some("it is an HDF5 file of Keras, not of PyTorch")
-    } else {
-        None
+fn read(bytes: &[u8], path: &Path, choice: &Choice<'_>) -> refusal::Result<Import> {
+    if torch::is_checkpoint(bytes) {
+        return from_checkpoint(bytes, path, choice);
     }
+    if let Some(refusal) = foreign::refuse(bytes, path) {
+        return Err(refusal);
+    }
+    let mut tensors = from_safetensors_bytes(bytes, &Device::Cpu).map_err(|error| error.to_string())?;
+    if choice.key.is_some() {
+        return Err(Refusal::choice("a safetensors file has no entries", "leave --key out; --prefix chooses tensors"));
+    }
+    let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
+    let names = names::clean(&shapes, choice.prefix)?;
+    finish(names, |name| tensors.remove(name).ok_or_else(|| "a tensor is missing".into()))
+}
+
+fn from_checkpoint(bytes: &[u8], path: &Path, choice: &Choice<'_>) -> refusal::Result<Import> {
+    let Checkpoint { pickle, big_endian, source } = torch::open(bytes, path)?;
+    let root = pickle.root();
+    if root.get("StructuredToParameterName@@").is_some() {
+        return Err(foreign::paddle());
+    }
+    let mut found = entries::find(&pickle);
+    if found.networks.is_empty() {
+        return Err(choose::nothing(&found, root, path));
+    }
+    let chosen = choose::network(&found, root, choice.key)?;
+    let chosen = found.networks.remove(chosen);
+    let names = names::clean(&chosen.shapes(), choice.prefix)?;
+    let stored = names.kept.keys().filter_map(|name| chosen.tensors.get(name)?.storage());
+    let storages = source.storages(stored.map(|storage| (storage.key, storage.bytes())))?;
+    let mut maker = build::Maker::new(storages, big_endian, bytes.len());
+    let mut import = finish(names, |name| match chosen.tensors.get(name) {
+        Some(source) => maker.make(name, source),
+        None => Err("a tensor is missing".into()),
+    })?;
+    if let Some(class) = chosen.class {
+        import.notices.insert(0, format!("read the parameters and buffers of a whole model object (class {class})"));
+    }
+    import.entry = Some(chosen.key).filter(|key| !key.is_empty());
+    import.also = found.networks.iter().map(entries::Candidate::entry).collect();
+    Ok(import)
+}
+
+/// Makes the tensors under their new names, and puts those together that are stored in parts.
+fn finish(names: names::Names, mut make: impl FnMut(&str) -> refusal::Result<Tensor>) -> refusal::Result<Import> {
+    let names::Names { kept, prefix, dropped, mut notices } = names;
+    let mut tensors = BTreeMap::new();
+    for (old, new) in kept {
+        tensors.insert(new, make(&old)?);
+    }
+    notices.extend(reparametrized::resolve(&mut tensors)?);
+    Ok(Import { tensors, entry: None, prefix, dropped, notices, also: Vec::new() })
 }
 
 /// The tensors of a safetensors file.

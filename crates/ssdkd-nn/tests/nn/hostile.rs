@@ -36,8 +36,9 @@ fn what_is_no_weight_file_is_told_apart() {
     check_refused(b"", "empty");
     check_refused(b"<!DOCTYPE html><html>404</html>", "web page");
     check_refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git lfs pull");
+    check_refused(b"\x80\x02\x99.", "pickle that PyTorch did not write");
     check_refused(b"\x1f\x8b\x08\x00\x00", "compressed");
-    check_refused(b"\x80\x02}q\x00.", "pickle that PyTorch did not write");
+    check_refused(b"\x80\x02}q\x00.", "no dictionary of tensors");
     check_refused(&[&[0; 257][..], b"ustar\x00", &[0; 250]].concat(), "tar archive");
     check_refused(b"hello", "no complete safetensors file");
 }

@@ -2,10 +2,17 @@
 
 mod cards;
 mod checkpoints;
+mod entries;
+mod foreign;
+mod formats;
 mod formula;
 mod golden;
 mod hostile;
 mod optimizers;
+mod parts;
 #[path = "../../../ssdkd-ops/tests/common/place.rs"]
 mod place;
+mod prefixes;
+mod reading;
 mod teachers;
+mod writer;

@@ -1,0 +1,184 @@
+//! Finds the networks in a checkpoint: every dictionary with tensors, at any depth.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use ssdkd_pickle::{Id, Object, Pickle, Value};
+
+use super::modules;
+use super::tensors::{Source, tensor};
+
+/// A dictionary of tensors in a checkpoint.
+pub(super) struct Candidate<'a> {
+    /// Keys from the root, with dots between them; empty for the root itself.
+    pub key: String,
+    /// The dictionary itself.
+    pub id: Id,
+    /// Its tensors by name.
+    pub tensors: BTreeMap<String, Source<'a>>,
+    /// The class, where it is a whole model object.
+    pub class: Option<&'a str>,
+}
+
+/// What a checkpoint holds.
+pub(super) struct Found<'a> {
+    /// The networks, in the order of the file.
+    pub networks: Vec<Candidate<'a>>,
+    /// Whether the state of an optimizer is there.
+    pub has_optimizer: bool,
+    /// The class of the root, where it is an object.
+    pub class: Option<&'a str>,
+}
+
+/// Most dictionaries within each other. Checkpoints have four at most.
+const MOST_DEPTH: usize = 8;
+
+/// Most networks of a checkpoint.
+const MOST_NETWORKS: usize = 64;
+
+/// Most tensors of a network: each costs far more than the few bytes that may repeat it.
+pub(super) const MOST_TENSORS: usize = 1 << 16;
+
+/// Longest key, in bytes, of what is looked into.
+const KEY_LIMIT: usize = 128;
+
+/// Longest list that is looked into: `(state_dict, epoch)`.
+const MOST_ELEMENTS: usize = 16;
+
+/// Where a value is: the place in the list of places of what holds it, and the key in there.
+type Place<'a> = (usize, Key<'a>);
+
+#[derive(Clone, Copy)]
+enum Key<'a> {
+    Root,
+    Name(&'a str),
+    Index(usize),
+}
+
+/// Finds the networks of a checkpoint. Each object is looked into once, under the first of its keys.
+pub(super) fn find(pickle: &Pickle) -> Found<'_> {
+    let root = pickle.root();
+    let mut found = Found { networks: Vec::new(), has_optimizer: false, class: modules::class(root) };
+    let mut others = Vec::new();
+    let (mut places, mut seen) = (vec![(0, Key::Root)], HashSet::from([root.id()]));
+    let mut queue = VecDeque::from([(root, 0, 0)]);
+    while let Some((value, place, depth)) = queue.pop_front() {
+        if found.networks.len() >= MOST_NETWORKS {
+            break;
+        }
+        if let Some(tensors) = modules::state_dict(value) {
+            found.networks.push(Candidate {
+                key: path(&places, place),
+                id: value.id(),
+                tensors,
+                class: modules::class(value),
+            });
+            continue;
+        }
+        if is_optimizer(value) {
+            found.has_optimizer = true;
+            continue;
+        }
+        let tensors = tensors(value);
+        if !tensors.is_empty() {
+            let candidate = Candidate { key: path(&places, place), id: value.id(), tensors, class: None };
+            let list = if candidate.is_network() { &mut found.networks } else { &mut others };
+            if list.len() < MOST_NETWORKS {
+                list.push(candidate);
+            }
+        }
+        if depth == MOST_DEPTH {
+            continue;
+        }
+        for (key, child) in children(value) {
+            if let Key::Name(name) = key
+                && is_optimizer_name(name)
+            {
+                found.has_optimizer = true;
+            } else if seen.insert(child.id()) {
+                places.push((place, key));
+                queue.push_back((child, places.len() - 1, depth + 1));
+            }
+        }
+    }
+    if found.networks.is_empty() {
+        found.networks = others;
+    }
+    found
+}
+
+impl Candidate<'_> {
+    /// Whether a layer's weight is in it, and not measurements alone.
+    fn is_network(&self) -> bool {
+        let is_weight = |name: &str| {
+            let name = name.rsplit('.').next().unwrap_or(name);
+            name.contains("weight")
+                || name.contains("kernel")
+                || name.starts_with("original")
+                || name == "_packed_params"
+        };
+        let is_large = |source: &Source<'_>| source.shape().len() >= 2 || matches!(source, Source::Unusable { .. });
+        self.tensors.iter().any(|(name, source)| is_weight(name) && is_large(source))
+    }
+}
+
+/// The tensors among a dictionary's values.
+fn tensors(value: Value<'_>) -> BTreeMap<String, Source<'_>> {
+    let mut tensors = BTreeMap::new();
+    for (name, value) in value.entries().into_iter().flatten() {
+        if let Some(name) = name.text()
+            && let Some(source) = tensor(value).or_else(|| packed(name, value))
+            && tensors.len() < MOST_TENSORS
+        {
+            tensors.insert(name.to_string(), source);
+        }
+    }
+    tensors
+}
+
+/// The weights of a quantized linear layer are a tuple.
+fn packed<'a>(name: &str, value: Value<'a>) -> Option<Source<'a>> {
+    let is_packed = name.ends_with("_packed_params") && matches!(value.object(), Object::Sequence(_));
+    is_packed.then(|| value.element(0).and_then(tensor)).flatten()
+}
+
+/// What may hold a network: the values of a dictionary, the attributes of an object, the elements of a short list.
+fn children<'a>(value: Value<'a>) -> Vec<(Key<'a>, Value<'a>)> {
+    let holds = |value: Value<'_>| matches!(value.object(), Object::Dict(_) | Object::Call(_) | Object::Sequence(_));
+    let named = |(key, value): (Value<'a>, Value<'a>)| Some((Key::Name(key.text()?), value));
+    let mut children = Vec::new();
+    if let Some(elements) = value.elements() {
+        if elements.len() <= MOST_ELEMENTS {
+            children.extend(elements.enumerate().map(|(index, value)| (Key::Index(index), value)));
+        }
+    } else {
+        children.extend(value.entries().into_iter().flatten().filter_map(named));
+        // The attributes of an `OrderedDict` are about its tensors.
+        let attributes = value.state().filter(|_| value.function() != Some("collections.OrderedDict"));
+        children.extend(attributes.and_then(Value::entries).into_iter().flatten().filter_map(named));
+    }
+    children.retain(|&(key, value)| holds(value) && !matches!(key, Key::Name(name) if name.len() > KEY_LIMIT));
+    children
+}
+
+/// Optimizers keep tensors, which are no weights.
+fn is_optimizer(value: Value<'_>) -> bool {
+    value.get("param_groups").is_some() && value.get("state").is_some()
+}
+
+fn is_optimizer_name(name: &str) -> bool {
+    name == "opt" || name.to_ascii_lowercase().contains("optim")
+}
+
+fn path(places: &[Place<'_>], mut at: usize) -> String {
+    let mut parts = Vec::new();
+    while let (parent, key @ (Key::Name(_) | Key::Index(_))) = places[at] {
+        parts.push(match key {
+            Key::Index(index) => index.to_string(),
+            Key::Name(name) => name.to_string(),
+            Key::Root => String::new(),
+        });
+        at = parent;
+    }
+    parts.reverse();
+    parts.join(".")
+}
