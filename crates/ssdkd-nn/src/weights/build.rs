@@ -19,13 +19,15 @@ pub(super) struct Maker<'a> {
     pub big_endian: bool,
     /// How many bytes tensors may still have.
     left: usize,
+    /// The `state_dict` as an expression of Python, for errors.
+    expression: &'a str,
 }
 
 impl<'a> Maker<'a> {
     /// `file_size` bounds what the tensors take; a compressed file's storages are larger than it.
-    pub fn new(storages: Storages<'a>, big_endian: bool, file_size: usize) -> Self {
+    pub fn new(storages: Storages<'a>, big_endian: bool, file_size: usize, expression: &'a str) -> Self {
         let stored = storages.values().map(|storage| storage.len()).sum::<usize>();
-        Self { storages, big_endian, left: (SHARING * file_size).max(stored) }
+        Self { storages, big_endian, left: (SHARING * file_size).max(stored), expression }
     }
 
     /// Makes the tensor; `name` is for errors.
@@ -33,7 +35,7 @@ impl<'a> Maker<'a> {
         match source {
             Source::Torch(description) => self.torch(name, description),
             Source::Array(array, _) => self.array(name, *array),
-            Source::Unusable { what, remedy, .. } => Err(unusable(name, what, *remedy)),
+            Source::Unusable { what, remedy, .. } => Err(self.unusable(name, what, *remedy)),
         }
     }
 
@@ -41,7 +43,7 @@ impl<'a> Maker<'a> {
         let missing = || format!("the tensor {} has no storage in the file", short(name));
         match description.numbers {
             Numbers::Storage(storage) => {
-                let dtype = storage.class.dtype.ok_or_else(|| of_type(name, storage.class.name))?;
+                let dtype = storage.class.dtype.ok_or_else(|| self.of_type(name, storage.class.name))?;
                 // The storage leaves the map while its elements are read, so that the count of bytes can change.
                 let bytes = self.storages.remove(storage.key).ok_or_else(missing)?;
                 let tensor = self.gathered(name, &bytes, dtype, description);
@@ -52,7 +54,8 @@ impl<'a> Maker<'a> {
                 let stream = stream.bytes().ok_or_else(missing)?;
                 self.spend(stream.len())?;
                 let (bytes, class) = unwrap_storage(&stream)?;
-                let dtype = class_named(class).and_then(|class| class.dtype).ok_or_else(|| of_type(name, class))?;
+                let dtype =
+                    class_named(class).and_then(|class| class.dtype).ok_or_else(|| self.of_type(name, class))?;
                 self.gathered(name, &bytes, dtype, description)
             }
         }
@@ -80,7 +83,7 @@ impl<'a> Maker<'a> {
             "i8" => DType::I64,
             "i4" => DType::I32,
             "u1" => DType::U8,
-            other => return Err(of_type(name, other)),
+            other => return Err(self.of_type(name, other)),
         };
         self.spend(array.data.len())?;
         let size = dtype.size_in_bytes();
@@ -97,6 +100,33 @@ impl<'a> Maker<'a> {
         let order = (0..reversed.len()).rev().collect::<Vec<_>>();
         let tensor = tensor.permute(order).and_then(|tensor| tensor.contiguous());
         Ok(tensor.map_err(|error| format!("the array {} is unusable: {error}", short(name)))?)
+    }
+
+    fn of_type(&self, name: &str, class: &str) -> Refusal {
+        if class.starts_with('Q') {
+            return self.unusable(name, "quantized", Some(Remedy::Unquantized));
+        }
+        self.unusable(name, &format!("of type {class}, which no network here has"), Some(Remedy::Float))
+    }
+
+    fn unusable(&self, name: &str, what: &str, remedy: Option<Remedy>) -> Refusal {
+        let name = short(name);
+        let reason = format!("the tensor {name} is {what}");
+        let convert = |method: &str| {
+            save_with(&format!("state_dict = {{k: v.{method}() for k, v in {}.items()}}", self.expression))
+        };
+        match remedy {
+            None => what.into(),
+            Some(Remedy::Unquantized) => Refusal::new(
+                format!("{reason}: the network was converted to integers"),
+                "give the state_dict of the network before it was quantized",
+            ),
+            Some(Remedy::Numbers) => {
+                Refusal::new(reason, "load the trained weights into the model, then save model.state_dict()")
+            }
+            Some(Remedy::Dense) => Refusal::new(reason, convert("to_dense")),
+            Some(Remedy::Float) => Refusal::new(reason, convert("float")),
+        }
     }
 
     fn spend(&mut self, bytes: usize) -> Result<()> {
@@ -120,32 +150,6 @@ fn in_order(data: Cow<'_, [u8]>, size: usize, big_endian: bool) -> Cow<'_, [u8]>
     let mut data = data.into_owned();
     data.chunks_exact_mut(size).for_each(<[u8]>::reverse);
     data.into()
-}
-
-fn of_type(name: &str, class: &str) -> Refusal {
-    if class.starts_with('Q') {
-        return unusable(name, "quantized", Some(Remedy::Unquantized));
-    }
-    unusable(name, &format!("of type {class}, which no network here has"), Some(Remedy::Float))
-}
-
-fn unusable(name: &str, what: &str, remedy: Option<Remedy>) -> Refusal {
-    let name = short(name);
-    let reason = format!("the tensor {name} is {what}");
-    let convert =
-        |method: &str| save_with(&format!("state_dict = {{k: v.{method}() for k, v in model.state_dict().items()}}"));
-    match remedy {
-        None => what.into(),
-        Some(Remedy::Unquantized) => Refusal::new(
-            format!("{reason}: the network was converted to integers"),
-            "give the state_dict of the network before it was quantized",
-        ),
-        Some(Remedy::Numbers) => {
-            Refusal::new(reason, "load the trained weights into the model, then save model.state_dict()")
-        }
-        Some(Remedy::Dense) => Refusal::new(reason, convert("to_dense")),
-        Some(Remedy::Float) => Refusal::new(reason, convert("float")),
-    }
 }
 
 /// The elements of a strided view, in row-major order; `None` if it reaches beyond the storage.

@@ -27,7 +27,8 @@ pub(super) fn network(found: &Found<'_>, root: Value<'_>, key: Option<&str>) -> 
         one.is_some() && one == other
     };
     let picked = roles::pick(&keys, same).ok_or_else(|| {
-        let example = short(keys[0]);
+        let largest = group.iter().max_by_key(|&&index| networks[index].entry().parameters);
+        let example = short(largest.map_or("", |&index| &networks[index].key));
         Refusal::choice(
             format!("it holds several networks: {}", list()),
             format!("choose one with --key, such as --key {example}"),
@@ -74,8 +75,7 @@ fn signature(network: &Candidate<'_>) -> Option<BTreeMap<String, Vec<usize>>> {
 
 /// Says what a checkpoint holds that has no network.
 pub(super) fn nothing(found: &Found<'_>, root: Value<'_>, path: &std::path::Path) -> Refusal {
-    let name = quoted(path);
-    let load = format!("torch.load({name}, map_location=\"cpu\", weights_only=False)");
+    let load = format!("torch.load({}, map_location=\"cpu\", weights_only=False)", quoted(path));
     if let Some(class) = found.class {
         if class.starts_with("torch._utils._rebuild") {
             return Refusal::new("it is a single tensor, without a name", "save model.state_dict()");
@@ -97,6 +97,16 @@ pub(super) fn nothing(found: &Found<'_>, root: Value<'_>, path: &std::path::Path
 }
 
 impl Candidate<'_> {
+    /// Returns the `state_dict` as an expression of Python.
+    pub fn python(&self, path: &std::path::Path) -> String {
+        let file = format!("torch.load({}, map_location=\"cpu\", weights_only=False)", quoted(path));
+        let keys = self.key.split('.').filter(|key| !key.is_empty());
+        let indices =
+            keys.map(|key| key.parse().map_or_else(|_| format!("[{key:?}]"), |index: usize| format!("[{index}]")));
+        let method = if self.class.is_some() { ".state_dict()" } else { "" };
+        format!("{file}{}{method}", short(&indices.collect::<String>()))
+    }
+
     pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
         self.tensors.iter().map(|(name, source)| (name.clone(), source.shape().to_vec())).collect()
     }

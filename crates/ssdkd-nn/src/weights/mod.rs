@@ -131,7 +131,12 @@ impl Import {
         }
         lines.extend(self.notices.iter().cloned());
         if !self.dropped.is_empty() {
-            lines.push(format!("left out {}, which belong to no network", listed(&self.dropped)));
+            let mut counts = BTreeMap::<_, usize>::new();
+            for name in &self.dropped {
+                *counts.entry(name.rsplit('.').next().unwrap_or(name)).or_default() += 1;
+            }
+            let counts = listed(counts.iter().map(|(name, count)| format!("{name} ({count})")));
+            lines.push(format!("left out {} tensors of tools: {counts}", self.dropped.len()));
         }
         lines
     }
@@ -188,7 +193,8 @@ fn from_checkpoint(bytes: &[u8], path: &Path, choice: &Choice<'_>) -> refusal::R
     let names = names::clean(&chosen.shapes(), choice.prefix)?;
     let stored = names.kept.keys().filter_map(|name| chosen.tensors.get(name)?.storage());
     let storages = source.storages(stored.map(|storage| (storage.key, storage.bytes())))?;
-    let mut maker = build::Maker::new(storages, big_endian, bytes.len());
+    let expression = chosen.python(path);
+    let mut maker = build::Maker::new(storages, big_endian, bytes.len(), &expression);
     let mut import = finish(names, |name| match chosen.tensors.get(name) {
         Some(source) => maker.make(name, source),
         None => Err("a tensor is missing".into()),

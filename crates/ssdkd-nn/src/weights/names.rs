@@ -178,6 +178,9 @@ fn strip_common(items: &mut [Item<'_>], prefix: &mut String) -> bool {
         return false;
     }
     let length = head.len() + 1;
+    if items.iter().any(|item| item.rest()[length..].starts_with("parametrizations.")) {
+        return false; // the head is a layer
+    }
     let has_layers = items.iter().any(|item| item.rest()[length..].contains('.'));
     if !has_layers && !WRAPPERS.contains(&head.as_str()) {
         return false;
@@ -314,12 +317,11 @@ fn take_wrapped(items: &mut Vec<Item<'_>>, names: &mut Names) -> Result<bool> {
                 return Ok(false);
             }
             let picked = roles::pick(&heads, |one, other| signatures[one] == signatures[other]);
-            let list = listed(networks.iter().map(|group| group.to_string()));
             let doubt = || {
-                Refusal::choice(
-                    format!("it holds several networks: {list}"),
-                    format!("choose one with --prefix, such as --prefix {}.", heads[0]),
-                )
+                let list = listed(networks.iter().map(ToString::to_string));
+                let largest = networks.iter().max_by_key(|group| group.parameters).map_or("", |group| &group.head);
+                let hint = format!("choose one with --prefix, such as --prefix {}.", short(largest));
+                Refusal::choice(format!("it holds several networks: {list}"), hint)
             };
             heads[picked.ok_or_else(doubt)?]
         }

@@ -108,7 +108,7 @@ fn a_pickle_runs_no_code() {
 
 #[test]
 fn a_model_that_is_no_state_dict_is_explained() {
-    check_refused(&old_stream(b"\x80\x02c__main__\nNet\n)\x81}b."), "save model.state_dict()");
+    check_refused(&old_stream(b"\x80\x02c__main__\nNet\n)\x81}b."), "a whole object (class __main__.Net)");
     check_refused(&old_stream(&[b"\x80\x02}", &text("epoch")[..], b"K\x03s."].concat()), "save model.state_dict()");
 }
 

@@ -72,7 +72,7 @@ fn the_counts_of_tools_are_left_out() {
     let import = read(&bytes);
     assert_eq!(number_of(&import), 1.);
     assert_eq!(import.dropped, ["module.layer1.total_ops", "n_averaged", "total_ops", "total_params"]);
-    assert!(import.describe().iter().any(|line| line.contains("n_averaged")));
+    assert!(import.describe().iter().any(|line| line.contains("n_averaged (1)")));
 }
 
 /// Lightning keeps the weights of a loss beside the network's.
