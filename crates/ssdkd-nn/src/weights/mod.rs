@@ -15,6 +15,7 @@ mod reparametrized;
 mod roles;
 mod tensors;
 mod torch;
+mod wrappers;
 
 use std::collections::BTreeMap;
 use std::fmt;
