@@ -27,7 +27,7 @@ pub(super) fn network(found: &Found<'_>, root: Value<'_>, key: Option<&str>) -> 
         one.is_some() && one == other
     };
     let picked = roles::pick(&keys, same).ok_or_else(|| {
-        let largest = group.iter().max_by_key(|&&index| networks[index].entry().parameters);
+        let largest = group.iter().rev().max_by_key(|&&index| networks[index].entry().parameters);
         let example = short(largest.map_or("", |&index| &networks[index].key));
         Refusal::choice(
             format!("it holds several networks: {}", list()),

@@ -193,7 +193,7 @@ fn from_checkpoint(bytes: &[u8], path: &Path, choice: &Choice<'_>) -> refusal::R
     let chosen = found.networks.remove(chosen);
     let names = names::clean(&chosen.shapes(), choice.prefix)?;
     let stored = names.kept.keys().filter_map(|name| chosen.tensors.get(name)?.storage());
-    let storages = source.storages(stored.map(|storage| (storage.key, storage.bytes())))?;
+    let storages = source.storages(&pickle, stored.map(|storage| (storage.key, storage.bytes())))?;
     let expression = chosen.python(path);
     let mut maker = build::Maker::new(storages, big_endian, bytes.len(), &expression);
     let mut import = finish(names, |name| match chosen.tensors.get(name) {

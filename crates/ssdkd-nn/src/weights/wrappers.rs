@@ -199,7 +199,8 @@ fn take_wrapped(items: &mut Vec<Item<'_>>, names: &mut Names) -> Result<bool> {
             let picked = roles::pick(&heads, |one, other| signatures[one] == signatures[other]);
             let doubt = || {
                 let list = listed(networks.iter().map(ToString::to_string));
-                let largest = networks.iter().max_by_key(|group| group.parameters).map_or("", |group| &group.head);
+                let largest =
+                    networks.iter().rev().max_by_key(|group| group.parameters).map_or("", |group| &group.head);
                 let hint = format!("choose one with --prefix, such as --prefix {}.", short(largest));
                 Refusal::choice(format!("it holds several networks: {list}"), hint)
             };

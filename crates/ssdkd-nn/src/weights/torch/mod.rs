@@ -16,6 +16,8 @@ use ssdkd_pickle::{self as pickle, Pickle};
 use super::foreign;
 use super::refusal::{Refusal, Result, quoted, save_with};
 
+use stream::Stream;
+
 pub(super) use stream::unwrap as unwrap_storage;
 
 /// The bytes of each storage, by key.
@@ -32,7 +34,8 @@ pub(super) struct Checkpoint<'a> {
 /// Where the storages are.
 pub(super) enum Source<'a> {
     Zip(Box<zipped::Members<'a>>),
-    Stream(Storages<'a>),
+    /// The keys of the storages, and the storages.
+    Stream(Pickle, &'a [u8]),
     Bare,
 }
 
@@ -57,8 +60,8 @@ pub(super) fn open<'a>(bytes: &'a [u8], path: &Path) -> Result<Checkpoint<'a>> {
         return Ok(Checkpoint { pickle, big_endian, source: Source::Zip(Box::new(members)) });
     }
     if stream::is_stream(bytes) {
-        let (pickle, storages, big_endian) = stream::read(bytes)?;
-        return Ok(Checkpoint { pickle, big_endian, source: Source::Stream(storages) });
+        let Stream { pickle, big_endian, keys, rest } = stream::read(bytes)?;
+        return Ok(Checkpoint { pickle, big_endian, source: Source::Stream(keys, rest) });
     }
     let (pickle, _) = pickle::read(bytes).map_err(|reason| {
         let load = format!("import pickle; state_dict = pickle.load(open({}, \"rb\"))", quoted(path));
@@ -69,10 +72,10 @@ pub(super) fn open<'a>(bytes: &'a [u8], path: &Path) -> Result<Checkpoint<'a>> {
 
 impl<'a> Source<'a> {
     /// Returns the storages with these keys, and as many bytes of each as the pickle says. Others stay in the file.
-    pub fn storages<'k>(self, wanted: impl Iterator<Item = (&'k str, u64)>) -> Result<Storages<'a>> {
+    pub fn storages<'k>(self, pickle: &Pickle, wanted: impl Iterator<Item = (&'k str, u64)>) -> Result<Storages<'a>> {
         let mut members = match self {
             Self::Zip(members) => members,
-            Self::Stream(storages) => return Ok(storages),
+            Self::Stream(keys, rest) => return Ok(stream::storages(pickle, &keys, rest)?),
             Self::Bare => return Ok(Storages::new()),
         };
         let mut storages = Storages::new();

@@ -18,21 +18,36 @@ pub(super) fn is_stream(bytes: &[u8]) -> bool {
     rest.starts_with(MAGIC)
 }
 
-/// Reads the pickle, the storages and their byte order (true: the most significant byte is the first).
-pub(super) fn read(bytes: &[u8]) -> Result<(Pickle, Storages<'_>, bool), String> {
+/// An old stream whose pickles have been read.
+pub(super) struct Stream<'a> {
+    pub pickle: Pickle,
+    /// Whether the most significant byte of a number is the first.
+    pub big_endian: bool,
+    pub keys: Pickle,
+    /// The storages, in the order of their keys.
+    pub rest: &'a [u8],
+}
+
+/// Reads the pickles of a stream.
+pub(super) fn read(bytes: &[u8]) -> Result<Stream<'_>, String> {
     let mut at = 0;
     let mut next = || -> Result<Pickle, String> {
         let (pickle, length) = pickle::read(&bytes[at..])?;
         at += length;
         Ok(pickle)
     };
-    let [_magic, _protocol, system, object, keys] = [next()?, next()?, next()?, next()?, next()?];
+    let [_magic, _protocol, system, pickle, keys] = [next()?, next()?, next()?, next()?, next()?];
     let big_endian = system.root().get("little_endian").and_then(Value::bool) == Some(false);
+    Ok(Stream { pickle, big_endian, keys, rest: &bytes[at..] })
+}
+
+/// Finds the storages behind the pickle.
+pub(super) fn storages<'a>(pickle: &Pickle, keys: &Pickle, mut rest: &'a [u8]) -> Result<Storages<'a>, String> {
     // Every storage is needed to find where the next one starts, an optimizer's too.
     let mut element_sizes = HashMap::new();
-    for entry in &object.objects {
+    for entry in &pickle.objects {
         if let Object::Persistent(id) = entry
-            && let Some(storage) = storage(object.value(*id))?
+            && let Some(storage) = storage(pickle.value(*id))?
         {
             element_sizes.insert(storage.key, storage.class.size);
         }
@@ -42,14 +57,13 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Pickle, Storages<'_>, bool), String>
         let key = key.text().ok_or_else(|| expected("a text", key))?;
         let size = *element_sizes.get(key).ok_or_else(|| format!("it lists a storage {key} that nothing uses"))?;
         let cut = || format!("it ends within the storage {key}: it is cut short");
-        let (count, rest) = bytes[at..].split_first_chunk().ok_or_else(cut)?;
+        let (count, numbers) = rest.split_first_chunk().ok_or_else(cut)?;
         let length = usize::try_from(u64::from_le_bytes(*count)).ok().and_then(|count| count.checked_mul(size));
-        let contents = length.and_then(|length| rest.get(..length)).ok_or_else(cut)?;
+        let (contents, after) = length.and_then(|length| numbers.split_at_checked(length)).ok_or_else(cut)?;
         storages.insert(key.into(), contents.into());
-        at += count.len() + contents.len();
+        rest = after;
     }
-    drop(element_sizes);
-    Ok((object, storages, big_endian))
+    Ok(storages)
 }
 
 /// Reads the stream that a storage becomes when Python's pickle writes it: its bytes, and the name of its class.
@@ -57,7 +71,8 @@ pub(in crate::weights) fn unwrap(bytes: &[u8]) -> Result<(Vec<u8>, &'static str)
     if !is_stream(bytes) {
         return Err("it has a storage that is no stream of PyTorch".into());
     }
-    let (pickle, mut storages, big_endian) = read(bytes)?;
+    let Stream { pickle, big_endian, keys, rest } = read(bytes)?;
+    let mut storages = storages(&pickle, &keys, rest)?;
     let root = pickle.root().persistent().ok_or("it has a storage that is none")?;
     let storage = storage(root)?.ok_or("it has a storage that is none")?;
     let contents = storages.remove(storage.key).ok_or("it has a storage without numbers")?;
