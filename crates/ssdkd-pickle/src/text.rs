@@ -29,9 +29,8 @@ pub(crate) fn float(line: &str) -> Result<Object, String> {
 
 /// `S`: a `str` of Python 2 as it is written in source code, within quotes.
 pub(crate) fn quoted(line: &[u8]) -> Result<Object, String> {
-    let inner = match line {
-        [b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"'] => inner,
-        _ => return Err("the pickle has a text without quotes".into()),
+    let ([b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"']) = line else {
+        return Err("the pickle has a text without quotes".into());
     };
     let mut bytes = Vec::with_capacity(inner.len());
     let mut rest = inner.iter().copied();
@@ -68,16 +67,9 @@ pub(crate) fn raw_unicode(line: &[u8]) -> Object {
         };
         let escaped = after.get(1..=digits).filter(|_| digits > 0);
         let escaped = escaped.and_then(|digits| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
-        match escaped.and_then(char::from_u32) {
-            Some(letter) => {
-                text.push(letter);
-                rest = &after[1 + digits..];
-            }
-            None => {
-                text.push(byte.into());
-                rest = after;
-            }
-        }
+        let (letter, length) = escaped.and_then(char::from_u32).map_or((byte.into(), 0), |letter| (letter, 1 + digits));
+        text.push(letter);
+        rest = &after[length..];
     }
     Object::Text(text)
 }

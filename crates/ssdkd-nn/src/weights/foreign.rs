@@ -113,7 +113,7 @@ pub(super) fn refuse_zip(names: &[String], path: &Path) -> Option<Refusal> {
     if ends("model.weights.h5") || ends("metadata.json") && ends("config.json") {
         return Some(Refusal::new("it is a Keras model, not one of PyTorch", FROM_PYTORCH));
     }
-    if !names.is_empty() && names.iter().all(|name| name.ends_with(".npy")) {
+    if !names.is_empty() && names.iter().all(|name| name.strip_suffix(".npy").is_some()) {
         return Some(npz(&name));
     }
     let inside = names.iter().filter(|name| has_weights_ending(name)).collect::<Vec<_>>();

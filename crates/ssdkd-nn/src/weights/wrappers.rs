@@ -177,7 +177,6 @@ fn take_wrapped(items: &mut Vec<Item<'_>>, names: &mut Names) -> Result<bool> {
     let heads = networks.iter().map(|group| group.head.as_str()).collect::<Vec<_>>();
     let others = || groups.iter().filter(|group| !group.is_network());
     let chosen = match heads[..] {
-        [] => return Ok(false),
         // A network's own layers may hold convolutions and matrices, too. So nothing outside may be a layer of it.
         [head] if WRAPPERS.contains(&head) || is_role(head) => {
             if others().any(|group| group.has_weight) {
@@ -188,7 +187,7 @@ fn take_wrapped(items: &mut Vec<Item<'_>>, names: &mut Names) -> Result<bool> {
             }
             head
         }
-        [_] => return Ok(false),
+        [] | [_] => return Ok(false),
         _ => {
             let signatures = heads.iter().map(|head| signature(items, head)).collect::<Vec<_>>();
             let known = heads.iter().filter(|head| WRAPPERS.contains(head) || is_role(head)).count();
