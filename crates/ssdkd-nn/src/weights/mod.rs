@@ -145,6 +145,10 @@ impl Import {
 
 /// Reads the weights of a network from a PyTorch checkpoint or a safetensors file; the contents decide which, not the name.
 ///
+/// Every dictionary with tensors in a checkpoint is a network, at any depth. Of several, the averaged weights (EMA) come
+/// before those that they are the average of, and `state_dict`, `model` and their like before other entries. What all
+/// names begin with is removed, such as `module.`. [`Import`] says what was taken, and what was left out.
+///
 /// # Errors
 /// If the file cannot be read, is damaged, or is something else. The error names the file and what is wrong with it.
 /// Also if it holds several networks, and `choice` says of none that it is wanted; then the error lists them.

@@ -19,10 +19,12 @@ pub(super) struct Names {
 }
 
 /// Tensors of tools: thop's counts, the averages of `torch.optim.swa_utils` and of EMA classes, observers of quantization.
-const LITTER: [&str; 8] = [
+const LITTER: [&str; 10] = [
     "total_ops",
     "total_params",
     "n_averaged",
+    "step",
+    "steps",
     "num_updates",
     "decay",
     "initted",

@@ -178,7 +178,7 @@ fn take_wrapped(items: &mut Vec<Item<'_>>, names: &mut Names) -> Result<bool> {
     let others = || groups.iter().filter(|group| !group.is_network());
     let chosen = match heads[..] {
         // A network's own layers may hold convolutions and matrices, too. So nothing outside may be a layer of it.
-        [head] if WRAPPERS.contains(&head) || is_role(head) => {
+        [head] if WRAPPERS.contains(&head) || is_role(head) || head.parse::<u32>().is_ok() => {
             if others().any(|group| group.has_weight) {
                 let outside = groups.iter().filter(|group| group.head != head).map(ToString::to_string);
                 let list = listed(outside);

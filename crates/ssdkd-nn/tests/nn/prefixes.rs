@@ -88,6 +88,19 @@ fn what_is_outside_of_the_wrapped_network_is_left_out_and_named() {
     assert!(import.notices[0].contains("left out the rest (1: loss.weight)"), "{:?}", import.notices);
 }
 
+/// `nn.Sequential(Normalize(mean, std), network)`
+#[test]
+fn a_normalization_in_front_of_the_network_is_left_out_and_named() {
+    let bytes = file_of(|file| {
+        let mut items = file.network("1.", 1.);
+        items.push(("0.mean".into(), file.tensor(&[3], 0.5)));
+        items
+    });
+    let import = read(&bytes);
+    assert_eq!((number_of(&import), import.prefix.as_str()), (1., "1."));
+    assert!(import.notices[0].contains("0.mean"), "{:?}", import.notices);
+}
+
 /// OpenMMLab's classifiers, and a last layer outside of the backbone.
 #[test]
 fn a_backbone_and_its_head_are_one_network() {
