@@ -12,7 +12,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use ssdkd_context::Recipe;
 use ssdkd_nn::weights::{self, Choice};
-use ssdkd_nn::{Network, NetworkSpec, TeacherCard, identify};
+use ssdkd_nn::{Network, NetworkSpec, TeacherCard, adopt, identify};
 use ssdkd_shards::{
     BufferRow, ClassRow, DrawRow, ImageReader, Manifest, ObservedRow, PriorityRow, Row, Rows, StepRow, describe, tables,
 };
@@ -118,9 +118,13 @@ fn import(bytes: &[u8]) {
     for entry in import.also.iter().take(2) {
         answer(parse(Choice { key: Some(&entry.key), prefix: None }));
     }
-    let tensors = import.tensors;
-    let size = tensors.values().map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum::<usize>();
+    let size =
+        import.tensors.values().map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum::<usize>();
     assert!(size <= INFLATION * bytes.len(), "{size} bytes of tensors in a file of {} bytes", bytes.len());
+    let tensors = match adopt(import.tensors) {
+        Ok(adopted) => adopted.tensors,
+        Err(error) => return refused(&error, ""),
+    };
     let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
     match identify(&shapes) {
         Ok(found) => build(&found, tensors),

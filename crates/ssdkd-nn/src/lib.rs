@@ -17,7 +17,9 @@ pub mod schedule;
 mod store;
 pub mod weights;
 
-pub use architecture::{Architecture, Backbone, Identity, Names, Shortcut, Task, identify};
+pub use architecture::{
+    Adopted, Architecture, Backbone, Identity, Names, Shortcut, Task, adopt, identify, identify_as,
+};
 pub use card::{CARD_VERSION, CardError, TeacherCard};
 pub use device::{OPEN_GPU, OpenGpu, device_name};
 pub use inherit::inherit;

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use ssdkd_nn::identify;
 use ssdkd_nn::weights::{self, Choice};
+use ssdkd_nn::{adopt, identify};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{StageError, exit};
 
@@ -61,9 +61,14 @@ pub fn inspect(arguments: &InspectArgs) -> Result<()> {
             for (name, shape) in &shapes {
                 writeln!(text, "tensor   {name} {shape:?}")?;
             }
+            let adopted = adopt(tensors).map_err(|error| StageError::other(Code::Integrity, error))?;
+            for notice in &adopted.notices {
+                writeln!(text, "import   {notice}")?;
+            }
+            let shapes = adopted.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
             match identify(&shapes) {
                 Ok(found) => writeln!(text, "network  {}, {} classes", found.architecture, found.classes)?,
-                Err(_) => writeln!(text, "network  not recognised")?,
+                Err(reason) => writeln!(text, "network  not supported: {}", reason.lines().next().unwrap_or_default())?,
             }
         }
     }

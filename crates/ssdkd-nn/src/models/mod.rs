@@ -3,6 +3,7 @@
 mod generator;
 mod pyramid;
 mod resnet;
+mod shapes;
 mod vgg;
 mod wrn;
 
@@ -12,6 +13,7 @@ use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
 pub use generator::Generator;
+pub use shapes::tensor_shapes;
 
 use crate::architecture::{Architecture, Backbone, Names, Task};
 use crate::layers::{Draw, Linear};

@@ -1,5 +1,6 @@
 //! The networks against PyTorch, against published teachers, and against files that mean harm.
 
+mod adopted;
 mod cards;
 mod checkpoints;
 mod entries;

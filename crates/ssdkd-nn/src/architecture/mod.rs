@@ -1,10 +1,16 @@
-//! Architectures by name, and recognising one from the tensors of a `state_dict`.
+//! Architectures by name, and identifying one from the tensors of a `state_dict`.
 
-use std::collections::BTreeMap;
+mod adopt;
+mod describe;
+mod identify;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub use adopt::{Adopted, adopt};
+pub use identify::{Identity, identify, identify_as};
 
 /// What a network looks like, but for the number of classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,9 +81,6 @@ impl Default for Names {
         Self { head: "linear".into(), shortcut: "shortcut".into() }
     }
 }
-
-/// The tensor by which a network that labels pixels is known.
-const PIXEL_HEAD: &str = "score.weight";
 
 const CIFAR_DEPTHS: [usize; 7] = [8, 14, 20, 32, 44, 56, 110];
 
@@ -218,83 +221,6 @@ impl From<Architecture> for String {
     }
 }
 
-/// What the tensors of a `state_dict` say about their network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The architecture.
-    pub architecture: Architecture,
-    /// How its tensors are named.
-    pub names: Names,
-    /// Number of classes.
-    pub classes: usize,
-    /// Channels of its input.
-    pub channels: usize,
-}
-
-/// Recognises a network from the names and shapes of its tensors, in PyTorch's layout.
-///
-/// Looks at as little as tells architectures apart; whether every tensor is there and fits is for
-/// [`Network::load`](crate::Network::load) to check.
-///
-/// # Errors
-/// If the tensors are of no known architecture; the error says what was looked for.
-pub fn identify(shapes: &BTreeMap<String, Vec<usize>>) -> Result<Identity, String> {
-    let shape = |name: &str| shapes.get(name).map(Vec::as_slice);
-    let names = names(shapes);
-    let first = ["conv1.weight", "block0.0.weight"].into_iter().find_map(|name| Some((name, shape(name)?)));
-    // The scores of pixels are a 1×1 convolution, and have four sides.
-    let head = ["linear.weight", "fc.weight", "classifier.weight", PIXEL_HEAD].into_iter().find_map(shape);
-    let (Some((first, &[width, channels, ..])), Some(&[classes, _, ..])) = (first, head) else {
-        let sample = shapes.keys().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
-        return Err(format!(
-            "no known architecture has these {} tensors ({sample}, …): there is no convolution conv1.weight or \
-             block0.0.weight with a head linear.weight, fc.weight, classifier.weight or {PIXEL_HEAD}\nhint: there are {KNOWN}",
-            shapes.len()
-        ));
-    };
-    if shapes.values().any(|shape| shape.contains(&0)) {
-        return Err("some of its tensors hold no numbers: no network has such".into());
-    }
-    let blocks = |group: &str| {
-        (0..shapes.len()).take_while(|index| shape(&format!("{group}.{index}.conv1.weight")).is_some()).count()
-    };
-    let backbone = if first == "block0.0.weight" {
-        Backbone::Vgg11
-    } else if let Some(&[outputs, ..]) = shape("block1.layer.0.conv1.weight") {
-        Backbone::Wrn { depth: 6 * blocks("block1.layer") + 4, width: outputs / 16 }
-    } else {
-        let groups = ["layer1", "layer2", "layer3", "layer4"].map(blocks);
-        match (width, groups) {
-            (64, [2, 2, 2, 2]) => Backbone::ResNet { depth: 18 },
-            (64, [3, 4, 6, 3]) => Backbone::ResNet { depth: 34 },
-            (16, [count, _, _, 0]) if count > 0 => {
-                let convolutions = shape(&format!("layer2.0.{}.0.weight", names.shortcut)).is_some();
-                let shortcut = if convolutions { Shortcut::Convolution } else { Shortcut::Pad };
-                Backbone::CifarResNet { depth: 6 * count + 2, shortcut }
-            }
-            _ => {
-                return Err(format!(
-                    "the tensors look like a residual network with {width} channels and groups of {groups:?} blocks, \
-                     which is not known here\nhint: there are {KNOWN}"
-                ));
-            }
-        }
-    };
-    let task = if shape(PIXEL_HEAD).is_some() { Task::Pixels } else { Task::Images };
-    // Only what has a name can be built.
-    let architecture = Architecture { backbone, task }.to_string().parse()?;
-    Ok(Identity { architecture, names, classes, channels })
-}
-
-fn names(shapes: &BTreeMap<String, Vec<usize>>) -> Names {
-    let pick = |default: String, other: &str| {
-        let has = |wanted: &str| shapes.keys().any(|name| name.split('.').any(|part| part == wanted));
-        if !has(&default) && has(other) { other.to_string() } else { default }
-    };
-    let Names { head, shortcut } = Names::default();
-    Names { head: pick(head, "fc"), shortcut: pick(shortcut, "downsample") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,22 +255,5 @@ mod tests {
         assert!(error("wrn_40_2").contains("did you mean wrn-40-2?"), "{}", error("wrn_40_2"));
         assert!(!error("transformer").contains("did you mean"));
         assert!(error("transformer").contains("wrn-DEPTH-WIDTH"));
-    }
-
-    #[track_caller]
-    fn check_unknown(tensors: &[(&str, &[usize])], message: &str) {
-        let shapes = tensors.iter().map(|(name, shape)| ((*name).to_string(), shape.to_vec())).collect();
-        let error = identify(&shapes).unwrap_err();
-        assert!(error.contains(message), "{error}");
-    }
-
-    #[test]
-    fn strange_tensors_are_no_network() {
-        check_unknown(&[], "these 0 tensors");
-        check_unknown(&[("conv1.weight", &[]), ("fc.weight", &[10, 64])], "no known architecture");
-        check_unknown(&[("conv1.weight", &[16, 3, 3, 3]), ("fc.weight", &[10])], "no known architecture");
-        check_unknown(&[("conv1.weight", &[64, 3, 7, 7]), ("fc.weight", &[1000, 2048])], "64 channels");
-        let wide = ("block1.layer.0.conv1.weight", &[8, 16, 3, 3][..]);
-        check_unknown(&[("conv1.weight", &[16, 3, 3, 3]), ("fc.weight", &[10, 64]), wide], "wrn-10-0");
     }
 }

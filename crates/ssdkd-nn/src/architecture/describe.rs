@@ -1,0 +1,349 @@
+//! Says in words what network some tensors are of, where this program cannot run it.
+//!
+//! A network that is not supported must not be called by the name of one that is.
+
+use super::KNOWN;
+use super::identify::Shapes;
+
+/// Things that a list in an error has.
+const LISTED: usize = 5;
+
+/// The first few, with commas between them.
+fn listed(mut items: impl Iterator<Item = String>) -> String {
+    let mut first = items.by_ref().take(LISTED).collect::<Vec<_>>();
+    first.extend(items.next().map(|_| "…".into()));
+    first.join(", ")
+}
+
+/// Says what the tensors of an unknown network are called.
+pub(super) fn unknown(shapes: &Shapes) -> String {
+    let first = listed(shapes.keys().cloned());
+    format!("no known network has these {} tensors ({first})\nhint: supported are {KNOWN}", shapes.len())
+}
+
+/// Describes a network that is not supported, as in "it is …". `None` for a supported one, and where nothing is known.
+pub(super) fn describe(shapes: &Shapes) -> Option<String> {
+    by_a_word(shapes)
+        .or_else(|| depthwise(shapes))
+        .or_else(|| residual(shapes))
+        .or_else(|| wide(shapes))
+        .or_else(|| vgg(shapes))
+}
+
+/// Words in tensor names that give a family away.
+const WORDS: [(&str, &str); 9] = [
+    ("pos_embed", "a vision transformer"),
+    ("cls_token", "a vision transformer"),
+    ("relative_position_bias_table", "a Swin transformer"),
+    ("self_attn", "a transformer"),
+    ("attention", "a network with attention"),
+    ("denseblock1", "a DenseNet"),
+    ("squeeze", "a SqueezeNet"),
+    ("Mixed_5b", "an Inception network"),
+    ("inception3a", "a GoogLeNet"),
+];
+
+fn by_a_word(shapes: &Shapes) -> Option<String> {
+    let has = |word: &str| shapes.keys().any(|name| name.split('.').any(|part| part == word));
+    WORDS.iter().find(|(word, _)| has(word)).map(|(_, what)| (*what).to_string())
+}
+
+/// MobileNets, EfficientNets, ConvNeXts.
+fn depthwise(shapes: &Shapes) -> Option<String> {
+    let is_depthwise = |shape: &&Vec<usize>| matches!(shape[..], [outputs, 1, height, _] if outputs > 1 && height > 1);
+    // The first convolution of a network for gray images has one input channel, too.
+    let count = shapes.values().filter(is_depthwise).count();
+    (count > 1)
+        .then(|| format!("a network with {count} depthwise convolutions, as MobileNet and EfficientNet have them"))
+}
+
+/// A residual network whose blocks are named `layer1.0` and so on.
+struct Residual {
+    /// Blocks of each group.
+    blocks: Vec<usize>,
+    /// Channels that each group hands on.
+    channels: Vec<usize>,
+    /// Kernel and channels of the first convolution.
+    stem: Option<(usize, usize)>,
+    /// Three convolutions in a block, the first of them 1×1.
+    bottleneck: bool,
+    /// Batch norm before each convolution.
+    pre_activation: bool,
+    /// The convolutions of its blocks have biases.
+    biased: bool,
+    /// The 3×3 convolutions are grouped.
+    grouped: bool,
+    /// Modules of a block that an ordinary one does not have.
+    others: Vec<String>,
+}
+
+fn residual(shapes: &Shapes) -> Option<String> {
+    let network = Residual::read(shapes)?;
+    (!network.is_supported()).then(|| network.describe())
+}
+
+impl Residual {
+    fn read(shapes: &Shapes) -> Option<Self> {
+        let shape = |name: String| shapes.get(&name).map(Vec::as_slice);
+        let count = |group: usize| {
+            (0..shapes.len()).take_while(|index| shape(format!("layer{group}.{index}.conv1.weight")).is_some()).count()
+        };
+        let blocks = (1..=shapes.len()).map(count).take_while(|&blocks| blocks > 0).collect::<Vec<_>>();
+        if blocks.is_empty() {
+            return None;
+        }
+        let last = |group: usize| ["conv3", "conv2", "conv1"].map(|conv| format!("layer{group}.0.{conv}.weight"));
+        let outputs = |group| last(group).into_iter().find_map(shape).and_then(|shape| shape.first().copied());
+        let first = shape("layer1.0.conv1.weight".into())?;
+        // Where a group begins, the input of its first convolution has another width than the output.
+        let begins = |group: &usize| match shape(format!("layer{group}.0.conv1.weight")) {
+            Some(&[outputs, inputs, ..]) => outputs != inputs,
+            _ => false,
+        };
+        let changed = (1..=blocks.len()).find(begins);
+        let norm_of_inputs = changed.is_some_and(|group| {
+            let inputs = shape(format!("layer{group}.0.conv1.weight")).and_then(|shape| shape.get(1));
+            shape(format!("layer{group}.0.bn1.weight")).and_then(|shape| shape.first()) == inputs
+        });
+        let ordinary = ["conv1", "conv2", "conv3", "bn1", "bn2", "bn3", "shortcut", "downsample"];
+        let mut others = Vec::<String>::new();
+        for name in shapes.keys() {
+            let mut parts = name.split('.');
+            if parts.next().is_some_and(|part| part.starts_with("layer"))
+                && let Some(module) = parts.nth(1)
+                && !ordinary.contains(&module)
+                && !others.iter().any(|other| other == module)
+            {
+                others.push(module.into());
+            }
+        }
+        Some(Self {
+            channels: (1..=blocks.len()).filter_map(outputs).collect(),
+            stem: shape("conv1.weight".into())
+                .and_then(|shape| if let [outputs, _, kernel, _] = *shape { Some((kernel, outputs)) } else { None }),
+            bottleneck: shape("layer1.0.conv3.weight".into()).is_some() && first.last() == Some(&1),
+            pre_activation: norm_of_inputs,
+            grouped: matches!(
+                (first, shape("layer1.0.conv2.weight".into())),
+                (&[width, ..], Some(&[_, inputs, ..])) if inputs < width
+            ),
+            biased: shape("layer1.0.conv1.bias".into()).is_some(),
+            others,
+            blocks,
+        })
+    }
+
+    /// Whether these are the shapes of a supported network: some other tensor is wrong then.
+    fn is_supported(&self) -> bool {
+        let plain = !self.bottleneck && !self.pre_activation && !self.grouped && self.others.is_empty();
+        let shaped = match (&self.channels[..], &self.blocks[..]) {
+            ([64, 128, 256, 512], [2, 2, 2, 2] | [3, 4, 6, 3]) => self.stem == Some((3, 64)),
+            ([16, 32, 64], &[first, second, third]) => {
+                first == second
+                    && second == third
+                    && super::CIFAR_DEPTHS.contains(&(6 * first + 2))
+                    && self.stem == Some((3, 16))
+            }
+            _ => false,
+        };
+        plain && shaped
+    }
+
+    fn describe(&self) -> String {
+        let list = |numbers: &[usize]| listed(numbers.iter().map(usize::to_string));
+        let (before, kind) = match (self.pre_activation, self.bottleneck) {
+            (true, true) => ("pre-activation ", "bottleneck "),
+            (true, false) => ("pre-activation ", ""),
+            (false, true) => ("", "bottleneck "),
+            (false, false) => ("", ""),
+        };
+        let name = self.usual_name().map(|name| format!(" ({name})")).unwrap_or_default();
+        let channels = match &self.channels[..] {
+            [] => String::new(),
+            _ if self.bottleneck => String::new(),
+            channels => format!(", {} channels", list(channels)),
+        };
+        let stem = match self.stem {
+            Some((7, _)) => "an ImageNet stem (7×7)".into(),
+            Some((3, channels)) => format!("a CIFAR stem (3×3, {channels} channels)"),
+            Some((kernel, _)) => format!("a stem of {kernel}×{kernel}"),
+            None => "an unknown stem".into(),
+        };
+        let grouped = if self.grouped { ", with grouped convolutions as in ResNeXt" } else { "" };
+        let others = match listed(self.others.iter().cloned()) {
+            none if none.is_empty() => none,
+            others => format!(", with {others} in its blocks"),
+        };
+        let blocks = list(&self.blocks);
+        let mut text = format!(
+            "a {before}{kind}residual network with groups of {blocks} blocks{name}{channels} and {stem}{grouped}{others}"
+        );
+        if self.pre_activation && self.biased && self.blocks.len() == 3 {
+            // Another function than that of a supported wide residual network, not only other names.
+            text += ", as in meliketoy/wide-resnet.pytorch: its shortcuts start before batch norm, those of a supported WRN behind it";
+        }
+        text
+    }
+
+    /// What papers call it.
+    fn usual_name(&self) -> Option<String> {
+        if self.grouped {
+            return None;
+        }
+        let depth = match (self.bottleneck, &self.blocks[..]) {
+            (false, [1, 1, 1, 1]) => 10,
+            (false, [2, 2, 2, 2]) => 18,
+            (false, [3, 4, 6, 3]) => 34,
+            (true, [3, 4, 6, 3]) => 50,
+            (true, [3, 4, 23, 3]) => 101,
+            (true, [3, 8, 36, 3]) => 152,
+            (true, &[first, second, third]) if first == second && second == third => 9 * first + 2,
+            _ => return None,
+        };
+        Some(format!("ResNet-{depth}"))
+    }
+}
+
+/// A wide residual network of another width.
+fn wide(shapes: &Shapes) -> Option<String> {
+    let outputs = |group: usize| shapes.get(&format!("block{group}.layer.0.conv1.weight"))?.first().copied();
+    let channels = (1..=shapes.len()).map_while(outputs).collect::<Vec<_>>();
+    let &first = channels.first()?;
+    let doubles = channels.iter().eq([first, 2 * first, 4 * first].iter());
+    if doubles && first % 16 == 0 && (1..=20).contains(&(first / 16)) {
+        return None;
+    }
+    let channels = listed(channels.iter().map(usize::to_string));
+    Some(format!(
+        "a wide residual network with groups of {channels} channels; supported are 16, 32 and 64 times a whole number"
+    ))
+}
+
+/// A VGG of another depth, or with torchvision's names.
+fn vgg(shapes: &Shapes) -> Option<String> {
+    let named = |start: &str| {
+        let of_convolution = |(name, shape): (&String, &Vec<usize>)| match name.split('.').collect::<Vec<_>>()[..] {
+            [group, place, "weight"] if group.starts_with(start) && place.parse::<usize>().is_ok() => {
+                Some(shape.clone()).filter(|shape| shape.len() == 4)
+            }
+            _ => None,
+        };
+        shapes.iter().filter_map(of_convolution).collect::<Vec<_>>()
+    };
+    let (blocks, features) = (named("block"), named("features"));
+    let convolutions = if blocks.is_empty() { &features } else { &blocks };
+    if convolutions.is_empty() || !convolutions.iter().all(|shape| shape[2..] == [3, 3]) {
+        return None;
+    }
+    let usual = match convolutions.len() {
+        8 if !blocks.is_empty() => return None,
+        10 => " (VGG-13)",
+        13 => " (VGG-16)",
+        16 => " (VGG-19)",
+        _ => "",
+    };
+    let layout = if blocks.is_empty() { ", named `features` as in torchvision" } else { "" };
+    Some(format!("a VGG network with {} convolutions{usual}{layout}", convolutions.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::identify;
+    use super::*;
+
+    /// Tensors of a residual network in torchvision's names.
+    fn residual_network(blocks: &[usize], widths: &[usize], bottleneck: bool, stem: usize) -> Shapes {
+        let mut shapes = Shapes::from([("conv1.weight".into(), vec![widths[0], 3, stem, stem])]);
+        let expansion = if bottleneck { 4 } else { 1 };
+        let mut inputs = widths[0];
+        for (group, (&count, &width)) in blocks.iter().zip(widths).enumerate() {
+            for index in 0..count {
+                let mut conv = |name: &str, outputs: usize, inputs: usize, kernel: usize| {
+                    let place = format!("layer{}.{index}.", group + 1);
+                    shapes.insert(format!("{place}conv{name}.weight"), vec![outputs, inputs, kernel, kernel]);
+                    shapes.insert(format!("{place}bn{name}.weight"), vec![outputs]);
+                };
+                if bottleneck {
+                    conv("1", width, inputs, 1);
+                    conv("2", width, width, 3);
+                    conv("3", 4 * width, width, 1);
+                } else {
+                    conv("1", width, inputs, 3);
+                    conv("2", width, width, 3);
+                }
+                inputs = expansion * width;
+            }
+        }
+        shapes.insert("fc.weight".into(), vec![10, inputs]);
+        shapes
+    }
+
+    #[track_caller]
+    fn check(shapes: &Shapes, description: &str) {
+        let error = identify(shapes).unwrap_err();
+        assert!(error.starts_with(&format!("it is {description}")), "{error}");
+        assert!(error.contains("cannot run it yet\nhint: supported are resnet8"), "{error}");
+    }
+
+    #[test]
+    fn deeper_residual_networks_are_described() {
+        let widths = [64, 128, 256, 512];
+        check(
+            &residual_network(&[3, 4, 6, 3], &widths, true, 7),
+            "a bottleneck residual network with groups of 3, 4, 6, 3 blocks (ResNet-50) and an ImageNet stem (7×7)",
+        );
+        check(
+            &residual_network(&[18, 18, 18], &[16, 32, 64], true, 3),
+            "a bottleneck residual network with groups of 18, 18, 18 blocks (ResNet-164) and a CIFAR stem (3×3, 16 channels)",
+        );
+        check(
+            &residual_network(&[2, 2, 2, 2], &widths, false, 7),
+            "a residual network with groups of 2, 2, 2, 2 blocks (ResNet-18), 64, 128, 256, 512 channels and an ImageNet stem",
+        );
+        check(
+            &residual_network(&[3, 4, 6, 3], &widths, false, 7),
+            "a residual network with groups of 3, 4, 6, 3 blocks (ResNet-34)",
+        );
+        check(
+            &residual_network(&[5, 5, 5], &[64, 128, 256], false, 3),
+            "a residual network with groups of 5, 5, 5 blocks, 64, 128, 256 channels and a CIFAR stem (3×3, 64 channels)",
+        );
+    }
+
+    #[test]
+    fn a_pre_activation_network_is_no_resnet() {
+        let mut shapes = residual_network(&[4, 4, 4], &[160, 320, 640], false, 3);
+        shapes.insert("conv1.weight".into(), vec![16, 3, 3, 3]);
+        shapes.insert("layer1.0.conv1.weight".into(), vec![160, 16, 3, 3]);
+        for (name, inputs) in [("layer1.0.bn1.weight", 16), ("layer2.0.bn1.weight", 160), ("layer3.0.bn1.weight", 320)]
+        {
+            shapes.insert(name.into(), vec![inputs]);
+        }
+        check(&shapes, "a pre-activation residual network with groups of 4, 4, 4 blocks");
+        shapes.insert("layer1.0.conv1.bias".into(), vec![160]);
+        assert!(identify(&shapes).unwrap_err().contains("its shortcuts start before batch norm"));
+    }
+
+    fn convolutions(names: &[String], inputs: usize) -> Shapes {
+        let mut shapes = names.iter().map(|name| (name.clone(), vec![64, inputs, 3, 3])).collect::<Shapes>();
+        shapes.insert("classifier.weight".into(), vec![10, 64]);
+        shapes
+    }
+
+    #[test]
+    fn other_families_are_described() {
+        let places = |counts: &[usize]| {
+            let of = |(block, &count): (usize, &usize)| {
+                (0..count).map(move |layer| format!("block{block}.{}.weight", 3 * layer))
+            };
+            counts.iter().enumerate().flat_map(of).collect::<Vec<_>>()
+        };
+        check(&convolutions(&places(&[2, 2, 2, 2, 2]), 64), "a VGG network with 10 convolutions (VGG-13)");
+        check(&convolutions(&places(&[2, 2, 4, 4, 4]), 64), "a VGG network with 16 convolutions (VGG-19)");
+        let features = (0..8).map(|layer| format!("features.{}.weight", 4 * layer)).collect::<Vec<_>>();
+        check(&convolutions(&features, 64), "a VGG network with 8 convolutions, named `features` as in torchvision");
+        check(&convolutions(&features, 1), "a network with 8 depthwise convolutions");
+        let transformer = Shapes::from([("pos_embed".into(), vec![1, 65, 192]), ("head.weight".into(), vec![10, 192])]);
+        check(&transformer, "a vision transformer");
+    }
+}
