@@ -46,7 +46,7 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let evicted = buffer.insert(arrivals)?.len();
 
     let members = buffer.members().iter().map(to_row).collect::<Vec<_>>();
-    let classes = class_rows(&buffer, &context.teacher_card().class_names);
+    let classes = class_rows(&buffer, &context.teacher_card().class_labels());
     job.metric("members", buffer.len() as f64);
     job.metric("arrived", arrived as f64);
     job.metric("evicted", evicted as f64);

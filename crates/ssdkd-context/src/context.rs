@@ -12,7 +12,7 @@ use serde_json::json;
 use ssdkd_method::Trouble;
 use ssdkd_nn::{Architecture, CardError, NetworkSpec, OPEN_GPU, TeacherCard, device_name};
 use ssdkd_shards::{FileEntry, Timing, canonical, digest};
-use ssdkd_stage::exit::Code;
+use ssdkd_stage::exit::{self, Code};
 use ssdkd_stage::{
     Complete, DeviceChoice, FingerprintInput, Progress, RunArgs, RunFolder, RunLock, StageArgs, StageError,
     StageFolder, State, collect_state, judge, logging, write_file,
@@ -96,7 +96,9 @@ impl Context {
     pub fn open(arguments: &StageArgs, command: &str, threads: usize) -> Result<Self> {
         let mode = if arguments.ask.dry_run { Mode::DryRun } else { Mode::Work };
         let &StageArgs { force, resume, verify, .. } = arguments;
-        Self::open_with(&arguments.run, command, threads, Options { force, mode, resume, verify })
+        let context = Self::open_with(&arguments.run, command, threads, Options { force, mode, resume, verify })?;
+        context.warn_of_teacher();
+        Ok(context)
     }
 
     /// Opens the run that `arguments` name to have its stages judged, by digests of all files if `verify`: nothing is made,
@@ -199,6 +201,13 @@ impl Context {
             tracing::warn!(
                 "{root} was made with other settings than these\nhint: name {root}, without --set, to take its own"
             );
+        }
+    }
+
+    /// Warns if the teacher's card holds a guess. Call it once in a command; [`open`](Self::open) does.
+    pub fn warn_of_teacher(&self) {
+        if let Some(warning) = self.card.warning(&self.card_path) {
+            tracing::warn!("{}", exit::plain(&warning));
         }
     }
 
@@ -400,7 +409,7 @@ impl Context {
         let card = &self.card;
         let what = json!({
             "weights": card.digest, "architecture": card.architecture, "names": card.names, "classes": card.classes,
-            "input": card.input, "mean": card.mean, "std": card.std, "class_names": card.class_names,
+            "input": card.input, "mean": card.mean, "std": card.std, "class_names": card.class_labels(),
         });
         digest::of_bytes(canonical::to_string(&what).as_bytes())
     }
@@ -510,7 +519,11 @@ pub(crate) fn load_recipe(arguments: &RunArgs) -> Result<(Recipe, PathBuf), Stag
 
 /// A card that is not there is a missing input; one that does not fit is damaged.
 pub fn card_error(error: CardError) -> StageError {
-    let code = if matches!(error, CardError::Read { .. }) { Code::MissingInput } else { Code::Integrity };
+    let code = match error {
+        CardError::Read { .. } => Code::MissingInput,
+        CardError::NotACard { .. } => Code::Usage,
+        _ => Code::Integrity,
+    };
     StageError::other(code, error)
 }
 

@@ -140,7 +140,7 @@ fn shard(batches: &[Synthesis], format: ImageFormat, job: &Job, context: &mut Co
         origin: job.origin(),
         shape: teacher.input,
         normalisation: Normalisation { mean: teacher.mean.clone(), std: teacher.std.clone() },
-        class_names: teacher.class_names.clone(),
+        class_names: teacher.class_labels(),
     };
     let teacher_masks = (!masks.is_empty()).then_some(masks);
     Ok(ImageShard { info, samples, pixels: Pixels::from_unit(&values, format), teacher_logits, teacher_masks })

@@ -1,5 +1,9 @@
 //! The card of a model: what must be known besides its weights to use it.
+//!
+//! Version 2 says where mean and standard deviation come from, and has no class names where nobody gave any. A card of version 1
+//! opens as one whose normalization was given.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
@@ -9,8 +13,8 @@ use crate::architecture::{Architecture, Names, Task};
 use crate::network::{Network, NetworkSpec};
 use crate::weights;
 
-/// The layout of this file.
-pub const CARD_VERSION: u32 = 1;
+/// The layout of this file; older ones can be read.
+pub const CARD_VERSION: u32 = 2;
 
 /// Most classes of pixels: masks have eight bits, and one number is for none.
 const MOST_OF_PIXELS: usize = 255;
@@ -34,7 +38,10 @@ pub struct TeacherCard {
     pub mean: Vec<f32>,
     /// Divided by after that.
     pub std: Vec<f32>,
-    /// In the order of the logits.
+    /// Where mean and std come from. Not in a card of version 1, where they count as given.
+    #[serde(default)]
+    pub normalization: Normalization,
+    /// In the order of the logits; empty where the classes have no names. [`class_labels`](Self::class_labels) has a word for each.
     pub class_names: Vec<String>,
     /// File name of the weights, a safetensors file beside the card.
     pub weights: String,
@@ -44,6 +51,29 @@ pub struct TeacherCard {
     pub parameters: usize,
     /// Where the model came from.
     pub source: String,
+}
+
+/// Where the mean and the standard deviation of a card come from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalization {
+    /// Somebody who knows the model gave them.
+    #[default]
+    Given,
+    /// Nobody gave them: they are a guess.
+    Assumed,
+    /// They gave the best score on this data set.
+    Measured(String),
+}
+
+impl fmt::Display for Normalization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given => f.write_str("given"),
+            Self::Assumed => f.write_str("assumed"),
+            Self::Measured(data) => write!(f, "measured on {data}"),
+        }
+    }
 }
 
 /// Why a card, or what it names, cannot be used.
@@ -59,6 +89,14 @@ pub enum CardError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// Weights were given where a card is wanted.
+    #[error("{path} is a weight file, not a card\nhint: {hint}")]
+    NotACard {
+        /// The file.
+        path: PathBuf,
+        /// Where its card is, or how to make one.
+        hint: String,
     },
     /// The card is not what it should be.
     #[error("{path} is no usable card: {reason}\nhint: `ssdkd import FILE` or `ssdkd-teach` makes a card")]
@@ -92,18 +130,29 @@ pub enum CardError {
 
 impl TeacherCard {
     /// Reads a card.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is no usable card. The error for a weight file says where its card is, or how to make one.
     pub fn load(path: &Path) -> Result<Self, CardError> {
-        Self::parse(&std::fs::read(path).map_err(|source| CardError::Read { path: path.into(), source })?, path)
+        let bytes = std::fs::read(path).map_err(|source| CardError::Read { path: path.into(), source })?;
+        Self::parse(&bytes, path).map_err(|error| {
+            if is_weight_file(path) { CardError::NotACard { path: path.into(), hint: card_hint(path) } } else { error }
+        })
     }
 
     /// As [`load`](Self::load), from the file's bytes; `path` is for errors.
+    ///
+    /// # Errors
+    /// If the text is no card, or one of an unknown version, or holds values out of range.
     pub fn parse(text: &[u8], path: &Path) -> Result<Self, CardError> {
         let unusable = |reason: String| CardError::Card { path: path.into(), reason };
         let card: Self = serde_json::from_slice(text).map_err(|error| unusable(error.to_string()))?;
-        if card.card_version != CARD_VERSION {
-            return Err(unusable(format!("it has version {}, this program knows {CARD_VERSION}", card.card_version)));
+        if !(1..=CARD_VERSION).contains(&card.card_version) {
+            let reason = format!("it has version {}, this program knows 1 to {CARD_VERSION}", card.card_version);
+            return Err(unusable(reason));
         }
-        if card.class_names.len() != card.classes || card.classes == 0 {
+        let unnamed = card.class_names.is_empty() && card.card_version > 1;
+        if card.class_names.len() != card.classes && !unnamed || card.classes == 0 {
             return Err(unusable(format!("{} class names for {} classes", card.class_names.len(), card.classes)));
         }
         if card.architecture.task == Task::Pixels && card.classes > MOST_OF_PIXELS {
@@ -122,6 +171,33 @@ impl TeacherCard {
     /// The card as the text of a file.
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("a card is plain data") + "\n"
+    }
+
+    /// Returns the names of the classes, or an empty list where they have none.
+    ///
+    /// A card of version 1 numbered the classes that nobody had named: those are no names.
+    pub fn names_of_classes(&self) -> &[String] {
+        let numbered = || self.class_names.iter().enumerate().all(|(class, name)| *name == class.to_string());
+        if self.card_version == 1 && numbered() { &[] } else { &self.class_names }
+    }
+
+    /// Returns a word for each class, in the order of the logits: its name, or its index where the classes have no names.
+    pub fn class_labels(&self) -> Vec<String> {
+        if self.class_names.is_empty() {
+            (0..self.classes).map(|class| class.to_string()).collect()
+        } else {
+            self.class_names.clone()
+        }
+    }
+
+    /// Returns what a user must know before relying on this card; `path` is the card's.
+    pub fn warning(&self, path: &Path) -> Option<String> {
+        let Self { normalization: Normalization::Assumed, mean, std, .. } = self else { return None };
+        Some(format!(
+            "the normalization of {} is assumed: nobody gave mean {mean:?} and std {std:?}. A wrong one costs accuracy\nhint: \
+             import the model again with --normalization or with --mean and --std, or let --data DATA find the best",
+            path.display()
+        ))
     }
 
     /// The network that the card speaks of.
@@ -161,5 +237,21 @@ impl TeacherCard {
         } else {
             Err(unusable(format!("it has {parameters} parameters, but its card says {} parameters", self.parameters)))
         }
+    }
+}
+
+/// Whether a file's name is one of a weight file.
+fn is_weight_file(path: &Path) -> bool {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+    ending.is_some_and(|ending| ["safetensors", "pth", "pt", "th", "tar", "ckpt", "bin", "pkl"].contains(&&*ending))
+}
+
+/// Says where the card of a weight file is, or how to make one.
+fn card_hint(weights: &Path) -> String {
+    let beside = weights.with_extension("json");
+    if TeacherCard::load(&beside).is_ok() {
+        format!("its card is {}: give that instead", beside.display())
+    } else {
+        format!("make its card with `ssdkd import {} --out teacher.json`", weights.display())
     }
 }

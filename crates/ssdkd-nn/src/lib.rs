@@ -20,7 +20,7 @@ pub mod weights;
 pub use architecture::{
     Adopted, Architecture, Backbone, Identity, Names, Shortcut, Task, adopt, identify, identify_as,
 };
-pub use card::{CARD_VERSION, CardError, TeacherCard};
+pub use card::{CARD_VERSION, CardError, Normalization, TeacherCard};
 pub use device::{OPEN_GPU, OpenGpu, device_name};
 pub use inherit::inherit;
 pub use layers::{BatchNorm2d, Conv2d, Draw, Linear};

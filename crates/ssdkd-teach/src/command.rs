@@ -9,7 +9,7 @@ use clap::Parser;
 use serde::{Deserialize, Serialize};
 use ssdkd_data::{Dataset, Split};
 use ssdkd_evaluate::{Evaluation, check_task, evaluate, open_data};
-use ssdkd_nn::{CARD_VERSION, OPEN_GPU, TeacherCard, weights};
+use ssdkd_nn::{CARD_VERSION, Normalization, OPEN_GPU, TeacherCard, weights};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{CommonArgs, Progress, StageError, remove_unfinished, signals, write_file};
 
@@ -355,10 +355,8 @@ fn write_teacher(
         input: spec.input,
         mean: spec.mean.clone(),
         std: spec.std.clone(),
-        class_names: match train.class_names() {
-            Some(names) => names.to_vec(),
-            None => (0..spec.classes).map(|class| class.to_string()).collect(),
-        },
+        normalization: Normalization::Given,
+        class_names: train.class_names().unwrap_or_default().to_vec(),
         weights: files.weights.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         digest: blake3::hash(&bytes).to_hex().to_string(),
         parameters: network.store().num_parameters(),

@@ -7,7 +7,7 @@ use anyhow::Result;
 use candle_core::Device;
 use clap::Args;
 use ssdkd_nn::weights::{Choice, WeightsError};
-use ssdkd_nn::{Architecture, CARD_VERSION, Network, Task, TeacherCard, identify, weights};
+use ssdkd_nn::{Architecture, CARD_VERSION, Network, Normalization, Task, TeacherCard, identify, weights};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{StageError, exit, write_file};
 
@@ -91,6 +91,7 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
         input: [found.channels, arguments.size, arguments.size],
         mean: arguments.mean.clone(),
         std: arguments.std.clone(),
+        normalization: Normalization::Given,
         class_names: class_names(arguments, found.classes, found.architecture.task)?,
         weights: file_name(&weights_path),
         digest: String::new(),

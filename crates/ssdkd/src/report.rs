@@ -341,7 +341,7 @@ fn charts_of_buffer(context: &mut Context) -> Result<[(&'static str, String); 2]
     let round = context.last_round("balance")?.context("the run has no buffer yet\nhint: `ssdkd run RECIPE`")?;
     let Histogram { classes, confidences } = Histogram::of_buffer(context, round)?;
     let card = context.teacher_card();
-    let names = (0..card.classes).map(|class| card.class_names.get(class).cloned().unwrap_or(class.to_string()));
+    let names = card.class_labels().into_iter();
     let bins = (1..=BINS).map(|bin| format!("{:.2}", bin as f64 / BINS as f64)).collect::<Vec<_>>();
     let title = format!("buffer of round {round}");
     let bars = |x: &str, labels: &[String], counts: &[u64]| {

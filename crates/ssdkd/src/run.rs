@@ -121,7 +121,10 @@ pub fn plan(arguments: &PlanArgs) -> Result<()> {
     let mut text = String::new();
     let Some(folder) = &arguments.shell else {
         let cost = match Context::look(run, false, threads) {
-            Ok(mut context) => Ok(estimate(&mut context)?),
+            Ok(mut context) => {
+                context.warn_of_teacher();
+                Ok(estimate(&mut context)?)
+            }
             // A recipe can be read before its teacher is there.
             Err(error) if error.downcast_ref().is_some_and(|error: &StageError| error.code() == Code::MissingInput) => {
                 Err(error)

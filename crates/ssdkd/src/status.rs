@@ -56,6 +56,7 @@ struct Line {
 pub fn status(arguments: &StatusArgs) -> Result<()> {
     let threads = arguments.run.common.set_up()?;
     let mut context = Context::look(&arguments.run, arguments.verify, threads)?;
+    context.warn_of_teacher();
     if let Some(round) = arguments.round {
         context.recipe().check_round(round)?;
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ssdkd_nn::{CARD_VERSION, Names, Network, TeacherCard, weights};
+use ssdkd_nn::{CARD_VERSION, Names, Network, Normalization, TeacherCard, weights};
 
 use crate::formula::{formula, numbers};
 use crate::place::device;
@@ -24,6 +24,7 @@ impl Model {
             input: [3, 8, 8],
             mean: vec![0.5; 3],
             std: vec![0.25; 3],
+            normalization: Normalization::Given,
             class_names: ["a", "b", "c"].map(String::from).to_vec(),
             weights: "model.safetensors".into(),
             digest: String::new(),
@@ -74,7 +75,7 @@ fn a_card_that_does_not_hold_is_refused() {
     check_refused("\"resnet8\"", "\"resnet9\"", "there is no architecture \"resnet9\"");
     check_refused("\"resnet8\"", "\"resnet14\"", "layer1.1.conv1.weight is missing");
     check_refused("\"fc\"", "\"linear\"", "linear.weight is missing");
-    check_refused("\"card_version\": 1", "\"card_version\": 2", "version 2");
+    check_refused("\"card_version\": 2", "\"card_version\": 3", "version 3");
     check_refused("\"source\"", "\"sauce\"", "sauce");
     check_refused("\"model.safetensors\"", "\"../model.safetensors\"", "beside the card");
     check_refused("\"classes\": 3", "\"classes\": 4", "3 class names for 4 classes");
@@ -108,4 +109,68 @@ fn weights_that_changed_are_refused() {
     std::fs::remove_file(&file).unwrap();
     let error = model.card.network(&model.path(), &device()).err().unwrap().to_string();
     assert!(error.contains("model.safetensors") && error.contains("hint:"), "{error}");
+}
+
+/// The same card as version 1 had it.
+fn in_version_1(card: &TeacherCard) -> String {
+    let json = card.to_json();
+    let old =
+        json.replace("\"card_version\": 2", "\"card_version\": 1").replace("  \"normalization\": \"given\",\n", "");
+    assert!(old.len() < json.len(), "{json}");
+    old
+}
+
+#[test]
+fn a_card_of_version_1_opens_as_given() {
+    let model = Model::new();
+    std::fs::write(model.path(), in_version_1(&model.card)).unwrap();
+    let card = TeacherCard::load(&model.path()).unwrap();
+    assert_eq!((&card.normalization, card.warning(&model.path())), (&Normalization::Given, None));
+    assert_eq!(card.names_of_classes(), ["a", "b", "c"]);
+    card.network(&model.path(), &device()).unwrap();
+}
+
+#[test]
+fn numbers_that_version_1_made_up_are_no_names() {
+    let mut card = Model::new().card;
+    card.class_names = ["0", "1", "2"].map(String::from).to_vec();
+    let old = TeacherCard::parse(in_version_1(&card).as_bytes(), "card.json".as_ref()).unwrap();
+    assert_eq!((old.names_of_classes().len(), old.class_labels()), (0, card.class_names.clone()));
+    assert_eq!(card.names_of_classes(), ["0", "1", "2"], "somebody gave these");
+}
+
+#[test]
+fn classes_without_names_are_their_indices() {
+    let mut card = Model::new().card;
+    card.class_names.clear();
+    let card = TeacherCard::parse(card.to_json().as_bytes(), "card.json".as_ref()).unwrap();
+    assert_eq!((card.names_of_classes().len(), card.class_labels()), (0, ["0", "1", "2"].map(String::from).to_vec()));
+}
+
+#[test]
+fn an_assumed_normalization_is_warned_of() {
+    let model = Model::new();
+    let assumed = TeacherCard { normalization: Normalization::Assumed, ..model.card.clone() };
+    let again = TeacherCard::parse(assumed.to_json().as_bytes(), &model.path()).unwrap();
+    let warning = again.warning(&model.path()).unwrap();
+    assert!(warning.contains("assumed") && warning.contains("[0.5, 0.5, 0.5]"), "{warning}");
+    let measured = TeacherCard { normalization: Normalization::Measured("pets".into()), ..model.card };
+    let again = TeacherCard::parse(measured.to_json().as_bytes(), "card.json".as_ref()).unwrap();
+    assert_eq!(
+        (again.normalization.to_string().as_str(), again.warning("card.json".as_ref())),
+        ("measured on pets", None)
+    );
+}
+
+#[test]
+fn weights_in_the_place_of_a_card_are_told_from_one() {
+    let model = Model::new();
+    let weights = model.folder.path().join("model.safetensors");
+    let error = TeacherCard::load(&weights).unwrap_err().to_string();
+    let card = format!("its card is {}", model.path().display());
+    assert!(error.contains("is a weight file, not a card") && error.contains(&card), "{error}");
+
+    std::fs::remove_file(model.path()).unwrap();
+    let error = TeacherCard::load(&weights).unwrap_err().to_string();
+    assert!(error.contains("make its card with `ssdkd import "), "{error}");
 }
