@@ -11,25 +11,27 @@ use ssdkd_stage::exit::{self, Code};
 use ssdkd_stage::{CommonArgs, Progress, StageError, signals, write_file};
 
 use crate::evaluation::{Evaluation, evaluate_beside};
-use crate::inputs::{load_card, load_model, open_data_for};
+use crate::inputs::{Model, load_card, load_model, open_data_for};
 
 /// Measure a model on real data: accuracy or mean IoU, cross-entropy, confusions, agreement with the teacher
+///
+/// Example: ssdkd-evaluate teacher.json --data data/cifar10 --limit 1000
 #[derive(Debug, Parser)]
 #[command(version, after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 missing input, 4 integrity, 130/143 signals")]
 pub struct EvaluateArgs {
-    /// A model's card (.json), or the bare weights of a student (.safetensors, .pth) together with --teacher
+    /// The model's card (.json); or bare weights (.safetensors, .pth) of a student, with --teacher
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
 
-    /// What to measure on: shapes[:SEED], shapes-masks[:SEED], or a data set's folder or file (data/README.md)
+    /// The data set: a folder or a file (data/README.md), or drawn images: shapes[:SEED], shapes-masks[:SEED]
     #[arg(long, env = "SSDKD_DATA", value_name = "DATA")]
     pub data: String,
 
-    /// The part of the data set
+    /// The split of the data set
     #[arg(long, value_name = "SPLIT", value_enum, default_value_t)]
     pub split: SplitChoice,
 
-    /// The teacher's card: how often do the two agree?
+    /// The teacher's card; also count how often model and teacher agree
     #[arg(long, value_name = "CARD")]
     pub teacher: Option<PathBuf>,
 
@@ -91,7 +93,13 @@ pub fn run(arguments: &EvaluateArgs) -> Result<(), StageError> {
     arguments.common.set_up()?;
     let device = arguments.common.device.open(Device::Cpu, OPEN_GPU)?;
     let teacher = arguments.teacher.as_deref().map(|path| load_card(path, &device)).transpose()?;
-    let (network, class_names) = load_model(&arguments.model, teacher.as_ref().map(|(card, _)| card), &device)?;
+    let model = load_model(&arguments.model, teacher.as_ref().map(|(card, _)| card), &device)?;
+    let of_teacher =
+        teacher.as_ref().zip(arguments.teacher.as_deref()).and_then(|((card, _), path)| card.warning(path));
+    for warning in model.warning.iter().chain(&of_teacher) {
+        tracing::warn!("{}", exit::plain(warning));
+    }
+    let Model { network, class_names, .. } = model;
     let split = Split::from(arguments.split);
     let mut dataset = open_data_for(&arguments.data, split, network.spec().input, &class_names)?;
     if let Some(limit) = arguments.limit {

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::Device;
 use ssdkd_data::{DataError, Dataset, Split};
 use ssdkd_nn::weights::{self, Choice, WeightsError};
-use ssdkd_nn::{Architecture, CardError, Network, NetworkSpec, TeacherCard, identify};
+use ssdkd_nn::{Architecture, CardError, Network, NetworkSpec, TeacherCard, adopt, identify};
 use ssdkd_stage::StageError;
 use ssdkd_stage::exit::{self, Code};
 
@@ -21,24 +21,51 @@ pub fn open_data(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Resu
     Ok(dataset)
 }
 
-/// The same for a model: its images brought into the shape that it takes, its classes numbered as the model's are, by name.
+/// Opens a split for a model: its images have the model's shape, its classes the model's indices.
+///
+/// Classes are matched by name where both sides have names, and by index otherwise. `class_names` is empty for a model without names.
+///
+/// # Errors
+/// As [`open_data`]; also where the names of both sides are numbers in different orders, so that they may be names or indices.
 pub fn open_data_for(
     spec: &str,
     split: Split,
     input: [usize; 3],
     class_names: &[String],
 ) -> Result<Dataset, StageError> {
-    let dataset = open_data(spec, split, Some(input))?.numbered_as(class_names);
-    let named = |names: &[String]| names.iter().any(|name| name.parse::<u32>().is_err());
-    if let Some(own) = dataset.class_names()
-        && own != class_names
-        && named(own)
-        && named(class_names)
+    let dataset = open_data(spec, split, Some(input))?;
+    let first = |names: &[String]| names.iter().take(4).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let Some(own) = dataset.class_names().filter(|own| *own != class_names) else { return Ok(dataset) };
+    let own = own.to_vec();
+    let is_number = |name: &String| name.parse::<u32>().is_ok();
+    if class_names.is_empty() {
+        let in_order = own.iter().enumerate().all(|(class, name)| name.parse() == Ok(class));
+        if dataset.names_are_numbers() && !in_order {
+            tracing::info!(
+                "the class folders {}, … of {spec} have the indices 0, 1, 2, 3, … in this order",
+                first(&own)
+            );
+        }
+        return Ok(dataset);
+    }
+    let moved = own.iter().enumerate().any(|(class, name)| class_names.get(class) != Some(name));
+    if moved
+        && own.iter().all(|name| is_number(name) && class_names.contains(name))
+        && class_names.iter().all(is_number)
     {
-        let first = |names: &[String]| names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
+        return Err(StageError::Usage(format!(
+            "the classes of {spec} ({}, …) and of the model ({}, …) are numbers in different orders: are they names or indices?\n\
+             hint: if the model's outputs are in the order of the data, as torchvision sorts folders, import it without \
+             --class-names; if not, give --class-names in the order of its outputs, and the classes of the data other names than numbers",
+            first(&own),
+            first(class_names)
+        )));
+    }
+    let dataset = dataset.numbered_as(class_names);
+    if dataset.class_names() != Some(class_names) && !own.iter().all(is_number) && !class_names.iter().all(is_number) {
         tracing::warn!(
-            "the classes of {spec} ({}, …) are not called as the model's are ({}, …): they are compared by their numbers",
-            first(own),
+            "the classes of {spec} ({}, …) are not called as the model's are ({}, …): they are compared by their indices",
+            first(&own),
             first(class_names)
         );
     }
@@ -67,46 +94,67 @@ fn is_refusal(error: &std::io::Error) -> bool {
     error.kind() == ErrorKind::PermissionDenied || error.raw_os_error().is_some()
 }
 
-/// A teacher's card and its network.
+/// Reads a teacher's card and its network.
+///
+/// # Errors
+/// If the card or its weights cannot be read or do not fit each other.
 pub fn load_card(path: &Path, device: &Device) -> Result<(TeacherCard, Network), StageError> {
     let load = || {
         let card = TeacherCard::load(path)?;
         let network = card.network(path, device)?;
         Ok((card, network))
     };
-    load().map_err(|error: CardError| {
-        let code = if matches!(error, CardError::Read { .. }) { Code::MissingInput } else { Code::Integrity };
-        StageError::other(code, error)
+    load().map_err(|error: CardError| match error {
+        CardError::Read { .. } => StageError::other(Code::MissingInput, error),
+        CardError::NotACard { .. } => StageError::Usage(error.to_string()),
+        _ => StageError::other(Code::Integrity, error),
     })
 }
 
-/// A model: its card (`.json`), or its bare weights, whose architecture is recognised from their tensors.
+/// A network to be measured, and what must be known of it.
+pub struct Model {
+    /// The network.
+    pub network: Network,
+    /// The names of its classes; empty where they have none.
+    pub class_names: Vec<String>,
+    /// What a user must know before relying on it.
+    pub warning: Option<String>,
+}
+
+/// Loads a model: its card (`.json`), or its bare weights, whose architecture is identified from their tensors.
 ///
-/// Bare weights do not say how images are normalised nor how large they are, so they need the card of the teacher they
-/// were distilled from. Beside the network what its classes are called.
-pub fn load_model(
-    path: &Path,
-    teacher: Option<&TeacherCard>,
-    device: &Device,
-) -> Result<(Network, Vec<String>), StageError> {
-    if path.extension().is_some_and(|ending| ending == "json") {
-        let (card, network) = load_card(path, device)?;
-        return Ok((network, card.class_names));
-    }
+/// Bare weights say neither how images are normalized nor how large they are, so they need the card of the teacher that they were
+/// distilled from.
+///
+/// # Errors
+/// If the file cannot be used. For bare weights without a teacher the error says where their card is.
+pub fn load_model(path: &Path, teacher: Option<&TeacherCard>, device: &Device) -> Result<Model, StageError> {
+    let is_card = path.extension().is_some_and(|ending| ending == "json");
+    let Some(teacher) = teacher.filter(|_| !is_card) else {
+        // For weights without a teacher's card the error says where their own card is.
+        let (card, network) = load_card(path, device).map_err(|error| match error {
+            StageError::Usage(what) if !is_card => StageError::Usage(format!(
+                "{what}\nhint: or add --teacher CARD, the card of the teacher that the model was distilled from"
+            )),
+            error => error,
+        })?;
+        let warning = card.warning(path);
+        return Ok(Model { network, class_names: card.names_of_classes().to_vec(), warning });
+    };
     let imported = weights::import(path, &Choice::default()).map_err(|error| {
         let code = if matches!(error, WeightsError::Read { .. }) { Code::MissingInput } else { Code::Integrity };
         StageError::other(code, error)
     })?;
-    let tensors = imported.tensors;
+    for line in imported.describe() {
+        tracing::info!("{}", exit::plain(&line));
+    }
     let unusable =
         |reason: String| StageError::other(Code::Integrity, format!("{} cannot be used: {reason}", path.display()));
-    let Some(teacher) = teacher else {
-        return Err(StageError::Usage(format!(
-            "{} holds bare weights, which do not say how images are normalised\nhint: add --teacher CARD, the teacher it \
-             was distilled from, or give the model's own card",
-            path.display()
-        )));
-    };
+    let adopted = adopt(imported.tensors).map_err(|error| unusable(error.to_string()))?;
+    for notice in &adopted.notices {
+        tracing::info!("{}", exit::plain(notice));
+    }
+    let tensors = adopted.tensors;
     let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
     let identity = identify(&shapes).map_err(unusable)?;
     if (identity.classes, identity.channels) != (teacher.classes, teacher.input[0]) {
@@ -117,5 +165,5 @@ pub fn load_model(
     }
     let spec = NetworkSpec { architecture: identity.architecture, names: identity.names, ..teacher.spec() };
     let network = Network::load(&spec, tensors, device).map_err(|error| unusable(error.to_string()))?;
-    Ok((network, teacher.class_names.clone()))
+    Ok(Model { network, class_names: teacher.names_of_classes().to_vec(), warning: None })
 }

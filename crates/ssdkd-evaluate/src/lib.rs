@@ -7,6 +7,6 @@ mod command;
 mod evaluation;
 mod inputs;
 
-pub use command::{EvaluateArgs, run};
+pub use command::{EvaluateArgs, SplitChoice, run};
 pub use evaluation::{Evaluation, check_task, evaluate, evaluate_beside};
-pub use inputs::{load_card, load_model, look_for_data, open_data, open_data_for};
+pub use inputs::{Model, load_card, load_model, look_for_data, open_data, open_data_for};

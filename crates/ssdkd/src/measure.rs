@@ -100,6 +100,7 @@ pub fn evaluate(arguments: &EvaluateArgs) -> Result<()> {
         return Ok(());
     }
     let mut context = Context::read_only(&arguments.run, threads)?;
+    context.warn_of_teacher();
     // What is measured goes into the run.
     let _lock = RunLock::acquire(context.run(), "ssdkd evaluate")?;
     count_only_own(&mut context, threads)?;
@@ -148,7 +149,7 @@ pub fn measure(context: &mut Context) -> Result<()> {
     };
     let settings = context.recipe().evaluate.clone();
     let card = context.teacher_card();
-    let mut data = open_data_for(&spec, Split::Test, card.input, &card.class_names)?;
+    let mut data = open_data_for(&spec, Split::Test, card.input, card.names_of_classes())?;
     if settings.limit > 0 {
         data.truncate(settings.limit);
     }
