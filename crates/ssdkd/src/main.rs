@@ -65,7 +65,7 @@ enum Command {
     Report(report::ReportArgs),
     /// Add runs to a record of results, and make tables and charts of it
     Compare(compare::CompareArgs),
-    /// Bring a trained model in: a PyTorch checkpoint or safetensors becomes a teacher with a card
+    /// Make a teacher, with a card, of a PyTorch checkpoint or a safetensors file
     Import(import::ImportArgs),
     /// Take a student out: safetensors, a card, and a Python snippet that loads it
     Export(export::ExportArgs),

@@ -69,15 +69,15 @@ fn teachers() {
     // Nothing that is there already is replaced by something else without a word.
     scratch.fail(
         "ssdkd",
-        &["import", "whole.safetensors", "--out", "whole.json", "--mean", "0.5"],
+        &["import", "whole.safetensors", "--out", "whole.json", "--mean", "0.5", "--std", "0.5"],
         2,
         &["--mean has 1"],
     );
     let (_, err) = scratch.succeed("ssdkd", &["import", "whole.safetensors", "--out", "teacher.json"]);
     assert!(!err.contains("error"), "{err}");
     scratch.succeed("ssdkd", &["import", "whole.safetensors", "--out", "teacher.json"]);
-    let other = ["import", "whole.safetensors", "--out", "teacher.json", "--mean", "0.5,0.5,0.5"];
-    scratch.fail("ssdkd", &other, 2, &["teacher.json is there, and is something else", "--force"]);
+    let other = ["import", "whole.safetensors", "--out", "teacher.json", "--normalization", "half"];
+    scratch.fail("ssdkd", &other, 2, &["teacher.json exists and holds something else", "--force"]);
     scratch.succeed("ssdkd", &[&other[..], &["--force"]].concat());
     assert!(std::fs::read_to_string(scratch.path("teacher.json")).unwrap().contains("0.5"));
 }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod baselines;
+mod import;
 mod integrity;
 mod killed;
 mod looking;

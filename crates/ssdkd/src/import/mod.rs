@@ -1,0 +1,197 @@
+//! `ssdkd import`: makes a teacher, with a card, of a trained model.
+
+mod beside;
+mod class_names;
+mod measure;
+mod normalization;
+mod report;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use candle_core::{Device, Tensor};
+use clap::Args;
+use ssdkd_evaluate::SplitChoice;
+use ssdkd_nn::weights::{Choice, Import, WeightsError};
+use ssdkd_nn::{
+    Architecture, CARD_VERSION, Generator, Identity, Network, TeacherCard, adopt, identify, identify_as, weights,
+};
+use ssdkd_stage::exit::Code;
+use ssdkd_stage::{CommonArgs, StageError, exit, write_file};
+
+use normalization::{NormalizationArgs, Values};
+
+/// Images of a card that nobody gave a size for.
+const SIZE: usize = 32;
+
+/// `ssdkd import`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: ssdkd import resnet20.pth --out teacher.json --normalization cifar10 --class-names names.txt"
+)]
+pub struct ImportArgs {
+    /// The weight file: .pth, .th, .pt or .safetensors with a state_dict
+    file: PathBuf,
+
+    /// The card to write (.json); the weights go beside it
+    #[arg(long, value_name = "CARD")]
+    out: PathBuf,
+
+    /// The architecture [default: identified from the tensors]
+    #[arg(long)]
+    architecture: Option<Architecture>,
+
+    /// Height and width of the images [default: 32, or those of the card beside the file]
+    #[arg(long, value_name = "PIXELS")]
+    size: Option<usize>,
+
+    #[command(flatten)]
+    normalization: NormalizationArgs,
+
+    /// Names of the classes in the order of the outputs, with commas between them; or a file with one name a line
+    #[arg(long, value_name = "NAMES")]
+    class_names: Option<String>,
+
+    /// Measure the model on this data set with each known normalization, and print which is best
+    #[arg(long, value_name = "DATA")]
+    data: Option<String>,
+
+    /// The split of --data
+    #[arg(long, value_name = "SPLIT", value_enum, default_value_t, requires = "data")]
+    split: SplitChoice,
+
+    /// The entry of the file that holds the weights, such as state_dict_ema or checkpoint.model [default: found by itself]
+    #[arg(long)]
+    key: Option<String>,
+
+    /// Take only tensors whose names begin with this, such as encoder_q., and remove it
+    #[arg(long)]
+    prefix: Option<String>,
+
+    /// Replace another card or other weights at --out
+    #[arg(long)]
+    force: bool,
+
+    /// Where the model came from, for the card [default: the file's name]
+    #[arg(long)]
+    source: Option<String>,
+
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Imports and checks the model, then writes weights and card.
+pub fn import(arguments: &ImportArgs) -> Result<()> {
+    arguments.common.set_up()?;
+    let path = &arguments.file;
+    let weights_path = arguments.out.with_extension("safetensors");
+    if weights_path == arguments.out {
+        return Err(StageError::Usage("--out names the card: let it end in .json".into()).into());
+    }
+    let choice = Choice { key: arguments.key.as_deref(), prefix: arguments.prefix.as_deref() };
+    let imported = weights::import(path, &choice).map_err(weights_error)?;
+    let damaged =
+        |reason: String| StageError::other(Code::Integrity, format!("{} cannot be imported: {reason}", path.display()));
+    let taken = report::taken(path, &imported);
+    let Import { tensors, .. } = imported;
+    let adopted = adopt(tensors).map_err(|error| damaged(error.to_string()))?;
+    let (tensors, mut notices) = (adopted.tensors, adopted.notices);
+    let found = identity(arguments.architecture, &tensors).map_err(damaged)?;
+    let beside = beside::find(path, &found)?;
+    notices.extend(beside.notice);
+
+    let mut card = card_of(arguments, &found, beside.card.as_ref())?;
+    card.weights = file_name(&weights_path);
+    let network =
+        Network::load(&card.spec(), tensors.clone(), &Device::Cpu).map_err(|error| damaged(error.to_string()))?;
+    card.parameters = network.store().num_parameters();
+    let bytes = weights::to_safetensors_bytes(&network.store().to_tensors())?;
+    card.digest = blake3::hash(&bytes).to_hex().to_string();
+    TeacherCard::parse(card.to_json().as_bytes(), &arguments.out).map_err(|error| damaged(error.to_string()))?;
+    let measured = match &arguments.data {
+        Some(data) => Some(measure::measure(&card, &tensors, data, arguments.split.into(), &arguments.common)?),
+        None => None,
+    };
+    if let Some(Values { mean, std, source }) = measured.as_ref().and_then(measure::Measured::taken) {
+        (card.mean, card.std, card.normalization) = (mean, std, source);
+    }
+    let json = card.to_json();
+    refuse_others(arguments, &[(&weights_path, &bytes), (&arguments.out, json.as_bytes())])?;
+    write_file(&weights_path, &bytes)?;
+    write_file(&arguments.out, json.as_bytes())?;
+
+    if let Some(warning) = card.warning(&arguments.out) {
+        tracing::warn!("{}", exit::plain(&warning));
+    }
+    let text = report::text(&taken, &notices, &card, &arguments.out, measured.as_ref());
+    Ok(exit::print(&exit::plain(&text))?)
+}
+
+/// The card as flags, the card beside the file, and defaults have it; without weights.
+fn card_of(arguments: &ImportArgs, found: &Identity, beside: Option<&TeacherCard>) -> Result<TeacherCard, StageError> {
+    let [height, width] = match (arguments.size, beside) {
+        (Some(size), _) => [size, size],
+        (None, Some(card)) => [card.input[1], card.input[2]],
+        (None, None) => [SIZE, SIZE],
+    };
+    Generator::check_size(height, width).map_err(|reason| StageError::Usage(format!("--size {height}: {reason}")))?;
+    let given = arguments.normalization.values(found.channels)?;
+    let kept = || beside.map(Values::of);
+    let Values { mean, std, source } = given.or_else(kept).unwrap_or_else(|| Values::assumed(found.channels));
+    let class_names = match (&arguments.class_names, beside) {
+        (Some(names), _) => class_names::read(names, found.classes)?,
+        (None, Some(card)) => card.names_of_classes().to_vec(),
+        (None, None) => Vec::new(),
+    };
+    let source_text = arguments.source.clone().or_else(|| beside.map(|card| card.source.clone()));
+    Ok(TeacherCard {
+        card_version: CARD_VERSION,
+        architecture: found.architecture,
+        names: found.names.clone(),
+        classes: found.classes,
+        input: [found.channels, height, width],
+        mean,
+        std,
+        normalization: source,
+        class_names,
+        weights: String::new(),
+        digest: String::new(),
+        parameters: 0,
+        source: source_text.unwrap_or_else(|| format!("imported from {}", file_name(&arguments.file))),
+    })
+}
+
+fn identity(architecture: Option<Architecture>, tensors: &BTreeMap<String, Tensor>) -> Result<Identity, String> {
+    let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
+    match architecture {
+        Some(architecture) => identify_as(architecture, &shapes),
+        None => identify(&shapes),
+    }
+}
+
+/// Refuses to replace a file by another without --force.
+fn refuse_others(arguments: &ImportArgs, files: &[(&PathBuf, &[u8])]) -> Result<(), StageError> {
+    for (path, new) in files {
+        if !arguments.force && std::fs::read(path).is_ok_and(|there| there != *new) {
+            return Err(StageError::Usage(format!(
+                "{} exists and holds something else\nhint: give another --out, or replace it with --force",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn weights_error(error: WeightsError) -> StageError {
+    let code = match error {
+        WeightsError::Read { .. } => Code::MissingInput,
+        WeightsError::Choice { .. } => Code::Usage,
+        _ => Code::Integrity,
+    };
+    StageError::other(code, error)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}

@@ -1,0 +1,91 @@
+//! What `import` prints: one fact a line.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use ssdkd_nn::weights::Import;
+use ssdkd_nn::{Normalization, TeacherCard};
+
+use super::measure::Measured;
+use super::normalization::listed;
+
+/// A word, and what is said under it.
+type Line = (&'static str, String);
+
+/// Class names, entries and tensors that are printed.
+const FEW: usize = 6;
+
+/// Says what was taken from the file.
+pub fn taken(path: &Path, imported: &Import) -> Vec<Line> {
+    let mut lines = vec![("file", path.display().to_string())];
+    let entry = imported.entry.as_deref().map(|entry| format!("the entry {entry}: ")).unwrap_or_default();
+    let (tensors, numbers) = (imported.tensors.len(), imported.parameters());
+    lines.push(("weights", format!("{entry}{tensors} tensors, {numbers} numbers")));
+    if !imported.also.is_empty() {
+        lines.push(("also there", format!("{}; --key takes another", few(&imported.also))));
+    }
+    if !imported.prefix.is_empty() {
+        lines.push(("prefix", format!("{} removed from every name", imported.prefix)));
+    }
+    lines.extend(imported.notices.iter().map(|notice| ("changed", notice.clone())));
+    if !imported.dropped.is_empty() {
+        lines.push(("left out", format!("{}: not part of a network", few(&imported.dropped))));
+    }
+    lines
+}
+
+/// The whole text.
+pub fn text(
+    taken: &[Line],
+    notices: &[String],
+    card: &TeacherCard,
+    path: &Path,
+    measured: Option<&Measured>,
+) -> String {
+    let mut lines = taken.to_vec();
+    lines.extend(notices.iter().map(|notice| ("changed", notice.clone())));
+    let [channels, height, width] = card.input;
+    let normalization = match &card.normalization {
+        Normalization::Assumed => "assumed: check it (see the warning)".to_string(),
+        known => known.to_string(),
+    };
+    lines.extend([
+        ("architecture", card.architecture.to_string()),
+        ("parameters", card.parameters.to_string()),
+        ("classes", card.classes.to_string()),
+        ("class names", names(card)),
+        (
+            "images",
+            format!("{channels} {}, {height} × {width} pixels", if channels == 1 { "channel" } else { "channels" }),
+        ),
+        ("mean", listed(&card.mean)),
+        ("std", listed(&card.std)),
+        ("normalization", normalization),
+        ("source", card.source.clone()),
+    ]);
+    lines.extend(measured.map(Measured::lines).unwrap_or_default());
+    lines.push(("card", path.display().to_string()));
+    lines.push(("next", format!("ssdkd-evaluate {} --data DATA", path.display())));
+    let mut text = String::new();
+    for (word, fact) in lines {
+        writeln!(text, "{word:<14} {fact}").expect("a string grows");
+    }
+    text
+}
+
+fn names(card: &TeacherCard) -> String {
+    let names = card.names_of_classes();
+    if names.is_empty() {
+        return format!("none: the classes are 0 to {}", card.classes - 1);
+    }
+    few(names)
+}
+
+/// The first few, with commas between them, and how many more there are.
+fn few<T: ToString>(items: &[T]) -> String {
+    let first = items.iter().take(FEW).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match items.len().saturating_sub(FEW) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
