@@ -22,7 +22,13 @@ pub(crate) fn adapt(dataset: Dataset, shape: [usize; 3]) -> Result<Dataset, Data
         .into_par_iter()
         .map(|index| convert(dataset.image(index), from, shape))
         .collect::<Result<Vec<_>, _>>()?;
-    let adapted = dataset.with_images(shape, converted.concat())?;
+    let mut adapted = dataset.with_images(shape, converted.concat())?;
+    if from[1..] != shape[1..] {
+        let [_, height, width] = shape;
+        let notice =
+            format!("all images are resized from {}×{} to {height}×{width} (height × width)", from[1], from[2]);
+        adapted = adapted.with_notices([notice]);
+    }
     match dataset.masks() {
         Some(masks) => {
             let masks = masks.chunks_exact(from[1] * from[2]);
@@ -43,7 +49,7 @@ pub(crate) fn nearest(mask: &[u8], [height, width]: [usize; 2], to: [usize; 2]) 
 /// One image, (C, H, W) to (C', H', W').
 pub(crate) fn convert(image: &[u8], from: [usize; 3], to: [usize; 3]) -> Result<Vec<u8>, DataError> {
     let [channels, height, width] = from;
-    if height.max(width) > crate::folder::MAX_SIDE as usize {
+    if height.max(width) > crate::read::MAX_SIDE as usize {
         // What it is resized by takes memory for its width times the height that is wanted.
         let what = format!("images of {height}×{width} (height × width) are too large to be resized");
         return Err(DataError::Invalid { what });

@@ -1,6 +1,11 @@
 //! Labelled images in memory: what every loader gives, and what training and measuring take.
 
+use std::collections::HashSet;
+
+use rayon::prelude::*;
+
 use crate::DataError;
+use crate::mask_pixels::MaskPixels;
 
 /// Which part of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -140,6 +145,11 @@ impl Dataset {
         }
     }
 
+    /// The name of a class, or its number where the classes have no names.
+    pub fn class_name(&self, class: usize) -> String {
+        self.class_names().and_then(|names| names.get(class)).cloned().unwrap_or_else(|| class.to_string())
+    }
+
     /// Whether the classes have names and all of these are whole numbers, as those of folders `0`, `1`, `10`, …
     ///
     /// Such folders are in text order, as torchvision has them. So the class `10` may have the index 2.
@@ -204,6 +214,31 @@ impl Dataset {
             counts[label as usize] += 1;
         }
         counts
+    }
+
+    /// What the masks hold, where the data set has them.
+    pub fn mask_pixels(&self) -> Option<MaskPixels> {
+        const NO_CLASS: usize = UNLABELLED as usize;
+        let mut counts = [0; NO_CLASS + 1];
+        for &value in self.masks()? {
+            counts[usize::from(value)] += 1;
+        }
+        Some(MaskPixels {
+            // A mask has no number for more classes.
+            classes: (0..self.classes()).map(|class| if class < NO_CLASS { counts[class] } else { 0 }).collect(),
+            unlabelled: counts[NO_CLASS],
+        })
+    }
+
+    /// Whether two data sets have images in common: how many of this one are in `other` too, byte by byte.
+    pub fn images_also_in(&self, other: &Self) -> usize {
+        if self.shape != other.shape {
+            return 0;
+        }
+        let digest = |image: &[u8]| *blake3::hash(image).as_bytes();
+        let size = self.shape.iter().product::<usize>();
+        let others = other.images.par_chunks_exact(size).map(digest).collect::<HashSet<_>>();
+        self.images.par_chunks_exact(size).filter(|image| others.contains(&digest(image))).count()
     }
 
     /// Keeps the first `count` images (all, if there are fewer).
@@ -330,6 +365,15 @@ mod tests {
     #[test]
     fn a_batch_is_channels_last() {
         assert_eq!(two().gather(&[1, 0]), [0.8, 0.0, 1.0, 0.0, 0.0, 0.4, 0.2, 0.6]);
+    }
+
+    #[test]
+    fn images_of_another_data_set_are_counted() {
+        let data =
+            |images: &[u8]| Dataset::without_names([1, 1, 1], images.to_vec(), vec![0; images.len()], 1).unwrap();
+        assert_eq!(data(&[1, 2, 2, 3]).images_also_in(&data(&[2, 9])), 2);
+        let wider = Dataset::without_names([1, 1, 2], vec![1, 2], vec![0], 1).unwrap();
+        assert_eq!(wider.images_also_in(&data(&[1, 2])), 0);
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub enum DataError {
         hint: String,
     },
     /// A label that is no class.
-    #[error("{}: record {record} has label {label}, but the classes are 0 to {}\nhint: check that this file belongs to this data set", path.display(), classes.saturating_sub(1))]
+    #[error("{}: record {record} has label {label}, but the classes are 0 to {}\nhint: {}", path.display(), classes.saturating_sub(1), label_hint(*label))]
     Label {
         /// The file.
         path: PathBuf,
@@ -59,15 +59,15 @@ pub enum DataError {
         classes: usize,
     },
     /// An encoded image that does not decode.
-    #[error("{} is not a readable image: {source}\nhint: mend or remove it", place.display())]
+    #[error("{} is not a readable image: {reason}\nhint: repair or remove it", place.display())]
     Image {
         /// The file, or the row of a table.
         place: PathBuf,
         /// Why.
-        source: image::ImageError,
+        reason: String,
     },
     /// Images of different shapes, where nothing says which shape is wanted.
-    #[error("{}: shape {found:?} (channels, height, width), but {expected:?} in the images before\nhint: only a data set that is opened for a model is resized; otherwise make all images one size", place.display())]
+    #[error("{}: shape {found:?} (channels, height, width), but {expected:?} in the images before{}\nhint: bring all images into one shape, with `ssdkd-teach --input {}` or in the files", place.display(), mixed_colors(*found, *expected), input_flag(*found, *expected))]
     Shapes {
         /// The first image that differs.
         place: PathBuf,
@@ -85,12 +85,22 @@ pub enum DataError {
         looked_for: String,
     },
     /// A folder or file of no known kind.
-    #[error("{} holds no data set this program knows; looked for {looked_for}\nhint: `shapes` needs no files at all; data/README.md shows each layout", path.display())]
+    #[error("{} holds no data set this program knows; looked for {looked_for}\nhint: {hint}", path.display())]
     UnknownFormat {
         /// The folder or file.
         path: PathBuf,
         /// Everything that would have been recognised.
         looked_for: String,
+        /// What to do with what is there.
+        hint: String,
+    },
+    /// An archive that would have to be unpacked first.
+    #[error("{} is an archive, and is not unpacked\nhint: unpack it: {command}", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What unpacks it.
+        command: String,
     },
     /// More than fits.
     #[error("{} is too large: {bytes} bytes of pixels, and at most {limit} are taken into memory\nhint: use a part of the data set", path.display())]
@@ -136,6 +146,23 @@ impl DataError {
     pub(crate) fn read(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Read { path: path.into(), source }
     }
+}
+
+fn label_hint(label: i64) -> &'static str {
+    match label {
+        -1 => "-1 stands for no label: take a split that has labels, such as validation",
+        _ => "check that this file belongs to this data set, and that its labels are whole numbers from 0",
+    }
+}
+
+fn mixed_colors(found: [usize; 3], expected: [usize; 3]) -> &'static str {
+    if found[0] == expected[0] { "" } else { ": gray and colored images are mixed" }
+}
+
+/// `C,H,W` for a flag.
+fn input_flag(found: [usize; 3], expected: [usize; 3]) -> String {
+    let [channels, height, width] = expected;
+    format!("{},{height},{width}", channels.max(found[0]))
 }
 
 fn hint_line(hint: &str) -> String {

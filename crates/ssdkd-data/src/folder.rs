@@ -1,39 +1,56 @@
 //! Image folders: `train/CLASS/*.png` and `test/CLASS/*.png`, the layout that most tools share.
+//!
+//! A class has the images in its folder and below it, as in torchvision's `ImageFolder`. The classes are in text order: `0`, `1`, `10`,
+//! `2`. A split may also be as in Tiny ImageNet: `val/images/*.JPEG`, and `val/val_annotations.txt` with a file and a class a line.
 
 use std::path::{Path, PathBuf};
 
-use image::{DynamicImage, ImageReader, Limits};
 use rayon::prelude::*;
 
-use crate::{DataError, Dataset, Split, adapt, read};
+use crate::conversions::Conversions;
+use crate::listing::{self, Ignored, images_below};
+use crate::{DataError, Dataset, Split, encoded, read, splits};
 
-const ENDINGS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "bmp", "gif"];
+const LAYOUT: &str = "an image folder has train/CLASS/*.png and test/CLASS/*.png";
+/// The folder of images that are not sorted by class.
+const IMAGES: &str = "images";
+const ANNOTATIONS: &str = "annotations.txt";
 
-/// Widest and highest image that is decoded, and the memory one decoder may take.
-pub(crate) const MAX_SIDE: u32 = 16_384;
-const MAX_DECODER_BYTES: u64 = 1 << 30;
-
-fn split_names(split: Split) -> &'static [&'static str] {
-    match split {
-        Split::Train => &["train"],
-        Split::Test => &["test", "val", "validation"],
+/// Whether `folder` has a split with labels.
+pub(crate) fn recognise(folder: &Path) -> Result<bool, DataError> {
+    for split in [Split::Train, Split::Test] {
+        if let Some(found) = splits::find(folder, split, is_labelled)?
+            && is_labelled(&found.place)?
+        {
+            return Ok(true);
+        }
     }
+    Ok(false)
 }
 
-pub(crate) fn split_folder(folder: &Path, split: Split) -> Option<PathBuf> {
-    split_names(split).iter().map(|name| folder.join(name)).find(|path| path.is_dir())
+fn is_labelled(place: &Path) -> Result<bool, DataError> {
+    Ok(!class_folders(place)?.is_empty() || annotations(place)?.is_some())
 }
 
-/// Whether `folder` has a split folder with class folders in it.
-pub(crate) fn recognise(folder: &Path) -> bool {
-    [Split::Train, Split::Test]
-        .iter()
-        .filter_map(|&split| split_folder(folder, split))
-        .any(|place| class_folders(&place).is_ok_and(|classes| !classes.is_empty()))
-}
-
+/// The folders of classes. A folder `images` alone is none.
 fn class_folders(place: &Path) -> Result<Vec<PathBuf>, DataError> {
-    Ok(read::entries(place)?.into_iter().filter(|path| path.is_dir()).collect())
+    let mut folders = read::entries(place)?;
+    folders.retain(|path| path.is_dir());
+    if let [only] = &folders[..]
+        && read::file_name(only) == IMAGES
+    {
+        folders.clear();
+    }
+    Ok(folders)
+}
+
+/// The file that says of each image in `images` its class.
+fn annotations(place: &Path) -> Result<Option<PathBuf>, DataError> {
+    if !place.join(IMAGES).is_dir() {
+        return Ok(None);
+    }
+    let is_list = |path: &PathBuf| read::file_name(path).ends_with(ANNOTATIONS) && path.is_file();
+    Ok(read::entries(place)?.into_iter().find(is_list))
 }
 
 /// What a split consists of.
@@ -41,107 +58,132 @@ pub(crate) struct Files {
     place: PathBuf,
     /// Names of the classes, in order.
     names: Vec<String>,
-    /// The images' files and labels; at least one of each class.
+    /// The images' files and labels.
     images: Vec<(PathBuf, u32)>,
+    notices: Vec<String>,
 }
 
 /// Lists a split. Classes are numbered in the order of their names, those of `train` where it exists.
 pub(crate) fn files(folder: &Path, split: Split) -> Result<Files, DataError> {
-    let place = split_folder(folder, split).ok_or_else(|| DataError::Missing {
-        path: folder.join(split_names(split)[0]),
-        what: format!("the folder of the {split} split (also looked for {})", split_names(split).join(", ")),
-        hint: "an image folder has train/CLASS/*.png and test/CLASS/*.png".into(),
-    })?;
-    let naming = split_folder(folder, Split::Train).unwrap_or_else(|| place.clone());
-    let names: Vec<_> = class_folders(&naming)?.iter().map(|path| read::file_name(path)).collect();
-    for path in class_folders(&place)? {
-        if !names.contains(&read::file_name(&path)) {
-            let what = format!("the class is not in {}", naming.display());
-            return Err(DataError::broken(&path, what, "every split needs the same class folders"));
-        }
+    let splits::Found { place, notice } =
+        splits::find(folder, split, is_labelled)?.ok_or_else(|| splits::missing(folder, split, LAYOUT))?;
+    let naming = match splits::find(folder, Split::Train, is_labelled)? {
+        Some(train) if is_labelled(&train.place)? => train.place,
+        _ => place.clone(),
+    };
+    let mut names = class_folders(&naming)?.iter().map(|path| read::file_name(path)).collect::<Vec<_>>();
+    let mut files = Files { place, names: Vec::new(), images: Vec::new(), notices: notice.into_iter().collect() };
+    let list = annotations(&files.place)?;
+    match list {
+        Some(list) if class_folders(&files.place)?.is_empty() => files.add_annotated(&list, &mut names)?,
+        _ => files.add_classes(split, &naming, &names)?,
     }
-    if names.is_empty() {
-        let hint = "an image folder has train/CLASS/*.png and test/CLASS/*.png".into();
-        return Err(DataError::Missing { path: naming, what: "no class folders in it".into(), hint });
-    }
-    let mut images = Vec::new();
-    for (label, name) in names.iter().enumerate() {
-        let path = place.join(name);
-        if !path.is_dir() {
-            let (what, hint) =
-                (format!("the folder of class {name}"), "every split needs the same class folders".into());
-            return Err(DataError::Missing { path, what, hint });
+    Ok(Files { names, ..files })
+}
+
+impl Files {
+    /// Adds the images of the class folders.
+    fn add_classes(&mut self, split: Split, naming: &Path, names: &[String]) -> Result<(), DataError> {
+        let place = self.place.clone();
+        let mut ignored = Ignored::default();
+        let folders = class_folders(&place)?;
+        if folders.is_empty() || names.is_empty() {
+            return Err(unlabelled(&place)?);
         }
-        let before = images.len();
-        let files = read::entries(&path)?.into_iter().filter(|path| is_image(path));
-        images.extend(files.map(|path| (path, label as u32)));
-        if images.len() == before {
-            return Err(DataError::EmptyClass { path, looked_for: ENDINGS.map(|e| format!(".{e}")).join(" ") });
+        for path in &folders {
+            if !names.contains(&read::file_name(path)) && !images_below(path, &mut Ignored::default())?.is_empty() {
+                let what = format!("the class is not in {}", naming.display());
+                return Err(DataError::broken(path, what, "every split needs the same class folders"));
+            }
         }
+        for (label, name) in names.iter().enumerate() {
+            let path = place.join(name);
+            let found = if path.is_dir() { images_below(&path, &mut ignored)? } else { Vec::new() };
+            // What cannot be learned is an error; what cannot be measured is a notice, of `open`.
+            if found.is_empty() && split == Split::Train {
+                let looked_for = encoded::ENDINGS.map(|ending| format!(".{ending}")).join(" ");
+                return Err(DataError::EmptyClass { path, looked_for });
+            }
+            self.images.extend(found.into_iter().map(|path| (path, label as u32)));
+        }
+        self.notices.extend(ignored.notice(&place));
+        let beside = read::entries(&place)?.iter().filter(|path| encoded::is_image(path) && path.is_file()).count();
+        if beside > 0 {
+            let files = listing::files(beside);
+            self.notices.push(format!("{}: {files} ignored that lie in no class folder", place.display()));
+        }
+        Ok(())
     }
-    Ok(Files { place, names, images })
+
+    /// Adds the images of a list, whose classes are `names`, or if there are none the list's own.
+    fn add_annotated(&mut self, list: &Path, names: &mut Vec<String>) -> Result<(), DataError> {
+        let text = read::text(list, "it should hold a file and its class a line")?;
+        let mut lines = Vec::new();
+        for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let mut words = line.split_whitespace();
+            let (Some(file), Some(class)) = (words.next(), words.next()) else {
+                let what = format!("its line {} is {line:?}", at + 1);
+                return Err(DataError::broken(list, what, "write a file and its class a line"));
+            };
+            lines.push((file, class));
+        }
+        if names.is_empty() {
+            *names = lines.iter().map(|(_, class)| (*class).to_string()).collect();
+            names.sort();
+            names.dedup();
+        }
+        let images = self.place.join(IMAGES);
+        for (file, class) in lines {
+            let Ok(label) = names.binary_search_by(|name| name.as_str().cmp(class)) else {
+                let what = format!("{file} is of class {class}, and there is no such folder in the train split");
+                return Err(DataError::broken(list, what, "every class needs a folder in the train split"));
+            };
+            let path = images.join(file);
+            if !path.is_file() {
+                let what = format!("an image that {} lists", list.display());
+                let hint = "fetch the data set again, or remove the line".into();
+                return Err(DataError::Missing { path, what, hint });
+            }
+            self.images.push((path, label as u32));
+        }
+        let mut ignored = Ignored::default();
+        let there = images_below(&images, &mut ignored)?.len();
+        if there > self.images.len() {
+            let files = listing::files(there - self.images.len());
+            self.notices.push(format!("{}: {files} ignored that {} does not list", images.display(), list.display()));
+        }
+        self.notices.extend(ignored.notice(&images));
+        Ok(())
+    }
+}
+
+/// The error of a split whose images have no labels.
+fn unlabelled(place: &Path) -> Result<DataError, DataError> {
+    let images = images_below(place, &mut Ignored::default())?.len();
+    let what = match images {
+        0 => format!("there are no class folders in {}", place.display()),
+        _ => format!("the images there ({}) are in no class folder, so they have no labels", listing::files(images)),
+    };
+    let hint = format!("{LAYOUT}, or images/ with a list `*{ANNOTATIONS}` of a file and its class a line");
+    Ok(DataError::Missing { path: place.join("CLASS"), what, hint })
 }
 
 /// Reads a split.
 pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
-    let Files { place, names, images: files } = files(folder, split)?;
-    let shape = match adapt_to {
-        Some(shape) => shape,
-        None => planes(&open(&files[0].0)?).0,
+    let Files { place, names, images: files, notices } = files(folder, split)?;
+    let shape = match (adapt_to, files.first()) {
+        (Some(shape), _) => shape,
+        (None, Some((first, _))) => encoded::planes(&encoded::open(first)?).0,
+        (None, None) => [1, 1, 1],
     };
     let size = shape.iter().product::<usize>();
     read::within_limit(&place, files.len().saturating_mul(size) as u64)?;
+    let conversions = Conversions::new(shape, adapt_to.is_some());
     let mut images = vec![0; files.len() * size];
     images.par_chunks_exact_mut(size).zip(&files).try_for_each(|(image, (path, _))| {
-        image.copy_from_slice(&fit(path, &open(path)?, shape, adapt_to.is_some())?);
+        image.copy_from_slice(&conversions.fit(path, &encoded::open(path)?)?);
         Ok(())
     })?;
-    Dataset::new(shape, images, files.into_iter().map(|(_, label)| label).collect(), names)
-}
-
-pub(crate) fn is_image(path: &Path) -> bool {
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
-    ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) && path.is_file()
-}
-
-pub(crate) fn open(path: &Path) -> Result<DynamicImage, DataError> {
-    let bytes = read::rest(path, read::open(path)?)?;
-    decode(path, &bytes)
-}
-
-/// Decodes an image file's bytes within limits; `place` is for messages.
-pub(crate) fn decode(place: &Path, bytes: &[u8]) -> Result<DynamicImage, DataError> {
-    let mut reader = ImageReader::new(std::io::Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(|source| DataError::Image { place: place.into(), source: source.into() })?;
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_DECODER_BYTES);
-    reader.limits(limits);
-    reader.decode().map_err(|source| DataError::Image { place: place.into(), source })
-}
-
-/// (C, H, W) bytes of an image: one channel if it is gray, else three; transparency is dropped.
-pub(crate) fn planes(image: &DynamicImage) -> ([usize; 3], Vec<u8>) {
-    let (height, width) = (image.height() as usize, image.width() as usize);
-    if !image.color().has_color() {
-        return ([1, height, width], image.to_luma8().into_raw());
-    }
-    let pixels = image.to_rgb8().into_raw();
-    let planes = (0..3).flat_map(|channel| pixels.iter().skip(channel).step_by(3).copied()).collect();
-    ([3, height, width], planes)
-}
-
-/// The image in `shape`: converted if that is allowed, else it must have that shape.
-pub(crate) fn fit(place: &Path, image: &DynamicImage, shape: [usize; 3], convert: bool) -> Result<Vec<u8>, DataError> {
-    let (found, bytes) = planes(image);
-    if found == shape {
-        return Ok(bytes);
-    }
-    // A gray picture in a folder of colour ones is still one of them.
-    if convert || (found[1..] == shape[1..] && found[0] == 1) {
-        return adapt::convert(&bytes, found, shape);
-    }
-    Err(DataError::Shapes { place: place.into(), found, expected: shape })
+    let dataset = Dataset::new(shape, images, files.into_iter().map(|(_, label)| label).collect(), names)?;
+    Ok(dataset.with_notices(notices).with_notices(conversions.notices()))
 }

@@ -8,18 +8,29 @@
 //! by [`MAX_BYTES`].
 
 mod adapt;
+mod checks;
 mod cifar;
+mod conversions;
 mod dataset;
+mod encoded;
 mod error;
 mod folder;
+mod hints;
 mod idx;
+mod jpeg;
+mod listing;
+mod mask_pixels;
 mod masked;
 mod open;
 mod read;
+mod rows;
 pub mod shapes;
+mod splits;
 mod table;
+mod tensors;
 
 pub use dataset::{Dataset, Split, UNLABELLED};
 pub use error::DataError;
+pub use mask_pixels::{BINARY_MASKS, MaskPixels};
 pub use open::{look_for, open};
 pub use read::MAX_BYTES;

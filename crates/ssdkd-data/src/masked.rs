@@ -3,14 +3,17 @@
 //! A mask is a PNG of 8 bits or fewer, gray or with a palette, whose numbers are the classes of its pixels, as Pascal VOC and Cityscapes
 //! (`labelTrainIds`) store them; 255 is no class, and neither is a number whose line in `classes.txt` is `-`.
 
+use std::collections::HashSet;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use png::{BitDepth, ColorType, Transformations};
 use rayon::prelude::*;
 
-use crate::folder::{self, MAX_SIDE};
-use crate::{DataError, Dataset, Split, UNLABELLED, adapt, read};
+use crate::conversions::Conversions;
+use crate::listing::{self, Ignored};
+use crate::read::MAX_SIDE;
+use crate::{DataError, Dataset, Split, UNLABELLED, adapt, encoded, read, splits};
 
 const CLASSES: &str = "classes.txt";
 /// The line of a number that is no class.
@@ -18,10 +21,21 @@ const NO_CLASS: &str = "-";
 const LAYOUT: &str = "a folder with masks has train/images, train/masks, test/images, test/masks and classes.txt";
 
 /// Whether `folder` has a split with `images` and `masks`.
-pub(crate) fn recognise(folder: &Path) -> bool {
-    let splits = [Split::Train, Split::Test].into_iter().filter_map(|split| folder::split_folder(folder, split));
-    splits.into_iter().any(|place| place.join("images").is_dir() && place.join("masks").is_dir())
+pub(crate) fn recognise(folder: &Path) -> Result<bool, DataError> {
+    let (train, test) = (find(folder, Split::Train)?, find(folder, Split::Test)?);
+    Ok([train, test].into_iter().flatten().any(|found| has_masks(&found.place)))
 }
+
+fn find(folder: &Path, split: Split) -> Result<Option<splits::Found>, DataError> {
+    splits::find(folder, split, |place| Ok(has_masks(place)))
+}
+
+fn has_masks(place: &Path) -> bool {
+    place.join("images").is_dir() && place.join("masks").is_dir()
+}
+
+/// The files of an image and of its mask.
+type Pair = (PathBuf, PathBuf);
 
 /// What a split consists of.
 pub(crate) struct Files {
@@ -29,15 +43,14 @@ pub(crate) struct Files {
     names: Vec<String>,
     /// The class of each number that a mask may have.
     classes: Vec<u8>,
-    /// The image and the mask of each.
-    pairs: Vec<(PathBuf, PathBuf)>,
+    pairs: Vec<Pair>,
+    notices: Vec<String>,
 }
 
 /// Lists a split.
 pub(crate) fn files(folder: &Path, split: Split) -> Result<Files, DataError> {
     let missing = |path: PathBuf, what: &str| DataError::Missing { path, what: what.into(), hint: LAYOUT.into() };
-    let place = folder::split_folder(folder, split)
-        .ok_or_else(|| missing(folder.join(split.to_string()), "the folder of the split"))?;
+    let splits::Found { place, notice } = find(folder, split)?.ok_or_else(|| splits::missing(folder, split, LAYOUT))?;
     let (images, masks) = (place.join("images"), place.join("masks"));
     for path in [&images, &masks] {
         if !path.is_dir() {
@@ -65,8 +78,19 @@ pub(crate) fn files(folder: &Path, split: Split) -> Result<Files, DataError> {
             "give each class a name of its own",
         ));
     }
-    let mut pairs = Vec::new();
-    for image in read::entries(&images)?.into_iter().filter(|path| folder::is_image(path)) {
+    let (pairs, passed_over) = pair(&images, &masks)?;
+    let notices = notice.into_iter().chain(passed_over).collect();
+    Ok(Files { place, names, classes, pairs, notices })
+}
+
+/// Every image with its mask, and notices of the files that are neither.
+fn pair(images: &Path, masks: &Path) -> Result<(Vec<Pair>, Vec<String>), DataError> {
+    let (mut pairs, mut ignored, mut ignored_masks) = (Vec::new(), Ignored::default(), Ignored::default());
+    for image in read::entries(images)? {
+        if !encoded::is_image(&image) || !image.is_file() {
+            ignored.add(&image);
+            continue;
+        }
         let mask = masks.join(image.file_name().unwrap_or_default()).with_extension("png");
         if !mask.is_file() {
             let hint = "every image needs a mask of its name, as .png".into();
@@ -74,7 +98,20 @@ pub(crate) fn files(folder: &Path, split: Split) -> Result<Files, DataError> {
         }
         pairs.push((image, mask));
     }
-    Ok(Files { place, names, classes, pairs })
+    let used = pairs.iter().map(|(_, mask)| mask).collect::<HashSet<_>>();
+    let mut unused = 0;
+    for mask in read::entries(masks)?.iter().filter(|mask| !used.contains(mask)) {
+        if read::ending(mask).as_deref() == Some("png") {
+            unused += 1;
+        } else {
+            ignored_masks.add(mask);
+        }
+    }
+    let mut notices = [ignored.notice(images), ignored_masks.notice(masks)].into_iter().flatten().collect::<Vec<_>>();
+    if unused > 0 {
+        notices.push(format!("{}: {} ignored that belong to no image", masks.display(), listing::files(unused)));
+    }
+    Ok((pairs, notices))
 }
 
 /// The classes' names, and the class of each line's number.
@@ -94,20 +131,21 @@ fn numbered(lines: &[String]) -> (Vec<String>, Vec<u8>) {
 
 /// Reads a split. The label of an image is the class that most of its pixels are of.
 pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
-    let Files { place, names, classes, pairs } = files(folder, split)?;
+    let Files { place, names, classes, pairs, notices } = files(folder, split)?;
     let Some((first, _)) = pairs.first() else {
         return Dataset::new([1, 1, 1], Vec::new(), Vec::new(), names)?.with_masks(Vec::new());
     };
     let shape = match adapt_to {
         Some(shape) => shape,
-        None => folder::planes(&folder::open(first)?).0,
+        None => encoded::planes(&encoded::open(first)?).0,
     };
+    let conversions = Conversions::new(shape, adapt_to.is_some());
     let (size, pixels) = (shape.iter().product::<usize>(), shape[1] * shape[2]);
     read::within_limit(&place, pairs.len().saturating_mul(size + pixels) as u64)?;
     let (mut images, mut masks) = (vec![0; pairs.len() * size], vec![0; pairs.len() * pixels]);
     images.par_chunks_exact_mut(size).zip(masks.par_chunks_exact_mut(pixels)).zip(&pairs).try_for_each(
         |((image, mask), (image_path, mask_path))| {
-            let picture = folder::open(image_path)?;
+            let picture = encoded::open(image_path)?;
             let found = read_mask(mask_path, &classes)?;
             if found.sides != [picture.height() as usize, picture.width() as usize] {
                 let [height, width] = found.sides;
@@ -118,13 +156,14 @@ pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) ->
                 );
                 return Err(DataError::broken(mask_path, what, "a mask has the size of its image"));
             }
-            image.copy_from_slice(&folder::fit(image_path, &picture, shape, adapt_to.is_some())?);
+            image.copy_from_slice(&conversions.fit(image_path, &picture)?);
             mask.copy_from_slice(&adapt::nearest(&found.classes, found.sides, [shape[1], shape[2]]));
             Ok(())
         },
     )?;
     let labels = masks.par_chunks_exact(pixels).map(most_frequent).collect();
-    Dataset::new(shape, images, labels, names)?.with_masks(masks)
+    let dataset = Dataset::new(shape, images, labels, names)?.with_masks(masks)?;
+    Ok(dataset.with_notices(notices).with_notices(conversions.notices()))
 }
 
 /// The class of most pixels; of equal ones the first, and the first where no pixel has one.
@@ -144,7 +183,7 @@ struct Mask {
 }
 
 fn read_mask(path: &Path, classes: &[u8]) -> Result<Mask, DataError> {
-    let bytes = read::rest(path, read::open(path)?)?;
+    let bytes = read::plain(path)?;
     let mut mask = decode(path, &bytes)?;
     for number in mask.classes.iter_mut().filter(|number| **number != UNLABELLED) {
         let Some(&class) = classes.get(usize::from(*number)) else {

@@ -2,12 +2,7 @@
 
 use std::path::Path;
 
-use crate::{DataError, Dataset, Split, adapt, cifar, folder, idx, masked, shapes, table};
-
-/// Everything that [`open`] knows, for the message when nothing fits.
-const LOOKED_FOR: &str = "data_batch_1.bin … test_batch.bin (CIFAR-10), train.bin and test.bin (CIFAR-100), \
-    train-images-idx3-ubyte (MNIST and its relatives), train/CLASS/*.png and test/CLASS/*.png (image folder), \
-    train/images and train/masks (images with masks), *.parquet";
+use crate::{DataError, Dataset, Split, adapt, checks, cifar, folder, hints, idx, masked, shapes, table};
 
 /// Opens a split of `spec`: `shapes[:SEED]`, `shapes-masks[:SEED]`, or the path of a folder or a `.parquet` file.
 ///
@@ -35,10 +30,12 @@ pub fn open(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Da
         let (what, hint) = (format!("its {split} split holds no images"), "check how it was made".into());
         return Err(DataError::Spec { spec: spec.into(), what, hint });
     }
-    match adapt_to {
-        Some(shape) => adapt::adapt(dataset, shape),
-        None => Ok(dataset),
-    }
+    let dataset = match adapt_to {
+        Some(shape) => adapt::adapt(dataset, shape)?,
+        None => dataset,
+    };
+    let notices = checks::notices(&dataset, split);
+    Ok(dataset.with_notices(notices))
 }
 
 /// Looks whether a split of `spec` is there in a form that [`open`] knows, and says whether it is one with masks. No image is read: what is
@@ -95,15 +92,11 @@ enum Format {
 }
 
 fn recognise(path: &Path) -> Result<Format, DataError> {
-    if path.is_file() && path.extension().is_some_and(|ending| ending == "parquet") {
+    if path.is_file() && table::is_table(path) {
         return Ok(Format::Table);
     }
     if !path.exists() {
-        return Err(DataError::Missing {
-            path: path.into(),
-            what: "no such file or folder".into(),
-            hint: "`shapes` needs no files; data/fetch-cifar.sh 10 fetches CIFAR-10 into data/cifar10".into(),
-        });
+        return Err(hints::missing(path));
     }
     if path.is_dir() {
         if let Some(found) = cifar::recognise(path) {
@@ -112,23 +105,26 @@ fn recognise(path: &Path) -> Result<Format, DataError> {
         if idx::recognise(path) {
             return Ok(Format::Idx);
         }
-        if masked::recognise(path) {
+        if masked::recognise(path)? {
             return Ok(Format::Masked);
         }
-        if folder::recognise(path) {
+        if folder::recognise(path)? {
             return Ok(Format::Folder);
         }
         if let Some(tables) = table::recognise(path)? {
             return Ok(Format::Tables(tables));
         }
     }
-    Err(DataError::UnknownFormat { path: path.into(), looked_for: LOOKED_FOR.into() })
+    Err(hints::unknown(path))
 }
 
 fn read(path: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
     match recognise(path)? {
         Format::Table => table::load(&[path.into()], adapt_to),
-        Format::Tables(tables) => table::load(&tables.of(path, split)?, adapt_to),
+        Format::Tables(tables) => {
+            let (files, notices) = tables.of(path, split)?;
+            Ok(table::load(&files, adapt_to)?.with_notices(notices))
+        }
         Format::Cifar(found) => cifar::load(&found, split),
         Format::Idx => idx::load(path, split),
         Format::Masked => masked::load(path, split, adapt_to),

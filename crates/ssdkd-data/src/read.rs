@@ -9,8 +9,15 @@ use crate::DataError;
 /// Most bytes of pixels that are taken into memory. All of ImageNet at 32×32 is just below.
 pub const MAX_BYTES: u64 = 4 << 30;
 
+/// Widest and highest image that is decoded, and the memory one decoder may take.
+pub(crate) const MAX_SIDE: u32 = 16_384;
+pub(crate) const MAX_DECODER_BYTES: u64 = 1 << 30;
+
 /// What the decoder of an `.xz` file may allocate; `xz -9` needs 65 MiB.
 const XZ_MEMORY: u64 = 256 << 20;
+
+/// What operating systems leave behind in folders and archives.
+const LEFT_BEHIND: [&str; 3] = ["__MACOSX", "Thumbs.db", "desktop.ini"];
 
 /// Endings that [`find`] tries, the plain file first.
 const ENDINGS: [&str; 3] = ["", ".gz", ".xz"];
@@ -32,6 +39,11 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn Read>, DataError> {
         }
         _ => Box::new(file),
     })
+}
+
+/// Everything in a file, as it is.
+pub(crate) fn plain(path: &Path) -> Result<Vec<u8>, DataError> {
+    rest(path, File::open(path).map_err(DataError::read(path))?)
 }
 
 /// Everything that `reader` still has. Memory grows with what is there, not with what a header promises.
@@ -62,17 +74,24 @@ pub(crate) fn names(path: &Path) -> Result<Option<Vec<String>>, DataError> {
     if !path.is_file() {
         return Ok(None);
     }
-    let text = String::from_utf8(rest(path, open(path)?)?)
-        .map_err(|_| DataError::broken(path, "it is not UTF-8 text", "it should hold one class name a line"))?;
+    let text = text(path, "it should hold one class name a line")?;
     Ok(Some(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()))
 }
 
-/// The entries of a folder, sorted by name, hidden ones left out.
+/// A text file. `hint` says what it should hold.
+pub(crate) fn text(path: &Path, hint: &str) -> Result<String, DataError> {
+    String::from_utf8(plain(path)?).map_err(|_| DataError::broken(path, "it is not UTF-8 text", hint))
+}
+
+/// The entries of a folder, sorted by name. Hidden ones are left out, and what operating systems leave behind.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut paths = std::fs::read_dir(folder)
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
         .map_err(DataError::read(folder))?;
-    paths.retain(|path| !file_name(path).starts_with('.'));
+    paths.retain(|path| {
+        let name = file_name(path);
+        !name.starts_with('.') && !LEFT_BEHIND.iter().any(|other| name.eq_ignore_ascii_case(other))
+    });
     paths.sort();
     Ok(paths)
 }
@@ -80,4 +99,9 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
 /// The last part of a path as text.
 pub(crate) fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// What follows the last point of a path's name, in lower case.
+pub(crate) fn ending(path: &Path) -> Option<String> {
+    path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase())
 }

@@ -1,21 +1,24 @@
 //! Parquet: what Hugging Face publishes, and the shards of this project.
 //!
-//! The image column may hold encoded files (`struct<bytes, path>` or plain binary) or raw tensors
-//! (`arrow.fixed_shape_tensor` over a fixed-size list of `u8` or `f32` in `[0, 1]`, in the order C, H, W).
+//! The image column may hold encoded files (`struct<bytes, path>` or plain binary) or raw tensors (`arrow.fixed_shape_tensor`).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema, UInt8Type};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Int64Type, Schema};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::Compression;
 use parquet::errors::ParquetError;
-use rayon::prelude::*;
+use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
+use ssdkd_shards::images::CLASS_NAMES_KEY;
 use ssdkd_shards::{guard, row_bytes};
 
-use crate::dataset::MAX_CLASSES;
-use crate::{DataError, Dataset, Split, folder, read};
+use crate::listing::some;
+use crate::rows::Rows;
+use crate::{DataError, Dataset, Split, read};
 
 /// Names of the columns, the first that exists is taken.
 const IMAGE_COLUMNS: [&str; 2] = ["image", "img"];
@@ -44,12 +47,15 @@ pub(crate) fn recognise(folder: &Path) -> Result<Option<Tables>, DataError> {
             files.push(path);
         }
     }
-    files.retain(|path| path.extension().is_some_and(|ending| ending == "parquet") && path.is_file());
+    files.retain(|path| is_table(path) && path.is_file());
     let mut tables = Tables { train: Vec::new(), test: Vec::new(), validation: Vec::new(), any: Vec::new() };
     for path in files {
         // The file's name decides; where it says nothing, its folder's does.
         let inner = path.parent().filter(|parent| *parent != folder).map(read::file_name).unwrap_or_default();
-        let says = |name: String| ["train", "test", "val"].into_iter().find(|word| name.starts_with(word));
+        let says = |name: String| {
+            let name = name.to_lowercase();
+            ["train", "test", "val"].into_iter().find(|word| name.starts_with(word))
+        };
         match says(read::file_name(&path)).or_else(|| says(inner)) {
             Some("train") => tables.train.push(path),
             Some("test") => tables.test.push(path),
@@ -61,64 +67,131 @@ pub(crate) fn recognise(folder: &Path) -> Result<Option<Tables>, DataError> {
     Ok((!groups.iter().all(|group| group.is_empty())).then_some(tables))
 }
 
+/// Whether a path's name is that of a Parquet file.
+pub(crate) fn is_table(path: &Path) -> bool {
+    read::ending(path).as_deref() == Some("parquet")
+}
+
 impl Tables {
-    /// The files of a split of `folder`.
-    pub(crate) fn of(self, folder: &Path, split: Split) -> Result<Vec<PathBuf>, DataError> {
+    /// The files of a split of `folder`, and what a user should know of the choice.
+    pub(crate) fn of(self, folder: &Path, split: Split) -> Result<(Vec<PathBuf>, Vec<String>), DataError> {
+        let mut notices = Vec::new();
         let named = match split {
             Split::Train => self.train,
-            // Where both are there, `test` is the one to measure on.
-            Split::Test => {
-                if self.test.is_empty() {
-                    self.validation
-                } else {
-                    self.test
-                }
+            Split::Test if self.test.is_empty() => self.validation,
+            // Where both are there, `test` is the one to measure on, if it has labels.
+            Split::Test if !self.validation.is_empty() && self.test.iter().any(|path| is_unlabelled(path)) => {
+                let [test, validation] = [&self.test[0], &self.validation[0]].map(|path| path.display());
+                notices.push(format!("{test} has no labels: {validation} is taken for the {split} split"));
+                self.validation
             }
+            Split::Test => self.test,
         };
-        let files = if named.is_empty() { self.any } else { named };
-        if files.is_empty() {
+        if named.is_empty() {
+            if !self.any.is_empty() {
+                return Ok((self.any, notices));
+            }
             return Err(DataError::Missing {
                 path: folder.join(format!("{split}-*.parquet")),
                 what: format!("the files of the {split} split"),
-                hint: "a split is recognised by how the names of its files or of their folder begin".into(),
+                hint: "a split is recognized by how the names of its files or of their folder begin".into(),
             });
         }
-        Ok(files)
+        if !self.any.is_empty() {
+            let names = self.any.iter().map(|path| read::file_name(path)).collect::<Vec<_>>();
+            let folder = folder.display();
+            notices.push(format!("{folder}: Parquet files ignored whose names begin with no split: {}", some(&names)));
+        }
+        Ok((named, notices))
     }
+}
+
+/// Whether the first label of a file is -1, as Hugging Face has it where there are none. A damaged file is said to be so later.
+fn is_unlabelled(path: &Path) -> bool {
+    let first = || -> Option<bool> {
+        let table = Table::open(path).ok()?;
+        let Ok(column) = table.column("a label", &LABEL_COLUMNS) else { return Some(true) };
+        if !table.schema.field(column).data_type().is_integer() {
+            return None;
+        }
+        let batch = table.batches(&[column], 1).ok()?.next()?.ok()?;
+        let labels = arrow::compute::cast(batch.column(0), &DataType::Int64).ok()?;
+        labels.as_primitive::<Int64Type>().values().first().map(|&label| label == -1)
+    };
+    first().unwrap_or(false)
 }
 
 /// Reads Parquet files as one data set.
 pub(crate) fn load(files: &[PathBuf], adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
-    let mut rows = Rows { shape: adapt_to, convert: adapt_to.is_some(), ..Rows::default() };
-    let mut names = None;
+    let mut rows = Rows::new(adapt_to);
+    let mut names: Option<Option<Vec<String>>> = None;
     for path in files {
-        let file = File::open(path).map_err(DataError::read(path))?;
-        let builder = decode(path, || ParquetRecordBatchReaderBuilder::try_new(file))?;
-        let schema = builder.schema().clone();
-        let image = column(path, &schema, "an image", &IMAGE_COLUMNS)?;
-        let label = column(path, &schema, "a label", &LABEL_COLUMNS)?;
-        let row = row_bytes(schema.field(image).data_type()).saturating_add(row_bytes(schema.field(label).data_type()));
+        let table = Table::open(path)?;
+        let image = table.column("an image", &IMAGE_COLUMNS)?;
+        let label = table.column("a label", &LABEL_COLUMNS)?;
+        let schema = table.schema.clone();
+        let (image_field, label_field) = (schema.field(image), schema.field(label));
+        let row = row_bytes(image_field.data_type()).saturating_add(row_bytes(label_field.data_type()));
         read::within_limit(path, row)?;
         let at_once = (BYTES / row.max(1)).clamp(1, ROWS as u64) as usize;
-        let names = names.get_or_insert_with(|| class_names(&schema, schema.field(label).name()));
-        let mut reader = decode(path, || {
-            let mask = ProjectionMask::roots(builder.parquet_schema(), [image, label]);
+        let own = class_names(&schema, label_field.name());
+        let known = names.get_or_insert_with(|| own.clone());
+        if *known != own {
+            let what = format!("its class names are not those of {}", files[0].display());
+            return Err(DataError::broken(path, what, "all files of a split need the same class names"));
+        }
+        rows.start(path, known.as_ref().map(Vec::len));
+        for batch in table.batches(&[image, label], at_once)? {
+            rows.append(image_field, label_field, &batch?)?;
+        }
+    }
+    rows.finish(names.flatten())
+}
+
+/// An opened file.
+struct Table {
+    path: PathBuf,
+    schema: Arc<Schema>,
+    builder: ParquetRecordBatchReaderBuilder<File>,
+}
+
+impl Table {
+    fn open(path: &Path) -> Result<Self, DataError> {
+        let file = File::open(path).map_err(DataError::read(path))?;
+        let builder = decode(path, || ParquetRecordBatchReaderBuilder::try_new(file))?;
+        let columns = builder.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns);
+        let refused = columns
+            .map(ColumnChunkMetaData::compression)
+            .find(|compression| matches!(compression, Compression::BROTLI(_) | Compression::LZO));
+        if let Some(compression) = refused {
+            let name = if compression == Compression::LZO { "LZO" } else { "Brotli" };
+            let what = format!("its columns are compressed with {name}, which is not read");
+            return Err(DataError::broken(path, what, "write the file again with zstd or snappy"));
+        }
+        Ok(Self { path: path.into(), schema: builder.schema().clone(), builder })
+    }
+
+    /// The index of the first of these columns that there is.
+    fn column(&self, what: &str, names: &[&str]) -> Result<usize, DataError> {
+        names.iter().find_map(|name| self.schema.index_of(name).ok()).ok_or_else(|| {
+            let have = self.schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+            let what = format!("it has no column that could be {what} ({}); it has {have}", names.join(", "));
+            DataError::broken(&self.path, what, "rename the column")
+        })
+    }
+
+    /// The rows of these columns, so many at a time.
+    fn batches(
+        self,
+        columns: &[usize],
+        at_once: usize,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, DataError>> + use<>, DataError> {
+        let Self { path, builder, .. } = self;
+        let mut reader = decode(&path, || {
+            let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
             builder.with_projection(mask).with_batch_size(at_once).build()
         })?;
-        let (image, label) = (schema.field(image), schema.field(label));
-        while let Some(batch) = decode(path, || Ok(reader.next().transpose()?))? {
-            rows.append(path, image, label, &batch, names.as_ref().map(Vec::len))?;
-        }
-        rows.record = 0;
-    }
-    // No rows at all: `open` says so.
-    let shape = rows.shape.unwrap_or([1, 1, 1]);
-    match names.flatten() {
-        Some(names) => Dataset::new(shape, rows.images, rows.labels, names),
-        None => {
-            let classes = rows.labels.iter().max().map_or(0, |&label| label as usize + 1);
-            Dataset::without_names(shape, rows.images, rows.labels, classes)
-        }
+        Ok(std::iter::from_fn(move || decode(&path, || Ok(reader.next().transpose()?)).transpose()))
     }
 }
 
@@ -127,160 +200,12 @@ fn decode<T>(path: &Path, step: impl FnOnce() -> Result<T, ParquetError>) -> Res
     guard(step).map_err(|reason| DataError::Table { path: path.into(), reason })
 }
 
-fn column(path: &Path, schema: &Schema, what: &str, names: &[&str]) -> Result<usize, DataError> {
-    names.iter().find_map(|name| schema.index_of(name).ok()).ok_or_else(|| {
-        let have = schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
-        let what = format!("it has no column that could be {what} ({}); it has {have}", names.join(", "));
-        DataError::broken(path, what, "rename the column")
-    })
-}
-
-/// Class names from the metadata that Hugging Face's `datasets` writes.
+/// Class names from the metadata that Hugging Face's `datasets` writes, or that the shards of a run have.
 fn class_names(schema: &Schema, label: &str) -> Option<Vec<String>> {
+    if let Some(names) = schema.metadata().get(CLASS_NAMES_KEY) {
+        return serde_json::from_str(names).ok().filter(|names: &Vec<_>| !names.is_empty());
+    }
     let metadata: serde_json::Value = serde_json::from_str(schema.metadata().get("huggingface")?).ok()?;
     let names = metadata.get("info")?.get("features")?.get(label)?.get("names")?.as_array()?;
     names.iter().map(|name| name.as_str().map(String::from)).collect()
-}
-
-#[derive(Default)]
-struct Rows {
-    shape: Option<[usize; 3]>,
-    convert: bool,
-    images: Vec<u8>,
-    labels: Vec<u32>,
-    /// Row of the present file.
-    record: usize,
-}
-
-impl Rows {
-    fn append(
-        &mut self,
-        path: &Path,
-        image: &Field,
-        label: &Field,
-        batch: &RecordBatch,
-        classes: Option<usize>,
-    ) -> Result<(), DataError> {
-        let images = batch.column_by_name(image.name()).expect("the projection has it");
-        let labels = batch.column_by_name(label.name()).expect("the projection has it");
-        self.append_labels(path, label, labels, classes)?;
-        match images.data_type() {
-            DataType::FixedSizeList(..) => self.append_tensors(path, image, images)?,
-            DataType::Struct(_) => {
-                let bytes = images.as_struct().column_by_name("bytes").ok_or_else(|| {
-                    let what = format!("column {} is a struct without a field `bytes`", image.name());
-                    DataError::broken(path, what, "store the images themselves, not only their paths")
-                })?;
-                self.append_encoded(path, image, bytes)?;
-            }
-            _ => self.append_encoded(path, image, images)?,
-        }
-        self.record += batch.num_rows();
-        read::within_limit(path, self.images.len() as u64)
-    }
-
-    fn append_labels(
-        &mut self,
-        path: &Path,
-        field: &Field,
-        labels: &ArrayRef,
-        classes: Option<usize>,
-    ) -> Result<(), DataError> {
-        let unusable = |what: &str| {
-            let what = format!("column {} {what}", field.name());
-            DataError::broken(path, what, "labels are whole numbers from 0")
-        };
-        if !field.data_type().is_integer() {
-            return Err(unusable(&format!("is {}, not a whole number", field.data_type())));
-        }
-        let labels = arrow::compute::cast(labels, &DataType::Int64).map_err(|error| unusable(&error.to_string()))?;
-        if labels.null_count() > 0 {
-            return Err(unusable("has nulls"));
-        }
-        let classes = classes.unwrap_or(MAX_CLASSES);
-        for (row, &label) in labels.as_primitive::<Int64Type>().values().iter().enumerate() {
-            if label < 0 || label as u64 >= classes as u64 {
-                return Err(DataError::Label { path: path.into(), record: self.record + row, label, classes });
-            }
-            self.labels.push(label as u32);
-        }
-        Ok(())
-    }
-
-    /// Encoded image files.
-    fn append_encoded(&mut self, path: &Path, field: &Field, files: &ArrayRef) -> Result<(), DataError> {
-        let files = arrow::compute::cast(files, &DataType::LargeBinary).ok().filter(|files| files.null_count() == 0);
-        let Some(files) = files.filter(|_| field.data_type() != &DataType::Utf8) else {
-            let what = format!("column {} is {}, or has nulls", field.name(), field.data_type());
-            return Err(DataError::broken(path, what, "images are encoded files or fixed_shape_tensor of u8 or f32"));
-        };
-        let files = files.as_binary::<i64>();
-        if files.is_empty() {
-            return Ok(());
-        }
-        let place = |row: usize| PathBuf::from(format!("{} row {}", path.display(), self.record + row));
-        let shape = match self.shape {
-            Some(shape) => shape,
-            None => folder::planes(&folder::decode(&place(0), files.value(0))?).0,
-        };
-        let size = shape.iter().product::<usize>();
-        read::within_limit(path, (self.images.len() + files.len().saturating_mul(size)) as u64)?;
-        let images = (0..files.len())
-            .into_par_iter()
-            .map(|row| folder::fit(&place(row), &folder::decode(&place(row), files.value(row))?, shape, self.convert))
-            .collect::<Result<Vec<_>, _>>()?;
-        self.shape = Some(shape);
-        self.images.extend(images.into_iter().flatten());
-        Ok(())
-    }
-
-    /// Raw tensors.
-    fn append_tensors(&mut self, path: &Path, field: &Field, images: &ArrayRef) -> Result<(), DataError> {
-        let unusable = |what: String| {
-            let what = format!("column {} {what}", field.name());
-            DataError::broken(path, what, "tensors are arrow.fixed_shape_tensor of u8 or f32, in the order C, H, W")
-        };
-        let list = images.as_fixed_size_list();
-        let found = tensor_shape(field).ok_or_else(|| unusable("does not say its shape".into()))?;
-        let size = found.iter().try_fold(1_usize, |size, &side| size.checked_mul(side)).filter(|&size| size > 0);
-        if size != Some(list.value_length() as usize) {
-            return Err(unusable(format!("says the shape {found:?} and has {} values", list.value_length())));
-        }
-        // `values` is not sliced with the list; the reader's batches start at 0.
-        let (values, count) = (list.values(), list.len() * list.value_length() as usize);
-        if list.null_count() > 0 || values.null_count() > 0 || values.len() < count {
-            return Err(unusable("has nulls".into()));
-        }
-        let bytes: Vec<u8> = match values.data_type() {
-            DataType::UInt8 => values.as_primitive::<UInt8Type>().values()[..count].to_vec(),
-            DataType::Float32 => values.as_primitive::<Float32Type>().values()[..count]
-                .iter()
-                .map(|value| (value.clamp(0.0, 1.0) * 255.0).round() as u8)
-                .collect(),
-            other => return Err(unusable(format!("holds {other}"))),
-        };
-        let shape = *self.shape.get_or_insert(found);
-        if found == shape {
-            self.images.extend_from_slice(&bytes);
-            return Ok(());
-        }
-        if !self.convert {
-            return Err(DataError::Shapes { place: path.into(), found, expected: shape });
-        }
-        for image in bytes.chunks_exact(list.value_length() as usize) {
-            self.images.extend(crate::adapt::convert(image, found, shape)?);
-        }
-        Ok(())
-    }
-}
-
-/// \[C, H, W\] from the extension type's metadata.
-fn tensor_shape(field: &Field) -> Option<[usize; 3]> {
-    let metadata = field.metadata();
-    if metadata.get("ARROW:extension:name")? != "arrow.fixed_shape_tensor" {
-        return None;
-    }
-    let metadata: serde_json::Value = serde_json::from_str(metadata.get("ARROW:extension:metadata")?).ok()?;
-    let sides = metadata.get("shape")?.as_array()?.iter().map(|side| side.as_u64().map(|side| side as usize));
-    sides.collect::<Option<Vec<_>>>()?.try_into().ok()
 }

@@ -81,7 +81,7 @@ pub fn look_for_data(spec: &str, split: Split, architecture: Architecture) -> Re
 fn data_error(error: DataError) -> StageError {
     let code = match &error {
         DataError::Spec { .. } => Code::Usage,
-        DataError::Missing { .. } | DataError::UnknownFormat { .. } => Code::MissingInput,
+        DataError::Missing { .. } | DataError::UnknownFormat { .. } | DataError::Archive { .. } => Code::MissingInput,
         DataError::Read { source, .. } if is_refusal(source) => Code::Failed,
         DataError::TooLarge { .. } => Code::Failed,
         _ => Code::Integrity,

@@ -30,7 +30,8 @@ pub use reader::{ImageReader, Rows};
 pub const ROW_GROUP: usize = 512;
 
 const NORMALISATION_KEY: &str = "ssdkd.normalisation";
-const CLASS_NAMES_KEY: &str = "ssdkd.class_names";
+/// The metadata of a shard under which the names of the teacher's classes are, a list in JSON.
+pub const CLASS_NAMES_KEY: &str = "ssdkd.class_names";
 const EXTENSION_NAME_KEY: &str = "ARROW:extension:name";
 const EXTENSION_METADATA_KEY: &str = "ARROW:extension:metadata";
 const TENSOR: &str = "arrow.fixed_shape_tensor";

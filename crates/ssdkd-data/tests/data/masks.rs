@@ -150,3 +150,57 @@ fn a_split_without_images_is_said_to_be_empty() {
     let message = open_at(place.path(), None).unwrap_err().to_string();
     assert!(message.contains("holds no images"), "{message}");
 }
+
+/// Masks of 4×4 pixels in which `disc` fills a quarter with the number `of_disc`.
+fn discs(of_disc: u8) -> TempDir {
+    let mask = gray(4, &[&[0, 0, 0, 0], &[0, of_disc, of_disc, 0], &[0, of_disc, of_disc, 0], &[0, 0, 0, 0]]);
+    let place = TempDir::new().unwrap();
+    for (file, bytes) in [("train/images/a.png", gray(4, &[&[9; 4][..]; 4])), ("train/masks/a.png", mask)] {
+        let path = place.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    fs::write(place.path().join("classes.txt"), "background\ndisc\n").unwrap();
+    place
+}
+
+#[test]
+fn masks_of_0_and_255_are_said_to_lack_a_class() {
+    let open = |place: &TempDir| open(place.path().to_str().unwrap(), Split::Train, None).unwrap();
+    let saved_as_255 = open(&discs(255));
+    let pixels = saved_as_255.mask_pixels().unwrap();
+    assert_eq!((&pixels.classes[..], pixels.unlabelled), (&[12, 0][..], 4));
+    assert!(pixels.are_binary_with_255());
+    let told = saved_as_255.notices().join("\n");
+    for part in
+        ["no pixel of the train split is of class disc (1 of 2 classes)", "25.0 %", "write 1 in the place of 255"]
+    {
+        assert!(told.contains(part), "{part:?} is not in {told}");
+    }
+    let right = open(&discs(1));
+    assert_eq!(right.mask_pixels().unwrap().missing(), [0; 0]);
+    assert_eq!(right.notices(), [""; 0]);
+}
+
+#[test]
+fn masks_without_an_image_and_other_files_are_counted() {
+    let place = place();
+    fs::write(place.path().join("val/images/readme.md"), "").unwrap();
+    let told = open_at(place.path(), None).unwrap().notices().join("\n");
+    for part in
+        ["images: 1 file ignored: .md (1)", "masks: 1 file ignored that belong to no image", "8.3 % of the test"]
+    {
+        assert!(told.contains(part), "{part:?} is not in {told}");
+    }
+}
+
+#[test]
+fn a_test_split_without_masks_gives_way_to_val() {
+    let place = place();
+    let path = place.path().join("test/images/x.png");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, image()).unwrap();
+    let test = open_at(place.path(), None).unwrap();
+    assert_eq!(test.len(), 2);
+    assert!(test.notices()[0].contains("test has no labels"), "{:?}", test.notices());
+}

@@ -1,0 +1,69 @@
+//! Brings encoded images into one shape, and counts what was changed for it.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use image::DynamicImage;
+
+use crate::{DataError, adapt, encoded};
+
+/// The shape that images are brought into, and how many of them were of another.
+pub(crate) struct Conversions {
+    shape: [usize; 3],
+    /// Whether images of another size are resized.
+    resize: bool,
+    images: AtomicUsize,
+    gray: AtomicUsize,
+    resized: AtomicUsize,
+}
+
+impl Conversions {
+    pub(crate) fn new(shape: [usize; 3], resize: bool) -> Self {
+        Self { shape, resize, images: 0.into(), gray: 0.into(), resized: 0.into() }
+    }
+
+    /// \[C, H, W\]
+    pub(crate) fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// The bytes (C, H, W) of an image in the shape. Without resizing only gray among colored images is converted.
+    pub(crate) fn fit(&self, place: &Path, image: &DynamicImage) -> Result<Vec<u8>, DataError> {
+        let (found, bytes) = encoded::planes(image);
+        self.fit_bytes(place, found, bytes)
+    }
+
+    /// The same of bytes (C, H, W) of the shape `found`.
+    pub(crate) fn fit_bytes(&self, place: &Path, found: [usize; 3], bytes: Vec<u8>) -> Result<Vec<u8>, DataError> {
+        let differs = found[1..] != self.shape[1..];
+        self.images.fetch_add(1, Ordering::Relaxed);
+        self.gray.fetch_add(usize::from(found[0] == 1), Ordering::Relaxed);
+        self.resized.fetch_add(usize::from(differs), Ordering::Relaxed);
+        if found == self.shape {
+            return Ok(bytes);
+        }
+        // A gray picture in a folder of colored ones is still one of them.
+        if self.resize || (!differs && found[0] == 1) {
+            return adapt::convert(&bytes, found, self.shape);
+        }
+        Err(DataError::Shapes { place: place.into(), found, expected: self.shape })
+    }
+
+    /// What a user should know of it.
+    pub(crate) fn notices(&self) -> impl Iterator<Item = String> {
+        let [images, gray, resized] =
+            [&self.images, &self.gray, &self.resized].map(|count| count.load(Ordering::Relaxed));
+        let [channels, height, width] = self.shape;
+        let mixed = (0 < gray && gray < images).then(|| {
+            let remedy = if channels == 1 {
+                "the colored ones are turned to gray"
+            } else {
+                "gray is repeated over the channels"
+            };
+            format!("{gray} of {images} images are gray and the others colored: {remedy}")
+        });
+        let resized = (resized > 0)
+            .then(|| format!("{resized} of {images} images are resized to {height}×{width} (height × width)"));
+        mixed.into_iter().chain(resized)
+    }
+}

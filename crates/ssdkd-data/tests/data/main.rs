@@ -1,0 +1,13 @@
+//! Each format from files made here, and what is said about each way a file can be wrong.
+
+mod cifar;
+mod damage;
+mod encoded;
+mod folders;
+mod idx;
+mod masks;
+mod notices;
+mod parquet;
+mod recognition;
+mod support;
+mod tensors;
