@@ -1,99 +1,127 @@
-//! CIFAR-10 and CIFAR-100 in their authors' binary version: records of one (or two) label bytes and 3,072 pixel bytes.
+//! CIFAR-10 and CIFAR-100 as their authors publish them: the binary version, and the Python version that torchvision downloads.
 //!
-//! Source of the format: <https://www.cs.toronto.edu/~kriz/cifar.html>. Batches may be compressed (`.gz`, `.xz`) one by one.
+//! The binary version has records of one (or two) label bytes and 3,072 pixel bytes. Source of the formats:
+//! <https://www.cs.toronto.edu/~kriz/cifar.html>. Binary batches may be compressed (`.gz`, `.xz`) one by one.
 
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use crate::cifar_python::PIXELS;
 use crate::read::{self, find};
-use crate::{DataError, Dataset, Split};
+use crate::{DataError, Dataset, Split, cifar_python};
 
 const SHAPE: [usize; 3] = [3, 32, 32];
-const PIXELS: usize = 3 * 32 * 32;
 
 const CIFAR10_NAMES: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
-/// Which of the two, and where: the folder itself, or the one that the authors' archive unpacks to.
-pub(crate) enum Found {
-    Cifar10(PathBuf),
-    Cifar100(PathBuf),
+/// One of the two data sets.
+struct Layout {
+    /// The last of them is the label: CIFAR-100 has the coarse one before the fine one.
+    label_bytes: usize,
+    /// Number of classes, which tells the two apart.
+    classes: usize,
+    /// The folders that the authors' archives unpack to.
+    binary_folder: &'static str,
+    python_folder: &'static str,
+    /// The list of class names of the binary version.
+    names: &'static str,
 }
 
-/// Looks for either data set in `folder`.
+const CIFAR10: Layout = Layout {
+    label_bytes: 1,
+    classes: 10,
+    binary_folder: "cifar-10-batches-bin",
+    python_folder: "cifar-10-batches-py",
+    names: "batches.meta.txt",
+};
+const CIFAR100: Layout = Layout {
+    label_bytes: 2,
+    classes: 100,
+    binary_folder: "cifar-100-binary",
+    python_folder: "cifar-100-python",
+    names: "fine_label_names.txt",
+};
+
+/// Which data set in which version, and where.
+pub(crate) struct Found {
+    layout: &'static Layout,
+    python: bool,
+    folder: PathBuf,
+}
+
+/// Looks for either data set in `folder`, and in the folder that the authors' archive unpacks to.
 pub(crate) fn recognise(folder: &Path) -> Option<Found> {
-    let ten = [folder.to_path_buf(), folder.join("cifar-10-batches-bin")]
-        .into_iter()
-        .find(|place| find(place, "data_batch_1.bin").or_else(|| find(place, "test_batch.bin")).is_some());
-    let hundred = || {
-        [folder.to_path_buf(), folder.join("cifar-100-binary")]
-            .into_iter()
-            .find(|place| find(place, "train.bin").or_else(|| find(place, "test.bin")).is_some())
-    };
-    ten.map(Found::Cifar10).or_else(|| hundred().map(Found::Cifar100))
+    for layout in [&CIFAR10, &CIFAR100] {
+        for (python, inner) in [(false, layout.binary_folder), (true, layout.python_folder)] {
+            let is_in = |place: &PathBuf| {
+                if python { cifar_python::is_in(place, layout.classes) } else { layout.is_binary_in(place) }
+            };
+            if let Some(folder) = [folder.to_path_buf(), folder.join(inner)].into_iter().find(is_in) {
+                return Some(Found { layout, python, folder });
+            }
+        }
+    }
+    None
 }
-
-const CIFAR10: Layout = Layout { label_bytes: 1, classes: 10, hint: "data/fetch-cifar.sh 10" };
-const CIFAR100: Layout = Layout { label_bytes: 2, classes: 100, hint: "data/fetch-cifar.sh 100" };
 
 /// The files of a split of what [`recognise`] found.
 pub(crate) fn files(found: &Found, split: Split) -> Result<Vec<PathBuf>, DataError> {
-    match (found, split) {
-        (Found::Cifar10(folder), Split::Train) => {
-            (1..=5).map(|batch| CIFAR10.file(folder, &format!("data_batch_{batch}.bin"))).collect()
-        }
-        (Found::Cifar10(folder), Split::Test) => Ok(vec![CIFAR10.file(folder, "test_batch.bin")?]),
-        (Found::Cifar100(folder), split) => Ok(vec![CIFAR100.file(folder, &format!("{split}.bin"))?]),
-    }
+    let Found { layout, python, folder } = found;
+    let names = if *python {
+        cifar_python::file_names(layout.classes, split == Split::Train)
+    } else {
+        layout.binary_names(split == Split::Train)
+    };
+    names.iter().map(|name| layout.file(folder, name)).collect()
 }
 
 /// Reads a split of what [`recognise`] found.
 pub(crate) fn load(found: &Found, split: Split) -> Result<Dataset, DataError> {
-    match found {
-        Found::Cifar10(folder) => {
-            let names = read::names(&folder.join("batches.meta.txt"))?;
-            let names = names.unwrap_or_else(|| CIFAR10_NAMES.map(String::from).to_vec());
-            CIFAR10.load(folder, &files(found, split)?, Some(names))
-        }
-        Found::Cifar100(folder) => {
-            let names = read::names(&folder.join("fine_label_names.txt"))?;
-            CIFAR100.load(folder, &files(found, split)?, names)
-        }
+    let Found { layout, python, folder } = found;
+    let names =
+        if *python { cifar_python::names(folder, layout.classes)? } else { read::names(&folder.join(layout.names))? };
+    if let Some(names) = names.as_ref().filter(|names| names.len() != layout.classes) {
+        let what = format!("its list of class names has {} entries, not {}", names.len(), layout.classes);
+        return Err(DataError::broken(folder, what, "remove the list: the names are known without it"));
+    }
+    let paths = files(found, split)?;
+    // They are unpacked side by side.
+    let limit = read::MAX_BYTES / paths.len().max(1) as u64;
+    let batches = paths
+        .par_iter()
+        .map(|path| if *python { cifar_python::batch(path, layout.classes, limit) } else { layout.read(path, limit) });
+    let (images, labels): (Vec<_>, Vec<_>) = batches.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+    let (images, labels) = (images.concat(), labels.concat());
+    let known = (layout.classes == CIFAR10_NAMES.len()).then(|| CIFAR10_NAMES.map(String::from).to_vec());
+    match names.or(known) {
+        Some(names) => Dataset::new(SHAPE, images, labels, names),
+        None => Dataset::without_names(SHAPE, images, labels, layout.classes),
     }
 }
 
-struct Layout {
-    /// The last of them is the label: CIFAR-100 has the coarse one before the fine one.
-    label_bytes: usize,
-    classes: usize,
-    /// The script that fetches it.
-    hint: &'static str,
-}
-
 impl Layout {
+    fn binary_names(&self, train: bool) -> Vec<String> {
+        match (self.classes, train) {
+            (10, true) => (1..=5).map(|batch| format!("data_batch_{batch}.bin")).collect(),
+            (10, false) => vec!["test_batch.bin".into()],
+            (_, true) => vec!["train.bin".into()],
+            (_, false) => vec!["test.bin".into()],
+        }
+    }
+
+    fn is_binary_in(&self, place: &Path) -> bool {
+        let first = |train| self.binary_names(train).into_iter().next();
+        [true, false].into_iter().filter_map(first).any(|name| find(place, &name).is_some())
+    }
+
     fn file(&self, folder: &Path, name: &str) -> Result<PathBuf, DataError> {
         find(folder, name).ok_or_else(|| DataError::Missing {
             path: folder.join(name),
             what: format!("a part of CIFAR-{} (also looked for {name}.gz and {name}.xz)", self.classes),
-            hint: format!("`{}` fetches the whole data set from its authors", self.hint),
+            hint: format!("`data/fetch-cifar.sh {}` fetches the whole data set from its authors", self.classes),
         })
-    }
-
-    fn load(&self, folder: &Path, paths: &[PathBuf], names: Option<Vec<String>>) -> Result<Dataset, DataError> {
-        if let Some(names) = names.as_ref().filter(|names| names.len() != self.classes) {
-            let what = format!("its list of class names has {} entries, not {}", names.len(), self.classes);
-            return Err(DataError::broken(folder, what, "remove the list: the names are known without it"));
-        }
-        // They are unpacked side by side.
-        let limit = read::MAX_BYTES / paths.len().max(1) as u64;
-        let batches = paths.par_iter().map(|path| self.read(path, limit)).collect::<Result<Vec<_>, _>>()?;
-        let (images, labels): (Vec<_>, Vec<_>) = batches.into_iter().unzip();
-        let (images, labels) = (images.concat(), labels.concat());
-        match names {
-            Some(names) => Dataset::new(SHAPE, images, labels, names),
-            None => Dataset::without_names(SHAPE, images, labels, self.classes),
-        }
     }
 
     fn read(&self, path: &Path, limit: u64) -> Result<(Vec<u8>, Vec<u32>), DataError> {

@@ -10,6 +10,7 @@
 mod adapt;
 mod checks;
 mod cifar;
+mod cifar_python;
 mod conversions;
 mod dataset;
 mod encoded;

@@ -101,6 +101,10 @@ impl<'a> Value<'a> {
         let is_key = |value: Value<'_>| match value.object() {
             Object::Text(text) => text == key,
             Object::Bytes(bytes) => bytes == key.as_bytes(),
+            // Python 3 writes the bytes of a key like this with protocol 2.
+            Object::Call(_) => {
+                value.argument(0).and_then(Value::text) == Some(key) && value.bytes().as_deref() == Some(key.as_bytes())
+            }
             _ => false,
         };
         entries.find(|(name, _)| is_key(*name)).map(|(_, value)| value)

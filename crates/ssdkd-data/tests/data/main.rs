@@ -1,6 +1,7 @@
 //! Each format from files made here, and what is said about each way a file can be wrong.
 
 mod cifar;
+mod cifar_python;
 mod damage;
 mod encoded;
 mod folders;
