@@ -7,7 +7,7 @@ use std::time::Instant;
 use candle_core::Device;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
-use ssdkd_data::{Dataset, Split};
+use ssdkd_data::{BINARY_MASKS, Dataset, MaskPixels, Split};
 use ssdkd_evaluate::{Evaluation, check_task, evaluate, open_data};
 use ssdkd_nn::{CARD_VERSION, Normalization, OPEN_GPU, TeacherCard, weights};
 use ssdkd_stage::exit::Code;
@@ -135,27 +135,18 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
             .map_err(|_| StageError::Usage("--input must be channels,height,width, as in 3,32,32".into()))
     });
     let train = open_data(&arguments.data, Split::Train, input.transpose()?)?;
+    check_masks(&arguments.data, &train)?;
     let test = open_data(&arguments.data, Split::Test, Some(train.shape()))?;
     let test = match train.class_names() {
         Some(names) => test.numbered_as(names),
         None => test,
     };
-    if test.classes() > train.classes() {
-        let what = format!(
-            "{}: the test images are of {} classes, and the training images of {}\nhint: both splits need the same classes",
-            arguments.data,
-            test.classes(),
-            train.classes()
-        );
-        return Err(StageError::other(Code::Integrity, what));
-    }
+    check_classes(&arguments.data, &train, &test)?;
     for data in [&train, &test] {
         let fits = check_task(settings.architecture, data);
         fits.map_err(|error| StageError::Usage(format!("{}: {error}", arguments.data)))?;
     }
-    if train.images() == test.images() {
-        tracing::warn!("the data set has one part only: the test accuracy is that on the training images");
-    }
+    warn_of_common_images(&train, &test);
 
     let data = train.digest().to_hex().to_string();
     let origin = origin(arguments, &train, &data);
@@ -231,6 +222,47 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
 
     write_teacher(&files, &trainer, &train, &measure(&trainer)?, &origin)?;
     files.remove_checkpoint()
+}
+
+/// Refuses masks of two classes that were saved as 0 and 255: every pixel of the second class would count as unlabelled, and a
+/// network that knows the first class alone would be perfect.
+fn check_masks(spec: &str, train: &Dataset) -> Result<(), StageError> {
+    let Some(pixels) = train.mask_pixels().filter(MaskPixels::are_binary_with_255) else { return Ok(()) };
+    let names = pixels.missing().into_iter().map(|class| train.class_name(class)).collect::<Vec<_>>().join(" or ");
+    let what = format!(
+        "{spec}: no pixel of the training masks is of class {names}, and {:.1} % are of no class\nhint: {BINARY_MASKS}",
+        100.0 * pixels.unlabelled_share()
+    );
+    Err(StageError::other(Code::Integrity, what))
+}
+
+/// Refuses splits with different classes. What has no names is compared by number.
+fn check_classes(spec: &str, train: &Dataset, test: &Dataset) -> Result<(), StageError> {
+    const HINT: &str = "both splits need the same classes";
+    let refuse = |what: String| Err(StageError::other(Code::Integrity, format!("{spec}: {what}\nhint: {HINT}")));
+    if test.classes() > train.classes() {
+        let (test, train) = (test.classes(), train.classes());
+        return refuse(format!("the test images are of {test} classes, and the training images of {train}"));
+    }
+    if let (Some(names), Some(others)) = (train.class_names(), test.class_names())
+        && let Some(other) = others.iter().find(|other| !names.contains(other))
+    {
+        return refuse(format!("the test split has the class {other}, and the training split does not"));
+    }
+    Ok(())
+}
+
+/// Says how many of the test images were trained on.
+fn warn_of_common_images(train: &Dataset, test: &Dataset) {
+    let common = test.images_also_in(train);
+    if common == test.len() {
+        tracing::warn!("the data set has one part only: the test accuracy is that on the training images");
+    } else if common > 0 {
+        let (images, percent) = (test.len(), 100.0 * common as f64 / test.len() as f64);
+        tracing::warn!(
+            "{common} of {images} test images ({percent:.1} %) are training images too: the test accuracy is too high"
+        );
+    }
 }
 
 /// The command that makes the same teacher, and the data it learnt from.

@@ -231,3 +231,67 @@ fn mistakes_have_their_exit_codes() {
     check(&teach(folder, "out", &[]).output().unwrap(), 4, &["data_batch_3.bin", "truncated"]);
     assert!(!folder.join("out").exists());
 }
+
+/// Writes an image folder: each file's name and the gray value of its 8×8 pixels.
+fn write_images(folder: &Path, files: &[(&str, u8)]) {
+    for (name, value) in files {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, [b"P5 8 8 255\n".as_slice(), &[*value; 64]].concat()).unwrap();
+    }
+}
+
+/// Trains on an image folder.
+fn teach_small(folder: &Path, more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ssdkd-teach"));
+    command.current_dir(folder).env_remove("SSDKD_DATA").args(["--data", "data", "--out", "out", "--epochs", "1"]);
+    command.args(["--batch", "2"]).args(more).output().unwrap()
+}
+
+#[test]
+fn test_images_that_were_trained_on_are_counted() {
+    let scratch = tempfile::tempdir().unwrap();
+    let train = [("train/a/1.pgm", 10), ("train/a/2.pgm", 20), ("train/b/1.pgm", 200), ("train/b/2.pgm", 210)];
+    write_images(&scratch.path().join("data"), &train);
+    write_images(&scratch.path().join("data"), &[("test/a/1.pgm", 10), ("test/b/1.pgm", 220)]);
+    let trained = teach_small(scratch.path(), &["--architecture", "resnet8"]);
+    check(&trained, 0, &["1 of 2 test images (50.0 %) are training images too"]);
+}
+
+#[test]
+fn images_of_several_sizes_get_the_flag_that_brings_them_into_one() {
+    let scratch = tempfile::tempdir().unwrap();
+    let data = scratch.path().join("data");
+    write_images(&data, &[("train/a/1.pgm", 10), ("train/b/1.pgm", 200), ("test/a/1.pgm", 20), ("test/b/1.pgm", 210)]);
+    std::fs::write(data.join("train/b/2.pgm"), b"P5 2 1 255\n\x01\x02").unwrap();
+    let refused = teach_small(scratch.path(), &["--architecture", "resnet8"]);
+    check(&refused, 4, &["2.pgm", "shape [1, 1, 2]", "ssdkd-teach --input 1,8,8"]);
+    let trained = teach_small(scratch.path(), &["--architecture", "resnet8", "--input", "1,8,8"]);
+    check(&trained, 0, &["1 of 3 images are resized to 8×8"]);
+}
+
+/// A network that knows only the background would be perfect on such masks.
+#[test]
+fn masks_of_0_and_255_are_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let data = scratch.path().join("data");
+    let images = ["train/images/1.pgm", "train/images/2.pgm", "test/images/1.pgm"];
+    write_images(&data, &[(images[0], 50), (images[1], 150), (images[2], 99)]);
+    std::fs::write(data.join("classes.txt"), "background\ndisc\n").unwrap();
+    let write_masks = |of_disc: u8| {
+        for image in images {
+            let path = data.join(image.replace("images", "masks")).with_extension("png");
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let mut encoder = png::Encoder::new(std::fs::File::create(path).unwrap(), 8, 8);
+            encoder.set_color(png::ColorType::Grayscale);
+            let pixels = (0..64).map(|at| if at % 8 < 2 { of_disc } else { 0 }).collect::<Vec<_>>();
+            encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+        }
+    };
+    write_masks(255);
+    let flags = ["--architecture", "fpn-resnet8"];
+    let refused = teach_small(scratch.path(), &flags);
+    check(&refused, 4, &["no pixel of the training masks is of class disc", "25.0 %", "write 1 in the place of 255"]);
+    write_masks(1);
+    check(&teach_small(scratch.path(), &flags), 0, &["mean IoU"]);
+}
