@@ -223,6 +223,11 @@ impl Evaluation {
         self.confusion.iter().enumerate().map(accuracy).collect()
     }
 
+    /// Number of classes that have an item: the others are measured only by what is wrongly taken for them.
+    pub fn occurring_classes(&self) -> usize {
+        self.confusion.iter().filter(|row| row.iter().any(|&count| count > 0)).count()
+    }
+
     /// The mistakes made most often: label, predicted class, items; at most `count`, the most frequent first.
     pub fn worst_confusions(&self, count: usize) -> Vec<(usize, usize, u64)> {
         let cells = self.confusion.iter().enumerate().flat_map(|(label, row)| {
@@ -242,6 +247,10 @@ impl Evaluation {
         line("images", self.images.to_string());
         if let Some(mean_iou) = self.mean_iou {
             line("mean IoU", percent(mean_iou));
+        }
+        let (occurring, classes) = (self.occurring_classes(), self.confusion.len());
+        if occurring < classes {
+            line("classes that occur", format!("{occurring} of {classes}"));
         }
         line(if self.mean_iou.is_some() { "pixel accuracy" } else { "top-1 accuracy" }, percent(self.top1));
         if self.class_names.len() > TOP && self.mean_iou.is_none() {
@@ -343,7 +352,7 @@ mod tests {
         assert!((found.score() - (1.0 / 3.0 + 0.5) / 3.0).abs() < 1e-12, "{found:?}");
         assert_eq!((found.images, found.top1), (1, 0.5));
         let table = found.to_table();
-        for part in ["mean IoU", "pixel accuracy", "33.33 %", "1 × sky taken for road"] {
+        for part in ["mean IoU", "pixel accuracy", "33.33 %", "3 of 4", "1 × sky taken for road"] {
             assert!(table.contains(part), "{part:?} is not in\n{table}");
         }
         assert!(!table.contains("top-1") && !table.contains("predicted as"), "{table}");

@@ -404,7 +404,11 @@ fn write_teacher(
 fn score(measured: &Evaluation) -> String {
     let (percent, images) = (100.0 * measured.score(), measured.images);
     match measured.mean_iou {
-        Some(_) => format!("mean IoU {percent:.2} % on {images} test images"),
+        Some(_) => {
+            let (occurring, classes) = (measured.occurring_classes(), measured.confusion.len());
+            let of = if occurring < classes { format!(" of {occurring} of {classes} classes") } else { String::new() };
+            format!("mean IoU {percent:.2} %{of} on {images} test images")
+        }
         None => format!("{percent:.2} % of {images} test images"),
     }
 }
