@@ -21,7 +21,8 @@ use ssdkd_stage::{
 use crate::command::{command_in, command_of, with_command};
 use crate::job::{Job, Plan, Spent};
 use crate::kept::Kept;
-use crate::recipe::{OnTrouble, Recipe, RecipeError, Start};
+use crate::preflight::{Finding, preflight};
+use crate::recipe::{OnTrouble, Recipe, RecipeError};
 use crate::tables::Line;
 
 /// How a stage deals with what is there.
@@ -125,27 +126,8 @@ impl Context {
             let carried = RunFolder::open(&root)?.teacher().join(CARD);
             card_path = if carried.is_file() { carried } else { card_path };
         }
-        let architecture = recipe.student.architecture.parse::<Architecture>();
-        let architecture = architecture.map_err(|error| StageError::Usage(format!("student.architecture: {error}")))?;
+        student_architecture(&recipe)?;
         let card = TeacherCard::load(&card_path).map_err(card_error)?;
-        let deeper = card.architecture;
-        if architecture.task != deeper.task {
-            let like = Architecture { task: deeper.task, ..architecture };
-            let like = if like.exists() { like } else { deeper };
-            return Err(StageError::Usage(format!(
-                "student.architecture is {architecture}, and the teacher is a {deeper}: one labels images and the other pixels\n\
-                 hint: set student.architecture to {like}"
-            ))
-            .into());
-        }
-        recipe.invert.check_teacher(deeper).map_err(StageError::Usage)?;
-        if recipe.student.start == Start::Teacher && !architecture.is_shallower_than(&deeper) {
-            return Err(StageError::Usage(format!(
-                "student.start is \"teacher\", but a {architecture} is not a {deeper} with fewer blocks\n\
-                 hint: set student.start to \"random\", or take a shallower student of the teacher's family and width"
-            ))
-            .into());
-        }
         let choice = arguments.common.device;
         choice.check(OPEN_GPU.is_some())?;
         if options.resume && RunFolder::at(&root).latest_complete("invert")?.is_none() {
@@ -189,14 +171,32 @@ impl Context {
         Ok(load_recipe(arguments)?.0)
     }
 
-    /// Says so if the run was made with other settings than these: what is said of it may then be wrong. What to measure and what
-    /// to keep is anybody's choice.
-    fn warn_of_another_recipe(&self) {
-        // A damaged recipe is for those to refuse who use it.
-        let Ok(mut frozen) = Recipe::load(&self.run.recipe(), &[]) else { return };
+    /// Checks the recipe and the teacher of a run that was not begun with them yet; see [`preflight`](crate::preflight).
+    pub fn preflight(&self) -> Result<Vec<Finding>> {
+        if self.was_begun() {
+            return Ok(Vec::new());
+        }
+        Ok(preflight(&self.recipe, &self.card, student_architecture(&self.recipe)?))
+    }
+
+    /// Returns whether the run folder holds this recipe and this teacher already.
+    pub fn was_begun(&self) -> bool {
+        let carried = TeacherCard::load(&self.run.teacher().join(CARD));
+        self.has_recipe() == Some(true) && carried.is_ok_and(|carried| carried.digest == self.card.digest)
+    }
+
+    /// Returns whether the run folder's recipe is this one; `None` if it has none or a damaged one. What to measure and what to keep
+    /// may differ.
+    fn has_recipe(&self) -> Option<bool> {
+        let mut frozen = Recipe::load(&self.run.recipe(), &[]).ok()?;
         frozen.teacher = self.recipe.teacher.clone();
         (frozen.evaluate, frozen.keep) = (self.recipe.evaluate.clone(), self.recipe.keep.clone());
-        if frozen != self.recipe {
+        Some(frozen == self.recipe)
+    }
+
+    /// Warns if the run was made with other settings than these: what is said of it may then be wrong.
+    fn warn_of_another_recipe(&self) {
+        if self.has_recipe() == Some(false) {
             let root = self.run.root().display();
             tracing::warn!(
                 "{root} was made with other settings than these\nhint: name {root}, without --set, to take its own"
@@ -279,7 +279,7 @@ impl Context {
 
     /// The student, without weights.
     pub fn student_spec(&self) -> Result<NetworkSpec> {
-        let architecture = self.recipe.student.architecture.parse::<Architecture>().map_err(StageError::Usage)?;
+        let architecture = student_architecture(&self.recipe)?;
         Ok(NetworkSpec { architecture, names: ssdkd_nn::Names::default(), ..self.card.spec() })
     }
 
@@ -515,6 +515,12 @@ pub(crate) fn load_recipe(arguments: &RunArgs) -> Result<(Recipe, PathBuf), Stag
         Recipe::load(&path, &arguments.set).map_err(|error: RecipeError| StageError::other(Code::Usage, error))?;
     let card_path = path.parent().unwrap_or(Path::new("")).join(&recipe.teacher.card);
     Ok((recipe, card_path))
+}
+
+/// The student's architecture, by its name in the recipe.
+fn student_architecture(recipe: &Recipe) -> Result<Architecture, StageError> {
+    let architecture = recipe.student.architecture.parse::<Architecture>();
+    architecture.map_err(|error| StageError::Usage(format!("student.architecture: {error}")))
 }
 
 /// A card that is not there is a missing input; one that does not fit is damaged.

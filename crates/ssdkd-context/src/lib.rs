@@ -9,6 +9,7 @@ mod context;
 mod job;
 mod kept;
 mod models;
+pub mod preflight;
 mod program;
 mod recipe;
 mod tables;
@@ -19,6 +20,7 @@ pub use command::quote;
 pub use context::{Context, Judgement, Mode, Options, card_error};
 pub use job::{Job, Outcome, Plan};
 pub use models::STUDENT;
+pub use preflight::{Finding, Severity, preflight, preflight_teacher};
 pub use program::{StageCommand, finish, stage_main};
 pub use recipe::{
     EvaluateSettings, KeepSettings, KeepShards, OnTrouble, Recipe, RecipeError, RunSettings, Start, StudentSettings,

@@ -8,6 +8,7 @@ use ssdkd_stage::{StageArgs, StageError, State, exit};
 
 use crate::context::{Context, load_recipe};
 use crate::job::Outcome;
+use crate::preflight::enforce;
 
 /// What a stage's program understands.
 #[derive(Debug, Parser)]
@@ -62,6 +63,7 @@ fn stage_body(
     } else if arguments.force {
         return Err(StageError::Usage("--force makes one round again\nhint: --round N says which".into()).into());
     }
+    enforce(&Context::look(&arguments.run, false, threads)?.preflight()?)?;
     let mut context = Context::open(arguments, name, threads)?;
     if let Some(round) = arguments.round {
         run(&mut context, round)?;

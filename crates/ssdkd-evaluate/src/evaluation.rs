@@ -43,6 +43,22 @@ pub fn check_task(architecture: Architecture, dataset: &Dataset) -> Result<()> {
     check_masks(architecture, dataset.masks().is_some())
 }
 
+/// Whether a network of this architecture with so many classes can be measured on a data set.
+///
+/// # Errors
+/// As [`check_task`], or if the data set has more classes than the network.
+pub fn check_fit(architecture: Architecture, classes: usize, dataset: &Dataset) -> Result<()> {
+    check_task(architecture, dataset)?;
+    if dataset.classes() > classes {
+        bail!(
+            "the data set has {} classes{}, and the network tells only {classes} apart\nhint: measure it on the kind of data it was trained for",
+            dataset.classes(),
+            dataset.class_names().and_then(<[_]>::first).map(|name| format!(" ({name}, …)")).unwrap_or_default(),
+        );
+    }
+    Ok(())
+}
+
 /// The same of a data set of which is known whether it has masks.
 pub(crate) fn check_masks(architecture: Architecture, masked: bool) -> Result<()> {
     match (architecture.task, masked) {
@@ -78,8 +94,8 @@ pub fn evaluate_beside(
     batch: usize,
     mut after_batch: impl FnMut(usize) -> Result<()>,
 ) -> Result<Evaluation> {
-    check_task(network.spec().architecture, dataset)?;
-    let mut tally = Tally::new(network.classes(), dataset)?;
+    check_fit(network.spec().architecture, network.classes(), dataset)?;
+    let mut tally = Tally::new(network.classes(), dataset);
     let rows = network.rows_per_image();
     if let Some(teacher) = teacher.filter(|teacher| teacher.rows_per_image() != rows) {
         let (teacher, network) = (teacher.spec().architecture, network.spec().architecture);
@@ -124,19 +140,12 @@ struct Tally {
 }
 
 impl Tally {
-    fn new(classes: usize, dataset: &Dataset) -> Result<Self> {
-        if dataset.classes() > classes {
-            bail!(
-                "the data set has {} classes{}, and the network tells only {classes} apart\nhint: measure it on the kind of data it was trained for",
-                dataset.classes(),
-                dataset.class_names().and_then(<[_]>::first).map(|name| format!(" ({name}, …)")).unwrap_or_default(),
-            );
-        }
+    fn new(classes: usize, dataset: &Dataset) -> Self {
         let mut class_names = dataset.class_names().unwrap_or_default().to_vec();
         class_names.extend((class_names.len()..classes).map(|class| class.to_string()));
         let confusion = vec![vec![0; classes]; classes];
         let pixels = dataset.masks().is_some();
-        Ok(Self { images: 0, items: 0, pixels, in_top5: 0, loss: 0.0, agreeing: None, class_names, confusion })
+        Self { images: 0, items: 0, pixels, in_top5: 0, loss: 0.0, agreeing: None, class_names, confusion }
     }
 
     fn add(&mut self, label: usize, logits: &[f32], teacher_logits: Option<&[f32]>) -> Result<()> {
@@ -313,7 +322,7 @@ mod tests {
     }
 
     fn tally_on(dataset: &Dataset, rows: &[Row<'_>], classes: usize) -> Evaluation {
-        let mut tally = Tally::new(classes, dataset).unwrap();
+        let mut tally = Tally::new(classes, dataset);
         tally.images = dataset.len();
         for (label, logits, teacher) in rows {
             tally.add(*label, logits, *teacher).unwrap();
@@ -396,9 +405,9 @@ mod tests {
     fn a_data_set_of_more_classes_and_infinite_logits_are_refused() {
         let names = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>();
         let dataset = Dataset::new([1, 1, 1], vec![0], vec![0], names(4)).unwrap();
-        let error = Tally::new(3, &dataset).err().unwrap().to_string();
+        let error = check_fit("resnet8".parse().unwrap(), 3, &dataset).unwrap_err().to_string();
         assert!(error.contains("4 classes") && error.contains("only 3"), "{error}");
-        let error = Tally::new(4, &dataset).unwrap().add(0, &[f32::NAN, 0.0, 0.0, 0.0], None).unwrap_err().to_string();
+        let error = Tally::new(4, &dataset).add(0, &[f32::NAN, 0.0, 0.0, 0.0], None).unwrap_err().to_string();
         assert!(error.contains("not finite on image 0"), "{error}");
     }
 

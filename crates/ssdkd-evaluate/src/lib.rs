@@ -8,5 +8,5 @@ mod evaluation;
 mod inputs;
 
 pub use command::{EvaluateArgs, SplitChoice, run};
-pub use evaluation::{Evaluation, check_task, evaluate, evaluate_beside};
+pub use evaluation::{Evaluation, check_fit, check_task, evaluate, evaluate_beside};
 pub use inputs::{Model, load_card, load_model, look_for_data, open_data, open_data_for};

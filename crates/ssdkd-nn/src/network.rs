@@ -35,6 +35,18 @@ pub struct NetworkSpec {
     pub std: Vec<f32>,
 }
 
+impl NetworkSpec {
+    /// Counts the numbers that training moves, without drawing any.
+    ///
+    /// # Errors
+    /// As [`Network::create`].
+    pub fn num_parameters(&self) -> Result<usize> {
+        check_normalisation(self)?;
+        check_sides(self)?;
+        Ok(Network::build(self, Store::new(&Device::Cpu))?.store.num_parameters())
+    }
+}
+
 /// Whether mean and std fit the channels.
 fn check_normalisation(spec: &NetworkSpec) -> Result<()> {
     let NetworkSpec { input: [channels, ..], mean, std, .. } = spec;

@@ -7,6 +7,7 @@
 //! - [`room`]: what takes up room that nothing needs
 //! - [`lock`]: one writer for each run folder
 //! - [`args`], [`device`], [`exit`], [`signals`]: the common flags, where to compute, how a program ends, how it is asked to stop
+//! - [`machine`]: how much memory and disk there is
 //! - [`progress`], [`logging`]: what it says meanwhile. Stdout carries data only.
 
 pub mod args;
@@ -18,6 +19,7 @@ pub mod fingerprint;
 pub mod freshness;
 pub mod lock;
 pub mod logging;
+pub mod machine;
 pub mod progress;
 pub mod room;
 pub mod run_folder;

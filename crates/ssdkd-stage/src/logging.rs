@@ -1,6 +1,7 @@
 //! What the program says. To stderr: short lines for people, warnings marked by a word and not by colour alone. To the
 //! `log.jsonl` of the stage at work: the same and more, as one JSON object a line.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -106,8 +107,17 @@ where
     }
 }
 
-/// Collects one line, and writes it above any bar when it is complete.
+/// Collects one line, and writes it above any bar when it is complete. Writes each warning once: said again, it tells nothing new.
 struct Line(Vec<u8>);
+
+/// The warnings that were written.
+static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Returns whether `text` is a warning that was written before.
+fn is_repeated(text: &str) -> bool {
+    let is_warning = text.trim_start_matches("\x1b[33m").starts_with("warning: ");
+    is_warning && !WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(text.into())
+}
 
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -122,8 +132,11 @@ impl Write for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        // Nobody is left to tell if stderr is closed.
-        let _ = progress::print_above(String::from_utf8_lossy(&self.0).trim_end());
+        let text = String::from_utf8_lossy(&self.0);
+        if !is_repeated(&text) {
+            // Nobody is left to tell if stderr is closed.
+            let _ = progress::print_above(text.trim_end());
+        }
     }
 }
 
@@ -141,5 +154,21 @@ impl Write for StageLog {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_is_written_once_and_anything_else_each_time() {
+        for (text, repeated) in
+            [("warning: no data", [false, true]), ("\x1b[33mwarning: \x1b[0mno data", [false, true])]
+        {
+            assert_eq!([is_repeated(text), is_repeated(text)], repeated, "{text:?}");
+        }
+        assert!(!is_repeated("invert 0001: fresh") && !is_repeated("invert 0001: fresh"));
+        assert!(!is_repeated("warning: other data"));
     }
 }

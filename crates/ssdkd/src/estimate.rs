@@ -5,9 +5,11 @@ use std::time::Instant;
 use anyhow::Result;
 use candle_core::Tensor;
 use ssdkd_context::{Context, Recipe};
-use ssdkd_method::{Distiller, ImageFormat, InvertSettings, Modulation, Objective, Position, Refresh, Strategy};
+use ssdkd_method::{Distiller, InvertSettings, Modulation, Objective, Position, Refresh, Strategy};
 use ssdkd_nn::Network;
 use ssdkd_nn::random::stream;
+
+use crate::footprint::{RoundState, disk, images_in_memory};
 
 /// What a run will cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,16 +24,6 @@ pub struct Estimate {
     pub disk: u64,
 }
 
-/// Bytes of a row of the buffer's table and of its priorities, of a draw, and of what was observed in a step: as runs left them.
-const BUFFER_ROW: f64 = 34.0;
-const PRIORITY_ROW: f64 = 29.0;
-const DRAWN: f64 = 6.0;
-const OBSERVED: f64 = 10.0;
-/// Bytes of an `f32` pixel after zstd, of four.
-const PACKED_PIXEL: f64 = 3.2;
-/// Images of the shards that stay in memory for each member of the buffer: a shard stays as long as one of its images is a
-/// member. As a run with levelled classes left it (22 rounds' shards for a buffer of ten rounds' size).
-const SPREAD: f64 = 2.2;
 /// Steps of a batch that are enough to know what one costs.
 const STEPS: usize = 2;
 
@@ -78,7 +70,7 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
         distiller.learn(&student, labelled, None, (index, 1_000_000))?;
         learn = start.elapsed().as_secs_f64() - label;
     }
-    let (rounds, all) = (f64::from(run.rounds), f64::from(recipe.total_rounds()));
+    let all = f64::from(recipe.total_rounds());
     let a_round = batches * invert.batch as f64;
     let members = (balance.capacity as f64).min(all * a_round);
     let mut look = 0.0;
@@ -95,28 +87,14 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
     let labelled = if distill.passes > 1 { labels * steps_of_a_pass as u64 } else { 0 };
     let optimizer = distiller.state_tensors().values().map(bytes_of).sum::<u64>();
 
-    let pixels = teacher.spec().input.iter().product::<usize>() as f64;
-    let mask = if teacher.rows_per_image() > 1 { (height * width) as f64 } else { 0.0 };
-    let image = match invert.image_format {
-        ImageFormat::U8 => pixels,
-        ImageFormat::F32 => PACKED_PIXEL * pixels,
-    } + 4.0 * teacher.classes() as f64
-        + mask;
-    let starting_points = recipe.starting_points().len();
-    let kept = if recipe.keep.states == 0 { all } else { ((recipe.keep.states + starting_points) as f64).min(all) };
-    let disk = all * (a_round * image + BUFFER_ROW * members)
-        + rounds
-            * (PRIORITY_ROW * members
-                + (DRAWN * distill.draws() as f64 + OBSERVED * (distill.steps * distill.batch) as f64))
-        + rounds * student.store().all().iter().map(|(_, tensor)| bytes_of(tensor)).sum::<u64>() as f64
-        + kept * (state + optimizer) as f64;
-    let held = ((SPREAD * members).min(all * a_round) + a_round)
-        * (pixels * if invert.image_format == ImageFormat::U8 { 1.0 } else { 4.0 } + mask);
+    let student = student.store().all().iter().map(|(_, tensor)| bytes_of(tensor)).sum::<u64>();
+    let state = RoundState { generator: state, student, optimizer };
+    let card = context.teacher_card();
     Ok(Estimate {
         synthesis_s,
         distillation_s,
-        memory: ssdkd_ops::peak_bytes() as u64 + held as u64 + labelled,
-        disk: disk as u64,
+        memory: ssdkd_ops::peak_bytes() as u64 + images_in_memory(&recipe, &card) + labelled,
+        disk: disk(&recipe, &card, state),
     })
 }
 

@@ -9,9 +9,10 @@ use anyhow::{Context as _, Result};
 use candle_core::Tensor;
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use ssdkd_context::{Context, Recipe, SHARD, STUDENT};
+use ssdkd_context::preflight::enforce;
+use ssdkd_context::{Context, Finding, Recipe, SHARD, STUDENT, quote};
 use ssdkd_data::{Dataset, Split};
-use ssdkd_evaluate::open_data_for;
+use ssdkd_evaluate::{check_fit, open_data_for};
 use ssdkd_method::{AugmentSettings, Diagnostics};
 use ssdkd_nn::random::stream;
 use ssdkd_nn::{Architecture, Network};
@@ -104,8 +105,15 @@ pub fn evaluate(arguments: &EvaluateArgs) -> Result<()> {
     // What is measured goes into the run.
     let _lock = RunLock::acquire(context.run(), "ssdkd evaluate")?;
     count_only_own(&mut context, threads)?;
+    if data_spec(context.recipe()).is_none() {
+        tracing::warn!(
+            "there is no data to measure on: evaluate.data and SSDKD_DATA are empty\n\
+             hint: add --set evaluate.data=FOLDER"
+        );
+        return Ok(());
+    }
     if arguments.force {
-        look_for_data(context.recipe())?; // nothing is forgotten that cannot be measured again
+        enforce(&check_data(&context)?)?; // nothing is forgotten that cannot be measured again
         forget(&context)?;
     }
     measure(&mut context)
@@ -143,16 +151,8 @@ fn stored(context: &Context) -> Result<Measurements> {
 
 /// Measures the teacher and the students of the last rounds, and of every so-manieth before, unless that is done.
 pub fn measure(context: &mut Context) -> Result<()> {
-    let Some(spec) = data_spec(context.recipe()) else {
-        tracing::warn!("no data to measure on\nhint: DATA=FOLDER, SSDKD_DATA or evaluate.data names a data set");
-        return Ok(());
-    };
-    let settings = context.recipe().evaluate.clone();
-    let card = context.teacher_card();
-    let mut data = open_data_for(&spec, Split::Test, card.input, card.names_of_classes())?;
-    if settings.limit > 0 {
-        data.truncate(settings.limit);
-    }
+    let Some(spec) = data_spec(context.recipe()) else { return Ok(()) }; // said before the run
+    let data = open(&spec, context)?;
     let mut measured = stored(context)?;
     measured.forget_others(context.teacher_digest(), context.recipe().distill.augment, true);
     measured.forget_other_data(data.digest().to_hex().to_string());
@@ -225,7 +225,45 @@ pub fn rounds_to_measure(context: &Context) -> Result<Vec<u32>> {
     Ok(wanted.map(|(_, &round)| round).collect())
 }
 
-/// Whether what [`measure`] will open is there and is for the recipe's networks, without reading it: before a run, to know at once.
+/// Opens the data set to measure on, as far as the recipe wants it.
+fn open(spec: &str, context: &Context) -> Result<Dataset, StageError> {
+    let (card, limit) = (context.teacher_card(), context.recipe().evaluate.limit);
+    let mut data = open_data_for(spec, Split::Test, card.input, card.names_of_classes())?;
+    if limit > 0 {
+        data.truncate(limit);
+    }
+    Ok(data)
+}
+
+/// Reads what [`measure`] will read, so that a run of hours does not end with the news that it cannot be used.
+///
+/// # Errors
+/// If the data is missing, damaged, or not for the teacher.
+pub fn check_data(context: &Context) -> Result<Vec<Finding>, StageError> {
+    let Some(spec) = data_spec(context.recipe()) else {
+        let root = quote(&context.run().root().to_string_lossy());
+        return Ok(vec![Finding::warning(
+            "there is no data to measure on: evaluate.data and SSDKD_DATA are empty, so the run will not be measured",
+            format!("`ssdkd evaluate {root} --set evaluate.data=FOLDER` measures it later"),
+        )]);
+    };
+    let (card, data) = (context.teacher_card(), open(&spec, context)?);
+    check_fit(card.architecture, card.classes, &data)
+        .map_err(|error| StageError::Usage(format!("{spec} is not for this teacher: {error}")))?;
+    let fewer = (data.classes() < card.classes).then(|| {
+        Finding::warning(
+            format!(
+                "{spec} has {} classes, and the teacher {}: the others are not measured",
+                data.classes(),
+                card.classes
+            ),
+            "check that the data set is the one that the teacher was trained for",
+        )
+    });
+    Ok(fewer.into_iter().collect())
+}
+
+/// Looks whether the data set is there and is for the recipe's student, without reading it.
 pub fn look_for_data(recipe: &Recipe) -> Result<(), StageError> {
     let Some(spec) = data_spec(recipe) else { return Ok(()) };
     let architecture = recipe.student.architecture.parse::<Architecture>();

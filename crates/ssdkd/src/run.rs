@@ -4,13 +4,16 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use anyhow::Result;
+use candle_core::Device;
 use clap::Args;
+use ssdkd_context::preflight::enforce;
 use ssdkd_context::{Context, Outcome, Recipe, quote};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{AskArgs, DeviceChoice, RunArgs, StageArgs, StageError, exit, signals};
 
 use crate::estimate::{Estimate, estimate};
 use crate::own::count_only_own;
+use crate::preflight::{self, Has, Needs, has, resources};
 use crate::{measure, mend, report};
 
 /// A stage's name, and what runs it.
@@ -40,8 +43,10 @@ pub fn run(arguments: &StageArgs) -> Result<()> {
         return Ok(exit::print(&recipe.to_toml())?);
     }
     let rounds = rounds_of(&recipe, arguments.round)?;
-    if !arguments.ask.dry_run {
-        measure::look_for_data(&recipe)?; // a long run shall not end with the news that the data is not there
+    if arguments.ask.dry_run {
+        enforce(&Context::look(&arguments.run, false, threads)?.preflight()?)?;
+    } else {
+        preflight::before_run(&arguments.run, threads)?;
     }
     let mut context = Context::open(arguments, "ssdkd run", threads)?;
     let done = stages(&mut context, rounds)?;
@@ -123,7 +128,17 @@ pub fn plan(arguments: &PlanArgs) -> Result<()> {
         let cost = match Context::look(run, false, threads) {
             Ok(mut context) => {
                 context.warn_of_teacher();
-                Ok(estimate(&mut context)?)
+                enforce(&context.preflight()?)?;
+                if let Err(error) = measure::look_for_data(&recipe) {
+                    tracing::warn!("{error}");
+                }
+                let cost = estimate(&mut context)?;
+                let needs = Needs { disk: cost.disk, memory: cost.memory };
+                let root = context.run().root();
+                // Of a GPU's memory nothing is known here.
+                let memory = has(root).memory.filter(|_| context.device().is_ok_and(Device::is_cpu));
+                enforce(&resources(needs, Has { memory, ..has(root) }, root))?;
+                Ok(cost)
             }
             // A recipe can be read before its teacher is there.
             Err(error) if error.downcast_ref().is_some_and(|error: &StageError| error.code() == Code::MissingInput) => {
@@ -162,7 +177,7 @@ pub fn plan(arguments: &PlanArgs) -> Result<()> {
     let flags = shell_flags(run, &[again, dry, (*resume, "--resume"), (*verify, "--verify")]);
     let rounds = rounds_of(&recipe, *round)?;
     if !ask.dry_run {
-        measure::look_for_data(&recipe)?; // the last command needs it
+        preflight::before_run(run, threads)?;
     }
     for round in rounds {
         for (stage, _) in stages_of(&recipe, round) {

@@ -1,0 +1,100 @@
+//! Checks before a run starts that need more than its recipe: the data that it is measured on, and this machine.
+
+use std::path::Path;
+
+use anyhow::Result;
+use ssdkd_context::preflight::enforce;
+use ssdkd_context::{Context, Finding, Severity};
+use ssdkd_stage::{RunArgs, machine};
+
+use crate::footprint::{RoundState, disk, images_in_memory};
+use crate::measure;
+
+/// Checks a run that is about to start. Nothing is made.
+///
+/// # Errors
+/// If the run cannot end well, or its data is not there.
+pub fn before_run(arguments: &RunArgs, threads: usize) -> Result<()> {
+    let context = Context::look(arguments, false, threads)?;
+    let mut findings = context.preflight()?;
+    let possible = findings.iter().all(|finding| finding.severity == Severity::Warning);
+    if possible && !context.was_begun() {
+        let root = context.run().root();
+        findings.extend(resources(needs(&context)?, has(root), root));
+    }
+    enforce(&findings)?;
+    Ok(enforce(&measure::check_data(&context)?)?)
+}
+
+/// Bytes that a run takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    pub disk: u64,
+    pub memory: u64,
+}
+
+/// Bytes that this machine has, where it says so.
+#[derive(Debug, Clone, Copy)]
+pub struct Has {
+    pub disk: Option<u64>,
+    pub memory: Option<u64>,
+}
+
+/// Counts what a run takes at least, without building a network.
+fn needs(context: &Context) -> Result<Needs> {
+    let (recipe, card) = (context.recipe(), context.teacher_card());
+    let state = RoundState::of_student(recipe, context.student_spec()?.num_parameters()?);
+    Ok(Needs { disk: disk(recipe, &card, state), memory: images_in_memory(recipe, &card) })
+}
+
+/// Asks this machine what it has for the run in `root`.
+pub fn has(root: &Path) -> Has {
+    Has { disk: machine::free_space(root), memory: machine::memory() }
+}
+
+/// Compares what a run in `root` takes with what this machine has.
+pub fn resources(needs: Needs, has: Has, root: &Path) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if let Some(free) = has.disk.filter(|&free| free < needs.disk) {
+        found.push(Finding::warning(
+            format!("the run takes about {} of disk, and {} has {} free", size(needs.disk), root.display(), size(free)),
+            "free some space, put the runs elsewhere with --runs, or set keep.shards to \"buffer\"",
+        ));
+    }
+    if let Some(memory) = has.memory.filter(|&memory| memory < needs.memory) {
+        found.push(Finding::warning(
+            format!("the run takes about {} of memory, and this machine has {}", size(needs.memory), size(memory)),
+            "lower invert.batch, distill.batch or balance.capacity, or take smaller networks",
+        ));
+    }
+    found
+}
+
+fn size(bytes: u64) -> String {
+    if bytes < 10 << 30 { format!("{} MiB", bytes >> 20) } else { format!("{} GiB", bytes >> 30) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(needs: Needs, has: Has) -> Vec<String> {
+        resources(needs, has, Path::new("runs/x")).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_run_that_needs_more_than_the_machine_has_is_a_warning() {
+        let needs = Needs { disk: 20 << 30, memory: 3 << 30 };
+        let found = check(needs, Has { disk: Some(5 << 20), memory: Some(2 << 30) });
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("about 20 GiB of disk, and runs/x has 5 MiB free"), "{found:?}");
+        assert!(found[1].contains("about 3072 MiB of memory, and this machine has 2048 MiB"), "{found:?}");
+    }
+
+    #[test]
+    fn a_machine_that_does_not_say_is_not_complained_about() {
+        let needs = Needs { disk: 1 << 40, memory: 1 << 40 };
+        assert_eq!(check(needs, Has { disk: None, memory: None }), Vec::<String>::new());
+        assert_eq!(check(needs, Has { disk: Some(1 << 40), memory: Some(1 << 40) }), Vec::<String>::new());
+    }
+}
