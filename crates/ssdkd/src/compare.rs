@@ -13,8 +13,8 @@ use ssdkd_nn::{Architecture, Task};
 use ssdkd_stage::{StageError, exit, write_file};
 
 use crate::histogram::BINS;
+use crate::pictures::STRIP;
 use crate::plot::{self, Line};
-use crate::report::STRIP;
 use crate::results::{Row, record, recorded};
 
 /// `ssdkd compare`
@@ -64,9 +64,14 @@ pub fn compare(arguments: &CompareArgs) -> Result<()> {
         let methods = methods(&of_pair);
         let real = rows.iter().filter(|row| row.is_real_student_of(pair)).collect::<Vec<_>>();
         describe(&mut text, pair, &methods, &real)?;
-        for (file, chart) in charts(pair, &methods)? {
-            write(&file, chart.as_bytes())?;
-            writeln!(text, "![{pair}]({file})")?;
+        for (file, chart) in charts(pair, &methods) {
+            match chart {
+                Ok(chart) => {
+                    write(&file, chart.as_bytes())?;
+                    writeln!(text, "![{pair}]({file})")?;
+                }
+                Err(error) => tracing::warn!("there is no {file}: {error:#}"),
+            }
         }
         let mut strips = methods.iter().map(|method| (method.rows[0], strip_name(method.rows[0]))).collect::<Vec<_>>();
         let mut seen = BTreeSet::new();
@@ -214,8 +219,8 @@ fn strip_name(row: &Row) -> String {
     format!("{}-images-{}.png", slug(&row.pair), slug(&row.method).to_lowercase())
 }
 
-/// The charts of one pair: file names and SVG.
-fn charts(pair: &str, methods: &[Method<'_>]) -> Result<Vec<(String, String)>> {
+/// The charts of one pair: file names and SVG, or why there is none.
+fn charts(pair: &str, methods: &[Method<'_>]) -> Vec<(String, Result<String>)> {
     let teacher = pair.split(' ').next().and_then(|name| name.parse::<Architecture>().ok());
     let of_pixels = teacher.is_some_and(|teacher| teacher.task == Task::Pixels);
     let accuracy = if of_pixels { "mean IoU, %" } else { "accuracy, %" };
@@ -234,26 +239,23 @@ fn charts(pair: &str, methods: &[Method<'_>]) -> Result<Vec<(String, String)>> {
         plot::panels(&format!("synthesised images: {pair}"), (x, "%"), width, &panels.collect::<Vec<_>>())
     };
     let all = methods.iter().collect::<Vec<_>>();
-    let mut charts = vec![("steps".into(), over("distillation steps", &all, |point| point.0 as f64)?)];
+    let mut charts = vec![("steps".into(), over("distillation steps", &all, |point| point.0 as f64))];
     // Seconds of a processor and of a GPU say nothing about each other.
     for device in devices(&methods.iter().map(|method| method.rows[0]).collect::<Vec<_>>()) {
         let there = methods.iter().filter(|method| method.rows[0].device == device).collect::<Vec<_>>();
-        charts
-            .push((format!("time-on-{device}"), over(&format!("seconds in all, {device}"), &there, |point| point.1)?));
+        charts.push((format!("time-on-{device}"), over(&format!("seconds in all, {device}"), &there, |point| point.1)));
     }
     charts.extend([
-        ("classes".into(), shares("teacher's class", 1.0, |row| row.made.shares().0)?),
-        ("confidence".into(), shares("teacher's confidence", 1.0 / BINS as f64, |row| row.made.shares().1)?),
+        ("classes".into(), shares("teacher's class", 1.0, |row| row.made.shares().0)),
+        ("confidence".into(), shares("teacher's confidence", 1.0 / BINS as f64, |row| row.made.shares().1)),
     ]);
     let by_buffer = by_buffer(methods);
     if !by_buffer.is_empty() {
         let lines = by_buffer.iter().map(|(name, points)| Line { name, points: points.clone() });
-        charts.push((
-            "buffer".into(),
-            plot::lines(pair, ("images in the buffer", accuracy), &lines.collect::<Vec<_>>())?,
-        ));
+        charts
+            .push(("buffer".into(), plot::lines(pair, ("images in the buffer", accuracy), &lines.collect::<Vec<_>>())));
     }
-    Ok(charts.into_iter().map(|(over, chart)| (format!("{}-over-{over}.svg", slug(pair)), chart)).collect())
+    charts.into_iter().map(|(over, chart)| (format!("{}-over-{over}.svg", slug(pair)), chart)).collect()
 }
 
 /// Size of the buffer and mean accuracy, of each method that was run with several sizes.
@@ -299,7 +301,7 @@ mod tests {
         let names = methods.iter().map(|method| method.name.as_str()).collect::<Vec<_>>();
         assert_eq!(names, ["ours, 5120 kept", "theirs", "ours, 512 kept"]);
         assert_eq!(by_buffer(&methods), BTreeMap::from([("ours", vec![(512.0, 30.0), (5120.0, 62.5)])]));
-        let files = charts(&rows[0].pair, &methods).unwrap().into_iter().map(|(file, _)| file).collect::<Vec<_>>();
+        let files = charts(&rows[0].pair, &methods).into_iter().map(|(file, _)| file).collect::<Vec<_>>();
         assert_eq!(files[0], "wrn-40-2-wrn-16-1-on-cifar10-over-steps.svg");
         assert_eq!(files[1], "wrn-40-2-wrn-16-1-on-cifar10-over-time-on-cpu.svg");
         assert_eq!(files[4], "wrn-40-2-wrn-16-1-on-cifar10-over-buffer.svg");
@@ -314,8 +316,8 @@ mod tests {
         let names = methods.iter().map(|method| method.name.as_str()).collect::<Vec<_>>();
         assert_eq!(names, ["ours, cuda, 5120 kept", "ours, cpu", "theirs, cpu", "ours, cuda, 512 kept"]);
         assert_eq!(by_buffer(&methods), BTreeMap::from([("ours, cuda", vec![(512.0, 30.0), (5120.0, 60.0)])]));
-        let charts = charts(&rows[0].pair, &methods).unwrap();
-        let chart = |end: &str| &charts.iter().find(|(file, _)| file.ends_with(end)).expect(end).1;
+        let charts = charts(&rows[0].pair, &methods);
+        let chart = |end: &str| charts.iter().find(|(file, _)| file.ends_with(end)).expect(end).1.as_ref().unwrap();
         assert!(chart("over-time-on-cpu.svg").contains("theirs, cpu"));
         assert!(!chart("over-time-on-cuda.svg").contains("theirs, cpu"));
     }

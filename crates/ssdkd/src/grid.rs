@@ -5,20 +5,50 @@ use image::{ExtendedColorType, ImageEncoder as _, codecs::png::PngEncoder};
 
 /// White space between images, in pixels of the sheet.
 const GAP: usize = 2;
+/// The longest side of an image on the sheet, in pixels: bounds the memory and the file.
+const LONGEST: usize = 128;
+/// How many times images are enlarged where that keeps them below [`LONGEST`].
+const ZOOM: usize = 2;
 
-/// Images in C,H,W order (1 or 3 channels), row by row, each enlarged `zoom` times, as PNG bytes.
+/// How the pixels of an image become pixels of the sheet.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Scale {
+    /// Pixels of the sheet for each pixel of the image, along a side.
+    zoom: usize,
+    /// One in so many pixels of the image is drawn, along a side.
+    step: usize,
+}
+
+impl Scale {
+    /// Enlarges small images, and thins out large ones.
+    fn of(height: usize, width: usize) -> Self {
+        let longest = height.max(width);
+        Self { zoom: if longest * ZOOM <= LONGEST { ZOOM } else { 1 }, step: longest.div_ceil(LONGEST).max(1) }
+    }
+
+    /// Returns the length on the sheet of a side of `pixels`.
+    fn length(self, pixels: usize) -> usize {
+        pixels.div_ceil(self.step) * self.zoom
+    }
+
+    /// Returns the pixel of the image that is drawn at `place`.
+    fn source(self, place: usize) -> usize {
+        place / self.zoom * self.step
+    }
+}
+
+/// Draws images in C,H,W order row by row as PNG: in color from three channels on, else the first channel in gray.
 ///
 /// Rows may differ in length; what is missing stays white.
-pub fn contact_sheet(rows: &[Vec<&[u8]>], shape: [usize; 3], zoom: usize) -> Result<Vec<u8>> {
+pub fn contact_sheet(rows: &[Vec<&[u8]>], shape: [usize; 3]) -> Result<Vec<u8>> {
     let [channels, height, width] = shape;
-    if channels != 1 && channels != 3 {
-        bail!("a contact sheet needs images of 1 or 3 channels, these have {channels}");
-    }
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     if columns == 0 {
         bail!("there is no image to draw");
     }
-    let (cell_width, cell_height) = (width * zoom + GAP, height * zoom + GAP);
+    let scale = Scale::of(height, width);
+    let (drawn_width, drawn_height) = (scale.length(width), scale.length(height));
+    let (cell_width, cell_height) = (drawn_width + GAP, drawn_height + GAP);
     let (sheet_width, sheet_height) = (columns * cell_width + GAP, rows.len() * cell_height + GAP);
     let mut sheet = vec![255u8; sheet_width * sheet_height * 3];
     for (row, images) in rows.iter().enumerate() {
@@ -27,12 +57,12 @@ pub fn contact_sheet(rows: &[Vec<&[u8]>], shape: [usize; 3], zoom: usize) -> Res
                 bail!("an image has {} values instead of {channels}×{height}×{width}", image.len());
             }
             let (top, left) = (GAP + row * cell_height, GAP + column * cell_width);
-            for y in 0..height * zoom {
-                for x in 0..width * zoom {
+            for y in 0..drawn_height {
+                for x in 0..drawn_width {
                     let target = ((top + y) * sheet_width + left + x) * 3;
                     for c in 0..3 {
-                        let plane = c.min(channels - 1) * height * width;
-                        sheet[target + c] = image[plane + (y / zoom) * width + x / zoom];
+                        let plane = if channels < 3 { 0 } else { c * height * width };
+                        sheet[target + c] = image[plane + scale.source(y) * width + scale.source(x)];
                     }
                 }
             }
@@ -56,17 +86,52 @@ pub fn class_colour(class: u8) -> [u8; 3] {
 mod tests {
     use super::*;
 
+    fn sheet(rows: &[Vec<&[u8]>], shape: [usize; 3]) -> image::RgbImage {
+        image::load_from_memory(&contact_sheet(rows, shape).unwrap()).unwrap().to_rgb8()
+    }
+
     #[test]
     fn pixels_land_where_they_belong() {
         let red = [255, 0, 0].map(|v| [v; 4]).concat();
         let blue = [0, 0, 255].map(|v| [v; 4]).concat();
-        let png = contact_sheet(&[vec![&red, &blue], vec![&blue]], [3, 2, 2], 3).unwrap();
-        let sheet = image::load_from_memory(&png).unwrap().to_rgb8();
-        assert_eq!(sheet.dimensions(), (2 * 8 + 2, 2 * 8 + 2));
+        let sheet = sheet(&[vec![&red, &blue], vec![&blue]], [3, 2, 2]);
+        assert_eq!(sheet.dimensions(), (2 * 6 + 2, 2 * 6 + 2));
         assert_eq!(sheet.get_pixel(2, 2).0, [255, 0, 0]);
-        assert_eq!(sheet.get_pixel(10, 2).0, [0, 0, 255]);
-        assert_eq!(sheet.get_pixel(7, 15).0, [0, 0, 255]);
-        assert_eq!(sheet.get_pixel(10, 10).0, [255, 255, 255]);
+        assert_eq!(sheet.get_pixel(8, 2).0, [0, 0, 255]);
+        assert_eq!(sheet.get_pixel(5, 11).0, [0, 0, 255]);
+        assert_eq!(sheet.get_pixel(8, 8).0, [255, 255, 255]);
+    }
+
+    #[test]
+    fn hundreds_of_rows_and_empty_ones_are_drawn() {
+        let image = [7; 12];
+        let rows = (0..300).map(|class| if class == 299 { vec![&image[..]] } else { vec![] }).collect::<Vec<_>>();
+        let sheet = sheet(&rows, [3, 2, 2]);
+        assert_eq!(sheet.dimensions(), (6 + 2, 300 * 6 + 2));
+        assert_eq!(sheet.get_pixel(2, 2).0, [255, 255, 255]);
+        assert_eq!(sheet.get_pixel(2, 299 * 6 + 2).0, [7, 7, 7]);
+    }
+
+    #[test]
+    fn images_of_any_size_stay_small_on_the_sheet() {
+        let scale = |height, width| {
+            let scale = Scale::of(height, width);
+            (scale, scale.length(height), scale.length(width))
+        };
+        assert_eq!(scale(32, 32), (Scale { zoom: 2, step: 1 }, 64, 64));
+        assert_eq!(scale(64, 64), (Scale { zoom: 2, step: 1 }, 128, 128));
+        assert_eq!(scale(65, 128), (Scale { zoom: 1, step: 1 }, 65, 128));
+        assert_eq!(scale(224, 224), (Scale { zoom: 1, step: 2 }, 112, 112));
+        assert_eq!(scale(4096, 1), (Scale { zoom: 1, step: 32 }, 128, 1));
+        let large = vec![9; 4096 * 4096];
+        assert_eq!(sheet(&[vec![&large]], [1, 4096, 4096]).dimensions(), (128 + 4, 128 + 4));
+    }
+
+    #[test]
+    fn two_channels_are_drawn_by_their_first_and_four_by_their_first_three() {
+        let image = (0..16).collect::<Vec<u8>>();
+        assert_eq!(sheet(&[vec![&image[..8]]], [2, 2, 2]).get_pixel(2, 2).0, [0, 0, 0]);
+        assert_eq!(sheet(&[vec![&image]], [4, 2, 2]).get_pixel(2, 2).0, [0, 4, 8]);
     }
 
     #[test]
@@ -78,7 +143,7 @@ mod tests {
 
     #[test]
     fn wrong_sizes_are_refused() {
-        assert!(contact_sheet(&[vec![&[0; 5]]], [3, 2, 2], 1).is_err());
-        assert!(contact_sheet(&[], [3, 2, 2], 1).is_err());
+        assert!(contact_sheet(&[vec![&[0; 5]]], [3, 2, 2]).is_err());
+        assert!(contact_sheet(&[vec![], vec![]], [3, 2, 2]).is_err());
     }
 }

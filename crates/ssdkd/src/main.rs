@@ -12,6 +12,7 @@ mod inspect;
 mod measure;
 mod mend;
 mod own;
+mod pictures;
 mod plot;
 mod preflight;
 mod report;

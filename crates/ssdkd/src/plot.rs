@@ -24,8 +24,8 @@ const COLUMNS: usize = 4;
 
 /// One chart: lines over a common pair of axes, and a legend beside it.
 pub fn lines(title: &str, (x, y): (&str, &str), lines: &[Line]) -> Result<String> {
-    let points = || lines.iter().flat_map(|line| line.points.iter());
-    let most = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(0.0, f64::max).max(1e-9);
+    let points = || lines.iter().flat_map(|line| finite(&line.points));
+    let most = |of: fn((f64, f64)) -> f64| points().map(of).fold(0.0, f64::max).max(1e-9);
     let (right, top) = (most(|point| point.0), most(|point| point.1));
     let mut names = Vec::<&str>::new();
     let colours = lines.iter().map(|line| {
@@ -48,7 +48,7 @@ pub fn lines(title: &str, (x, y): (&str, &str), lines: &[Line]) -> Result<String
         chart.configure_mesh().x_desc(x).y_desc(y).light_line_style(WHITE).draw().map_err(failed)?;
         for (line, &colour) in lines.iter().zip(&colours) {
             let style = Palette99::pick(colour).stroke_width(2);
-            chart.draw_series(LineSeries::new(line.points.iter().copied(), style)).map_err(failed)?;
+            chart.draw_series(LineSeries::new(finite(&line.points), style)).map_err(failed)?;
         }
         for (index, name) in names.iter().enumerate() {
             let y = (2 * MARGIN + ENTRY * index as u32) as i32;
@@ -121,6 +121,11 @@ pub fn bars(title: &str, (x, y): (&str, &str), labels: &[String], values: &[f64]
     })
 }
 
+/// The points that have a place on the axes.
+fn finite(points: &[(f64, f64)]) -> impl Iterator<Item = (f64, f64)> {
+    points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite())
+}
+
 fn drawing(
     size: (u32, u32),
     draw: impl FnOnce(&DrawingArea<SVGBackend, plotters::coord::Shift>) -> Result<()>,
@@ -160,6 +165,25 @@ mod tests {
         for text in ["classes", "images", "cat", "dog"] {
             assert!(svg.contains(text), "{text} is not in the chart");
         }
+    }
+
+    #[test]
+    fn hundreds_of_bars_with_names_of_any_kind_are_drawn() {
+        let names = (0..300).map(|class| format!("<{class}> & co")).collect::<Vec<_>>();
+        let svg = bars("classes", ("class", "images"), &names, &[0.0; 300]).unwrap();
+        assert!(svg.contains("&lt;0&gt; &amp; co") && !svg.contains("<0>"), "{svg}");
+        let counts = (0..300).map(f64::from).collect::<Vec<_>>();
+        assert!(bars("classes", ("class", "images"), &names, &counts).is_ok());
+        assert!(panels("classes", ("class", "share"), 1.0, &[("ours", counts)]).is_ok());
+    }
+
+    #[test]
+    fn one_point_and_no_numbers_are_drawn() {
+        let line = |points| Line { name: "ours", points };
+        assert!(lines("accuracy", ("steps", "%"), &[line(vec![(0.0, 0.0)])]).is_ok());
+        let wrong = vec![(f64::NAN, 1.0), (1.0, f64::INFINITY), (2.0, 3.0)];
+        let svg = lines("accuracy", ("steps", "%"), &[line(wrong)]).unwrap();
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
     }
 
     #[test]

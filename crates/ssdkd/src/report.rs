@@ -1,4 +1,4 @@
-//! The report of a run: the summary, the curve, pictures of the buffer.
+//! The report of a run: the summary with its curve. Its pictures are in `pictures.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -14,16 +14,9 @@ use ssdkd_shards::Timing;
 use ssdkd_shards::manifest::TIMING_FILE;
 use ssdkd_stage::{AskArgs, RunArgs, exit, write_file};
 
-use crate::histogram::{BINS, Histogram};
+use crate::histogram::Histogram;
 use crate::own::count_only_own;
-use crate::{grid, measure, plot, run};
-
-/// Images of each class in the picture, and how much they are enlarged.
-const COLUMNS: usize = 16;
-/// The picture of the buffer in one row, within the report's folder, and its images of each class.
-pub const STRIP: &str = "strip.png";
-const IN_STRIP: usize = 2;
-const ZOOM: usize = 2;
+use crate::{measure, pictures, run};
 
 /// The file name of [`Summary`].
 pub const SUMMARY: &str = "summary.json";
@@ -113,20 +106,16 @@ pub fn report(arguments: &ReportArgs) -> Result<()> {
     write(&mut context)
 }
 
-/// Writes the report's files and prints the summary.
+/// Writes the summary, then the pictures, and prints the summary.
 pub fn write(context: &mut Context) -> Result<()> {
     let summary = summarise(context)?;
-    let ([sheet, strip], charts) = (pictures_of_buffer(context)?, charts_of_buffer(context)?);
-    let folder = context.run().report();
-    write_file(&folder.join(SUMMARY), (serde_json::to_string_pretty(&summary)? + "\n").as_bytes())?;
-    let picture = folder.join("buffer.png");
-    write_file(&picture, &sheet)?;
-    write_file(&folder.join(STRIP), &strip)?;
-    for (name, chart) in charts {
-        write_file(&folder.join(name), chart.as_bytes())?;
-    }
+    let file = context.run().report().join(SUMMARY);
+    write_file(&file, (serde_json::to_string_pretty(&summary)? + "\n").as_bytes())?;
+    let mut files = vec![file];
+    files.extend(pictures::draw(context)?);
     let mut text = describe(&summary)?;
-    writeln!(text, "look at    {}, {}", folder.join(SUMMARY).display(), picture.display())?;
+    let files = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>();
+    writeln!(text, "look at    {}", files.join(", "))?;
     Ok(exit::print(&text)?)
 }
 
@@ -290,67 +279,6 @@ fn describe(summary: &Summary) -> Result<String> {
         "seconds    {invert:.0} synthesis, {balance:.1} balancing, {sample:.0} sampling, {distill:.0} distillation, {total:.0} in all"
     )?;
     Ok(text)
-}
-
-/// The newest members of each class of the last buffer: a row for each class, and the first few of each in one row. Where the
-/// teacher labels pixels, its labels lie under each row.
-fn pictures_of_buffer(context: &mut Context) -> Result<[Vec<u8>; 2]> {
-    let round = context.last_round("balance")?.context("the run has no buffer yet\nhint: `ssdkd run RECIPE`")?;
-    let card = context.teacher_card();
-    let members = context.buffer(round)?;
-    let mut rows = Vec::new();
-    for class in 0..card.classes.min(20) {
-        let of_class = members.iter().rev().filter(|row| row.teacher_class as usize == class).take(COLUMNS);
-        let places = of_class.map(|row| (row.birth_round, row.row)).collect::<Vec<_>>();
-        rows.push(context.pictures(round, &places)?);
-        if card.architecture.task == Task::Pixels {
-            rows.push(masks(context, round, &places)?);
-        }
-    }
-    let rows = rows.iter().map(|images| images.iter().map(Vec::as_slice).collect()).collect::<Vec<Vec<_>>>();
-    let few = |start: usize, each: usize| {
-        rows.iter()
-            .skip(start)
-            .step_by(each)
-            .flat_map(|images| images.iter().take(IN_STRIP).copied())
-            .collect::<Vec<_>>()
-    };
-    let strip = match card.architecture.task {
-        Task::Images => vec![few(0, 1)],
-        Task::Pixels => vec![few(0, 2), few(1, 2)],
-    };
-    Ok([grid::contact_sheet(&rows, card.input, ZOOM)?, grid::contact_sheet(&strip, card.input, ZOOM)?])
-}
-
-/// What the teacher takes the pixels of these images for, as pictures like them: a colour for each class, or a level of gray.
-fn masks(context: &mut Context, round: u32, places: &[(u32, u32)]) -> Result<Vec<Vec<u8>>> {
-    let masks = context.masks(round, places)?;
-    let card = context.teacher_card();
-    let level = |class: u8, channel: usize| match card.input[0] {
-        1 => (usize::from(class) * 255 / card.classes) as u8,
-        _ => grid::class_colour(class).get(channel).copied().unwrap_or(0),
-    };
-    let picture = |mask: &Vec<u8>| {
-        (0..card.input[0]).flat_map(|channel| mask.iter().map(move |&class| level(class, channel))).collect::<Vec<_>>()
-    };
-    Ok(masks.iter().map(picture).collect())
-}
-
-/// Class counts and the teacher's confidence over the last buffer: file names and charts.
-fn charts_of_buffer(context: &mut Context) -> Result<[(&'static str, String); 2]> {
-    let round = context.last_round("balance")?.context("the run has no buffer yet\nhint: `ssdkd run RECIPE`")?;
-    let Histogram { classes, confidences } = Histogram::of_buffer(context, round)?;
-    let card = context.teacher_card();
-    let names = card.class_labels().into_iter();
-    let bins = (1..=BINS).map(|bin| format!("{:.2}", bin as f64 / BINS as f64)).collect::<Vec<_>>();
-    let title = format!("buffer of round {round}");
-    let bars = |x: &str, labels: &[String], counts: &[u64]| {
-        plot::bars(&title, (x, "images"), labels, &counts.iter().map(|&count| count as f64).collect::<Vec<_>>())
-    };
-    Ok([
-        ("classes.svg", bars("teacher's class", &names.collect::<Vec<_>>(), &classes)?),
-        ("confidence.svg", bars("teacher's confidence, up to", &bins, &confidences)?),
-    ])
 }
 
 #[cfg(test)]
