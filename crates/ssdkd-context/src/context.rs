@@ -18,7 +18,7 @@ use ssdkd_stage::{
     StageFolder, State, collect_state, judge, logging, write_file,
 };
 
-use crate::command::{command_in, command_of, with_command};
+use crate::command::{command_in, command_of, quote, with_command};
 use crate::job::{Job, Plan, Spent};
 use crate::kept::Kept;
 use crate::preflight::{Finding, preflight};
@@ -123,15 +123,20 @@ impl Context {
         let root =
             if arguments.recipe.is_dir() { arguments.recipe.clone() } else { arguments.runs.join(&recipe.run.name) };
         if options.mode == Mode::Read {
-            let carried = RunFolder::open(&root)?.teacher().join(CARD);
+            let run = RunFolder::at(&root);
+            if !run.recipe().is_file() {
+                return Err(run.absent(format!("`{}` starts it", start_command(arguments))).into());
+            }
+            let carried = run.teacher().join(CARD);
             card_path = if carried.is_file() { carried } else { card_path };
         }
         student_architecture(&recipe)?;
+        check_is_card(&recipe.teacher.card, &card_path)?;
         let card = TeacherCard::load(&card_path).map_err(card_error)?;
         let choice = arguments.common.device;
         choice.check(OPEN_GPU.is_some())?;
         if options.resume && RunFolder::at(&root).latest_complete("invert")?.is_none() {
-            let what = format!("{} holds nothing to go on from\nhint: leave out --resume", root.display());
+            let what = format!("{} holds nothing to resume\nhint: leave out --resume", root.display());
             return Err(StageError::Usage(what).into());
         }
         let (run, lock) = if options.mode == Mode::Work {
@@ -511,11 +516,58 @@ impl Context {
 pub(crate) fn load_recipe(arguments: &RunArgs) -> Result<(Recipe, PathBuf), StageError> {
     let path = &arguments.recipe;
     let path = if path.is_dir() { RunFolder::open(path)?.recipe() } else { path.clone() };
+    if !path.exists() && path.extension().is_none_or(|ending| ending != "toml") {
+        return Err(no_such_run(arguments));
+    }
     let recipe =
         Recipe::load(&path, &arguments.set).map_err(|error: RecipeError| StageError::other(Code::Usage, error))?;
     let card_path = path.parent().unwrap_or(Path::new("")).join(&recipe.teacher.card);
     Ok((recipe, card_path))
 }
+
+/// Returns the error for the folder of a run that is not there.
+fn no_such_run(arguments: &RunArgs) -> StageError {
+    let named = &arguments.recipe;
+    let elsewhere = arguments.runs.join(named);
+    let hint = if elsewhere.is_dir() {
+        format!("did you mean {}?", elsewhere.display())
+    } else {
+        "name a recipe, such as pipelines/shapes.toml, or the folder of a run, such as runs/shapes".into()
+    };
+    StageError::Missing { what: "the recipe or run".into(), path: named.clone(), hint }
+}
+
+/// Returns the command that starts the run that `arguments` name.
+pub fn start_command(arguments: &RunArgs) -> String {
+    let command = command_of(arguments, None).unwrap_or_else(|| "ssdkd run RECIPE".into());
+    let runs = arguments.runs.to_string_lossy();
+    if runs == "runs" { command } else { format!("{command} --runs {}", quote(&runs)) }
+}
+
+/// Refuses a file of weights in the place of a card. `named` is what the recipe says, `path` where that is.
+fn check_is_card(named: &Path, path: &Path) -> Result<(), StageError> {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+    if !ending.is_some_and(|ending| WEIGHT_FILES.contains(&ending.as_str())) {
+        return Ok(());
+    }
+    let card = path.with_extension("json");
+    let hint = if card.is_file() {
+        format!("set teacher.card to {}", named.with_extension("json").display())
+    } else {
+        format!(
+            "`ssdkd import {} --out {}` makes a card",
+            quote(&path.to_string_lossy()),
+            quote(&card.to_string_lossy())
+        )
+    };
+    Err(StageError::Usage(format!(
+        "teacher.card is {}, a file of weights and not a card\nhint: {hint}",
+        path.display()
+    )))
+}
+
+/// Endings of files that hold weights.
+const WEIGHT_FILES: [&str; 7] = ["safetensors", "pth", "pt", "th", "tar", "bin", "ckpt"];
 
 /// The student's architecture, by its name in the recipe.
 fn student_architecture(recipe: &Recipe) -> Result<Architecture, StageError> {

@@ -17,7 +17,7 @@ mod tables;
 pub mod images;
 
 pub use command::quote;
-pub use context::{Context, Judgement, Mode, Options, card_error};
+pub use context::{Context, Judgement, Mode, Options, card_error, start_command};
 pub use job::{Job, Outcome, Plan};
 pub use models::STUDENT;
 pub use preflight::{Finding, Severity, preflight, preflight_teacher};

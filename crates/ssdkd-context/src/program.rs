@@ -12,13 +12,18 @@ use crate::preflight::enforce;
 
 /// What a stage's program understands.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    after_help = "Exit codes: 0 done or fresh, 1 failed, 2 usage or recipe, 3 missing input, 4 integrity, 130/143 signals"
-)]
+#[command(version)]
 pub struct StageCommand {
     #[command(flatten)]
     arguments: StageArgs,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done or fresh, 1 failed, 2 usage or recipe, 3 missing input, 4 integrity, 130/143 signals";
+
+/// Whether a stage has a part in the warm-up.
+fn warms_up(stage: &str) -> bool {
+    !matches!(stage, "sample" | "distill")
 }
 
 /// `main` of the program `name`: one round of one stage.
@@ -28,7 +33,9 @@ pub fn stage_main(
     about: &'static str,
     run: fn(&mut Context, u32) -> Result<Outcome>,
 ) -> ExitCode {
-    let command = StageCommand::command().name(name).about(about);
+    let round = if warms_up(stage) { 0 } else { 10 };
+    let example = format!("Example:\n  {name} pipelines/shapes.toml --round {round}\n\n{EXIT_CODES}");
+    let command = StageCommand::command().name(name).about(about).after_help(example);
     let matches = command.get_matches();
     let arguments = StageCommand::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).arguments;
     finish(stage_body(name, stage, &arguments, run))
@@ -54,14 +61,14 @@ fn stage_body(
     if arguments.ask.print_config {
         return Ok(exit::print(&recipe.to_toml())?);
     }
-    let warms_up = !matches!(stage, "sample" | "distill");
+    let warms_up = warms_up(stage);
     if let Some(round) = arguments.round {
         recipe.check_round(round)?;
         if !warms_up {
             recipe.distilling_round_of(stage, round)?;
         }
     } else if arguments.force {
-        return Err(StageError::Usage("--force makes one round again\nhint: --round N says which".into()).into());
+        return Err(StageError::Usage("--force rebuilds one round\nhint: name the round with --round N".into()).into());
     }
     enforce(&Context::look(&arguments.run, false, threads)?.preflight()?)?;
     let mut context = Context::open(arguments, name, threads)?;

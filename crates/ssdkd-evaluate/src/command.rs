@@ -13,13 +13,15 @@ use ssdkd_stage::{CommonArgs, Progress, StageError, signals, write_file};
 use crate::evaluation::{Evaluation, evaluate_beside};
 use crate::inputs::{Model, load_card, load_model, open_data_for};
 
-/// Measure a model on real data: accuracy or mean IoU, cross-entropy, confusions, agreement with the teacher
-///
-/// Example: ssdkd-evaluate teacher.json --data data/cifar10 --limit 1000
+/// Measure a model on real data: accuracy or mean IoU, cross-entropy, confusion matrix, agreement with the teacher
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 missing input, 4 integrity, 130/143 signals")]
+#[command(
+    version,
+    after_help = "Example:\n  ssdkd-evaluate data/teachers/shapes-resnet20.json --data shapes:0\n\n\
+                  Exit codes: 0 done, 1 failed, 2 usage, 3 missing input, 4 integrity, 130/143 signals"
+)]
 pub struct EvaluateArgs {
-    /// The model's card (.json); or bare weights (.safetensors, .pth) of a student, with --teacher
+    /// A model's card (.json), or a student's weights (.safetensors, .pth) with --teacher
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
 
@@ -31,7 +33,7 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "SPLIT", value_enum, default_value_t)]
     pub split: SplitChoice,
 
-    /// The teacher's card; also count how often model and teacher agree
+    /// The teacher's card, to measure how often the two agree
     #[arg(long, value_name = "CARD")]
     pub teacher: Option<PathBuf>,
 
@@ -39,7 +41,7 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
 
-    /// Images in one pass; results do not depend on it
+    /// Images in one forward pass; the results are the same for any number
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: u32,
 
@@ -59,9 +61,9 @@ pub struct EvaluateArgs {
 /// The part of a data set, as the command line names it.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 pub enum SplitChoice {
-    /// The images to learn from.
+    /// The training images.
     Train,
-    /// The images to measure on.
+    /// The test images.
     #[default]
     Test,
 }

@@ -13,11 +13,11 @@ use crate::{logging, progress, signals};
 /// What every program understands.
 #[derive(Debug, Clone, Default, Args)]
 pub struct CommonArgs {
-    /// Worker threads [default: one for each core]; results do not depend on it
+    /// Worker threads [default: one for each core]; the results are the same for any number
     #[arg(long, env = "SSDKD_THREADS", value_name = "N", global = true)]
     pub threads: Option<NonZeroUsize>,
 
-    /// Where to compute: cpu, cuda, cuda:N, or auto (a GPU if there is one and this was built for it)
+    /// Where to compute: cpu, cuda, cuda:N, or auto (a GPU if the machine has one and the program supports it)
     #[arg(long, env = "SSDKD_DEVICE", value_name = "DEVICE", default_value_t, global = true)]
     pub device: DeviceChoice,
 
@@ -25,7 +25,7 @@ pub struct CommonArgs {
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Say why things are done (-v), or everything (-vv)
+    /// Show why things are done (-v), or everything (-vv)
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
 }
@@ -65,42 +65,42 @@ pub struct RunArgs {
     pub common: CommonArgs,
 }
 
-/// What a program can be asked to say in the place of its work.
+/// What a program can print instead of working.
 #[derive(Debug, Clone, Default, Args)]
 pub struct AskArgs {
-    /// Say what would be done and why, and do nothing
+    /// Show what would be done and why, and do nothing
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Print the recipe as it is with all defaults and changes, and do nothing
+    /// Print the recipe with all defaults and changes, and do nothing
     #[arg(long)]
     pub print_config: bool,
 }
 
-/// What every stage of a run understands, and whoever runs all of them.
+/// What every stage of a run understands, and the commands that run all stages.
 #[derive(Debug, Clone, Default, Args)]
 pub struct StageArgs {
     /// Which run.
     #[command(flatten)]
     pub run: RunArgs,
 
-    /// The round, from 0 [stages: the first that is not fresh; run, plan: all]
+    /// The round, from 0 [default: the first that is not fresh; of run and plan: all]
     #[arg(long, value_name = "N")]
     pub round: Option<u32>,
 
-    /// Do it again even if it is fresh (a stage: with --round)
+    /// Rebuild output that is fresh (a stage needs --round too)
     #[arg(long)]
     pub force: bool,
 
-    /// Fail if there is nothing to go on from
+    /// Fail if there is nothing to resume
     #[arg(long, conflicts_with = "force")]
     pub resume: bool,
 
-    /// Compare all files with their digests before calling anything fresh
+    /// Compare every file with its digest before calling it fresh
     #[arg(long)]
     pub verify: bool,
 
-    /// What to say in the place of working.
+    /// What to print instead of working.
     #[command(flatten)]
     pub ask: AskArgs,
 }

@@ -14,7 +14,7 @@ use crate::signals::Signal;
 #[non_exhaustive]
 pub enum StageError {
     /// The operating system refuses to make, change or remove something.
-    #[error("cannot {action} {}: {source}{}", path.display(), remedy(source))]
+    #[error("cannot {action} {}: {source}{}", path.display(), remedy_of_writing(source))]
     Write {
         /// Such as `write`, `rename`.
         action: &'static str,
@@ -24,7 +24,7 @@ pub enum StageError {
         source: io::Error,
     },
     /// The operating system refuses to read something that is there.
-    #[error("cannot read {}: {source}{}", path.display(), remedy(source))]
+    #[error("cannot read {}: {source}{}", path.display(), remedy_of_reading(source))]
     Read {
         /// The file or folder.
         path: PathBuf,
@@ -149,8 +149,19 @@ impl StageError {
     }
 }
 
-/// The `hint:` line for what the operating system says.
-fn remedy(error: &io::Error) -> &'static str {
+/// The `hint:` line for what the operating system says to a reader.
+fn remedy_of_reading(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::PermissionDenied => "\nhint: check who owns it and that you may read it",
+        ErrorKind::NotFound => "\nhint: check that the path is right and that nothing removed it meanwhile",
+        ErrorKind::NotADirectory => "\nhint: check the path: a part of it is a file and not a folder",
+        ErrorKind::IsADirectory => "\nhint: it is a folder; name a file in it",
+        _ => "",
+    }
+}
+
+/// The `hint:` line for what the operating system says to a writer.
+fn remedy_of_writing(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             "\nhint: free some space (`df -h`, `df -i`), or put the runs elsewhere with --runs; what was complete is kept"
@@ -159,7 +170,7 @@ fn remedy(error: &io::Error) -> &'static str {
         ErrorKind::ReadOnlyFilesystem => "\nhint: the file system is read-only; put the runs elsewhere with --runs",
         ErrorKind::NotFound => "\nhint: check that the path is right and that nothing removed it meanwhile",
         ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::AlreadyExists => {
-            "\nhint: something else is at that path; move it away"
+            "\nhint: something else is at that path; move it away, or put the runs elsewhere with --runs"
         }
         _ => "",
     }
@@ -182,6 +193,18 @@ mod tests {
         check(ErrorKind::PermissionDenied, "hint: check who owns");
         check(ErrorKind::ReadOnlyFilesystem, "hint: the file system is read-only");
         check(ErrorKind::NotADirectory, "hint: something else is at that path");
+    }
+
+    #[test]
+    fn a_reader_is_not_told_to_move_things_away() {
+        for (kind, hint) in [
+            (ErrorKind::NotADirectory, "hint: check the path: a part of it is a file"),
+            (ErrorKind::IsADirectory, "hint: it is a folder"),
+            (ErrorKind::PermissionDenied, "hint: check who owns it and that you may read it"),
+        ] {
+            let text = StageError::read(Path::new("runs/x/file"))(kind.into()).to_string();
+            assert!(text.starts_with("cannot read runs/x/file: ") && text.contains(hint), "{text}");
+        }
     }
 
     #[test]

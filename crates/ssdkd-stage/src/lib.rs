@@ -4,7 +4,7 @@
 //! - [`run_folder`]: where everything of a run is, and reading it with its digests checked
 //! - [`fingerprint`], [`freshness`]: what results depend on, and whether those on disk are still right
 //! - [`verify`]: whether every file is still what it was
-//! - [`room`]: what takes up room that nothing needs
+//! - [`gc`]: garbage collection, of files that a run no longer needs
 //! - [`lock`]: one writer for each run folder
 //! - [`args`], [`device`], [`exit`], [`signals`]: the common flags, where to compute, how a program ends, how it is asked to stop
 //! - [`machine`]: how much memory and disk there is
@@ -17,11 +17,11 @@ pub mod error;
 pub mod exit;
 pub mod fingerprint;
 pub mod freshness;
+pub mod gc;
 pub mod lock;
 pub mod logging;
 pub mod machine;
 pub mod progress;
-pub mod room;
 pub mod run_folder;
 pub mod signals;
 mod system;
@@ -33,8 +33,8 @@ pub use device::DeviceChoice;
 pub use error::StageError;
 pub use fingerprint::FingerprintInput;
 pub use freshness::{State, judge};
+pub use gc::{Removable, collect_state, remove};
 pub use lock::RunLock;
 pub use progress::Progress;
-pub use room::{Removable, collect_state, remove};
 pub use run_folder::{Complete, RunFolder};
 pub use verify::Damage;

@@ -18,7 +18,7 @@ use ssdkd_shards::manifest::MANIFEST_FILE;
 use ssdkd_shards::{FileEntry, Manifest, Role, digest};
 
 use crate::error::StageError;
-use crate::{atomic, room};
+use crate::{atomic, gc};
 
 /// One run's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,9 +57,13 @@ impl RunFolder {
         if run.recipe().is_file() {
             return Ok(run);
         }
-        let what = "the run".into();
-        let hint = "`ssdkd run RECIPE` starts a run; --runs says where runs are".into();
-        Err(StageError::Missing { what, path: run.recipe(), hint })
+        let hint = "name the folder of a run, such as runs/shapes; `ssdkd run RECIPE` starts a run";
+        Err(run.absent(hint.into()))
+    }
+
+    /// Returns the error for a run that is not there.
+    pub fn absent(&self, hint: String) -> StageError {
+        StageError::Missing { what: "the run".into(), path: self.recipe(), hint }
     }
 
     /// A run that exists or begins now.
@@ -160,7 +164,7 @@ impl RunFolder {
             return Err(corrupt("it is not listed".into()));
         };
         let bytes = match fs::read(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.absent(stage, round, entry)?),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.missing_file(stage, round, entry)?),
             bytes => bytes.map_err(StageError::read(&path))?,
         };
         if bytes.len() as u64 != entry.bytes {
@@ -187,7 +191,7 @@ impl RunFolder {
                 }
             }
         }
-        room::remove(&self.temporary_files()?).map(drop)
+        gc::remove(&self.temporary_files()?).map(drop)
     }
 
     /// Whether a file may be absent: state or images, and a later round of the stage is complete.
@@ -195,7 +199,7 @@ impl RunFolder {
         Ok(entry.role != Role::Data && self.latest_complete(stage)?.is_some_and(|latest| latest > round))
     }
 
-    fn absent(&self, stage: &str, round: u32, entry: &FileEntry) -> Result<StageError, StageError> {
+    fn missing_file(&self, stage: &str, round: u32, entry: &FileEntry) -> Result<StageError, StageError> {
         let path = self.file(stage, round, &entry.path);
         Ok(if self.may_be_collected(stage, round, entry)? {
             let what = if entry.role == Role::Shard { "image shard" } else { "state" };
@@ -211,7 +215,7 @@ impl RunFolder {
     }
 
     pub(crate) fn remake(&self, stage: &str, round: u32) -> String {
-        format!("`ssdkd mend {} {stage}/{}` makes it again", self.root.display(), round_name(round))
+        format!("`ssdkd repair {} {stage}/{}` makes it again", self.root.display(), round_name(round))
     }
 }
 

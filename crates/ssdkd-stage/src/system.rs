@@ -1,4 +1,4 @@
-//! What `atomic` and `room` ask of the operating system, one function for each request: so that tests can make it refuse any of them.
+//! What `atomic` and `gc` ask of the operating system, one function for each request: so that tests can make it refuse any of them.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -152,7 +152,7 @@ mod tests {
             let error = made.err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.is_empty() || error.contains("\nhint: "), "{error}");
 
-            // What the next process finds: the lock's holder mends the folder first.
+            // What the next process finds: the lock's holder repairs the folder first.
             drop(RunLock::acquire(&run, "test").unwrap());
             let old = judge(&run, &wanted(0.2), true).unwrap() == State::Fresh;
             let new = judge(&run, &wanted(0.1), true).unwrap() == State::Fresh;

@@ -20,14 +20,15 @@ use crate::trainer::{EpochReport, Trainer};
 /// Images in one pass when the teacher is measured.
 const MEASURING_BATCH: usize = 256;
 
-/// Train a teacher on real data: writes its weights, its card and a log, and goes on from where it was stopped
+/// Train a teacher on real data: write its weights, its card and a log; a stopped training resumes
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done or fresh, 1 failed, 2 usage, 3 missing input, 4 integrity, 130/143 signals"
+    after_help = "Example:\n  ssdkd-teach --data shapes:0 --architecture resnet8 --out data/teachers --epochs 5\n\n\
+                  Exit codes: 0 done or fresh, 1 failed, 2 usage, 3 missing input, 4 integrity, 130/143 signals"
 )]
 pub struct TeachArgs {
-    /// What to learn from: shapes[:SEED], shapes-masks[:SEED], or a data set's folder or file (data/README.md)
+    /// The training data: shapes[:SEED], shapes-masks[:SEED], or a data set's folder or file (data/README.md)
     #[arg(long, env = "SSDKD_DATA", value_name = "DATA")]
     pub data: String,
 
@@ -35,15 +36,15 @@ pub struct TeachArgs {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
 
-    /// What the files are called [default: the architecture]
+    /// The files' name [default: the architecture]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 
-    /// Bring the images into this shape [default: the one they have]
+    /// Resize the images to this shape [default: the shape they have]
     #[arg(long, value_name = "C,H,W", value_delimiter = ',', num_args = 1)]
     pub input: Option<Vec<usize>>,
 
-    /// Train anew, and replace what is there; a training like this one that was stopped is gone on with
+    /// Replace what is there by a new training; a stopped training with the same settings resumes
     #[arg(long)]
     pub force: bool,
 

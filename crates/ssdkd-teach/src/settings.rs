@@ -10,7 +10,7 @@ use ssdkd_nn::{Architecture, schedule};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Args)]
 #[serde(deny_unknown_fields)]
 pub struct TeachSettings {
-    /// What to train: resnet20, resnet56-conv, resnet34, wrn-40-2, vgg11, …; fpn-resnet20 labels pixels
+    /// The architecture: resnet20, resnet56-conv, resnet34, wrn-40-2, vgg11, …; fpn-resnet20 for segmentation
     #[arg(long, value_name = "NAME")]
     pub architecture: Architecture,
 
@@ -18,7 +18,7 @@ pub struct TeachSettings {
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub epochs: u32,
 
-    /// Images in a step; what is left over at the end of an epoch is left out of it
+    /// Images in a step; an epoch leaves out the last images that do not fill one
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..=65_536))]
     pub batch: u32,
 
@@ -26,7 +26,7 @@ pub struct TeachSettings {
     #[arg(long, value_name = "RATE", default_value_t = 0.1, allow_negative_numbers = true, value_parser = above_zero)]
     pub lr: f64,
 
-    /// How the learning rate goes
+    /// The schedule of the learning rate
     #[arg(long, value_name = "NAME", value_enum, default_value_t)]
     pub schedule: Schedule,
 
@@ -34,7 +34,7 @@ pub struct TeachSettings {
     #[arg(long, value_name = "SHARE", default_value_t = 0.9, allow_negative_numbers = true, value_parser = below_one)]
     pub momentum: f64,
 
-    /// Nesterov's momentum
+    /// Use Nesterov momentum
     #[arg(long)]
     pub nesterov: bool,
 
@@ -42,40 +42,40 @@ pub struct TeachSettings {
     #[arg(long, value_name = "FACTOR", default_value_t = 5e-4, allow_negative_numbers = true, value_parser = not_negative)]
     pub weight_decay: f64,
 
-    /// Share of each target that is spread over all classes
+    /// Label smoothing: the share of each target that is spread over all classes
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true, value_parser = below_one)]
     pub label_smoothing: f64,
 
-    /// Decay of a running average of the weights, which is then the result; 0: none
+    /// Decay of an exponential moving average of the weights, which is then saved; 0: none
     #[arg(long, value_name = "DECAY", default_value_t = 0.0, allow_negative_numbers = true, value_parser = below_one)]
     pub ema: f64,
 
-    /// Zeros around an image, out of which a window of the image's size is cut
+    /// Zero padding around an image before the random crop
     #[arg(long, value_name = "PIXELS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(0..=64))]
     pub crop_padding: u32,
 
-    /// Never mirror images: for letters, digits and the like
+    /// Do not flip images: for letters and digits
     #[arg(long)]
     pub no_flip: bool,
 
-    /// Neither crop nor mirror images
+    /// Neither crop nor flip images
     #[arg(long)]
     pub no_augment: bool,
 
-    /// What all randomness is drawn from
+    /// The seed of all random numbers
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 
-    /// Normalisation: subtracted for each channel, on the scale 0 to 1 [default: the mean of the training images]
+    /// Mean of each channel, subtracted from images in 0 to 1 [default: that of the training images]
     #[arg(long, value_name = "M,M,M", value_delimiter = ',')]
     pub mean: Option<Vec<f32>>,
 
-    /// Normalisation: then divided by [default: the standard deviation of the training images]
+    /// Standard deviation of each channel, then divided by [default: that of the training images]
     #[arg(long, value_name = "S,S,S", value_delimiter = ',')]
     pub std: Option<Vec<f32>>,
 }
 
-/// How the learning rate goes from step to step.
+/// The schedule of the learning rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {

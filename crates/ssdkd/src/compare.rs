@@ -20,13 +20,11 @@ use crate::results::{Row, record, recorded};
 /// `ssdkd compare`
 #[derive(Debug, Args)]
 pub struct CompareArgs {
-    /// Folders of runs that `ssdkd report` has looked at, and cards of networks that `ssdkd-teach` trained; none: what
-    /// results.json holds
+    /// Folders of runs with a report, or cards of `ssdkd-teach` [default: only what results.json holds]
     #[arg(value_name = "RUN")]
     runs: Vec<PathBuf>,
 
-    /// The folder of results.json, to which the runs are added (a row of the same pair, method, device, seed and size of the buffer is
-    /// replaced), and of results.md and the charts, which are made of it
+    /// The folder of results.json, results.md and the charts; a run replaces its earlier row in results.json
     #[arg(long, value_name = "DIR", default_value = "comparison")]
     out: PathBuf,
 }
@@ -50,7 +48,7 @@ pub fn compare(arguments: &CompareArgs) -> Result<()> {
         record(&mut rows, row);
     }
     if rows.is_empty() {
-        let hint = "name the folders of the runs to compare".into();
+        let hint = "name the folders of runs, such as runs/shapes, or the folder of a results.json with --out".into();
         return Err(StageError::Missing { what: "a result".into(), path, hint }.into());
     }
     std::fs::create_dir_all(&arguments.out).with_context(|| format!("cannot make {}", arguments.out.display()))?;

@@ -8,7 +8,7 @@ use ssdkd_context::{Context, STUDENT};
 use ssdkd_nn::{CARD_VERSION, TeacherCard};
 use ssdkd_stage::{AskArgs, RunArgs, exit, write_file};
 
-use crate::own::count_only_own;
+use crate::current::count_only_current;
 use crate::run;
 
 /// `ssdkd export`
@@ -36,7 +36,7 @@ pub fn export(arguments: &ExportArgs) -> Result<()> {
         return Ok(());
     }
     let mut context = Context::read_only(&arguments.run, threads)?;
-    count_only_own(&mut context, threads)?;
+    count_only_current(&mut context, threads)?;
     if let Some(round) = arguments.round {
         context.distilling_round("distill", round)?;
         ensure!(

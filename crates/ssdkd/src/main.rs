@@ -1,20 +1,20 @@
 //! `ssdkd`: the front. Runs whole pipelines, looks into runs, brings teachers in and students out.
 
-mod clean;
 mod compare;
+mod current;
 mod estimate;
 mod export;
 mod footprint;
+mod gc;
 mod grid;
 mod histogram;
 mod import;
 mod inspect;
 mod measure;
-mod mend;
-mod own;
 mod pictures;
 mod plot;
 mod preflight;
+mod repair;
 mod report;
 mod results;
 mod run;
@@ -26,6 +26,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use candle_core::Device;
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use ssdkd_nn::{OPEN_GPU, device_name};
@@ -34,12 +35,13 @@ use ssdkd_stage::{CommonArgs, StageArgs, exit};
 #[global_allocator]
 static ALLOCATOR: ssdkd_ops::CachingAllocator = ssdkd_ops::CachingAllocator::new(4 << 30);
 
-/// Distil a trained vision model into a small one, without its data.
+/// Distill a trained vision model into a small one, without its data
 #[derive(Debug, Parser)]
 #[command(
     name = "ssdkd",
     version,
-    after_help = "Exit codes: 0 done or fresh, 1 failed, 2 usage or recipe, 3 missing input, 4 integrity, 130/143 signals"
+    after_help = "Example:\n  ssdkd run pipelines/shapes.toml\n\n\
+                  Exit codes: 0 done or fresh, 1 failed, 2 usage or recipe, 3 missing input, 4 integrity, 130/143 signals"
 )]
 struct Program {
     #[command(subcommand)]
@@ -49,40 +51,65 @@ struct Program {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run all stages of all rounds in one process, then evaluate and report
+    #[command(after_help = "Example:\n  ssdkd run pipelines/shapes.toml --set run.seed=1")]
     Run(StageArgs),
-    /// Say what a run consists of and what it will cost, from a step of each kind on this machine
+    /// Estimate a run's time, memory and disk
+    #[command(after_help = "Example:\n  ssdkd plan pipelines/shapes.toml")]
     Plan(run::PlanArgs),
-    /// Say for every round and stage whether it is fresh, why not, and what it cost
+    /// Show for each round and stage whether its output is fresh, why not, and its cost
+    #[command(after_help = "Example:\n  ssdkd status runs/shapes")]
     Status(status::StatusArgs),
-    /// Hash every file of a run and say which are damaged, and what makes them again
+    /// Compare every file of a run with its digest, and list the damaged ones
+    #[command(after_help = "Example:\n  ssdkd verify runs/shapes")]
     Verify(verify::VerifyArgs),
-    /// Make damaged output of a run again, and nothing else
-    Mend(mend::MendArgs),
-    /// List what of a run takes up room and nothing needs, and remove it with --yes
-    Clean(clean::CleanArgs),
+    /// Rebuild the damaged output of a run
+    #[command(after_help = "Example:\n  ssdkd repair runs/shapes")]
+    Repair(repair::RepairArgs),
+    /// List files that a run no longer needs; `--yes` deletes them
+    #[command(after_help = "Example:\n  ssdkd gc runs/shapes --yes")]
+    Gc(gc::GcArgs),
     /// Describe a Parquet shard, a manifest, a card or a weight file
+    #[command(after_help = "Example:\n  ssdkd inspect runs/shapes/balance/0000/buffer.parquet")]
     Inspect(inspect::InspectArgs),
-    /// Measure the students of a run on real data, after the fact
+    /// Measure the students of a run on real data
+    #[command(after_help = "Example:\n  ssdkd evaluate runs/shapes --set evaluate.data=shapes:0")]
     Evaluate(measure::EvaluateArgs),
-    /// Write a run's summary and its picture, and print the summary
+    /// Write a run's summary and its pictures, and print the summary
+    #[command(after_help = "Example:\n  ssdkd report runs/shapes")]
     Report(report::ReportArgs),
-    /// Add runs to a record of results, and make tables and charts of it
+    /// Compare runs: tables and charts of their results
+    #[command(after_help = "Example:\n  ssdkd compare runs/shapes runs/shapes-masks --out comparison")]
     Compare(compare::CompareArgs),
-    /// Make a teacher, with a card, of a PyTorch checkpoint or a safetensors file
+    /// Import a trained model: a PyTorch checkpoint or safetensors becomes a teacher with a card
     Import(import::ImportArgs),
-    /// Take a student out: safetensors, a card, and a Python snippet that loads it
+    /// Export a student: safetensors, a card, and a Python snippet that loads it
     Export(export::ExportArgs),
-    /// Say what this machine offers
+    /// Show what this machine offers: threads, kernels, devices
+    #[command(after_help = "Example:\n  ssdkd doctor")]
     Doctor(CommonArgs),
     /// Print a shell's completions
+    #[command(after_help = "Example:\n  ssdkd completions bash > ~/.local/share/bash-completion/completions/ssdkd")]
     Completions {
         /// The shell
         shell: Shell,
     },
 }
 
+/// Subcommands that have another name now.
+const RENAMED: [(&str, &str); 2] = [("mend", "repair"), ("clean", "gc")];
+
 fn main() -> ExitCode {
-    ssdkd_context::finish(body(Program::parse().command))
+    let program = Program::try_parse().unwrap_or_else(|error| with_new_name(error).exit());
+    ssdkd_context::finish(body(program.command))
+}
+
+/// Adds the new name of a renamed subcommand to the error about the old one.
+fn with_new_name(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidSubcommand) else { return error };
+    if let Some((_, name)) = RENAMED.iter().find(|(old, _)| old == given) {
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(vec![(*name).into()]));
+    }
+    error
 }
 
 fn body(command: Command) -> Result<()> {
@@ -91,8 +118,8 @@ fn body(command: Command) -> Result<()> {
         Command::Plan(arguments) => run::plan(&arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
-        Command::Mend(arguments) => mend::mend(&arguments),
-        Command::Clean(arguments) => clean::clean(&arguments),
+        Command::Repair(arguments) => repair::repair(&arguments),
+        Command::Gc(arguments) => gc::gc(&arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
         Command::Evaluate(arguments) => measure::evaluate(&arguments),
         Command::Report(arguments) => report::report(&arguments),
@@ -118,4 +145,23 @@ fn doctor(arguments: &CommonArgs) -> Result<()> {
         current.display()
     );
     Ok(exit::print(&lines)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Program::command().debug_assert();
+    }
+
+    #[test]
+    fn an_old_name_of_a_command_is_answered_with_the_new_one() {
+        for (old, new) in RENAMED {
+            let error = Program::try_parse_from(["ssdkd", old, "runs/x"]).unwrap_err();
+            let text = with_new_name(error).to_string();
+            assert!(text.contains(&format!("similar subcommand exists: '{new}'")), "{text}");
+        }
+    }
 }

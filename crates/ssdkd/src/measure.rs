@@ -18,7 +18,7 @@ use ssdkd_nn::random::stream;
 use ssdkd_nn::{Architecture, Network};
 use ssdkd_stage::{AskArgs, Progress, RunArgs, RunLock, StageError, signals, write_file};
 
-use crate::own::count_only_own;
+use crate::current::count_only_current;
 use crate::run;
 
 /// Images in one forward pass.
@@ -86,7 +86,7 @@ pub struct EvaluateArgs {
     #[command(flatten)]
     run: RunArgs,
 
-    /// Measure those again that have been measured
+    /// Measure again what has been measured
     #[arg(long)]
     force: bool,
 
@@ -104,7 +104,7 @@ pub fn evaluate(arguments: &EvaluateArgs) -> Result<()> {
     context.warn_of_teacher();
     // What is measured goes into the run.
     let _lock = RunLock::acquire(context.run(), "ssdkd evaluate")?;
-    count_only_own(&mut context, threads)?;
+    count_only_current(&mut context, threads)?;
     if data_spec(context.recipe()).is_none() {
         tracing::warn!(
             "there is no data to measure on: evaluate.data and SSDKD_DATA are empty\n\

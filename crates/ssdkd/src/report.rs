@@ -14,8 +14,8 @@ use ssdkd_shards::Timing;
 use ssdkd_shards::manifest::TIMING_FILE;
 use ssdkd_stage::{AskArgs, RunArgs, exit, write_file};
 
+use crate::current::count_only_current;
 use crate::histogram::Histogram;
-use crate::own::count_only_own;
 use crate::{measure, pictures, run};
 
 /// The file name of [`Summary`].
@@ -102,7 +102,7 @@ pub fn report(arguments: &ReportArgs) -> Result<()> {
         return Ok(());
     }
     let mut context = Context::read_only(&arguments.run, threads)?;
-    count_only_own(&mut context, threads)?;
+    count_only_current(&mut context, threads)?;
     write(&mut context)
 }
 

@@ -11,10 +11,10 @@ use ssdkd_context::{Context, Outcome, Recipe, quote};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{AskArgs, DeviceChoice, RunArgs, StageArgs, StageError, exit, signals};
 
+use crate::current::count_only_current;
 use crate::estimate::{Estimate, estimate};
-use crate::own::count_only_own;
 use crate::preflight::{self, Has, Needs, has, resources};
-use crate::{measure, mend, report};
+use crate::{measure, repair, report};
 
 /// A stage's name, and what runs it.
 pub type Stage = (&'static str, fn(&mut Context, u32) -> Result<Outcome>);
@@ -58,7 +58,7 @@ pub fn run(arguments: &StageArgs) -> Result<()> {
         let which = arguments.round.map_or(all, |round| format!("round {round} is"));
         tracing::warn!("{which} fresh: nothing to do");
     }
-    count_only_own(&mut context, threads)?;
+    count_only_current(&mut context, threads)?;
     let measured = measure::measure(&mut context);
     signals::check()?; // who asked to stop does not wait for a report
     // What the run made is worth a report even if it could not be measured.
@@ -98,7 +98,7 @@ fn stages(context: &mut Context, rounds: Range<u32>) -> Result<usize> {
     for round in rounds {
         for &stage in stages_of(context.recipe(), round) {
             signals::check()?;
-            done += usize::from(mend::run_with_collected(context, round, stage)? == Outcome::Done);
+            done += usize::from(repair::run_with_collected(context, round, stage)? == Outcome::Done);
         }
     }
     Ok(done)

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use ssdkd_context::{Context, Judgement};
+use ssdkd_context::{Context, Judgement, start_command};
 use ssdkd_shards::Timing;
 use ssdkd_shards::manifest::TIMING_FILE;
 use ssdkd_stage::{RunArgs, RunFolder, State, exit};
@@ -26,7 +26,7 @@ pub struct StatusArgs {
     #[arg(long, value_name = "N")]
     round: Option<u32>,
 
-    /// Compare all files with their digests before calling anything fresh
+    /// Compare every file with its digest before calling it fresh
     #[arg(long)]
     verify: bool,
 }
@@ -52,13 +52,22 @@ struct Line {
     seconds: f64,
 }
 
-/// Prints a line for each stage and round; with `--quiet` only for those that are not fresh. Needs no lock.
+/// Prints a line for each stage and round; with `--quiet` only for those that are not fresh. A run that was not started is one line.
+/// Needs no lock.
 pub fn status(arguments: &StatusArgs) -> Result<()> {
     let threads = arguments.run.common.set_up()?;
     let mut context = Context::look(&arguments.run, arguments.verify, threads)?;
     context.warn_of_teacher();
     if let Some(round) = arguments.round {
         context.recipe().check_round(round)?;
+    }
+    if !arguments.json && !context.run().recipe().exists() {
+        let text = format!(
+            "{} does not exist yet; `{}` starts it\n",
+            context.run().root().display(),
+            start_command(&arguments.run)
+        );
+        return Ok(exit::print(&exit::plain(&text))?);
     }
     run::all_stages(&mut context)?;
     let asked = arguments.round;

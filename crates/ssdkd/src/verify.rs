@@ -11,7 +11,7 @@ use ssdkd_nn::TeacherCard;
 use ssdkd_stage::exit::{self, Code};
 use ssdkd_stage::{CommonArgs, Damage, RunArgs, RunFolder, StageError};
 
-use crate::own::count_only_own;
+use crate::current::count_only_current;
 use crate::run::STAGE_NAMES;
 
 /// `ssdkd verify`
@@ -47,7 +47,7 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
         Err(error) => say(Damage {
             path: card,
             reason: error.to_string().replace('\n', "; "),
-            remedy: "remove the run's folder `teacher` and run its recipe again: that copies the teacher anew".into(),
+            remedy: "remove the run's folder `teacher` and run its recipe again: that copies the teacher again".into(),
             stale: false,
         })?,
     }
@@ -64,7 +64,7 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
         say(Damage {
             path: run.file("invert", round, SHARD),
             reason: "not there, and images of the buffer are in it".into(),
-            remedy: format!("`ssdkd mend {} invert/{round:04}` makes it again", run.root().display()),
+            remedy: format!("`ssdkd repair {} invert/{round:04}` makes it again", run.root().display()),
             stale: false,
         })?;
     }
@@ -84,7 +84,7 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
 pub fn missing_shards(run: &RunFolder, threads: usize) -> Result<BTreeSet<u32>> {
     let mut context = Context::look(&RunArgs { recipe: run.root().into(), ..RunArgs::default() }, false, threads)?;
     // What cannot be judged is listed as such.
-    let _ = count_only_own(&mut context, threads);
+    let _ = count_only_current(&mut context, threads);
     let Some(last) = context.last_round("balance")? else { return Ok(BTreeSet::new()) };
     // A damaged buffer is listed as such.
     let members = context.buffer(last).unwrap_or_default();

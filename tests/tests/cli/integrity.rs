@@ -1,4 +1,4 @@
-//! Damage is found, named, and mended by the command that is offered; `status` knows what is right, and why something is not.
+//! Damage is found, named, and repaired by the command that is offered; `status` knows what is right, and why something is not.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::Scratch;
 
-/// Changes one file of a complete run: `verify` must name it with `reason`, and its remedy must mend it.
+/// Changes one file of a complete run: `verify` must name it with `reason`, and its remedy must repair it.
 #[track_caller]
 fn check_damage(file: &str, change: impl Fn(&Path), reason: &str) {
     let scratch = Scratch::new();
@@ -29,7 +29,7 @@ fn check_damage(file: &str, change: impl Fn(&Path), reason: &str) {
 }
 
 #[test]
-fn a_flipped_byte_is_found_and_mended() {
+fn a_flipped_byte_is_found_and_repaired() {
     let flip = |path: &Path| {
         let mut bytes = fs::read(path).unwrap();
         let middle = bytes.len() / 2;
@@ -41,14 +41,14 @@ fn a_flipped_byte_is_found_and_mended() {
 }
 
 #[test]
-fn a_truncated_and_a_missing_file_are_found_and_mended() {
+fn a_truncated_and_a_missing_file_are_found_and_repaired() {
     let truncate = |path: &Path| fs::OpenOptions::new().write(true).open(path).unwrap().set_len(100).unwrap();
     check_damage("balance/0002/buffer.parquet", truncate, "100 bytes instead of");
     check_damage("sample/0003/draws.parquet", |path| fs::remove_file(path).unwrap(), "not there");
 }
 
 #[test]
-fn a_swapped_shard_and_a_foreign_manifest_are_found_and_mended() {
+fn a_swapped_shard_and_a_foreign_manifest_are_found_and_repaired() {
     let swap = |path: &Path| {
         let other = path.ancestors().nth(3).unwrap().join("0000/samples/part-00000.parquet");
         fs::copy(other, path).unwrap();
@@ -61,12 +61,12 @@ fn a_swapped_shard_and_a_foreign_manifest_are_found_and_mended() {
 }
 
 #[test]
-fn all_damage_is_mended_at_once() {
+fn all_damage_is_repaired_at_once() {
     let scratch = Scratch::new();
     let settings = ["--set", "keep.states=1", "--set", "run.warmup_rounds=1", "--set", "run.rounds=3"];
     scratch.succeed("ssdkd", &[&["run", "tiny.toml"][..], &settings].concat());
     let before = scratch.artefacts("runs/tiny");
-    let (_, err) = scratch.succeed("ssdkd", &["mend", "runs/tiny"]);
+    let (_, err) = scratch.succeed("ssdkd", &["repair", "runs/tiny"]);
     assert!(err.contains("nothing of runs/tiny is damaged"), "{err}");
     // State of the round before is gone, that of the first distilling one is kept: the way to these begins after it.
     for file in
@@ -74,11 +74,11 @@ fn all_damage_is_mended_at_once() {
     {
         fs::write(scratch.path("runs/tiny").join(file), "spilt").unwrap();
     }
-    let (_, err) = scratch.succeed("ssdkd", &["mend", "runs/tiny"]);
+    let (_, err) = scratch.succeed("ssdkd", &["repair", "runs/tiny"]);
     assert!(err.contains("invert 0002: ") && err.contains("distill 0002: ") && !err.contains("balance 0"), "{err}");
     assert!(!err.contains("invert 0001: "), "{err}");
     assert_eq!(scratch.artefacts("runs/tiny"), before);
-    scratch.fail("ssdkd", &["mend", "runs/tiny", "teach/1"], 2, &["STAGE/ROUND", "invert, balance, sample, distill"]);
+    scratch.fail("ssdkd", &["repair", "runs/tiny", "teach/1"], 2, &["STAGE/ROUND", "invert, balance, sample, distill"]);
 }
 
 #[test]
@@ -110,8 +110,10 @@ fn a_newer_run_is_left_alone() {
 #[test]
 fn status_knows_what_is_right_and_why_something_is_not() {
     let scratch = Scratch::new();
-    let (none, _) = scratch.succeed("ssdkd", &["status", "tiny.toml"]);
-    assert!(none.contains("0 of 12 stages are fresh") && none.contains("missing"), "{none}");
+    let (none, _) = scratch.succeed("ssdkd", &["status", "tiny.toml", "--runs", "mine"]);
+    assert_eq!(none, "mine/tiny does not exist yet; `ssdkd run tiny.toml --runs mine` starts it\n");
+    let (json, _) = scratch.succeed("ssdkd", &["status", "tiny.toml", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["fresh"], 0);
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
     let (all, _) = scratch.succeed("ssdkd", &["status", "tiny.toml"]);
     assert!(all.contains("12 of 12 stages are fresh") && !all.contains("missing"), "{all}");
@@ -150,14 +152,14 @@ fn what_nothing_needs_is_listed_then_removed() {
     fs::write(run.join("distill/.0009.partial/student.safetensors"), "half a student").unwrap();
     fs::create_dir_all(run.join("distill/.0008.partial")).unwrap();
     fs::write(run.join("distill/.0008.partial/checkpoint"), "what a run goes on from").unwrap();
-    let (list, _) = scratch.succeed("ssdkd", &["clean", "runs/tiny"]);
+    let (list, _) = scratch.succeed("ssdkd", &["gc", "runs/tiny"]);
     for part in [".abc123.tmp", ".0009.partial", "2 files and folders could go, 25 bytes; --yes"] {
         assert!(list.contains(part), "{part:?} is not in:\n{list}");
     }
     assert!(run.join(".abc123.tmp").exists(), "it was to be listed only");
     // The buffer holds 40 images, and a round makes 24: of six, the last two are in it. With other settings a run goes on from the
     // second and from the third, whose buffers hold images of the first three.
-    let (list, _) = scratch.succeed("ssdkd", &["clean", "runs/tiny", "--shards", "--yes"]);
+    let (list, _) = scratch.succeed("ssdkd", &["gc", "runs/tiny", "--shards", "--yes"]);
     assert!(list.contains("invert/0003/samples/part-00000.parquet") && list.contains(" removed, "), "{list}");
     assert!(!run.join(".abc123.tmp").exists() && !run.join("distill/.0009.partial").exists());
     assert!(run.join("distill/.0008.partial/checkpoint").exists(), "a checkpoint was removed");
@@ -167,7 +169,7 @@ fn what_nothing_needs_is_listed_then_removed() {
     scratch.succeed("ssdkd", &["verify", "runs/tiny"]);
     scratch.succeed("ssdkd", &["run", "runs/tiny"]);
     // What was removed can be made again.
-    scratch.succeed("ssdkd", &["mend", "runs/tiny", "invert/0003"]);
+    scratch.succeed("ssdkd", &["repair", "runs/tiny", "invert/0003"]);
     assert_eq!(scratch.artefacts("runs/tiny"), before);
 }
 
@@ -195,7 +197,7 @@ fn shards_outside_the_buffer_are_not_kept_if_that_is_wanted() {
     let output = scratch.run("ssdkd", &["verify", "runs/tiny"]);
     let list = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.code() == Some(4) && list.contains("images of the buffer are in it"), "{list}");
-    scratch.succeed("ssdkd", &["mend", "runs/tiny"]);
+    scratch.succeed("ssdkd", &["repair", "runs/tiny"]);
     assert!(shard(4).exists());
     scratch.succeed("ssdkd", &["verify", "runs/tiny"]);
 }

@@ -30,7 +30,12 @@ fn a_printed_recipe_makes_nothing() {
     assert!(!scratch.path("runs").exists() && !scratch.path("student").exists());
     // Nor do they make the run that they are to look into.
     for command in [&["evaluate", "tiny.toml"][..], &["report", "tiny.toml"], &export] {
-        scratch.fail("ssdkd", command, 3, &["runs/tiny/recipe.toml does not exist", "hint: `ssdkd run RECIPE`"]);
+        scratch.fail(
+            "ssdkd",
+            command,
+            3,
+            &["runs/tiny/recipe.toml does not exist", "hint: `ssdkd run tiny.toml` starts it"],
+        );
     }
     assert!(!scratch.path("runs").exists() && !scratch.path("student").exists());
 }

@@ -8,6 +8,7 @@ mod killed;
 mod looking;
 mod measuring;
 mod pipeline;
+mod preflight;
 mod refused;
 mod rerun;
 mod segmentation;

@@ -1,10 +1,12 @@
 //! Measuring a run on real data: what is kept of it, and what becomes of a run that cannot be measured.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::Scratch;
+use crate::support::{Scratch, binary};
 
 const STUDENTS: &str = "runs/tiny/evaluate/students.json";
 const SUMMARY: &str = "runs/tiny/report/summary.json";
@@ -97,12 +99,26 @@ fn data_that_is_not_there_is_missed_before_the_first_stage() {
 fn a_run_that_cannot_be_measured_is_reported_all_the_same() {
     let scratch = Scratch::new();
     fs::create_dir_all(scratch.path("images/test/cat")).unwrap();
-    scratch.write("images/test/cat/broken.png", b"\x89PNG but no more");
-    scratch.fail("ssdkd", &["run", "tiny.toml", "--set", "evaluate.data=images"], 4, &["broken.png", "hint:"]);
-    let summary = read(&scratch, SUMMARY);
-    assert!(summary["student_accuracy"].is_null() && summary["teacher_accuracy"].is_null(), "{summary}");
-    assert_eq!(summary["distillation_steps"], 4, "{summary}");
+    let sheet = scratch.path("images/test/cat/one.png");
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    fs::copy(scratch.path("runs/tiny/report/buffer.png"), &sheet).unwrap();
+    let other = ["--set", "evaluate.data=images"];
+    let (plan, _) =
+        scratch.succeed("ssdkd", &[&["plan", "tiny.toml", "--shell", &bin(), "--force"][..], &other].concat());
+    // Whole before the first stage, and damaged before the last.
+    fs::write(&sheet, b"\x89PNG but no more").unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", &plan]).current_dir(scratch.folder.path()).env_remove("SSDKD_DATA").env_remove("SSDKD_RUNS");
+    let output = shell.output().expect("sh");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(4) && said.contains("one.png") && said.contains("hint:"), "{said}");
+    assert_eq!(read(&scratch, SUMMARY)["distillation_steps"], 4);
     fs::rename(scratch.path("images"), scratch.path("moved")).unwrap();
-    scratch.fail("ssdkd", &["evaluate", "runs/tiny"], 3, &["images is missing"]);
+    scratch.fail("ssdkd", &["evaluate", "runs/tiny", "--set", "evaluate.data=images"], 3, &["images is missing"]);
     scratch.succeed("ssdkd", &["evaluate", "runs/tiny", "--set", "evaluate.data=shapes:0"]);
+}
+
+/// The folder of the programs.
+fn bin() -> String {
+    binary("ssdkd").parent().and_then(Path::to_str).expect("a UTF-8 path").into()
 }

@@ -159,7 +159,7 @@ fn check_read_refused(change: impl Fn(&Path), code: Code, parts: &[&str]) {
 #[test]
 fn nothing_is_read_that_is_not_what_the_manifest_says() {
     let file = "student.safetensors";
-    let bytes = ["student.safetensors", "3 bytes instead of 11", "ssdkd mend", "/0007"];
+    let bytes = ["student.safetensors", "3 bytes instead of 11", "ssdkd repair", "/0007"];
     check_read_refused(|folder| fs::write(folder.join(file), b"the").unwrap(), Code::Integrity, &bytes);
     let flipped = ["student.safetensors", "its BLAKE3 is"];
     check_read_refused(|folder| fs::write(folder.join(file), b"the studenu").unwrap(), Code::Integrity, &flipped);

@@ -1,4 +1,4 @@
-//! `ssdkd clean`: removes what of a run takes up room and nothing needs.
+//! `ssdkd gc`: garbage collection, of files that a run no longer needs.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -8,21 +8,21 @@ use clap::Args;
 use ssdkd_context::Context;
 use ssdkd_stage::{CommonArgs, RunArgs, RunFolder, RunLock, exit, remove};
 
-use crate::own::count_only_own;
+use crate::current::count_only_current;
 use crate::run::STAGE_NAMES;
 
-/// `ssdkd clean`
+/// `ssdkd gc`
 #[derive(Debug, Args)]
-pub struct CleanArgs {
+pub struct GcArgs {
     /// The folder of a run
     #[arg(value_name = "RUN")]
     run: PathBuf,
 
-    /// Image shards, too, of which no image is in the last buffer or in one that other settings would go on from; `ssdkd mend` makes them again
+    /// Include image shards without an image in the buffer; `ssdkd repair` rebuilds them
     #[arg(long)]
     shards: bool,
 
-    /// Remove what is listed, and do not only list it
+    /// Delete the listed files
     #[arg(long)]
     yes: bool,
 
@@ -30,16 +30,16 @@ pub struct CleanArgs {
     common: CommonArgs,
 }
 
-/// Lists what nothing needs: what interrupted processes left, state that later rounds made useless, rounds that the recipe no
-/// longer has. With `--yes` it is removed, under the run's lock.
-pub fn clean(arguments: &CleanArgs) -> Result<()> {
+/// Lists files that the run no longer needs: those of interrupted processes, state that later rounds replaced, rounds that the recipe
+/// no longer has. With `--yes` deletes them, under the run's lock.
+pub fn gc(arguments: &GcArgs) -> Result<()> {
     let threads = arguments.common.set_up()?;
     let run = RunFolder::open(&arguments.run)?;
     // The lock finishes what a crash interrupted: some of what looks like debris is a result.
-    let lock = if arguments.yes { Some(RunLock::acquire(&run, "ssdkd clean")?) } else { None };
+    let lock = if arguments.yes { Some(RunLock::acquire(&run, "ssdkd gc")?) } else { None };
     let run_arguments = RunArgs { recipe: arguments.run.clone(), ..RunArgs::default() };
     let mut context = Context::look(&run_arguments, false, threads)?;
-    count_only_own(&mut context, threads)?;
+    count_only_current(&mut context, threads)?;
     let (rounds, states) = (context.recipe().total_rounds(), context.recipe().keep.states);
     let starting_points = context.recipe().starting_points();
 
@@ -65,7 +65,7 @@ pub fn clean(arguments: &CleanArgs) -> Result<()> {
         remove(&found)?;
         writeln!(text, "{} files and folders removed, {bytes} bytes", found.len())?;
     } else {
-        writeln!(text, "{} files and folders could go, {bytes} bytes; --yes removes them", found.len())?;
+        writeln!(text, "{} files and folders could go, {bytes} bytes; --yes deletes them", found.len())?;
     }
     Ok(exit::print(&text)?)
 }

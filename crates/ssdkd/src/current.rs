@@ -12,7 +12,7 @@ use ssdkd_stage::{RunArgs, State};
 use crate::run::{self, STAGE_NAMES};
 
 /// Has `context` count the run's own rounds alone, and says so if there are others.
-pub fn count_only_own(context: &mut Context, threads: usize) -> Result<()> {
+pub fn count_only_current(context: &mut Context, threads: usize) -> Result<()> {
     let root = context.run().root().to_path_buf();
     let mut judged = Context::look(&RunArgs { recipe: root.clone(), ..RunArgs::default() }, false, threads)?;
     run::all_stages(&mut judged)?;

@@ -1,4 +1,4 @@
-//! `ssdkd mend`: makes damaged output again, and nothing else.
+//! `ssdkd repair`: rebuilds damaged output, and nothing else.
 //!
 //! A round of `invert` or `distill` goes on from the state that the round before left. Where that has been collected, it
 //! is made again on the way, from the last round that still has its own: on a CPU to the same bytes.
@@ -11,18 +11,18 @@ use clap::Args;
 use ssdkd_context::{Context, Outcome, Role};
 use ssdkd_stage::{CommonArgs, RunArgs, RunFolder, StageArgs, StageError, signals};
 
-use crate::own::count_only_own;
+use crate::current::count_only_current;
 use crate::run::{self, Stage};
 use crate::verify::missing_shards;
 
-/// `ssdkd mend`
+/// `ssdkd repair`
 #[derive(Debug, Args)]
-pub struct MendArgs {
+pub struct RepairArgs {
     /// The folder of a run
     #[arg(value_name = "RUN")]
     run: PathBuf,
 
-    /// What to make again, such as invert/0007 [default: all that `ssdkd verify` finds damaged]
+    /// What to rebuild, such as invert/0007 [default: all that `ssdkd verify` finds damaged]
     #[arg(value_name = "STAGE/ROUND")]
     what: Vec<Output>,
 
@@ -51,7 +51,7 @@ impl FromStr for Output {
 }
 
 /// Makes what is damaged again, in the order of the run.
-pub fn mend(arguments: &MendArgs) -> Result<()> {
+pub fn repair(arguments: &RepairArgs) -> Result<()> {
     let threads = arguments.common.set_up()?;
     let run = RunFolder::open(&arguments.run)?;
     let mut wanted = if arguments.what.is_empty() { damaged(&run, threads)? } else { arguments.what.clone() };
@@ -64,12 +64,12 @@ pub fn mend(arguments: &MendArgs) -> Result<()> {
     let (recipe, common) = (arguments.run.clone(), arguments.common.clone());
     let stage_arguments =
         StageArgs { run: RunArgs { recipe, common, ..RunArgs::default() }, force: true, ..StageArgs::default() };
-    let mut context = Context::open(&stage_arguments, "ssdkd mend", threads)?;
+    let mut context = Context::open(&stage_arguments, "ssdkd repair", threads)?;
     for output in wanted {
         again(&mut context, output)?;
     }
     // What was needed on the way alone goes.
-    count_only_own(&mut context, threads)?;
+    count_only_current(&mut context, threads)?;
     for name in run::STAGE_NAMES {
         if let Some(last) = context.last_round(name)? {
             context.collect_state(name, last)?;
