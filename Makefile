@@ -19,7 +19,7 @@ OF_A_GPU := -p ssdkd-ops -p ssdkd-nn -p ssdkd-method --features cuda
 
 export SSDKD_DATA := $(DATA)
 
-.PHONY: help build build-cuda cuda-toolkit gpu-check test-simulated-gpu pipeline run invert balance sample distill evaluate report status test lint fmt \
+.PHONY: help build build-cuda cuda-toolkit gpu-check test-simulated-gpu pipeline run invert balance sample distill evaluate report status test lint doc fmt \
         bench bench-pytorch sanitize fuzz fuzz-short kills deny data-cifar10 data-cifar100 data-camvid teacher-shapes teacher-shapes-masks teacher-camvid teacher-wrn-40-2 golden results python clean
 
 help: ## list the targets
@@ -71,6 +71,9 @@ lint: .cuda-simulated/cargo.toml ## rustfmt and clippy, warnings refused; the co
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --config .cuda-simulated/cargo.toml --release $(OF_A_GPU) --all-targets -- -D warnings
+
+doc: ## the documentation of all code into target/doc, warnings refused
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --document-private-items
 
 fmt: ## format the sources
 	$(CARGO) fmt --all

@@ -79,8 +79,8 @@ fn a_buffer_that_is_never_full_is_warned_of() {
 
 #[test]
 fn a_step_larger_than_the_first_images_is_warned_of() {
-    let parts = ["the student starts with 6 images", "distill.batch is 8"];
-    check_warned(&["invert.batch=2", "invert.batches=1", "balance.capacity=8", "run.rounds=4"], &parts);
+    let parts = ["the student starts with 12 images", "distill.batch is 16"];
+    check_warned(&["invert.batch=4", "invert.batches=1", "balance.capacity=16", "distill.batch=16"], &parts);
 }
 
 #[test]
