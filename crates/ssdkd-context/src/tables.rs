@@ -70,14 +70,14 @@ impl Context {
             ensure!(
                 found == wanted,
                 "{}: images of {found:?} (C, H, W) where the teacher takes {wanted:?}\n\
-                 hint: `ssdkd run` makes them again for this teacher",
+                 hint: `ssdkd run` rebuilds them for this teacher",
                 path.display()
             );
             let (found, wanted) = (shard.info.class_names.len(), self.teacher_card().classes);
             ensure!(
                 found == wanted,
                 "{}: labels of {found} classes where the teacher knows {wanted}\n\
-                 hint: `ssdkd run` makes them again for this teacher",
+                 hint: `ssdkd run` rebuilds them for this teacher",
                 path.display()
             );
             Rc::new(KeptShard { shard, on_gpu: OnceCell::new() })
@@ -227,7 +227,7 @@ impl Context {
         if read.as_ref() != Some(&there) {
             let [made, reader] = [(input, of), (stage, round)].map(|(stage, of)| self.run().folder(stage, of));
             let message = format!(
-                "{} was made again since {} was made from it\nhint: `ssdkd run` makes what follows from it again",
+                "{} was rebuilt after {} was made from it\nhint: `ssdkd run` rebuilds what depends on it",
                 made.display(),
                 reader.display()
             );

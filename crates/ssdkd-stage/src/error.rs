@@ -44,7 +44,7 @@ pub enum StageError {
     /// Something that is needed now was collected after later rounds were complete.
     #[error(
         "the {what} that {stage} left in round {round} was collected: {} does not exist\n\
-         hint: `ssdkd run {}` makes it again where it is needed (keep.states and keep.shards keep more)",
+         hint: `ssdkd run {}` rebuilds it when it is needed (keep.states and keep.shards keep more)",
         path.display(), run.display()
     )]
     Collected {
@@ -106,7 +106,7 @@ pub enum StageError {
     #[error("{0}")]
     Usage(String),
     /// The user asked to stop.
-    #[error("stopped by {0}; what was complete is kept\nhint: run the same command again to go on from there")]
+    #[error("stopped by {0}; complete output is kept\nhint: run the same command again to resume")]
     Interrupted(Signal),
     /// An error of another crate, with the exit code that it deserves.
     #[error("{source}")]

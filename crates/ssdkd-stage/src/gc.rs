@@ -1,4 +1,4 @@
-//! What of a run takes up room that nothing needs, and removing it. Results are never among it.
+//! Garbage collection: files that a run no longer needs, and deleting them. Results are never among them.
 
 use std::collections::HashSet;
 use std::fs;
@@ -12,14 +12,14 @@ use crate::error::StageError;
 use crate::run_folder::{RunFolder, names_in, parse_round};
 use crate::system;
 
-/// A file or folder that nothing needs.
+/// A file or folder that the run no longer needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removable {
     /// Where it is.
     pub path: PathBuf,
     /// How much it holds.
     pub bytes: u64,
-    /// Why nothing needs it.
+    /// Why the run does not need it.
     pub why: &'static str,
 }
 
@@ -40,7 +40,7 @@ impl RunFolder {
         rounds.retain(|&round| round <= reached);
         rounds.truncate(if keep == 0 { 0 } else { rounds.len().saturating_sub(keep) });
         rounds.retain(|round| !also.contains(round));
-        self.files_of(stage, &rounds, Role::State, "later rounds go on from their own state")
+        self.files_of(stage, &rounds, Role::State, "later rounds have their own state")
     }
 
     /// Image shards of a stage that are not of the `wanted` rounds, nor of the newest.
@@ -109,7 +109,7 @@ impl RunFolder {
     }
 }
 
-/// Removes all of it; the bytes freed. Only under the run's lock.
+/// Deletes them and returns the bytes freed. Only under the run's lock.
 pub fn remove(removable: &[Removable]) -> Result<u64, StageError> {
     let mut freed = 0;
     for Removable { path, bytes, .. } in removable {

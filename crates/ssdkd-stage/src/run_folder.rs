@@ -215,7 +215,7 @@ impl RunFolder {
     }
 
     pub(crate) fn remake(&self, stage: &str, round: u32) -> String {
-        format!("`ssdkd repair {} {stage}/{}` makes it again", self.root.display(), round_name(round))
+        format!("`ssdkd repair {} {stage}/{}` rebuilds it", self.root.display(), round_name(round))
     }
 }
 

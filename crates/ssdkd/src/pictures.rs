@@ -28,7 +28,9 @@ const COLUMNS: usize = 16;
 pub fn draw(context: &mut Context) -> Result<Vec<PathBuf>> {
     let Some(round) = context.last_round("balance")? else {
         let root = context.run().root().display();
-        tracing::warn!("the report has no pictures: the run has no buffer yet\nhint: `ssdkd run {root}` goes on");
+        tracing::warn!(
+            "the report has no pictures: the run has no buffer yet\nhint: `ssdkd run {root}` resumes the run"
+        );
         return Ok(Vec::new());
     };
     let pictures: [(&str, Picture); 4] =

@@ -1,7 +1,7 @@
 //! `ssdkd repair`: rebuilds damaged output, and nothing else.
 //!
-//! A round of `invert` or `distill` goes on from the state that the round before left. Where that has been collected, it
-//! is made again on the way, from the last round that still has its own: on a CPU to the same bytes.
+//! A round of `invert` or `distill` resumes from the state of the round before. If that state was collected, `repair` rebuilds it
+//! first, from the last round that still has its own. On a CPU the bytes are the same.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -50,7 +50,7 @@ impl FromStr for Output {
     }
 }
 
-/// Makes what is damaged again, in the order of the run.
+/// Rebuilds what is damaged, in the order of the run.
 pub fn repair(arguments: &RepairArgs) -> Result<()> {
     let threads = arguments.common.set_up()?;
     let run = RunFolder::open(&arguments.run)?;
@@ -68,7 +68,7 @@ pub fn repair(arguments: &RepairArgs) -> Result<()> {
     for output in wanted {
         again(&mut context, output)?;
     }
-    // What was needed on the way alone goes.
+    // State that was needed on the way alone is collected.
     count_only_current(&mut context, threads)?;
     for name in run::STAGE_NAMES {
         if let Some(last) = context.last_round(name)? {
@@ -81,7 +81,7 @@ pub fn repair(arguments: &RepairArgs) -> Result<()> {
     Ok(())
 }
 
-/// Runs one stage of one round. What it needs of what was collected is made again first.
+/// Runs one stage of one round. Rebuilds collected files first if the stage needs them.
 pub fn run_with_collected(context: &mut Context, round: u32, (_, run): Stage) -> Result<Outcome> {
     let mut made = Vec::new();
     loop {
@@ -97,13 +97,13 @@ pub fn run_with_collected(context: &mut Context, round: u32, (_, run): Stage) ->
         if made.contains(&output) {
             return Err(error);
         }
-        tracing::warn!("{stage} {of:04}: its {what} was collected, and is made again as it is needed");
+        tracing::warn!("{stage} {of:04}: its {what} was collected; it is needed and is rebuilt");
         context.forced(|context| again(context, output))?;
         made.push(output);
     }
 }
 
-/// What `verify` complains about. A manifest that was made from something else is not damage: a run judges that.
+/// Returns the output that `verify` reports as damaged. Output of another recipe is stale and not damaged.
 fn damaged(run: &RunFolder, threads: usize) -> Result<Vec<Output>> {
     let shards = missing_shards(run, threads)?.into_iter();
     let mut found = shards.map(|round| Output { round, stage: 0 }).collect::<Vec<_>>();
@@ -127,7 +127,7 @@ fn again(context: &mut Context, Output { round, stage }: Output) -> Result<()> {
         let after = context.complete(name, round)?.digest.clone();
         if before.is_some_and(|before| before != after) {
             tracing::warn!(
-                "{name} {round:04}: made again, but not to what it was\nhint: `ssdkd run {}` makes what follows from it again",
+                "{name} {round:04}: rebuilt, but not to the same bytes\nhint: `ssdkd run {}` rebuilds what depends on it",
                 context.run().root().display()
             );
         }
@@ -135,7 +135,7 @@ fn again(context: &mut Context, Output { round, stage }: Output) -> Result<()> {
     Ok(())
 }
 
-/// The round to start from to make `round` of a stage again: the first whose predecessor still has its state.
+/// Returns the round to start from to rebuild `round` of a stage: the first whose predecessor still has its state.
 fn first_needed(run: &RunFolder, stage: &str, round: u32) -> Result<u32, StageError> {
     let mut first = round;
     while let Some(previous) = first.checked_sub(1) {

@@ -63,18 +63,16 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
     for round in shards {
         say(Damage {
             path: run.file("invert", round, SHARD),
-            reason: "not there, and images of the buffer are in it".into(),
-            remedy: format!("`ssdkd repair {} invert/{round:04}` makes it again", run.root().display()),
+            reason: "missing, and it holds images of the buffer".into(),
+            remedy: format!("`ssdkd repair {} invert/{round:04}` rebuilds it", run.root().display()),
             stale: false,
         })?;
     }
     let text = format!("{text}{files} files checked, {damaged} damaged in {}\n", run.root().display());
     exit::print(&exit::plain(&text))?;
     if damaged > 0 {
-        let message = format!(
-            "{damaged} files of {} are damaged\nhint: the list says what makes each again",
-            run.root().display()
-        );
+        let message =
+            format!("{damaged} files of {} are damaged\nhint: the list says how to rebuild each", run.root().display());
         return Err(StageError::other(Code::Integrity, message).into());
     }
     Ok(())

@@ -92,6 +92,11 @@ fn every_baseline_runs_and_all_can_be_compared() {
 #[test]
 fn a_run_without_a_report_is_not_compared() {
     let scratch = Scratch::new();
-    scratch.fail("ssdkd", &["compare", "runs/none"], 3, &["runs/none/report/summary.json", "hint: check the path: there is no folder runs/none"]);
+    scratch.fail(
+        "ssdkd",
+        &["compare", "runs/none"],
+        3,
+        &["runs/none/report/summary.json", "hint: check the path: there is no folder runs/none"],
+    );
     scratch.fail("ssdkd", &["compare", "--out", "none"], 3, &["none/results.json", "name the folders of runs"]);
 }

@@ -148,7 +148,7 @@ fn images_made_again_since_are_not_taken_for_those_of_the_buffer() {
     let scratch = Scratch::new();
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
     scratch.succeed("ssdkd-invert", &["tiny.toml", "--round", "3", "--set", "invert.lr_g=0.002"]);
-    let parts = ["invert/0003 was made again since runs/tiny/balance/0003 was made from it", "`ssdkd run`"];
+    let parts = ["invert/0003 was rebuilt after runs/tiny/balance/0003 was made from it", "`ssdkd run`"];
     scratch.fail("ssdkd-distill", &["tiny.toml", "--round", "3", "--force"], 4, &parts);
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
     scratch.succeed("ssdkd", &["verify", "runs/tiny"]);
@@ -163,7 +163,7 @@ fn nor_are_images_that_another_buffer_took() {
         scratch.succeed(stage, &["tiny.toml", "--round", "1", "--set", "invert.lr_g=0.002"]);
     }
     // The buffer of the second round names rows of the first, which are others now.
-    let parts = ["balance/0001 was made again since runs/tiny/balance/0002 was made from it", "`ssdkd run`"];
+    let parts = ["balance/0001 was rebuilt after runs/tiny/balance/0002 was made from it", "`ssdkd run`"];
     scratch.fail("ssdkd-distill", &["tiny.toml", "--round", "2", "--force"], 4, &parts);
     scratch.succeed("ssdkd", &["run", "tiny.toml", "--set", "keep.states=0"]);
     assert_eq!(scratch.artefacts("runs/tiny"), before);
@@ -175,7 +175,7 @@ fn what_other_settings_made_does_not_count() {
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
     // Begun again with another seed, and not finished: all later rounds are those of before.
     let (_, err) = scratch.succeed("ssdkd", &["run", "tiny.toml", "--set", "run.seed=4", "--round", "0"]);
-    assert!(err.contains("are not of its recipe as it is now, and do not count"), "{err}");
+    assert!(err.contains("other settings than its recipe has now, and do not count"), "{err}");
     let summary = fs::read(scratch.path("runs/tiny/report/summary.json")).unwrap();
     let summary = serde_json::from_slice::<serde_json::Value>(&summary).unwrap();
     assert_eq!((&summary["seed"], &summary["distillation_steps"]), (&4.into(), &0.into()), "{summary}");

@@ -50,7 +50,7 @@ fn stopped_at_any_stage_it_says_how_to_go_on_and_ends_with_the_same_bytes() {
         let (found, said) = rest(child, lines);
         assert_eq!(found, Some(code), "{said}");
         assert!(said.contains("error: stopped by SIG"), "{said}");
-        assert!(said.contains("hint: run the same command again to go on from there"), "{said}");
+        assert!(said.contains("hint: run the same command again to resume"), "{said}");
     }
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
     assert_eq!(scratch.artefacts("runs/tiny"), undisturbed.artefacts("runs/tiny"));
