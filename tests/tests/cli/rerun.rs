@@ -100,7 +100,7 @@ fn collected_state_is_made_again_where_it_is_needed() {
         &["the state that invert left in round 0 was collected", "`ssdkd run runs/tiny`"],
     );
     let (_, err) = run(&scratch, "runs", &changes);
-    assert!(err.contains("invert 0000: its state was collected, and is made again as it is needed"), "{err}");
+    assert!(err.contains("invert 0000: its state was collected; it is needed and is rebuilt"), "{err}");
     check_as_from_nothing(&scratch, &changes);
 }
 
@@ -224,7 +224,7 @@ fn who_cannot_be_served_leaves_the_run_as_it_is() {
     let other = ["--round", "5", "--set", "invert.lr_g=0.002"];
     scratch.fail("ssdkd-invert", &[&collected[..], &other].concat(), 3, &["keep.states"]);
     assert_eq!(scratch.artefacts("runs/tiny"), before);
-    scratch.fail("ssdkd", &["run", "tiny.toml", "--set", "run.name=new", "--resume"], 2, &["nothing to go on from"]);
+    scratch.fail("ssdkd", &["run", "tiny.toml", "--set", "run.name=new", "--resume"], 2, &["nothing to resume"]);
     assert!(!scratch.path("runs/new").exists());
 }
 
