@@ -176,7 +176,7 @@ impl Context {
         Ok(load_recipe(arguments)?.0)
     }
 
-    /// Checks the recipe and the teacher of a run that was not begun with them yet; see [`preflight`](crate::preflight).
+    /// Checks the recipe and the teacher of a run that was not begun with them yet; see [`preflight`](crate::preflight()).
     pub fn preflight(&self) -> Result<Vec<Finding>> {
         if self.was_begun() {
             return Ok(Vec::new());

@@ -21,10 +21,10 @@ use scene::Scene;
 /// Height and width of an image, pixels.
 pub const SIDE: usize = 32;
 
-/// Images that [`open`](crate::open) makes for training.
+/// Images that [`open`](crate::open()) makes for training.
 pub const TRAIN_IMAGES: usize = 20_000;
 
-/// Images that [`open`](crate::open) makes for testing.
+/// Images that [`open`](crate::open()) makes for testing.
 pub const TEST_IMAGES: usize = 5_000;
 
 /// What the classes are called, in order.

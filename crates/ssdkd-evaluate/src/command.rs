@@ -25,7 +25,7 @@ pub struct EvaluateArgs {
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
 
-    /// The data set: a folder or a file (data/README.md), or drawn images: shapes[:SEED], shapes-masks[:SEED]
+    /// The data set: a folder or a file (data/README.md), or drawn images: shapes:SEED, shapes-masks:SEED
     #[arg(long, env = "SSDKD_DATA", value_name = "DATA")]
     pub data: String,
 

@@ -44,7 +44,7 @@ pub(crate) fn slice<'a>(tensor: &'a Tensor, operation: &str) -> Result<Slice<'a>
 /// `change` must not look into another tensor of the same storage: the lock is held.
 ///
 /// # Errors
-/// As [`slice`], and whatever `change` returns.
+/// As [`slice()`], and whatever `change` returns.
 pub(crate) fn update(
     tensor: &Tensor,
     operation: &'static str,

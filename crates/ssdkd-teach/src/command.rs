@@ -28,7 +28,7 @@ const MEASURING_BATCH: usize = 256;
                   Exit codes: 0 done or fresh, 1 failed, 2 usage, 3 missing input, 4 integrity, 130/143 signals"
 )]
 pub struct TeachArgs {
-    /// The training data: shapes[:SEED], shapes-masks[:SEED], or a data set's folder or file (data/README.md)
+    /// The training data: shapes:SEED, shapes-masks:SEED, or a data set's folder or file (data/README.md)
     #[arg(long, env = "SSDKD_DATA", value_name = "DATA")]
     pub data: String,
 

@@ -93,9 +93,10 @@ fn read_summary(run: &Path) -> Result<Summary> {
     let path = run.join("report").join(SUMMARY);
     let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
         ErrorKind::NotFound => {
-            let hint = match run.is_dir() {
-                true => format!("`ssdkd report {}` writes it", run.display()),
-                false => format!("check the path: there is no folder {}", run.display()),
+            let hint = if run.is_dir() {
+                format!("`ssdkd report {}` writes it", run.display())
+            } else {
+                format!("check the path: there is no folder {}", run.display())
             };
             StageError::Missing { what: "the run's summary".into(), path: path.clone(), hint }
         }

@@ -15,7 +15,7 @@ use ssdkd_ops::{Activation, Conv2dSpec, Value};
 use crate::layers::{BatchNorm2d, Conv2d, Draw, Linear};
 use crate::pass::Pass;
 
-/// See the [module](self). With latent 256 and width 64 it has 2,328,899 parameters for 32×32×3 images.
+/// The generator of the module's diagram. With latent 256 and width 64 it has 2,328,899 parameters for 32×32×3 images.
 pub struct Generator {
     linear: Linear,
     bn0: BatchNorm2d,

@@ -73,7 +73,7 @@ struct PreparedPhase {
 struct PreparedRegion {
     region: Region,
     runs: Vec<Vec<Run>>,
-    /// Of the most images that a unit takes: [image][row][column].
+    /// Of the most images that a unit takes: `[image][row][column]`.
     pixels: Vec<Pixel>,
 }
 

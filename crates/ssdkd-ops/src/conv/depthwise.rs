@@ -50,7 +50,7 @@ struct Job<'a> {
     row: usize,
     /// One image.
     input: &'a [f32],
-    /// [tap][channel]
+    /// `[tap][channel]`
     weight: &'a [f32],
     bias: &'a [f32],
 }
@@ -129,7 +129,7 @@ pub(crate) fn weight_gradient(path: SimdPath, shape: &ConvShape, input: &[f32], 
     }
 }
 
-/// Adds the products over one image into `sums` [tap][channel].
+/// Adds the products over one image into `sums` `[tap][channel]`.
 ///
 /// # Safety
 /// The CPU has the instructions of `V`.
@@ -168,7 +168,7 @@ unsafe fn add_products<V: Vector>(shape: &ConvShape, input: &[f32], gradient: &[
     }
 }
 
-/// (C, taps) as [tap][channel].
+/// (C, taps) as `[tap][channel]`.
 fn transpose(weight: &[f32], channels: usize, taps: usize) -> Vec<f32> {
     (0..taps * channels).map(|at| weight[at % channels * taps + at / channels]).collect()
 }

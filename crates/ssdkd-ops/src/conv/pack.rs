@@ -57,7 +57,7 @@ pub(crate) struct PackedPhase {
     depth: usize,
     /// Rows of weights that are worked through before the next: few enough to stay in L2 while all pixels pass.
     pub segments: Vec<Range<usize>>,
-    /// [block][depth][width of the block]
+    /// `[block][depth][width of the block]`
     weights: Vec<f32>,
 }
 

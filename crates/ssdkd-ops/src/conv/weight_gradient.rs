@@ -60,7 +60,7 @@ struct Cell {
     inputs: usize,
     /// Index of the block of output channels.
     block: usize,
-    /// Where the sums lie in a partial gradient: [tap][input channel][width of the block].
+    /// Where the sums lie in a partial gradient: `[tap][input channel][width of the block]`.
     offset: usize,
 }
 
@@ -171,9 +171,9 @@ thread_local! {
 
 /// Numbers copied side by side, kept by the thread for the next unit.
 struct Scratch {
-    /// [block][image][row][column][width of the block]
+    /// `[block][image][row][column][width of the block]`
     gradient: Vec<f32>,
-    /// [image][row][column][channel of the tile]
+    /// `[image][row][column][channel of the tile]`
     input: Vec<f32>,
 }
 
@@ -352,7 +352,7 @@ struct Job {
     columns: usize,
     input: View,
     gradient: View,
-    /// [input channel][width of the block]
+    /// `[input channel][width of the block]`
     sums: *mut f32,
 }
 
