@@ -69,13 +69,17 @@ struct Residual {
     bottleneck: bool,
     /// Batch norm before each convolution.
     pre_activation: bool,
-    /// The convolutions of its blocks have biases.
-    biased: bool,
+    /// Where it differs from a supported network in more than names.
+    remark: &'static str,
     /// The 3×3 convolutions are grouped.
     grouped: bool,
     /// Modules of a block that an ordinary one does not have.
     others: Vec<String>,
 }
+
+/// A wide residual network that is another function than a supported one.
+const MELIKETOY: &str =
+    ", as in meliketoy/wide-resnet.pytorch: its shortcuts start before batch norm, those of a supported WRN behind it";
 
 fn residual(shapes: &Shapes) -> Option<String> {
     let network = Residual::read(shapes)?;
@@ -127,7 +131,11 @@ impl Residual {
                 (first, shape("layer1.0.conv2.weight".into())),
                 (&[width, ..], Some(&[_, inputs, ..])) if inputs < width
             ),
-            biased: shape("layer1.0.conv1.bias".into()).is_some(),
+            remark: if norm_of_inputs && blocks.len() == 3 && shape("layer1.0.conv1.bias".into()).is_some() {
+                MELIKETOY
+            } else {
+                ""
+            },
             others,
             blocks,
         })
@@ -175,14 +183,10 @@ impl Residual {
             others => format!(", with {others} in its blocks"),
         };
         let blocks = list(&self.blocks);
-        let mut text = format!(
-            "a {before}{kind}residual network with groups of {blocks} blocks{name}{channels} and {stem}{grouped}{others}"
-        );
-        if self.pre_activation && self.biased && self.blocks.len() == 3 {
-            // Another function than that of a supported wide residual network, not only other names.
-            text += ", as in meliketoy/wide-resnet.pytorch: its shortcuts start before batch norm, those of a supported WRN behind it";
-        }
-        text
+        format!(
+            "a {before}{kind}residual network with groups of {blocks} blocks{name}{channels} and {stem}{grouped}{others}{}",
+            self.remark
+        )
     }
 
     /// What papers call it.
