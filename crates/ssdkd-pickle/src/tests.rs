@@ -121,7 +121,7 @@ fn the_state_of_an_object_is_kept() {
 #[test]
 fn values_are_taken_twice_and_thrown_away() {
     let (pickle, _) = read(b"K\x01(K\x02K\x0312\x86.").unwrap();
-    assert_eq!(pickle.root().elements().unwrap().map(|value| value.int()).collect::<Vec<_>>(), [Some(1); 2]);
+    assert_eq!(pickle.root().elements().unwrap().map(super::value::Value::int).collect::<Vec<_>>(), [Some(1); 2]);
 }
 
 #[test]
