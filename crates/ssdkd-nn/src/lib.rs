@@ -15,6 +15,7 @@ mod pass;
 pub mod random;
 pub mod schedule;
 mod store;
+pub mod views;
 pub mod weights;
 
 pub use architecture::{
@@ -29,3 +30,4 @@ pub use network::{Network, NetworkSpec};
 pub use optimizer::{Adam, Sgd};
 pub use pass::{Pass, Tap};
 pub use store::Store;
+pub use views::{CropFlipSettings, ViewSettings};

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
-use ssdkd_nn::{Architecture, schedule};
+use ssdkd_nn::{Architecture, CropFlipSettings, schedule};
 
 /// How a teacher is trained. Flags of the command, and part of the checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Args)]
@@ -89,6 +89,14 @@ pub enum Schedule {
 }
 
 impl TeachSettings {
+    /// Returns the crops and flips of the training images.
+    pub fn views(&self) -> CropFlipSettings {
+        if self.no_augment {
+            return CropFlipSettings::OFF;
+        }
+        CropFlipSettings { crop_padding: self.crop_padding as usize, flip: !self.no_flip }
+    }
+
     /// The learning rate of step `step` (from 0) of `total`.
     pub fn learning_rate(&self, step: u64, total: u64) -> f64 {
         match self.schedule {

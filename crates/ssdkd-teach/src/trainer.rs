@@ -212,18 +212,9 @@ impl<'a> Trainer<'a> {
 
     /// How the images of the present step are cropped and mirrored.
     fn views(&self, batch: usize) -> Option<CropFlip> {
-        if self.settings.no_augment {
-            return None;
-        }
         let Position { epoch, step, .. } = self.position;
         let mut rng = stream(self.settings.seed, "teach views", &[epoch.into(), step]);
-        let padding = self.settings.crop_padding as usize;
-        let mut how = CropFlip { offsets: Vec::new(), flips: Vec::new(), padding };
-        for _ in 0..batch {
-            how.offsets.push((below(&mut rng, 2 * padding + 1), below(&mut rng, 2 * padding + 1)));
-            how.flips.push(below(&mut rng, 2) == 1 && !self.settings.no_flip);
-        }
-        Some(how)
+        self.settings.views().draw(batch, &mut rng)
     }
 
     /// What the views of the present step are to be taken for.
