@@ -50,7 +50,7 @@ fn recipes() {
 
 fn manifests() {
     let digest = digest::of_bytes(b"x");
-    let parameters = json!({"distill": {"lr": 0.2, "steps": 40, "augment": {"flip": true}}, "run": {"rounds": 60}});
+    let parameters = json!({"distill": {"lr": 0.2, "steps": 40, "views": {"flip": true}}, "run": {"rounds": 60}});
     let mut input = FingerprintInput::new("distill", 3, 2, 18_446_744_073_709_551_615, parameters);
     input.inputs = BTreeMap::from([("teacher".into(), digest.clone()), ("sample/0002".into(), digest.clone())]);
     let entry = |path: &str, rows, role| FileEntry { path: path.into(), bytes: 1, blake3: digest.clone(), rows, role };
@@ -183,7 +183,15 @@ fn shards() {
     table("classes", &[class(0, Some(0.5)), class(1, None)]);
     table("priorities", &[PriorityRow { sample_id: 0, kl: None, priority: 0.1, probability: 1.0, weight: 1.0 }]);
     table("draws", &[0, 1].map(|slot| DrawRow { step: 0, slot, sample_id: 3, weight: 0.5 }));
-    let step = StepRow { step: 0, lr: 0.1, loss: 2.0, kl: 1.0, agreement: 0.5, gradient_norm: 3.0 };
+    let step = StepRow {
+        step: 0,
+        lr: 0.1,
+        loss: 2.0,
+        feature_distillation: Some(0.5),
+        kl: 1.0,
+        agreement: 0.5,
+        gradient_norm: 3.0,
+    };
     table("steps", &[step]);
     table("observed", &[ObservedRow { step: 0, slot: 0, sample_id: 3, kl: 0.5 }]);
     for format in [PixelFormat::U8, PixelFormat::F32] {
@@ -192,10 +200,14 @@ fn shards() {
             target: 0,
             teacher_class: 1,
             teacher_confidence: 0.5,
-            loss_batch_norm: 1.0,
-            loss_task: 0.5,
-            loss_balance: 0.25,
-            loss_adversarial: 0.0,
+            loss_batch_norm: Some(1.0),
+            loss_class: Some(0.5),
+            loss_balance: Some(0.25),
+            loss_activation: None,
+            loss_adversarial: Some(0.0),
+            loss_total_variation: None,
+            loss_l2: None,
+            loss_contrastive: None,
             loss_total: 1.75,
             round: 1,
         };

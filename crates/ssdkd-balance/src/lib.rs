@@ -11,14 +11,14 @@ use std::collections::HashMap;
 use anyhow::Result;
 use serde_json::json;
 use ssdkd_context::{Context, Outcome, Plan};
-use ssdkd_method::{Member, Modulation, ReplayBuffer, Trouble};
+use ssdkd_method::{FailedCheck, Member, Modulation, ReplayBuffer};
 use ssdkd_nn::Task;
 use ssdkd_shards::{BufferRow, ClassRow, ImageShard};
 
 /// The stage's name: its folder, its section of the recipe, its binary.
 pub const STAGE: &str = "balance";
 /// Raised by hand when the same recipe gives other results.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Takes in round `round`'s images and evicts as many, unless that is done already.
 pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
@@ -41,19 +41,19 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     };
     let mut buffer = ReplayBuffer::from_members(settings, classes, held)?;
     let modulation = Modulation::new(phi, &buffer.class_counts());
-    let arrivals = arrivals(&*context.shard(round)?, &modulation, round);
-    let arrived = arrivals.len();
-    let evicted = buffer.insert(arrivals)?.len();
+    let new_samples = new_samples(&*context.shard(round)?, &modulation, round);
+    let added = new_samples.len();
+    let evicted = buffer.insert(new_samples)?.len();
 
     let members = buffer.members().iter().map(to_row).collect::<Vec<_>>();
     let classes = class_rows(&buffer, &context.teacher_card().class_labels());
     job.metric("members", buffer.len() as f64);
-    job.metric("arrived", arrived as f64);
+    job.metric("new_samples", added as f64);
     job.metric("evicted", evicted as f64);
     let counts = buffer.class_counts();
     // Of pixels, a class may be in every image and the most of none.
     if context.teacher_card().architecture.task == Task::Images {
-        context.heed(STAGE, round, Trouble::of_buffer(&counts))?;
+        context.report_health(STAGE, round, FailedCheck::of_buffer(&counts))?;
     }
     job.metric("smallest_class", counts.iter().min().map_or(0.0, |&count| count as f64));
     job.metric("largest_class", counts.iter().max().map_or(0.0, |&count| count as f64));
@@ -92,8 +92,8 @@ fn members_of(context: &mut Context, round: u32) -> Result<Vec<Member>> {
     Ok(members.collect())
 }
 
-/// The new shard's images as members; `insert` gives them their priority.
-fn arrivals(shard: &ImageShard, modulation: &Modulation, round: u32) -> Vec<Member> {
+/// Returns the new shard's images as members; `insert` gives them their priority.
+fn new_samples(shard: &ImageShard, modulation: &Modulation, round: u32) -> Vec<Member> {
     let members = shard.samples.iter().enumerate().map(|(row, sample)| Member {
         sample_id: sample.sample_id,
         row: row as u32,

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use candle_core::Device;
 use serde_json::json;
-use ssdkd_method::Trouble;
+use ssdkd_method::FailedCheck;
 use ssdkd_nn::{Architecture, CardError, NetworkSpec, OPEN_GPU, TeacherCard, device_name};
 use ssdkd_shards::{FileEntry, Timing, canonical, digest};
 use ssdkd_stage::exit::{self, Code};
@@ -22,7 +22,7 @@ use crate::command::{command_in, command_of, quote, with_command};
 use crate::job::{Job, Plan, Spent};
 use crate::kept::Kept;
 use crate::preflight::{Finding, preflight};
-use crate::recipe::{OnTrouble, Recipe, RecipeError};
+use crate::recipe::{OnFailedCheck, Recipe, RecipeError};
 use crate::tables::Line;
 
 /// How a stage deals with what is there.
@@ -122,6 +122,7 @@ impl Context {
         let (recipe, mut card_path) = load_recipe(arguments)?;
         let root =
             if arguments.recipe.is_dir() { arguments.recipe.clone() } else { arguments.runs.join(&recipe.run.name) };
+        refuse_older_run(&RunFolder::at(&root))?;
         if options.mode == Mode::Read {
             let run = RunFolder::at(&root);
             if !run.recipe().is_file() {
@@ -419,15 +420,15 @@ impl Context {
         digest::of_bytes(canonical::to_string(&what).as_bytes())
     }
 
-    /// Says what is wrong, if anything; ends the stage where the recipe wants that.
+    /// Reports a failed health check. Ends the stage if the recipe says so.
     ///
-    /// To be asked before [`finish`](Self::finish): what is finished is fresh, and would be gone on from.
-    pub fn heed(&self, stage: &str, round: u32, trouble: Option<Trouble>) -> Result<()> {
-        let Some(trouble) = trouble else { return Ok(()) };
-        if self.recipe.run.trouble == OnTrouble::Stop {
-            bail!("{stage} {round:04}: {trouble}\nhint: run.trouble = \"warn\" goes on all the same");
+    /// Call it before [`finish`](Self::finish): finished output is fresh, and the run would resume from it.
+    pub fn report_health(&self, stage: &str, round: u32, failed: Option<FailedCheck>) -> Result<()> {
+        let Some(failed) = failed else { return Ok(()) };
+        if self.recipe.run.on_failed_check == OnFailedCheck::Stop {
+            bail!("{stage} {round:04}: {failed}\nhint: run.on_failed_check = \"warn\" continues the run all the same");
         }
-        tracing::warn!("{stage} {round:04}: {trouble}");
+        tracing::warn!("{stage} {round:04}: {failed}");
         Ok(())
     }
 
@@ -515,12 +516,17 @@ impl Context {
 /// The recipe that `arguments` name, and where its teacher's card is.
 pub(crate) fn load_recipe(arguments: &RunArgs) -> Result<(Recipe, PathBuf), StageError> {
     let path = &arguments.recipe;
-    let path = if path.is_dir() { RunFolder::open(path)?.recipe() } else { path.clone() };
-    if !path.exists() && path.extension().is_none_or(|ending| ending != "toml") {
-        return Err(no_such_run(arguments));
-    }
-    let recipe =
-        Recipe::load(&path, &arguments.set).map_err(|error: RecipeError| StageError::other(Code::Usage, error))?;
+    let (path, recipe) = if path.is_dir() {
+        let path = RunFolder::open(path)?.recipe();
+        let recipe = Recipe::load_frozen(&path, &arguments.set);
+        (path, recipe)
+    } else {
+        if !path.exists() && path.extension().is_none_or(|ending| ending != "toml") {
+            return Err(no_such_run(arguments));
+        }
+        (path.clone(), Recipe::load(path, &arguments.set))
+    };
+    let recipe = recipe.map_err(|error: RecipeError| StageError::other(Code::Usage, error))?;
     let card_path = path.parent().unwrap_or(Path::new("")).join(&recipe.teacher.card);
     Ok((recipe, card_path))
 }
@@ -573,6 +579,15 @@ const WEIGHT_FILES: [&str; 7] = ["safetensors", "pth", "pt", "th", "tar", "bin",
 fn student_architecture(recipe: &Recipe) -> Result<Architecture, StageError> {
     let architecture = recipe.student.architecture.parse::<Architecture>();
     architecture.map_err(|error| StageError::Usage(format!("student.architecture: {error}")))
+}
+
+/// Refuses a run folder of an older program, whatever recipe it was asked for with.
+fn refuse_older_run(run: &RunFolder) -> Result<(), StageError> {
+    match Recipe::load_frozen(&run.recipe(), &[]) {
+        Err(error @ RecipeError::OlderRun { .. }) => Err(StageError::other(Code::Usage, error)),
+        // A recipe that is not there or damaged is the business of those that use it.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// A card that is not there is a missing input; one that does not fit is damaged.

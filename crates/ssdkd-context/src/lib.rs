@@ -11,7 +11,7 @@ mod kept;
 mod models;
 pub mod preflight;
 mod program;
-mod recipe;
+pub mod recipe;
 mod tables;
 
 pub mod images;
@@ -23,8 +23,8 @@ pub use models::STUDENT;
 pub use preflight::{Finding, Severity, preflight, preflight_teacher};
 pub use program::{StageCommand, finish, stage_main};
 pub use recipe::{
-    EvaluateSettings, KeepSettings, KeepShards, OnTrouble, Recipe, RecipeError, RunSettings, Start, StudentSettings,
-    TeacherSettings,
+    EvaluateSettings, KeepSettings, KeepShards, OnFailedCheck, Recipe, RecipeError, RunSettings, Start,
+    StudentSettings, TeacherSettings,
 };
 pub use ssdkd_shards::Role;
 pub use tables::{SHARD, shard_path};

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use anyhow::Result;
 use serde_json::json;
 use ssdkd_context::{Context, Job, Outcome, Plan, Role, STUDENT};
-use ssdkd_method::{Distiller, Trouble};
+use ssdkd_method::{Distiller, FailedCheck};
 use ssdkd_nn::{Network, weights};
 use ssdkd_shards::{ObservedRow, StepRow};
 
@@ -21,7 +21,7 @@ use crate::views::Views;
 /// The stage's name: its folder, its section of the recipe, its binary.
 pub const STAGE: &str = "distill";
 /// Raised by hand when the same recipe gives other results.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// Where student and optimiser are kept between rounds: together, as the optimiser moves that student's weights.
@@ -57,11 +57,15 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
             sample_id: draw.sample_id,
             kl,
         }));
-        progress.advance(1, || format!("loss {:.3} agreement {:.2}", report.loss, report.agreement));
+        progress.advance(1, || {
+            let features = report.feature_distillation.map(|distance| format!(" feature_distillation {distance:.3}"));
+            format!("loss {:.3}{} agreement {:.2}", report.loss, features.unwrap_or_default(), report.agreement)
+        });
         steps.push(StepRow {
             step: index as u32,
             lr: report.lr,
             loss: report.loss,
+            feature_distillation: report.feature_distillation,
             kl: report.disagreement.iter().sum::<f32>() / report.disagreement.len() as f32,
             agreement: report.agreement,
             gradient_norm: report.gradient_norm,
@@ -81,11 +85,15 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     };
     let steps_so_far = u64::from(distilling_round) * settings.steps as u64 + steps.len() as u64;
     let (loss, agreement) = (mean(|row| row.loss), mean(|row| row.agreement));
-    // Of pixels most are background: who says so of all of them is right more often than one in so many classes.
+    // Most pixels are background: a guess of it is right more often than one in so many classes.
     let guess = (teacher.rows_per_image() == 1).then(|| 1.0 / teacher.classes() as f64);
-    context.heed(STAGE, round, Trouble::of_student(loss, before, agreement, steps_so_far, guess))?;
+    let failed = FailedCheck::of_student(loss, before, agreement, steps_so_far, guess);
+    context.report_health(STAGE, round, failed)?;
     job.metric("steps", steps.len() as f64);
     job.metric("loss", loss);
+    if steps.iter().any(|row| row.feature_distillation.is_some()) {
+        job.metric("feature_distillation", mean(|row| row.feature_distillation.unwrap_or_default()));
+    }
     job.metric("kl", mean(|row| row.kl));
     job.metric("agreement", agreement);
     job.metric("lr", steps.last().map_or(0.0, |row| row.lr));

@@ -7,8 +7,9 @@
 use anyhow::Result;
 use serde_json::json;
 use ssdkd_context::{Context, Job, Outcome, Plan, Role, SHARD, images};
+use ssdkd_method::inversion::start;
 use ssdkd_method::{
-    Answers, Diversity, ImageFormat, Inversion, Modulation, Objective, Position, Strategy, Synthesis, Trouble,
+    Diversity, FailedCheck, ImageFormat, Inversion, Modulation, Objective, Position, Predictions, Synthesis, Term,
 };
 use ssdkd_nn::weights;
 use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, PixelFormat, Pixels, SampleRow};
@@ -16,7 +17,7 @@ use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, PixelFormat, Pixels, Sa
 /// The stage's name: its folder, its section of the recipe, its binary.
 pub const STAGE: &str = "invert";
 /// Raised by hand when the same recipe gives other results.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 const GENERATOR: &str = "generator.safetensors";
 
@@ -51,8 +52,8 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let mut inversion = generator_before(context, round)?;
 
     let mut batches = Vec::with_capacity(settings.batches);
-    let heed = || job.check_interrupted().map_err(candle_core::Error::msg);
-    let objective = Objective::new(&settings, &teacher, student.as_deref(), &modulation).heeding(&heed);
+    let interrupt = || job.check_interrupted().map_err(candle_core::Error::msg);
+    let objective = Objective::new(settings.loss, &teacher, student.as_deref(), &modulation).interruptible(&interrupt);
     let progress = context.progress(STAGE, round, settings.batches as u64);
     for batch in 0..settings.batches as u32 {
         let position = Position { seed, round, distilling_round, batch };
@@ -61,8 +62,8 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
         job.check_interrupted()?;
         let made = made?;
         progress.advance(1, || {
-            let terms = &made.terms;
-            format!("bn {:.2} ce {:.2} adv {:.2}", terms.batch_norm, terms.task, terms.adversarial)
+            let terms = made.loss.terms().iter().map(|(term, value)| format!("{} {value:.2}", term.name()));
+            terms.collect::<Vec<_>>().join(" ")
         });
         batches.push(made);
     }
@@ -71,17 +72,15 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let shard = shard(&batches, settings.image_format, &job, context)?;
     let confidences = shard.samples.iter().map(|row| row.teacher_confidence).collect::<Vec<_>>();
     let classes = context.teacher_card().classes;
-    context.heed(STAGE, round, Trouble::of_images(&shard.pixels.to_unit(), &confidences, classes))?;
+    context.report_health(STAGE, round, FailedCheck::of_images(&shard.pixels.to_unit(), &confidences, classes))?;
     job.metric("images", shard.samples.len() as f64);
-    for (name, term) in [
-        ("loss_bn", mean(&batches, |made| made.terms.batch_norm)),
-        ("loss_task", mean(&batches, |made| made.terms.task)),
-        ("loss_balance", mean(&batches, |made| made.terms.balance)),
-        ("loss_adversarial", mean(&batches, |made| made.terms.adversarial)),
-        ("loss", mean(&batches, |made| made.terms.total)),
-    ] {
-        job.metric(name, term);
+    for term in Term::ALL {
+        let values = batches.iter().filter_map(|made| made.loss.term(term)).collect::<Vec<_>>();
+        if !values.is_empty() {
+            job.metric(&format!("loss_{}", term.name()), mean(&values));
+        }
     }
+    job.metric("loss", mean(&batches.iter().map(|made| made.loss.total).collect::<Vec<_>>()));
     job.write(SHARD, &shard.encode()?, Some(shard.samples.len() as u64), Role::Shard)?;
     let state = weights::to_safetensors_bytes(&inversion.state_tensors())?;
     let digest = job.write(GENERATOR, &state, None, Role::State)?;
@@ -96,13 +95,13 @@ fn generator_before(context: &mut Context, round: u32) -> Result<Box<dyn Inversi
     let seed = context.recipe().run.seed;
     let (teacher, device) = (context.teacher()?, context.device()?.clone());
     let Some(previous) = round.checked_sub(1) else {
-        return Ok(Strategy::start(&settings, &teacher, seed, &device)?);
+        return Ok(start(&settings, &teacher, seed, &device)?);
     };
     let digest = context.file_digest(STAGE, previous, GENERATOR)?;
     if let Some(kept) = context.kept().take("generator", &digest) {
         return Ok(kept);
     }
-    let mut inversion = Strategy::start(&settings, &teacher, seed, &device)?;
+    let mut inversion = start(&settings, &teacher, seed, &device)?;
     inversion.load_state(context.read_tensors(STAGE, previous, GENERATOR)?)?;
     Ok(inversion)
 }
@@ -112,21 +111,29 @@ fn shard(batches: &[Synthesis], format: ImageFormat, job: &Job, context: &mut Co
     let teacher = context.teacher_card();
     let (mut samples, mut values, mut teacher_logits, mut masks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for made in batches {
-        let Answers { classes, confidences, logits, pixels } = &made.answers;
+        let Predictions { classes, confidences, logits, pixels } = &made.predictions;
         for ((&target, &teacher_class), &teacher_confidence) in made.targets.iter().zip(classes).zip(confidences) {
-            samples.push(SampleRow {
+            let mut row = SampleRow {
                 // Unique in a run: a round makes fewer than 2³² images.
                 sample_id: (u64::from(job.round()) << 32) | samples.len() as u64,
                 target,
                 teacher_class,
                 teacher_confidence,
-                loss_batch_norm: made.terms.batch_norm,
-                loss_task: made.terms.task,
-                loss_balance: made.terms.balance,
-                loss_adversarial: made.terms.adversarial,
-                loss_total: made.terms.total,
+                loss_batch_norm: None,
+                loss_class: None,
+                loss_balance: None,
+                loss_activation: None,
+                loss_adversarial: None,
+                loss_total_variation: None,
+                loss_l2: None,
+                loss_contrastive: None,
+                loss_total: made.loss.total,
                 round: job.round(),
-            });
+            };
+            for &(term, value) in made.loss.terms() {
+                *column(&mut row, term) = Some(value);
+            }
+            samples.push(row);
         }
         values.extend(images::to_planes(&made.images)?);
         teacher_logits.extend(logits.flatten_all()?.to_vec1::<f32>()?);
@@ -146,6 +153,20 @@ fn shard(batches: &[Synthesis], format: ImageFormat, job: &Job, context: &mut Co
     Ok(ImageShard { info, samples, pixels: Pixels::from_unit(&values, format), teacher_logits, teacher_masks })
 }
 
-fn mean(batches: &[Synthesis], term: impl Fn(&Synthesis) -> f32) -> f64 {
-    batches.iter().map(|made| f64::from(term(made))).sum::<f64>() / batches.len() as f64
+/// Returns the column of a term: each has one.
+fn column(row: &mut SampleRow, term: Term) -> &mut Option<f32> {
+    match term {
+        Term::BatchNorm => &mut row.loss_batch_norm,
+        Term::Class => &mut row.loss_class,
+        Term::Balance => &mut row.loss_balance,
+        Term::Activation => &mut row.loss_activation,
+        Term::Adversarial => &mut row.loss_adversarial,
+        Term::TotalVariation => &mut row.loss_total_variation,
+        Term::L2 => &mut row.loss_l2,
+        Term::Contrastive => &mut row.loss_contrastive,
+    }
+}
+
+fn mean(values: &[f32]) -> f64 {
+    values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64
 }

@@ -17,13 +17,10 @@ use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor, bail};
 use ssdkd_method::distillation::distillation_loss;
-use ssdkd_method::persistent_generator::PersistentGenerator;
-use ssdkd_method::{
-    AugmentSettings, DistillSettings, Distiller, Inversion as _, InvertSettings, Modulation, ModulationSettings,
-    Objective, Position,
-};
+use ssdkd_method::inversion::start;
+use ssdkd_method::{DistillSettings, Distiller, InvertSettings, Modulation, ModulationSettings, Objective, Position};
 use ssdkd_nn::random::{stream, uniform_tensor};
-use ssdkd_nn::{Architecture, Names, Network, NetworkSpec, Pass, Sgd};
+use ssdkd_nn::{Architecture, CropFlipSettings, Names, Network, NetworkSpec, Pass, Sgd, ViewSettings};
 use ssdkd_ops::{self as ops, CachingAllocator, Value};
 
 #[global_allocator]
@@ -250,14 +247,14 @@ fn train(network: Network, images: Tensor) -> Result<Step> {
 /// The generator, the teacher with all taps, the student as adversary; one Adam step; labels of the rounded images.
 fn invert(batch: usize, device: &Device) -> Result<Step> {
     let (teacher, student) = (build(TEACHER, device)?.frozen(), build(STUDENT, device)?);
-    let settings = InvertSettings { batch, augment: AugmentSettings::OFF, ..Default::default() };
-    let mut generator = PersistentGenerator::new(settings.clone(), &teacher, 0, device)?;
+    let settings = InvertSettings { batch, views: CropFlipSettings::OFF, ..Default::default() };
+    let mut generator = start(&settings, &teacher, 0, device)?;
     let modulation = Modulation::new(ModulationSettings::OFF, &[]);
     let mut index = 0;
     Ok(Box::new(move || {
         index += 1;
         let position = Position { seed: 0, round: 0, distilling_round: Some(0), batch: index };
-        let objective = Objective::new(&settings, &teacher, Some(&student), &modulation);
+        let objective = Objective::new(settings.loss, &teacher, Some(&student), &modulation);
         generator.synthesize(&objective, position).map(|_| ())
     }))
 }
@@ -265,7 +262,7 @@ fn invert(batch: usize, device: &Device) -> Result<Step> {
 /// The teacher's logits, the student's training step at T = 4, and what the step reports.
 fn distil(images: Tensor) -> Result<Step> {
     let (teacher, student) = (build(TEACHER, images.device())?.frozen(), build(STUDENT, images.device())?);
-    let settings = DistillSettings { lr: 1e-3, augment: AugmentSettings::OFF, ..Default::default() };
+    let settings = DistillSettings { lr: 1e-3, views: ViewSettings::OFF, ..Default::default() };
     let mut distiller = Distiller::new(settings, &teacher, &student, 0)?;
     Ok(Box::new(move || {
         distiller.step(&teacher, &student, &images, None, (0, 1), &mut stream(0, "views", &[])).map(|_| ())

@@ -4,8 +4,8 @@
 //! samples, 10 % of the original data set's size, and replaces a part of them at a time \[P\]; at 1 % it is still
 //! stable \[S\]. Which samples have to go is not known from the abstract, so it is a setting \[O\]:
 //!
-//! - `crowded`: from the class that holds the most samples, the one with the lowest priority; again and again
-//! - `crowded-fifo`: from the class that holds the most samples, the oldest; again and again
+//! - `class-balanced`: from the class that holds the most samples, the one with the lowest priority; again and again
+//! - `class-balanced-fifo`: from the class that holds the most samples, the oldest; again and again
 //! - `fifo`: the oldest
 //! - `lowest-priority`: the one with the lowest priority, whatever its class
 //!
@@ -19,51 +19,54 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::check;
 use crate::modulation::Factors;
+use crate::range;
 
-/// `[balance]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The replay buffer: how many images it holds, and which it evicts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BalanceSettings {
-    /// Samples the buffer holds; 10 % of the original training set in the paper (5,000 for CIFAR-10) \[S\].
+    /// Images that the buffer holds \[S: 10 % of the original training set\].
+    #[schemars(range(min = 1, max = 100_000_000))]
     pub capacity: usize,
-    /// Who has to go when new samples arrive.
+    /// Which images leave when new ones come.
     pub eviction: Eviction,
-    /// The priority that new samples enter with.
-    pub arrivals: Arrivals,
+    /// The priority that new images enter with.
+    pub new_sample_priority: NewSamplePriority,
 }
 
 impl Default for BalanceSettings {
     fn default() -> Self {
-        Self { capacity: 5120, eviction: Eviction::Crowded, arrivals: Arrivals::Highest }
+        Self { capacity: 5120, eviction: Eviction::ClassBalanced, new_sample_priority: NewSamplePriority::Highest }
     }
 }
 
 impl BalanceSettings {
     /// Checks every value; the error names the recipe's key.
     pub fn validate(&self) -> Result<(), String> {
-        check::count("balance.capacity", self.capacity, 1..=100_000_000)
+        range::check("balance", self)
     }
 
     /// These settings, with those that change nothing about who is a member as they are by default.
     #[must_use]
     pub fn relevant(&self) -> Self {
-        let arrivals = if self.eviction.looks_at_priorities() { self.arrivals } else { Self::default().arrivals };
-        Self { arrivals, ..self.clone() }
+        let looks = self.eviction.looks_at_priorities();
+        let new_sample_priority = if looks { self.new_sample_priority } else { Self::default().new_sample_priority };
+        Self { new_sample_priority, ..self.clone() }
     }
 }
 
 /// Eviction policies; see the [module](self).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Eviction {
-    /// The lowest priority of the largest class: levels the class counts.
-    Crowded,
-    /// The oldest of the largest class: levels the class counts, and forgets what the generator made when it was worse.
-    CrowdedFifo,
+    /// The lowest priority of the largest class: it balances the classes.
+    ClassBalanced,
+    /// The oldest of the largest class: it balances the classes, and forgets images of an earlier, worse generator.
+    ClassBalancedFifo,
     /// The oldest: the buffer is the newest `capacity` samples.
     Fifo,
     /// The lowest priority.
@@ -73,21 +76,21 @@ pub enum Eviction {
 impl Eviction {
     /// Whether who has to go depends on priorities, and so on what the student knows.
     pub fn looks_at_priorities(self) -> bool {
-        matches!(self, Self::Crowded | Self::LowestPriority)
+        matches!(self, Self::ClassBalanced | Self::LowestPriority)
     }
 }
 
-/// The priority that new samples enter with: one of the buffer before them, or 1 if it is empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The priority that new images enter with: one of the buffer before them, or 1 if it is empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Arrivals {
+pub enum NewSamplePriority {
     /// The highest \[C: prioritised experience replay\].
     Highest,
     /// The mean \[O\].
     Mean,
 }
 
-impl Arrivals {
+impl NewSamplePriority {
     /// The priority of a new sample, where `priorities` are those of the buffer before it.
     pub fn priority(self, priorities: impl ExactSizeIterator<Item = f64>) -> f64 {
         let members = priorities.len();
@@ -182,19 +185,19 @@ impl ReplayBuffer {
         Ok(buffer)
     }
 
-    /// Inserts `arrivals`, then evicts what is above the capacity; returns the evicted, oldest arrival first.
+    /// Inserts `new_samples`, then evicts what is above the capacity; returns the evicted, the oldest new sample first.
     ///
-    /// Every arrival gets the priority that the settings say. An error leaves the buffer as it was.
-    pub fn insert(&mut self, mut arrivals: Vec<Member>) -> Result<Vec<Member>, BufferError> {
-        let priority = self.settings.arrivals.priority(self.members.iter().map(|member| member.priority));
-        for arrival in &mut arrivals {
-            arrival.priority = priority;
+    /// Every new sample gets the priority that the settings say. An error leaves the buffer as it was.
+    pub fn insert(&mut self, mut new_samples: Vec<Member>) -> Result<Vec<Member>, BufferError> {
+        let priority = self.settings.new_sample_priority.priority(self.members.iter().map(|member| member.priority));
+        for new_sample in &mut new_samples {
+            new_sample.priority = priority;
         }
-        self.admit(arrivals)?;
+        self.admit(new_samples)?;
         let surplus = self.members.len().saturating_sub(self.settings.capacity);
         let leaving = match self.settings.eviction {
-            Eviction::Crowded => self.most_crowded(surplus, lower_priority),
-            Eviction::CrowdedFifo => self.most_crowded(surplus, older),
+            Eviction::ClassBalanced => self.from_largest_class(surplus, lower_priority),
+            Eviction::ClassBalancedFifo => self.from_largest_class(surplus, older),
             Eviction::Fifo => self.first_by(surplus, older),
             Eviction::LowestPriority => self.first_by(surplus, lower_priority),
         };
@@ -236,9 +239,9 @@ impl ReplayBuffer {
         self.members.len() >= self.settings.capacity
     }
 
-    fn admit(&mut self, arrivals: Vec<Member>) -> Result<(), BufferError> {
+    fn admit(&mut self, new_samples: Vec<Member>) -> Result<(), BufferError> {
         let mut known = self.members.iter().map(|member| member.sample_id).collect::<HashSet<_>>();
-        for &Member { sample_id, class, priority, .. } in &arrivals {
+        for &Member { sample_id, class, priority, .. } in &new_samples {
             if class as usize >= self.classes {
                 return Err(BufferError::UnknownClass { sample_id, class, classes: self.classes });
             }
@@ -249,7 +252,7 @@ impl ReplayBuffer {
                 return Err(BufferError::Duplicate { sample_id });
             }
         }
-        self.members.extend(arrivals);
+        self.members.extend(new_samples);
         Ok(())
     }
 
@@ -261,7 +264,7 @@ impl ReplayBuffer {
     }
 
     /// Takes from the largest class (the first of equals) the member that comes first in `order`, `surplus` times.
-    fn most_crowded(&self, surplus: usize, order: fn(&Member, &Member) -> Ordering) -> HashSet<usize> {
+    fn from_largest_class(&self, surplus: usize, order: fn(&Member, &Member) -> Ordering) -> HashSet<usize> {
         // Of each class the members, the next to go at the end.
         let mut queues = vec![Vec::new(); self.classes];
         for (index, member) in self.members.iter().enumerate() {
@@ -305,11 +308,11 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_evicted(eviction: Eviction, arriving_classes: &[u32], expected: &[u64]) {
+    fn check_evicted(eviction: Eviction, new_classes: &[u32], expected: &[u64]) {
         let held = [(0, 0, 5.0), (1, 0, 2.0), (2, 0, 3.0), (3, 1, 1.0), (4, 1, 9.0), (5, 2, 0.5)];
         let mut buffer = buffer(6, eviction, &held);
-        let arrivals = (100..).zip(arriving_classes).map(|(id, &class)| member(id, class, 0.0)).collect();
-        let evicted = buffer.insert(arrivals).unwrap();
+        let new_samples = (100..).zip(new_classes).map(|(id, &class)| member(id, class, 0.0)).collect();
+        let evicted = buffer.insert(new_samples).unwrap();
         assert_eq!(evicted.iter().map(|member| member.sample_id).collect::<Vec<_>>(), expected);
     }
 
@@ -318,13 +321,13 @@ mod tests {
         check_evicted(Eviction::Fifo, &[0, 0], &[0, 1]);
         check_evicted(Eviction::LowestPriority, &[0, 0], &[3, 5]);
         // Class 0 grows to five: its lowest priorities 2, 3 and 5 go, in this order.
-        check_evicted(Eviction::Crowded, &[0, 0], &[1, 2]);
+        check_evicted(Eviction::ClassBalanced, &[0, 0], &[1, 2]);
         // Classes (3, 4, 1): the lowest of class 1; then the classes are level and the first of them gives.
-        check_evicted(Eviction::Crowded, &[1, 1], &[1, 3]);
-        check_evicted(Eviction::Crowded, &[], &[]);
+        check_evicted(Eviction::ClassBalanced, &[1, 1], &[1, 3]);
+        check_evicted(Eviction::ClassBalanced, &[], &[]);
         // The same classes give, but their oldest.
-        check_evicted(Eviction::CrowdedFifo, &[0, 0], &[0, 1]);
-        check_evicted(Eviction::CrowdedFifo, &[1, 1], &[0, 3]);
+        check_evicted(Eviction::ClassBalancedFifo, &[0, 0], &[0, 1]);
+        check_evicted(Eviction::ClassBalancedFifo, &[1, 1], &[0, 3]);
     }
 
     #[test]
@@ -341,7 +344,7 @@ mod tests {
     #[test]
     fn new_samples_may_enter_with_the_mean_priority() {
         let mut buffer = buffer(4, Eviction::Fifo, &[]);
-        buffer.settings.arrivals = Arrivals::Mean;
+        buffer.settings.new_sample_priority = NewSamplePriority::Mean;
         buffer.insert(vec![member(1, 0, 77.0), member(2, 0, 0.0)]).unwrap();
         buffer.members[0].priority = 4.0;
         buffer.insert(vec![member(3, 1, 9.0)]).unwrap();
@@ -358,7 +361,7 @@ mod tests {
 
     #[test]
     fn impossible_members_are_refused_and_change_nothing() {
-        let mut buffer = buffer(4, Eviction::Crowded, &[(1, 0, 1.0)]);
+        let mut buffer = buffer(4, Eviction::ClassBalanced, &[(1, 0, 1.0)]);
         let before = buffer.clone();
         assert_eq!(
             buffer.insert(vec![member(2, 0, 0.0), member(1, 0, 0.0)]),
@@ -380,8 +383,8 @@ mod tests {
 
     fn any_eviction() -> impl proptest::strategy::Strategy<Value = Eviction> {
         prop_oneof![
-            Just(Eviction::Crowded),
-            Just(Eviction::CrowdedFifo),
+            Just(Eviction::ClassBalanced),
+            Just(Eviction::ClassBalancedFifo),
             Just(Eviction::Fifo),
             Just(Eviction::LowestPriority)
         ]
@@ -398,12 +401,12 @@ mod tests {
             let mut next_id = 0;
             for batch in batches {
                 let (room, size) = (capacity - buffer.len(), batch.len());
-                let mut arrivals = Vec::new();
+                let mut new_samples = Vec::new();
                 for &(class, _) in &batch {
-                    arrivals.push(member(next_id, class, 0.0));
+                    new_samples.push(member(next_id, class, 0.0));
                     next_id += 1;
                 }
-                let evicted = buffer.insert(arrivals).unwrap();
+                let evicted = buffer.insert(new_samples).unwrap();
                 prop_assert!(buffer.len() <= capacity);
                 prop_assert_eq!(evicted.len(), size.saturating_sub(room));
                 prop_assert_eq!(buffer.class_counts().iter().sum::<u64>(), buffer.len() as u64);
@@ -416,14 +419,14 @@ mod tests {
         }
 
         #[test]
-        fn crowded_takes_only_from_the_largest_classes_and_their_lowest_priorities(
+        fn class_balanced_takes_only_from_the_largest_classes_and_their_lowest_priorities(
             held in prop::collection::vec((0_u32..3, 0.0_f64..4.0), 30),
-            arriving in prop::collection::vec(0_u32..3, 1..20),
+            new in prop::collection::vec(0_u32..3, 1..20),
         ) {
             let held = (0..).zip(held).map(|(id, (class, priority))| (id, class, priority)).collect::<Vec<_>>();
-            let mut buffer = buffer(30, Eviction::Crowded, &held);
-            let arrivals = (100..).zip(&arriving).map(|(id, &class)| member(id, class, 0.0)).collect();
-            let evicted = buffer.insert(arrivals).unwrap();
+            let mut buffer = buffer(30, Eviction::ClassBalanced, &held);
+            let new_samples = (100..).zip(&new).map(|(id, &class)| member(id, class, 0.0)).collect();
+            let evicted = buffer.insert(new_samples).unwrap();
             let counts = buffer.class_counts();
             let largest = *counts.iter().max().unwrap();
             for gone in &evicted {

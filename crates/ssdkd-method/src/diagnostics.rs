@@ -14,12 +14,12 @@
 use candle_core::{Result, Tensor, bail};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use ssdkd_nn::{Network, Pass};
+use ssdkd_nn::views::view;
+use ssdkd_nn::{CropFlipSettings, Network, Pass};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
-use crate::answers::Answers;
-use crate::augment::{AugmentSettings, view};
+use crate::predictions::Predictions;
 
 /// Figures of a set of images; see the [module](self).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ const CHUNK: usize = 256;
 pub fn diagnose(
     teacher: &Network,
     images: &Tensor,
-    augment: AugmentSettings,
+    views: CropFlipSettings,
     rng: &mut ChaCha8Rng,
 ) -> Result<Diagnostics> {
     let total = images.dim(0)?;
@@ -51,7 +51,7 @@ pub fn diagnose(
     for start in (0..total).step_by(CHUNK) {
         let chunk = Value::constant(images.narrow(0, start, CHUNK.min(total - start))?.contiguous()?);
         let clean = teacher.forward(&chunk, &Pass::eval())?;
-        let how = augment.draw(chunk.dims()[0], rng);
+        let how = views.draw(chunk.dims()[0], rng);
         let viewed = teacher.forward(&view(&chunk, how.as_ref())?, &Pass::eval())?;
         let clean_classes = ops::argmax(clean.logits.tensor())?;
         let viewed_classes = ops::argmax(viewed.logits.tensor())?;
@@ -65,7 +65,7 @@ pub fn diagnose(
         };
         seen += expected.iter().flatten().count();
         stable += expected.iter().zip(&viewed_classes).filter(|(a, b)| **a == Some(**b)).count();
-        classes.extend(Answers::of(clean.logits.tensor(), rows)?.classes);
+        classes.extend(Predictions::of(clean.logits.tensor(), rows)?.classes);
         features.extend(clean.features.tensor().to_vec2::<f32>()?);
     }
     let pixels = images.flatten_from(1)?.to_vec2::<f32>()?;
@@ -151,17 +151,17 @@ mod tests {
 
     #[test]
     fn figures_of_images_that_a_network_has_seen() {
-        use crate::golden::{formula, network};
+        use crate::fixtures::{formula, network};
         use ssdkd_nn::random::stream;
         let teacher = network(1);
         let images = (formula(50, &[12, 8, 8, 3], 0.5) + 0.5).unwrap();
-        let still = diagnose(&teacher, &images, AugmentSettings::OFF, &mut stream(0, "test", &[])).unwrap();
+        let still = diagnose(&teacher, &images, CropFlipSettings::OFF, &mut stream(0, "test", &[])).unwrap();
         assert_eq!(still.agreement, 1.0, "nothing was moved");
         // Uniform pixels deviate by 1/√12 but for the bias of few images.
         assert!((0.2..0.3).contains(&still.pixel_spread), "{still:?}");
         assert!((0.0..1.0).contains(&still.feature_spread) && still.feature_spread > 0.0, "{still:?}");
         let copies = images.narrow(0, 0, 1).unwrap().repeat((5, 1, 1, 1)).unwrap();
-        let collapsed = diagnose(&teacher, &copies, AugmentSettings::default(), &mut stream(0, "test", &[])).unwrap();
+        let collapsed = diagnose(&teacher, &copies, CropFlipSettings::default(), &mut stream(0, "test", &[])).unwrap();
         assert!(collapsed.feature_spread.abs() < 1e-6 && collapsed.pixel_spread < 1e-6, "{collapsed:?}");
     }
 }

@@ -3,12 +3,11 @@
 //! ```text
 //! L_S = mean_i w_i · T² · KL( softmax(t_i / T) ‖ softmax(s_i / T) )                                               [C]
 //!       mean |t − s|                                                                      [C: DFAD, for its baseline]
-//!       + features · L_F                                                                     [O]: see `hints.rs`
+//!       + feature_distillation · L_F                                             [O]: see `feature_distillation.rs`
 //! ```
 //!
 //! i runs over images, or over the pixels of all images where networks label these. Teacher logits t and student logits s are of the same
-//! view of image i, [augmented](crate::augment) and, where the
-//! settings say so, [mixed](crate::mixing); w_i is the importance weight from
+//! [view](ssdkd_nn::views) of image i; w_i is the importance weight from
 //! the [priority sampling](crate::priority) (1 if it does not scale the loss). T² keeps the gradient's size when T
 //! changes. The student is in training mode, the teacher in evaluation mode. The step also yields what the next round's
 //! priorities may be made of: each sample's KL at T = 1, and how often the two networks name the same class.
@@ -22,58 +21,60 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Result, Tensor, bail};
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssdkd_nn::{Adam, Network, Output, Pass, Sgd, Store, schedule};
+use ssdkd_nn::{Adam, Network, Output, Pass, Sgd, Store, ViewSettings, schedule};
 use ssdkd_ops as ops;
 use ssdkd_ops::{Gradients, Value};
 
-use crate::answers::mean_of_images;
-use crate::augment::AugmentSettings;
-use crate::check;
-use crate::hints::Hints;
-use crate::inversion_loss::Discrepancy;
-use crate::mixing::{mix_colours, mix_up, vary_light};
+use crate::feature_distillation::FeatureDistillation;
+use crate::inversion::Discrepancy;
 use crate::passes::Labelled;
+use crate::predictions::mean_of_images;
+use crate::range;
 
-/// `[distill]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Distillation: the student's training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DistillSettings {
-    /// Student steps in a round; in the baselines 400 \[C\].
+    /// Student steps in a round \[C: 400\].
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub steps: usize,
-    /// Images in a step, 2–65536 \[C: 256\].
+    /// Images in a step \[C: 256\].
+    #[schemars(range(min = 2, max = 65_536))]
     pub batch: usize,
-    /// How often the student sees each of a round's [views](crate::passes), which the teacher labels once; `steps` is a multiple of it
-    /// \[O\].
+    /// How often the student sees each view of a round. The teacher labels a view once. `steps` must be a multiple of it \[O\].
+    #[schemars(range(min = 1))]
     pub passes: usize,
-    /// What the student learns to close: "kl", or "l1" of the logits, which knows no temperature and no weights \[C: DFAD\].
+    /// The loss on the logits: "kl", or "l1", which uses neither temperature nor importance weights \[C: DFAD\].
     pub loss: Discrepancy,
-    /// T, above 0 \[C: 20\].
+    /// Softmax temperature of the "kl" loss \[C: 20\].
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub temperature: f64,
-    /// Factor of the distance of the feature maps; 0: answers alone \[O\].
-    pub features: f64,
-    /// Who moves the weights.
+    /// Factor of feature distillation, the distance between the feature maps of student and teacher; 0: logits alone \[O\].
+    #[schemars(range(min = 0.0))]
+    pub feature_distillation: f64,
+    /// The student's optimizer.
     pub optimizer: OptimizerKind,
     /// Highest learning rate \[C: 0.2\].
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub lr: f64,
-    /// Learning rate at the last step of the run \[C: 2e-4\].
+    /// Learning rate at the last step of the run. It falls to it along a cosine \[C: 2e-4\].
+    #[schemars(range(min = 0.0))]
     pub lr_min: f64,
-    /// Steps, of the whole run, over which the learning rate rises to `lr` \[C: 0\].
+    /// Steps, counted over the whole run, in which the learning rate rises linearly to `lr` \[C: 0\].
+    #[schemars(range(min = 0, max = 100_000_000))]
     pub warmup_steps: usize,
-    /// SGD's momentum, in `[0, 1)` \[C: 0.9\].
+    /// Momentum of SGD \[C: 0.9\].
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub momentum: f64,
-    /// SGD with Nesterov's momentum \[C: no\].
+    /// Use Nesterov momentum in SGD \[C: no\].
     pub nesterov: bool,
     /// L2 penalty on every trained parameter \[C: 1e-4\].
+    #[schemars(range(min = 0.0))]
     pub weight_decay: f64,
-    /// Strength of the random colours of each view, 0 or above; 0: none \[O\].
-    pub colour: f64,
-    /// Largest share of a second image in each view, 0 to 1; 0: none \[O\].
-    pub mixup: f64,
-    /// Strength of the random light of each view, contrast, brightness and tint, 0 or above; 0: as it is \[O\].
-    pub light: f64,
-    /// The views of the images that both networks see.
-    pub augment: AugmentSettings,
+    /// The views of the images that the teacher labels and the student learns from.
+    pub views: ViewSettings,
 }
 
 impl Default for DistillSettings {
@@ -84,7 +85,7 @@ impl Default for DistillSettings {
             passes: 1,
             loss: Discrepancy::Kl,
             temperature: 4.0,
-            features: 0.0,
+            feature_distillation: 0.0,
             optimizer: OptimizerKind::Sgd,
             lr: 0.1,
             lr_min: 1e-4,
@@ -92,10 +93,7 @@ impl Default for DistillSettings {
             momentum: 0.9,
             nesterov: false,
             weight_decay: 5e-4,
-            colour: 0.0,
-            mixup: 0.0,
-            light: 0.0,
-            augment: AugmentSettings::default(),
+            views: ViewSettings::default(),
         }
     }
 }
@@ -103,32 +101,23 @@ impl Default for DistillSettings {
 impl DistillSettings {
     /// Checks every value; the error names the recipe's key.
     pub fn validate(&self) -> std::result::Result<(), String> {
-        check::count("distill.steps", self.steps, 1..=1_000_000)?;
-        check::count("distill.batch", self.batch, 2..=65_536)?;
-        check::count("distill.passes", self.passes, 1..=self.steps)?;
-        if !self.steps.is_multiple_of(self.passes) {
+        range::check("distill", self)?;
+        let Self { steps, passes, .. } = *self;
+        if passes > steps {
             return Err(format!(
-                "distill.steps is {}; it must be a multiple of distill.passes, {}",
-                self.steps, self.passes
+                "distill.passes is {passes}; it must be a whole number from 1 to distill.steps, {steps}"
             ));
         }
-        check::positive("distill.temperature", self.temperature)?;
-        check::not_negative("distill.features", self.features)?;
-        check::positive("distill.lr", self.lr)?;
-        check::not_negative("distill.lr_min", self.lr_min)?;
+        if !steps.is_multiple_of(passes) {
+            return Err(format!("distill.steps is {steps}; it must be a multiple of distill.passes, {passes}"));
+        }
         if self.lr_min > self.lr {
             return Err(format!("distill.lr_min is {}; it must not be above distill.lr, {}", self.lr_min, self.lr));
         }
-        check::count("distill.warmup_steps", self.warmup_steps, 0..=100_000_000)?;
-        check::decay("distill.momentum", self.momentum)?;
         if self.nesterov && self.momentum == 0.0 {
             return Err("distill.nesterov is true; it must be false while distill.momentum is 0".into());
         }
-        check::not_negative("distill.weight_decay", self.weight_decay)?;
-        check::not_negative("distill.colour", self.colour)?;
-        check::fraction("distill.mixup", self.mixup)?;
-        check::not_negative("distill.light", self.light)?;
-        self.augment.validate("distill")
+        Ok(())
     }
 
     /// These settings, with those that change nothing as they are by default.
@@ -160,8 +149,8 @@ impl DistillSettings {
     }
 }
 
-/// Who moves the weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The student's optimizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
     /// Stochastic gradient descent with momentum.
@@ -173,8 +162,10 @@ pub enum OptimizerKind {
 /// What one step showed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
-    /// L_S.
+    /// L_S, feature distillation included.
     pub loss: f32,
+    /// L_F, before its factor; `None` without feature distillation.
+    pub feature_distillation: Option<f32>,
     /// KL(f_t ‖ f_s) in nats at T = 1 of every sample's view, the mean over its pixels where these are labelled, before the step.
     pub disagreement: Vec<f32>,
     /// Share of the views, or of their pixels, that both networks take for the same class.
@@ -185,11 +176,11 @@ pub struct StepReport {
     pub lr: f64,
 }
 
-/// The student's training: optimiser, schedule, and what is trained beside it.
+/// The student's training: optimizer, schedule, and what is trained beside it.
 pub struct Distiller {
     settings: DistillSettings,
     optimizer: Optimizer,
-    hints: Option<Hints>,
+    features: Option<FeatureDistillation>,
 }
 
 enum Optimizer {
@@ -198,18 +189,19 @@ enum Optimizer {
 }
 
 impl Distiller {
-    /// A fresh optimiser for `student`, whose weights the steps will move in place. Of `seed` is what is trained beside it.
+    /// A fresh optimizer for `student`, whose weights the steps will move in place. Of `seed` is what is trained beside it.
     pub fn new(settings: DistillSettings, teacher: &Network, student: &Network, seed: u64) -> Result<Self> {
-        let hints = if settings.features > 0.0 { Some(Hints::new(teacher, student, seed)?) } else { None };
+        let wanted = settings.feature_distillation > 0.0;
+        let features = if wanted { Some(FeatureDistillation::new(teacher, student, seed)?) } else { None };
         let mut parameters = student.store().parameters();
-        parameters.extend(hints.iter().flat_map(Hints::parameters));
+        parameters.extend(features.iter().flat_map(FeatureDistillation::parameters));
         let optimizer = match settings.optimizer {
             OptimizerKind::Sgd => {
                 Optimizer::Sgd(Sgd::new(parameters, settings.momentum, settings.weight_decay, settings.nesterov)?)
             }
             OptimizerKind::Adam => Optimizer::Adam(Adam::new(parameters, 0.9, 0.999, settings.weight_decay)?),
         };
-        Ok(Self { settings, optimizer, hints })
+        Ok(Self { settings, optimizer, features })
     }
 
     /// One step on `images` that are seen once: [`label`](Self::label), then [`learn`](Self::learn).
@@ -228,12 +220,9 @@ impl Distiller {
 
     /// A view, drawn from `views`, of each of `images` (B, H, W, C) in `[0, 1]`, and what the teacher says about it.
     pub fn label(&self, teacher: &Network, images: &Tensor, views: &mut ChaCha8Rng) -> Result<Labelled> {
-        let images = mix_colours(images, self.settings.colour, views)?;
-        let images = mix_up(&images, self.settings.mixup, views)?;
-        let view = self.settings.augment.view(&Value::constant(images), views)?;
-        let views = Value::constant(vary_light(view.tensor(), self.settings.light, views)?);
+        let views = Value::constant(self.settings.views.view(images, views)?);
         let Output { maps, logits, .. } = teacher.forward(&views, &Pass::eval())?; // …, (B, K)
-        let maps = self.hints.as_ref().map_or_else(|| Ok(Vec::new()), |hints| hints.targets(&maps))?;
+        let maps = self.features.as_ref().map_or_else(|| Ok(Vec::new()), |features| features.targets(&maps))?;
         Ok(Labelled { views: views.tensor().clone(), logits: logits.tensor().clone(), maps })
     }
 
@@ -255,11 +244,13 @@ impl Distiller {
             Discrepancy::Kl => distillation_loss(&teacher_logits, &student_logits, self.settings.temperature, weights)?,
             Discrepancy::L1 => ops::mean_absolute_difference(&teacher_logits, &student_logits)?,
         };
-        if let Some(hints) = &self.hints {
-            let distance = hints.loss(&maps, &teacher_maps)?;
-            loss = ops::weighted_sum(&[(1.0, &loss), (self.settings.features, &distance)])?;
+        let mut feature_tensor = None;
+        if let Some(features) = &self.features {
+            let distance = features.loss(&maps, &teacher_maps)?;
+            loss = ops::weighted_sum(&[(1.0, &loss), (self.settings.feature_distillation, &distance)])?;
+            feature_tensor = Some(distance.detach());
         }
-        let answers = [&teacher_logits, &student_logits].map(|logits| logits.tensor().clone());
+        let both_logits = [&teacher_logits, &student_logits].map(|logits| logits.tensor().clone());
         // Whoever holds a value holds what it was made of: the walk back could free nothing.
         drop((maps, teacher_maps, teacher_logits, student_logits));
 
@@ -277,10 +268,11 @@ impl Distiller {
             bail!("the student's loss at step {step} is {loss}\nhint: it has diverged; lower distill.lr");
         }
         let gradient_norm = gradient_norm(student.store(), &gradients)?;
-        let [teacher, student] = [answers[0].to_device(&CPU)?, answers[1].to_device(&CPU)?];
+        let feature_distillation = feature_tensor.map(|distance| distance.scalar()).transpose()?;
+        let [teacher, student] = [both_logits[0].to_device(&CPU)?, both_logits[1].to_device(&CPU)?];
         let disagreement = disagreement(&teacher, &student, rows)?;
         let agreement = agreement(&teacher, &student)?;
-        Ok(StepReport { loss, disagreement, agreement, gradient_norm, lr })
+        Ok(StepReport { loss, feature_distillation, disagreement, agreement, gradient_norm, lr })
     }
 
     /// Everything beside the student that a later step needs: `optimizer.…` and `projector.…`.
@@ -292,12 +284,12 @@ impl Distiller {
         let prefixed = |prefix: &str, tensors: BTreeMap<String, Tensor>| {
             tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect::<Vec<_>>()
         };
-        let projector = self.hints.as_ref().map(Hints::to_tensors).unwrap_or_default();
+        let projector = self.features.as_ref().map(FeatureDistillation::to_tensors).unwrap_or_default();
         let parts = [(OPTIMIZER, optimizer), (PROJECTOR, projector)].into_iter();
         parts.flat_map(|(prefix, tensors)| prefixed(prefix, tensors)).collect()
     }
 
-    /// Takes up a saved state; the error names what does not fit these settings.
+    /// Restores a saved state. The error names what does not fit these settings.
     pub fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
         let (mut optimizer, mut projector) = (BTreeMap::new(), BTreeMap::new());
         for (name, tensor) in tensors {
@@ -306,19 +298,19 @@ impl Distiller {
             } else if let Some(name) = name.strip_prefix(PROJECTOR) {
                 projector.insert(name.to_owned(), tensor);
             } else {
-                bail!("the optimiser state holds an unknown tensor, {name}");
+                bail!("the optimizer state holds an unknown tensor, {name}");
             }
         }
         match &mut self.optimizer {
             Optimizer::Sgd(sgd) => sgd.load_state(optimizer)?,
             Optimizer::Adam(adam) => adam.load_state(optimizer)?,
         }
-        match &self.hints {
-            Some(hints) => hints.load_tensors(projector),
+        match &self.features {
+            Some(features) => features.load_tensors(projector),
             None if projector.is_empty() => Ok(()),
             None => bail!(
-                "the optimiser state holds a projector of features, but distill.features is 0\n\
-                 hint: set distill.features as it was when the state was saved"
+                "the optimizer state holds a projector of features, but distill.feature_distillation is 0\n\
+                 hint: set distill.feature_distillation as it was when the state was saved"
             ),
         }
     }
@@ -366,9 +358,10 @@ fn gradient_norm(store: &Store, gradients: &Gradients) -> Result<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{Golden, assert_repeated, formula, network, numbers, pixel_network};
+    use crate::fixtures::{Golden, assert_repeated, formula, network, numbers, pixel_network};
     use ssdkd_nn::NetworkSpec;
     use ssdkd_nn::random::{stream, uniform_tensor};
+    use ssdkd_nn::views::jitter_color;
 
     fn images(seed: u32) -> Tensor {
         (formula(seed, &[6, 8, 8, 3], 0.5) + 0.5).unwrap()
@@ -378,7 +371,7 @@ mod tests {
     fn two_steps_are_those_of_pytorch() {
         let golden = Golden::load();
         let (teacher, student) = (network(1), network(2));
-        let settings = DistillSettings { lr: 0.05, lr_min: 0.05, augment: AugmentSettings::OFF, ..Default::default() };
+        let settings = DistillSettings { lr: 0.05, lr_min: 0.05, views: ViewSettings::OFF, ..Default::default() };
         let mut distiller = Distiller::new(settings, &teacher, &student, 0).unwrap();
         let weights = numbers(&(formula(12, &[6], 0.5) + 0.5).unwrap());
         for step in 0..2 {
@@ -395,21 +388,22 @@ mod tests {
     }
 
     #[test]
-    fn the_teacher_labels_views_in_the_light_that_the_student_sees() {
+    fn the_teacher_labels_the_views_that_the_student_sees() {
         let (teacher, student) = (network(1), network(2));
-        let settings = DistillSettings { light: 1.0, augment: AugmentSettings::OFF, ..Default::default() };
+        let settings =
+            DistillSettings { views: ViewSettings { color_jitter: 1.0, ..ViewSettings::OFF }, ..Default::default() };
         let distiller = Distiller::new(settings, &teacher, &student, 0).unwrap();
         let labelled = distiller.label(&teacher, &images(40), &mut stream(0, "test", &[])).unwrap();
-        let lit = vary_light(&images(40), 1.0, &mut stream(0, "test", &[])).unwrap();
-        assert_ne!(numbers(&lit), numbers(&images(40)));
-        assert_eq!(numbers(&labelled.views), numbers(&lit));
-        assert_eq!(numbers(&labelled.logits), numbers(&teacher.logits(&lit).unwrap()));
+        let jittered = jitter_color(&images(40), 1.0, &mut stream(0, "test", &[])).unwrap();
+        assert_ne!(numbers(&jittered), numbers(&images(40)));
+        assert_eq!(numbers(&labelled.views), numbers(&jittered));
+        assert_eq!(numbers(&labelled.logits), numbers(&teacher.logits(&jittered).unwrap()));
     }
 
     #[test]
     fn a_step_on_pixels_weighs_images_and_reports_them() {
         let (teacher, student) = (pixel_network(1), pixel_network(2));
-        let settings = DistillSettings { augment: AugmentSettings::OFF, ..Default::default() };
+        let settings = DistillSettings { views: ViewSettings::OFF, ..Default::default() };
         let mut distiller = Distiller::new(settings.clone(), &teacher, &student, 0).unwrap();
         let rng = &mut stream(0, "test", &[]);
         let (images, weights) = (images(40), [1.0, 0.0, 2.0, 0.0, 0.5, 0.0]);
@@ -448,8 +442,9 @@ mod tests {
     /// All numbers of all reports.
     fn figures(reports: &[StepReport]) -> Vec<f32> {
         let of = |report: &StepReport| {
-            let StepReport { loss, disagreement, agreement, gradient_norm, lr } = report;
-            [&[*loss, *agreement, *gradient_norm, *lr as f32], &disagreement[..]].concat()
+            let StepReport { loss, feature_distillation, disagreement, agreement, gradient_norm, lr } = report;
+            let features = feature_distillation.unwrap_or_default();
+            [&[*loss, features, *agreement, *gradient_norm, *lr as f32], &disagreement[..]].concat()
         };
         reports.iter().flat_map(of).collect()
     }
@@ -479,13 +474,13 @@ mod tests {
         check_resumes(&DistillSettings::default());
         check_resumes(&DistillSettings { nesterov: true, ..Default::default() });
         check_resumes(&DistillSettings { optimizer: OptimizerKind::Adam, lr: 1e-3, ..Default::default() });
-        check_resumes(&DistillSettings { features: 2.0, ..Default::default() });
+        check_resumes(&DistillSettings { feature_distillation: 2.0, ..Default::default() });
     }
 
     #[test]
     fn a_state_of_other_settings_is_refused() {
         let (teacher, student) = (network(1), network(2));
-        let with_maps = DistillSettings { features: 2.0, ..Default::default() };
+        let with_maps = DistillSettings { feature_distillation: 2.0, ..Default::default() };
         // Of other width, so that projections stand between.
         let spec = NetworkSpec { architecture: "wrn-16-2".parse().unwrap(), ..teacher.spec().clone() };
         let wide = Network::create(&spec, 5, teacher.store().device()).unwrap();
@@ -495,7 +490,7 @@ mod tests {
         state.retain(|name, _| !name.starts_with("optimizer."));
         state.extend(plain.state_tensors().into_iter().map(|(name, tensor)| (name, tensor.copy().unwrap())));
         let error = plain.load_state(state).unwrap_err().to_string();
-        assert!(error.contains("distill.features"), "{error}");
+        assert!(error.contains("distill.feature_distillation"), "{error}");
         let mut plain = Distiller::new(DistillSettings::default(), &teacher, &student, 0).unwrap();
         let unknown = BTreeMap::from([("velocity".to_owned(), images(1))]);
         assert!(plain.load_state(unknown).unwrap_err().to_string().contains("velocity"));
@@ -553,14 +548,14 @@ mod tests {
             let teacher = network(1);
             let spec = NetworkSpec { architecture: student.parse().unwrap(), ..teacher.spec().clone() };
             let student = Network::create(&spec, 5, teacher.store().device()).unwrap();
-            let settings = DistillSettings { features: 20.0, lr: 0.02, ..Default::default() };
+            let settings = DistillSettings { feature_distillation: 20.0, lr: 0.02, ..Default::default() };
             let mut distiller = Distiller::new(settings, &teacher, &student, 0).unwrap();
             let distance = |distiller: &Distiller| {
                 let views = Value::constant(images(9));
                 let of = |network: &Network| network.forward(&views, &Pass::train_frozen()).unwrap().maps;
-                let hints = distiller.hints.as_ref().unwrap();
+                let features = distiller.features.as_ref().unwrap();
                 let teacher = teacher.forward(&views, &Pass::eval()).unwrap().maps;
-                hints.loss(&of(&student), &hints.targets(&teacher).unwrap()).unwrap().scalar().unwrap()
+                features.loss(&of(&student), &features.targets(&teacher).unwrap()).unwrap().scalar().unwrap()
             };
             let before = distance(&distiller);
             train(&mut distiller, &teacher, &student, 0..30);
@@ -591,8 +586,9 @@ mod tests {
         check(DistillSettings { nesterov: true, momentum: 0.0, ..Default::default() }, "distill.nesterov");
         check(DistillSettings { passes: 3, ..Default::default() }, "distill.steps is 40; it must be a multiple");
         check(DistillSettings { passes: 0, ..Default::default() }, "distill.passes is 0");
-        check(DistillSettings { mixup: 1.5, ..Default::default() }, "distill.mixup is 1.5");
-        check(DistillSettings { light: -0.5, ..Default::default() }, "distill.light is -0.5");
+        let views = |views| DistillSettings { views, ..Default::default() };
+        check(views(ViewSettings { mixup: 1.5, ..ViewSettings::OFF }), "distill.views.mixup is 1.5");
+        check(views(ViewSettings { color_jitter: -0.5, ..ViewSettings::OFF }), "distill.views.color_jitter is -0.5");
         check(DistillSettings { temperature: 0.0, ..Default::default() }, "distill.temperature is 0");
     }
 }

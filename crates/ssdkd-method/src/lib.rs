@@ -12,14 +12,14 @@
 //! | read | for |
 //! |---|---|
 //! | [`modulation`] | φ, which balances what the generator makes |
-//! | [`inversion_loss`] | what makes an image good: batch-norm statistics, task, balance, adversary |
-//! | [`inversion`] | one synthesis batch: settings, draws, and the strategies [`persistent_generator`], [`meta_generator`], [`pixel_optimisation`] and [`contrastive_inversion`] |
+//! | [`inversion`] | one synthesis batch: the loss, its settings, and a file for each of the four strategies |
 //! | [`buffer`] | the small replay buffer and its partial update |
 //! | [`priority`] | δ, the sampling probabilities, the importance weights, the draws |
-//! | [`distillation`], `hints.rs` | one step of the student; what it learns from the teacher's feature maps |
-//! | [`answers`] | what the teacher says of a whole image, where it labels pixels |
-//! | [`augment`], [`mixing`], [`diagnostics`] | the views both networks see; figures that say whether the images are any good |
-//! | [`trouble`] | signs that a run has gone wrong |
+//! | [`distillation`], `feature_distillation.rs` | one step of the student; what it learns from the teacher's feature maps |
+//! | [`predictions`] | the teacher's prediction for a whole image, for segmentation networks too |
+//! | [`diagnostics`] | figures that say whether the images are any good |
+//! | [`health`] | checks that see that a run has gone wrong |
+//! | [`range`] | the ranges of settings, and their JSON schema |
 //!
 //! # Evidence
 //!
@@ -37,36 +37,31 @@
 //! Files, progress bars, command lines, clocks. Randomness comes from [`ssdkd_nn::random::stream`] alone, as a function
 //! of seed, purpose, round and step, so that every call can be repeated and every stage resumed to the same bits.
 
-pub mod answers;
-pub mod augment;
 pub mod buffer;
-mod check;
-pub mod contrastive_inversion;
 pub mod diagnostics;
 pub mod distillation;
-mod generator;
+mod feature_distillation;
+#[cfg(test)]
+mod fixtures;
 #[cfg(test)]
 mod golden;
-mod hints;
+pub mod health;
 pub mod inversion;
-pub mod inversion_loss;
-pub mod meta_generator;
-pub mod mixing;
 pub mod modulation;
 pub mod passes;
-pub mod persistent_generator;
-pub mod pixel_optimisation;
+pub mod predictions;
 pub mod priority;
-pub mod trouble;
+pub mod range;
 
-pub use answers::Answers;
-pub use augment::AugmentSettings;
-pub use buffer::{Arrivals, BalanceSettings, Eviction, Member, ReplayBuffer};
+pub use buffer::{BalanceSettings, Eviction, Member, NewSamplePriority, ReplayBuffer};
 pub use diagnostics::{Diagnostics, diagnose};
 pub use distillation::{DistillSettings, Distiller, OptimizerKind, StepReport};
-pub use inversion::{ImageFormat, Inversion, InvertSettings, Position, Strategy, Synthesis, TargetRule};
-pub use inversion_loss::{BatchNormMomentum, Discrepancy, InversionTerms, LossWeights, Objective};
+pub use health::FailedCheck;
+pub use inversion::{
+    BatchNormMomentum, Discrepancy, ImageFormat, Inversion, InvertSettings, LossSettings, Objective, Position,
+    Strategy, StrategyName, Synthesis, TargetRule, Term,
+};
 pub use modulation::{Diversity, Factors, Modulation, ModulationSettings};
 pub use passes::Labelled;
+pub use predictions::Predictions;
 pub use priority::{Prioritised, Refresh, SampleSettings, Scale};
-pub use trouble::Trouble;

@@ -69,7 +69,7 @@ pub fn order(views: usize, seed: u64, round: u32, pass: usize) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{formula, numbers};
+    use crate::fixtures::{formula, numbers};
 
     #[test]
     fn each_pass_takes_every_view_once() {

@@ -23,31 +23,36 @@
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::check;
+use crate::range;
 
-/// `[sample]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Priority sampling: which images of the buffer the student sees.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SampleSettings {
-    /// Off: uniform draws and w = 1, whatever the other keys say.
+    /// Draw by priority. `false` gives uniform draws and weight 1, whatever the other keys say.
     pub enabled: bool,
-    /// How strongly priorities steer the draws: 0 (not at all) to 1 (in proportion) \[O\]; the paper's may be 1.
+    /// How strongly priorities steer the draws: 0 not at all, 1 in proportion \[O\].
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub alpha: f64,
-    /// β in the first distilling round, 0 to 1 \[C: PER\].
+    /// Exponent β of the importance weights in the first distilling round \[C: PER\].
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub beta_start: f64,
-    /// β in the last distilling round, reached on a straight line, 0 to 1 \[C: PER\].
+    /// β in the last distilling round. It rises linearly \[C: PER\].
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub beta_end: f64,
-    /// Added to every priority (nats, above 0), so that no sample is lost for good \[O\].
+    /// Added to every priority, in nats, so that no image is lost for good \[O\].
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub epsilon: f64,
-    /// Whose disagreement is measured each round.
+    /// Which images' disagreement is updated each round.
     pub refresh: Refresh,
     /// What importance weights are divided by.
     pub scale: Scale,
-    /// Whether w scales the student's loss \[O\].
+    /// Scale the student's loss by the importance weights \[O\].
     pub weight_loss: bool,
-    /// Whether the previous w enters δ \[R\].
+    /// Multiply a priority by the image's previous importance weight, so that an image drawn often is drawn less \[R\].
     pub damping: bool,
 }
 
@@ -67,18 +72,18 @@ impl Default for SampleSettings {
     }
 }
 
-/// Whose disagreement is measured each round \[O\].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Which images' disagreement is updated each round \[O\].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Refresh {
-    /// The whole buffer's, by one pass of the student over it.
+    /// All of the buffer, by one pass of the student over it.
     All,
-    /// Only that of samples drawn in the last round, as observed in training; the others keep their priority.
+    /// Images drawn in the last round, as observed in training. The others keep their priority.
     Drawn,
 }
 
 /// What importance weights are divided by; see the [module](self).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scale {
     /// The mean weight of a draw: the loss keeps its size \[O\].
@@ -92,10 +97,7 @@ pub enum Scale {
 impl SampleSettings {
     /// Checks every value; the error names the recipe's key.
     pub fn validate(&self) -> Result<(), String> {
-        check::fraction("sample.alpha", self.alpha)?;
-        check::fraction("sample.beta_start", self.beta_start)?;
-        check::fraction("sample.beta_end", self.beta_end)?;
-        check::positive("sample.epsilon", self.epsilon)
+        range::check("sample", self)
     }
 
     /// These settings, with those that change nothing as they are by default: all but `enabled`, where that is off.

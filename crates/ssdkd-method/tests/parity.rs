@@ -7,12 +7,14 @@ mod place;
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor};
+use ssdkd_method::inversion::persistent::PersistentSettings;
+use ssdkd_method::inversion::start;
 use ssdkd_method::{
-    DistillSettings, Distiller, ImageFormat, InvertSettings, Modulation, ModulationSettings, Objective, Position,
-    Strategy,
+    DistillSettings, Distiller, ImageFormat, InvertSettings, LossSettings, Modulation, ModulationSettings, Objective,
+    Position, Strategy, Term,
 };
 use ssdkd_nn::random::{stream, uniform_tensor};
-use ssdkd_nn::{Names, Network, NetworkSpec, Pass, Sgd};
+use ssdkd_nn::{Names, Network, NetworkSpec, Pass, Sgd, ViewSettings};
 use ssdkd_ops::{self as ops, Value};
 
 /// How far numbers may be apart: the Euclidean norm of their difference over their own. All that no gradient has gone into.
@@ -76,30 +78,29 @@ fn training(architecture: &str, device: &Device) -> Result<Figures> {
     Ok(figures)
 }
 
-/// Two batches of a strategy: images, labels and terms of each, and what the optimiser remembers of the first's gradients.
-fn inversion(strategy: Strategy, device: &Device) -> Result<Figures> {
+/// Two batches of a persistent generator: images, labels and terms of each, and what the optimizer remembers of the first's gradients.
+fn inversion(device: &Device) -> Result<Figures> {
     let (teacher, student) = (network("resnet20", 1, device)?, network("wrn-16-1", 2, device)?);
     let settings = InvertSettings {
-        strategy,
+        strategy: Strategy::Persistent(PersistentSettings { width: 16, ..Default::default() }),
         batch: 16,
-        width: 16,
-        bn_momentum: 0.9,
+        loss: LossSettings { batch_norm_momentum: 0.9, ..PersistentSettings::LOSS },
         image_format: ImageFormat::F32,
         ..InvertSettings::default()
     };
-    let mut inversion = Strategy::start(&settings, &teacher, 7, device)?;
+    let mut inversion = start(&settings, &teacher, 7, device)?;
     let modulation = Modulation::new(ModulationSettings::default(), &[5, 0, 12, 3, 1, 1, 9, 4, 4, 2]);
-    let objective = Objective::new(&settings, &teacher, Some(&student), &modulation);
+    let objective = Objective::new(settings.loss, &teacher, Some(&student), &modulation);
     let mut figures = Figures::new();
     for batch in 0..2 {
         let position = Position { seed: 7, round: 0, distilling_round: Some(0), batch };
         let made = inversion.synthesize(&objective, position)?;
-        let terms = made.terms;
-        let terms = [terms.batch_norm, terms.task, terms.balance, terms.adversarial, terms.total];
+        let terms = [Term::BatchNorm, Term::Class, Term::Balance, Term::Adversarial];
+        let terms = terms.into_iter().filter_map(|term| made.loss.term(term)).chain([made.loss.total]);
         let within = if batch == 0 { FORWARD } else { BACKWARD };
         figures.insert(format!("images {batch}"), (within, numbers(&made.images)?));
-        figures.insert(format!("logits {batch}"), (within, numbers(&made.answers.logits)?));
-        figures.insert(format!("terms {batch}"), (within, terms.to_vec()));
+        figures.insert(format!("logits {batch}"), (within, numbers(&made.predictions.logits)?));
+        figures.insert(format!("terms {batch}"), (within, terms.collect()));
         let moments = inversion.state_tensors().into_iter().filter(|(name, _)| batch == 0 && name.contains(".first"));
         for (name, moment) in moments {
             figures.insert(name, (BACKWARD, numbers(&moment)?));
@@ -111,8 +112,8 @@ fn inversion(strategy: Strategy, device: &Device) -> Result<Figures> {
 /// What two steps of the student report; of the first, what its optimiser remembers, and the running statistics.
 fn distillation(device: &Device) -> Result<Figures> {
     let (teacher, student) = (network("resnet20", 1, device)?, network("wrn-16-1", 2, device)?);
-    let settings =
-        DistillSettings { features: 1.0, lr: 0.02, colour: 0.3, mixup: 0.3, light: 0.5, ..DistillSettings::default() };
+    let views = ViewSettings { channel_mix: 0.3, mixup: 0.3, color_jitter: 0.5, ..ViewSettings::default() };
+    let settings = DistillSettings { feature_distillation: 1.0, lr: 0.02, views, ..DistillSettings::default() };
     let mut distiller = Distiller::new(settings, &teacher, &student, 0)?;
     let (images, weights) = (images(device)?, vec![1.5; 32]);
     let mut figures = Figures::new();
@@ -173,7 +174,7 @@ fn training_of_a_wide_resnet() {
 
 #[test]
 fn inversion_by_a_persistent_generator() {
-    check("persistent", |device| inversion(Strategy::Persistent, device));
+    check("persistent", inversion);
 }
 
 #[test]
@@ -194,7 +195,7 @@ fn a_second_time_gives_the_same_bytes() {
     };
     let device = place::device();
     let steps: [fn(&str, &Device) -> Result<Figures>; 3] =
-        [training, |_, device| inversion(Strategy::Persistent, device), |_, device| distillation(device)];
+        [training, |_, device| inversion(device), |_, device| distillation(device)];
     for figures in steps {
         let [first, second] = [(), ()].map(|()| bits(figures("resnet20", &device).unwrap()));
         let changed = first.iter().filter(|(name, bits)| second[*name] != **bits).map(|(name, _)| name);

@@ -11,7 +11,7 @@ use serde_json::json;
 use ssdkd_context::{Context, Outcome, Plan};
 use ssdkd_method::distillation::disagreement;
 use ssdkd_method::priority::{Cumulative, prioritise};
-use ssdkd_method::{Arrivals, DistillSettings};
+use ssdkd_method::{DistillSettings, NewSamplePriority};
 use ssdkd_nn::Task;
 use ssdkd_nn::random::stream;
 use ssdkd_shards::{BufferRow, DrawRow, PriorityRow};
@@ -19,7 +19,7 @@ use ssdkd_shards::{BufferRow, DrawRow, PriorityRow};
 /// The stage's name: its folder, its section of the recipe, its binary.
 pub const STAGE: &str = "sample";
 /// Raised by hand when the same recipe gives other results.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Images in one pass of the student over the buffer.
 const MEASURING_BATCH: usize = 256;
@@ -28,11 +28,11 @@ const MEASURING_BATCH: usize = 256;
 pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let settings = context.recipe().sample.relevant();
     let DistillSettings { steps, batch, passes, .. } = context.recipe().distill;
-    let (rounds, arrivals) = (context.recipe().run.rounds, context.recipe().balance.arrivals);
+    let (rounds, new_sample_priority) = (context.recipe().run.rounds, context.recipe().balance.new_sample_priority);
     let distilling_round = context.distilling_round(STAGE, round)?;
     let parameters = json!({
         "sample": settings,
-        "balance": { "arrivals": arrivals },
+        "balance": { "new_sample_priority": new_sample_priority },
         "distill": { "steps": steps, "batch": batch, "passes": passes },
     });
     let mut plan = Plan::new(STAGE, VERSION, round, parameters).reads("balance", round);
@@ -58,7 +58,7 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
         vec![None; table.len()]
     };
     let before = if distilling_round > 0 { context.priorities(round - 1)? } else { Vec::new() };
-    let previous = previous(&table, &before, arrivals);
+    let previous = previous(&table, &before, new_sample_priority);
     let members = prioritise(&settings, settings.beta(distilling_round, rounds), &previous, &disagreements)?;
 
     let seed = context.recipe().run.seed;
@@ -95,8 +95,8 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
 }
 
 /// Priority and weight of every member so far: what the round `before` gave it, or those of a new sample.
-fn previous(members: &[BufferRow], before: &[PriorityRow], arrivals: Arrivals) -> Vec<(f64, f64)> {
-    let new = (arrivals.priority(before.iter().map(|row| row.priority)), 1.0);
+fn previous(members: &[BufferRow], before: &[PriorityRow], of_new: NewSamplePriority) -> Vec<(f64, f64)> {
+    let new = (of_new.priority(before.iter().map(|row| row.priority)), 1.0);
     let known = before.iter().map(|row| (row.sample_id, (row.priority, row.weight))).collect::<HashMap<_, _>>();
     members.iter().map(|row| known.get(&row.sample_id).copied().unwrap_or(new)).collect()
 }

@@ -74,6 +74,14 @@ pub enum ShardError {
         /// Ours.
         supported: u32,
     },
+    /// Written by an older program, in a layout that this one does not read.
+    #[error("{} has schema version {found}, and this program reads versions from {} to {}; {}", path.display(), crate::OLDEST_SCHEMA_VERSION, crate::SCHEMA_VERSION, crate::LAST_PROGRAM_BEFORE)]
+    OlderSchema {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+    },
     /// A table of another kind.
     #[error("{} is a `{found}` table, and a `{expected}` table is needed here\nhint: check that this is the file you mean", path.display())]
     WrongTable {

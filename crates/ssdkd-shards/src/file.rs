@@ -17,7 +17,7 @@ use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use serde::de::DeserializeOwned;
 
 use crate::guard::{guard_file, row_bytes};
-use crate::{SCHEMA_VERSION, ShardError};
+use crate::{OLDEST_SCHEMA_VERSION, SCHEMA_VERSION, ShardError};
 
 pub(crate) const SCHEMA_VERSION_KEY: &str = "ssdkd.schema_version";
 pub(crate) const TABLE_KEY: &str = "ssdkd.table";
@@ -175,6 +175,7 @@ impl ParquetFile {
             Ok(found) if found > SCHEMA_VERSION.into() => {
                 Err(ShardError::NewerSchema { path, found, supported: SCHEMA_VERSION })
             }
+            Ok(found @ 1..) if found < OLDEST_SCHEMA_VERSION.into() => Err(ShardError::OlderSchema { path, found }),
             Ok(1..) => Ok(()),
             _ => {
                 let reason = format!("{text:?} is not a version");

@@ -52,15 +52,23 @@ table! {
         teacher_class: u32,
         /// The teacher's probability for it; of a teacher that labels pixels the mean over them of each one's largest.
         teacher_confidence: f32,
-        /// L_BN of the batch in which the image was made.
-        loss_batch_norm: f32,
-        /// L_CE of that batch, φ included.
-        loss_task: f32,
-        /// L_bal of that batch.
-        loss_balance: f32,
-        /// L_adv of that batch.
-        loss_adversarial: f32,
-        /// What was minimised, of that batch: the terms times their factors, those that a strategy has of its own as well.
+        /// Batch-norm term of the loss of the image's batch, before its factor. This and the other terms are empty where not computed.
+        loss_batch_norm: Option<f32>,
+        /// Class term, φ included.
+        loss_class: Option<f32>,
+        /// Balance term.
+        loss_balance: Option<f32>,
+        /// Activation term.
+        loss_activation: Option<f32>,
+        /// Adversarial term.
+        loss_adversarial: Option<f32>,
+        /// Total variation of the pixels.
+        loss_total_variation: Option<f32>,
+        /// Distance of the pixels from mid-gray.
+        loss_l2: Option<f32>,
+        /// Contrastive term.
+        loss_contrastive: Option<f32>,
+        /// The loss of that batch: all terms times their factors.
         loss_total: f32,
         /// The round that made the image.
         round: u32,

@@ -29,7 +29,18 @@ pub use manifest::{FileEntry, Manifest, Role, Timing};
 pub use tables::{BufferRow, ClassRow, DrawRow, ObservedRow, PriorityRow, StepRow};
 
 /// The version of every layout in this crate. Raised when a reader of the old one would misunderstand the new one.
-pub const SCHEMA_VERSION: u32 = 1;
+///
+/// | version | since |
+/// |---|---|
+/// | 1 | the first layout; its last program is that of commit 172d8de |
+/// | 2 | a column for each term of the loss; settings in manifests have the recipe's new names |
+pub const SCHEMA_VERSION: u32 = 2;
+
+/// The oldest version that this program reads.
+pub const OLDEST_SCHEMA_VERSION: u32 = 2;
+
+/// The last program that reads versions before [`OLDEST_SCHEMA_VERSION`].
+pub const LAST_PROGRAM_BEFORE: &str = "the last program that reads it is that of commit 172d8de";
 
 /// What the macro [`table!`] needs of other crates.
 #[doc(hidden)]

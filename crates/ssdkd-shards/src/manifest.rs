@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{SCHEMA_VERSION, ShardError, canonical, digest};
+use crate::{OLDEST_SCHEMA_VERSION, SCHEMA_VERSION, ShardError, canonical, digest};
 
 /// Its file name.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -111,6 +111,9 @@ impl Manifest {
         if found > SCHEMA_VERSION.into() {
             return Err(ShardError::NewerSchema { path: path.into(), found, supported: SCHEMA_VERSION });
         }
+        if found < OLDEST_SCHEMA_VERSION.into() {
+            return Err(ShardError::OlderSchema { path: path.into(), found });
+        }
         let manifest: Self = serde_json::from_value(value).map_err(|error| unusable(error.to_string()))?;
         manifest.check().map_err(unusable)?;
         Ok(manifest)
@@ -207,7 +210,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        check_refused(|value| value["schema_version"] = json!(2), "schema version 2");
+        check_refused(|value| value["schema_version"] = json!(3), "schema version 3");
+        check_refused(|value| value["schema_version"] = json!(1), "the last program that reads it is that of commit");
         check_refused(|value| value["schema_version"] = json!("1"), "no `schema_version`");
         check_refused(|value| value["colour"] = json!(1), "unknown field `colour`");
         check_refused(|value| value["files"][0]["colour"] = json!(1), "unknown field `colour`");
@@ -219,7 +223,7 @@ mod tests {
         check_refused(|value| value["files"][0]["blake3"] = json!("abc"), "not a BLAKE3 digest");
         check_refused(|value| value["metrics"]["loss"] = Value::Null, "the metric `loss` is null");
         check_refused(|value| value["files"][0]["role"] = json!("cache"), "unknown variant `cache`");
-        let error = Manifest::parse(b"{\"schema_version\": 1, ", "some/manifest.json".as_ref()).unwrap_err();
+        let error = Manifest::parse(b"{\"schema_version\": 2, ", "some/manifest.json".as_ref()).unwrap_err();
         assert!(error.to_string().contains("EOF"), "{error}");
     }
 }

@@ -79,8 +79,10 @@ table! {
         step: u32,
         /// Learning rate.
         lr: f64,
-        /// L_S.
+        /// The student's loss, feature distillation included.
         loss: f32,
+        /// Distance between the feature maps, before its factor; empty without feature distillation.
+        feature_distillation: Option<f32>,
         /// Mean KL(f_t ‖ f_s) over the batch, at temperature 1, before the step.
         kl: f32,
         /// Share of the batch that both networks take for the same class.

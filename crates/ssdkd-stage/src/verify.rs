@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use ssdkd_shards::ShardError;
 use ssdkd_shards::manifest::MANIFEST_FILE;
+use ssdkd_shards::{LAST_PROGRAM_BEFORE, ShardError};
 
 use crate::error::StageError;
 use crate::fingerprint::FingerprintInput;
@@ -37,6 +37,11 @@ impl RunFolder {
             Err(StageError::Shard(ShardError::NewerSchema { found, supported, .. })) => {
                 let reason = format!("it has schema version {found}, this program knows {supported}");
                 let remedy = "use the program that made the run, or a newer one".into();
+                return Ok((1, vec![Damage { path, reason, remedy, stale: false }]));
+            }
+            Err(StageError::Shard(ShardError::OlderSchema { found, .. })) => {
+                let reason = format!("it has schema version {found}, which this program does not read");
+                let remedy = LAST_PROGRAM_BEFORE.into();
                 return Ok((1, vec![Damage { path, reason, remedy, stale: false }]));
             }
             Err(StageError::Shard(ShardError::Manifest { reason, .. }) | StageError::Corrupt { reason, .. }) => {

@@ -5,7 +5,8 @@ use std::time::Instant;
 use anyhow::Result;
 use candle_core::Tensor;
 use ssdkd_context::{Context, Recipe};
-use ssdkd_method::{Distiller, InvertSettings, Modulation, Objective, Position, Refresh, Strategy};
+use ssdkd_method::inversion::start;
+use ssdkd_method::{Distiller, InvertSettings, Modulation, Objective, Position, Refresh};
 use ssdkd_nn::Network;
 use ssdkd_nn::random::stream;
 
@@ -35,14 +36,14 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
     let student = Network::create(&context.student_spec()?, 0, &device)?;
     let Recipe { run, invert, distill, balance, .. } = &recipe;
     let few = InvertSettings { steps: invert.steps.min(STEPS), ..invert.clone() };
-    let mut inversion = Strategy::start(&few, &teacher, 0, &device)?;
+    let mut inversion = start(&few, &teacher, 0, &device)?;
     let modulation = Modulation::new(invert.phi, &[]);
     ssdkd_ops::reset_peak();
 
     let mut state = 0;
     let mut batch = |student: Option<&Network>, distilling_round: Option<u32>| -> Result<f64> {
         let mut seconds = 0.0;
-        let objective = Objective::new(&few, &teacher, student, &modulation);
+        let objective = Objective::new(few.loss, &teacher, student, &modulation);
         // The first of a kind finds caches and memory cold.
         for batch in 0..2 {
             let start = Instant::now();

@@ -13,9 +13,9 @@ use ssdkd_context::preflight::enforce;
 use ssdkd_context::{Context, Finding, Recipe, SHARD, STUDENT, quote};
 use ssdkd_data::{Dataset, Split};
 use ssdkd_evaluate::{check_fit, open_data_for};
-use ssdkd_method::{AugmentSettings, Diagnostics};
+use ssdkd_method::Diagnostics;
 use ssdkd_nn::random::stream;
-use ssdkd_nn::{Architecture, Network};
+use ssdkd_nn::{Architecture, CropFlipSettings, Network};
 use ssdkd_stage::{AskArgs, Progress, RunArgs, RunLock, StageError, signals, write_file};
 
 use crate::current::count_only_current;
@@ -46,7 +46,7 @@ pub struct Measurements {
     pub students: BTreeMap<String, f64>,
     /// The views of images that the figures below are of; `None` in a record of an earlier version.
     #[serde(default)]
-    pub views: Option<AugmentSettings>,
+    pub views: Option<CropFlipSettings>,
     /// Whether these images are any good, judged by the teacher as a run's own are: what to compare those with.
     #[serde(default)]
     pub real: Option<Diagnostics>,
@@ -57,7 +57,7 @@ pub struct Measurements {
 
 impl Measurements {
     /// Forgets what another teacher's is or was judged by it, or with other views. Where the record does not say, `doubt` decides.
-    fn forget_others(&mut self, teacher: String, views: AugmentSettings, doubt: bool) {
+    fn forget_others(&mut self, teacher: String, views: CropFlipSettings, doubt: bool) {
         let other_teacher = self.teacher_digest.as_ref().map_or(doubt, |known| *known != teacher);
         let other_views = self.views.map_or(doubt, |known| known != views);
         if other_teacher {
@@ -133,7 +133,7 @@ pub fn path(context: &Context) -> PathBuf {
 /// What has been measured of a run, but for what is known to be of another teacher or other views; empty if nothing has been.
 pub fn read(context: &Context) -> Result<Measurements> {
     let mut measured = stored(context)?;
-    measured.forget_others(context.teacher_digest(), context.recipe().distill.augment, false);
+    measured.forget_others(context.teacher_digest(), context.recipe().distill.views.crop_flip(), false);
     Ok(measured)
 }
 
@@ -154,7 +154,7 @@ pub fn measure(context: &mut Context) -> Result<()> {
     let Some(spec) = data_spec(context.recipe()) else { return Ok(()) }; // said before the run
     let data = open(&spec, context)?;
     let mut measured = stored(context)?;
-    measured.forget_others(context.teacher_digest(), context.recipe().distill.augment, true);
+    measured.forget_others(context.teacher_digest(), context.recipe().distill.views.crop_flip(), true);
     measured.forget_other_data(data.digest().to_hex().to_string());
     measured.images = data.len();
     measured.data = spec; // the same data may have moved
@@ -208,7 +208,7 @@ fn judge_shard(context: &mut Context, round: u32) -> Result<Diagnostics> {
 
 /// The same views every time, so that figures differ by their images alone.
 fn judge(context: &mut Context, images: &Tensor) -> Result<Diagnostics> {
-    let views = context.recipe().distill.augment;
+    let views = context.recipe().distill.views.crop_flip();
     Ok(ssdkd_method::diagnose(&*context.teacher()?, images, views, &mut stream(0, "evaluate/views", &[]))?)
 }
 
@@ -290,7 +290,7 @@ fn accuracy(network: &Network, data: &Dataset) -> Result<f64> {
 mod tests {
     use super::*;
 
-    const VIEWS: AugmentSettings = AugmentSettings { crop_padding: 4, flip: true };
+    const VIEWS: CropFlipSettings = CropFlipSettings { crop_padding: 4, flip: true };
 
     /// All there is to measure, of the data `d`, the teacher `t` and [`VIEWS`].
     fn all() -> Measurements {
@@ -324,7 +324,7 @@ mod tests {
         };
         assert_eq!(others("t", VIEWS), [true; 4]);
         assert_eq!(others("u", VIEWS), [false, true, false, false], "another teacher");
-        assert_eq!(others("t", AugmentSettings::OFF), [true, true, false, false], "other views");
+        assert_eq!(others("t", CropFlipSettings::OFF), [true, true, false, false], "other views");
         let data = |digest: &str| {
             let mut measured = all();
             measured.forget_other_data(digest.into());

@@ -24,8 +24,12 @@ fn every_recipe_is_valid() {
     }
 }
 
-/// Changes that make any recipe a matter of a second, on the shapes and their teacher.
-fn tiny() -> Vec<String> {
+/// Changes that make a recipe a matter of a second, on the shapes and their teacher.
+fn tiny(recipe: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(recipe).expect("a readable recipe");
+    let strategy =
+        ["persistent", "meta", "contrastive"].into_iter().find(|name| text.contains(&format!("[invert.{name}]")));
+    let generator = strategy.map(|name| [format!("invert.{name}.width=4"), format!("invert.{name}.latent_size=16")]);
     let teacher = workspace().join("data/teachers/shapes-resnet20.json");
     let teacher = format!("teacher.card={}", teacher.display());
     let settings = [
@@ -36,22 +40,21 @@ fn tiny() -> Vec<String> {
         "invert.batch=10",
         "invert.batches=1",
         "invert.steps=2",
-        "invert.width=4",
-        "invert.latent=16",
         "distill.steps=2",
         "distill.batch=8",
         "evaluate.data=shapes:0",
         "evaluate.limit=20",
     ];
-    settings.iter().flat_map(|setting| ["--set".to_string(), (*setting).to_string()]).collect()
+    let settings = settings.iter().map(ToString::to_string).chain(generator.into_iter().flatten());
+    settings.flat_map(|setting| ["--set".to_string(), setting]).collect()
 }
 
 #[test]
 fn every_baseline_runs_and_all_can_be_compared() {
     let scratch = Scratch::new();
-    let tiny = tiny();
     let mut runs = Vec::new();
     for recipe in recipes(&workspace().join("pipelines/baselines")) {
+        let tiny = tiny(&recipe);
         let mut arguments = vec!["run", recipe.to_str().expect("a UTF-8 path")];
         arguments.extend(tiny.iter().map(String::as_str));
         let (out, _) = scratch.succeed("ssdkd", &arguments);

@@ -89,7 +89,7 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
 /// A round of many steps does not start over: it goes on after the last step that was kept, in whichever pass over its views that was.
 #[test]
 fn a_round_killed_in_its_middle_goes_on_from_its_checkpoint() {
-    let long = ["distill.steps=40", "distill.passes=20", "distill.features=5.0", "keep.checkpoint=0"];
+    let long = ["distill.steps=40", "distill.passes=20", "distill.feature_distillation=5.0", "keep.checkpoint=0"];
     let long = long.iter().flat_map(|setting| ["--set", *setting]).collect::<Vec<_>>();
     let run = [&["run", "tiny.toml"][..], &long].concat();
     let undisturbed = Scratch::new();

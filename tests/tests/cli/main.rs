@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod baselines;
+mod health;
 mod import;
 mod integrity;
 mod killed;
@@ -15,4 +16,3 @@ mod segmentation;
 mod shards;
 mod stopped;
 mod support;
-mod trouble;

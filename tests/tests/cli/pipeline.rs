@@ -47,7 +47,7 @@ fn table<R: Row>(scratch: &Scratch, path: &str) -> Vec<R> {
 #[test]
 fn passes_show_the_same_views_in_other_orders() {
     let scratch = Scratch::new();
-    let settings = ["distill.steps=12", "distill.passes=3", "distill.features=5.0"];
+    let settings = ["distill.steps=12", "distill.passes=3", "distill.feature_distillation=5.0"];
     let settings = settings.iter().flat_map(|setting| ["--set", *setting]).collect::<Vec<_>>();
     scratch.succeed("ssdkd", &[&["run", "tiny.toml"], &settings[..]].concat());
     let drawn = table::<DrawRow>(&scratch, "runs/tiny/sample/0003/draws.parquet");

@@ -40,7 +40,7 @@ fn check_as_from_nothing(scratch: &Scratch, changes: &[&str]) {
 fn a_finished_run_is_made_again_stage_by_stage() {
     let scratch = Scratch::new();
     run(&scratch, "runs", &[]);
-    for change in ["distill.lr=0.05", "invert.lr_g=0.002"] {
+    for change in ["distill.lr=0.05", "invert.persistent.lr=0.002"] {
         let changes = ["--set", change];
         stage_by_stage(&scratch, &changes);
         check_as_from_nothing(&scratch, &changes);
@@ -71,15 +71,15 @@ fn check_made_again(settings: &[&str], change: &str, expected: &str) {
 #[test]
 fn a_change_makes_again_what_depends_on_it_and_nothing_else() {
     // Images that nobody has to trick the student with, in a buffer that forgets the oldest.
-    let alone = ["invert.adv=0", "balance.eviction=fifo"];
+    let alone = ["invert.loss.adversarial=0", "balance.eviction=fifo"];
     check_made_again(&alone, "distill.lr=0.05", "sample 3-4, distill 2-4");
     check_made_again(&alone, "sample.alpha=0.5", "sample 2-4, distill 2-4");
-    check_made_again(&alone, "balance.arrivals=mean", "sample 2-4, distill 2-4");
-    check_made_again(&alone, "invert.lr_z=0.5", "");
+    check_made_again(&alone, "balance.new_sample_priority=mean", "sample 2-4, distill 2-4");
+    check_made_again(&alone, "invert.persistent.embedding_scale=0.5", "");
     // Whom a buffer that forgets the lowest priorities holds depends on the student; how many of each class does not.
-    check_made_again(&["invert.adv=0"], "distill.lr=0.05", "balance 4-4, sample 3-4, distill 2-4");
+    check_made_again(&["invert.loss.adversarial=0"], "distill.lr=0.05", "balance 4-4, sample 3-4, distill 2-4");
     // The student has no part in the warm-up's images.
-    check_made_again(&[], "invert.adv=2", "invert 2-4, balance 2-4, sample 2-4, distill 2-4");
+    check_made_again(&[], "invert.loss.adversarial=2", "invert 2-4, balance 2-4, sample 2-4, distill 2-4");
     check_made_again(&["sample.enabled=false"], "sample.alpha=0.5", "");
     check_made_again(&["sample.enabled=false"], "distill.lr=0.05", "invert 3-4, balance 3-4, sample 3-4, distill 2-4");
 }
@@ -147,7 +147,7 @@ fn an_old_round_made_again_takes_no_shard_from_the_newest_buffer() {
 fn images_made_again_since_are_not_taken_for_those_of_the_buffer() {
     let scratch = Scratch::new();
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
-    scratch.succeed("ssdkd-invert", &["tiny.toml", "--round", "3", "--set", "invert.lr_g=0.002"]);
+    scratch.succeed("ssdkd-invert", &["tiny.toml", "--round", "3", "--set", "invert.persistent.lr=0.002"]);
     let parts = ["invert/0003 was rebuilt after runs/tiny/balance/0003 was made from it", "`ssdkd run`"];
     scratch.fail("ssdkd-distill", &["tiny.toml", "--round", "3", "--force"], 4, &parts);
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
@@ -160,7 +160,7 @@ fn nor_are_images_that_another_buffer_took() {
     scratch.succeed("ssdkd", &["run", "tiny.toml", "--set", "keep.states=0"]);
     let before = scratch.artefacts("runs/tiny");
     for stage in ["ssdkd-invert", "ssdkd-balance"] {
-        scratch.succeed(stage, &["tiny.toml", "--round", "1", "--set", "invert.lr_g=0.002"]);
+        scratch.succeed(stage, &["tiny.toml", "--round", "1", "--set", "invert.persistent.lr=0.002"]);
     }
     // The buffer of the second round names rows of the first, which are others now.
     let parts = ["balance/0001 was rebuilt after runs/tiny/balance/0002 was made from it", "`ssdkd run`"];
@@ -221,7 +221,7 @@ fn who_cannot_be_served_leaves_the_run_as_it_is() {
     let collected = ["tiny.toml", "--set", "keep.states=1", "--set", "run.rounds=6"];
     scratch.succeed("ssdkd", &[&["run"][..], &collected].concat());
     let before = scratch.artefacts("runs/tiny");
-    let other = ["--round", "5", "--set", "invert.lr_g=0.002"];
+    let other = ["--round", "5", "--set", "invert.persistent.lr=0.002"];
     scratch.fail("ssdkd-invert", &[&collected[..], &other].concat(), 3, &["keep.states"]);
     assert_eq!(scratch.artefacts("runs/tiny"), before);
     scratch.fail("ssdkd", &["run", "tiny.toml", "--set", "run.name=new", "--resume"], 2, &["nothing to resume"]);

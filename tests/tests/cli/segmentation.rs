@@ -56,7 +56,8 @@ fn a_run_of_pixels_is_measured_drawn_and_exported() {
 fn one_process_and_many_leave_the_same_bytes() {
     let scratch = scratch();
     // With a pass of the student over the buffer, and views that are seen twice.
-    let settings = ["--set", "sample.refresh=all", "--set", "distill.passes=2", "--set", "distill.features=3.0"];
+    let settings =
+        ["--set", "sample.refresh=all", "--set", "distill.passes=2", "--set", "distill.feature_distillation=3.0"];
     scratch.succeed("ssdkd", &[&["run", "tiny.toml", "--runs", "whole", "--threads", "1"], &settings[..]].concat());
     for round in ["0", "1", "2", "3"] {
         let stages = ["ssdkd-invert", "ssdkd-balance", "ssdkd-sample", "ssdkd-distill"];

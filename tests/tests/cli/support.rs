@@ -21,11 +21,13 @@ card = "TEACHER"
 architecture = "resnet8"
 
 [invert]
-latent = 16
-width = 4
 batch = 12
 batches = 2
 steps = 1
+
+[invert.persistent]
+latent_size = 16
+width = 4
 
 [balance]
 capacity = 40

@@ -44,7 +44,7 @@ fn step_column() -> (Field, ArrayRef) {
     (Field::new("step", DataType::UInt32, false), Arc::new(UInt32Array::from(vec![1, 2])))
 }
 
-const DRAWS: [(&str, &str); 2] = [("ssdkd.schema_version", "1"), ("ssdkd.table", "draws")];
+const DRAWS: [(&str, &str); 2] = [("ssdkd.schema_version", "2"), ("ssdkd.table", "draws")];
 
 #[test]
 fn what_is_not_parquet_is_refused() {
@@ -60,9 +60,12 @@ fn what_is_not_parquet_is_refused() {
 #[test]
 fn parquet_of_something_else_is_refused() {
     assert!(matches!(refusal(foreign(&[], vec![step_column()])), ShardError::MissingMetadata { .. }));
-    let newer = [("ssdkd.schema_version", "2"), ("ssdkd.table", "draws")];
+    let newer = [("ssdkd.schema_version", "3"), ("ssdkd.table", "draws")];
     let error = refusal(foreign(&newer, vec![step_column()]));
-    assert!(matches!(error, ShardError::NewerSchema { found: 2, supported: 1, .. }));
+    assert!(matches!(error, ShardError::NewerSchema { found: 3, supported: 2, .. }));
+    let older = [("ssdkd.schema_version", "1"), ("ssdkd.table", "draws")];
+    let error = refusal(foreign(&older, vec![step_column()]));
+    assert!(error.to_string().contains("the last program that reads it is that of commit"), "{error}");
     let nonsense = [("ssdkd.schema_version", "-1"), ("ssdkd.table", "draws")];
     assert!(matches!(refusal(foreign(&nonsense, vec![step_column()])), ShardError::Metadata { .. }));
     let other = tables::encode::<ObservedRow>(&[], &origin()).unwrap();
@@ -95,7 +98,7 @@ fn columns_that_are_missing_or_of_another_type_are_named() {
 /// An image shard whose image column claims `extension`, with images of four values.
 fn image_claim(extension: &[(&str, &str)]) -> String {
     let metadata = [
-        ("ssdkd.schema_version", "1"),
+        ("ssdkd.schema_version", "2"),
         ("ssdkd.table", "images"),
         ("ssdkd.stage", "invert"),
         ("ssdkd.fingerprint", ""),

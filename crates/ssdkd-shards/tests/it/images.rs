@@ -122,7 +122,7 @@ fn row_groups_and_metadata_are_as_promised() {
     assert_eq!(groups, [512, 512, 76]);
     let pairs = metadata.file_metadata().key_value_metadata().unwrap();
     let get = |key: &str| pairs.iter().find(|pair| pair.key == key).and_then(|pair| pair.value.as_deref()).unwrap();
-    assert_eq!(get("ssdkd.schema_version"), "1");
+    assert_eq!(get("ssdkd.schema_version"), "2");
     assert_eq!(get("ssdkd.table"), "images");
     assert_eq!(get("ssdkd.stage"), "invert");
     assert_eq!(get("ssdkd.fingerprint"), "f".repeat(64));

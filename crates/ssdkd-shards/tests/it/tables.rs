@@ -73,14 +73,19 @@ proptest! {
 
     #[test]
     fn steps_survive(rows in up_to_50((any::<u32>(), double(), float(), float(), float(), float()))) {
-        let row = |(step, lr, loss, kl, agreement, gradient_norm)| StepRow { step, lr, loss, kl, agreement, gradient_norm };
+        let row = |(step, lr, loss, kl, agreement, gradient_norm)| {
+            let feature_distillation = (step % 2 == 0).then_some(kl);
+            StepRow { step, lr, loss, feature_distillation, kl, agreement, gradient_norm }
+        };
         check_round_trip(&rows.into_iter().map(row).collect::<Vec<_>>())?;
     }
 }
 
 #[test]
 fn a_loss_that_diverged_is_still_recorded() {
-    let row = StepRow { step: 0, lr: 0.1, loss: f32::NAN, kl: f32::INFINITY, agreement: 0.0, gradient_norm: f32::NAN };
+    let (kl, gradient_norm) = (f32::INFINITY, f32::NAN);
+    let row =
+        StepRow { step: 0, lr: 0.1, loss: f32::NAN, feature_distillation: None, kl, agreement: 0.0, gradient_norm };
     let bytes = tables::encode(&[row], &origin()).unwrap();
     let rows = tables::decode::<StepRow>(bytes, Path::new("steps.parquet")).unwrap();
     assert!(rows[0].loss.is_nan() && rows[0].kl == f32::INFINITY);
@@ -109,5 +114,5 @@ fn a_table_says_what_it_is() {
         columns,
         ["sample_id UInt64", "kl Float32", "priority Float64", "probability Float64", "weight Float64"]
     );
-    assert_eq!(description.metadata["ssdkd.schema_version"], "1");
+    assert_eq!(description.metadata["ssdkd.schema_version"], "2");
 }

@@ -1,5 +1,4 @@
-//! What the student can learn from a teacher beside its answers: the feature maps that the answers are made of \[C:
-//! FitNets, Romero et al. 2015\]\[O\].
+//! Feature distillation: the student also learns the teacher's feature maps \[C: FitNets, Romero et al. 2015\]\[O\].
 //!
 //! ```text
 //! L_F = (1/M) Σ_m ‖P_m(a_m) − b_m‖₂ / ‖b_m‖₂      a_m, b_m: maps (B, H, W, C) of student and teacher, of one batch of views
@@ -21,7 +20,7 @@ use ssdkd_ops as ops;
 use ssdkd_ops::{Conv2dSpec, Value};
 
 /// The P_m and their weights; see the [module](self).
-pub(crate) struct Hints {
+pub(crate) struct FeatureDistillation {
     store: Store,
     pairs: Vec<Pair>,
 }
@@ -34,8 +33,8 @@ struct Pair {
     projector: Option<Conv2d>,
 }
 
-impl Hints {
-    /// Fresh P_m between two networks, their weights a function of `seed`.
+impl FeatureDistillation {
+    /// Returns fresh P_m between two networks, their weights a function of `seed`.
     ///
     /// # Errors
     /// If the networks have no resolution in common.
@@ -55,7 +54,7 @@ impl Hints {
         }
         if pairs.is_empty() {
             bail!(
-                "no feature map of a {} has the size of one of a {}\nhint: set distill.features to 0",
+                "no feature map of a {} has the size of one of a {}\nhint: set distill.feature_distillation to 0",
                 student.spec().architecture,
                 teacher.spec().architecture
             );
@@ -63,12 +62,12 @@ impl Hints {
         Ok(Self { store, pairs })
     }
 
-    /// The b_m among all maps of the teacher; they get no gradient.
+    /// Returns the b_m among all maps of the teacher; they get no gradient.
     pub(crate) fn targets(&self, teacher: &[Value]) -> Result<Vec<Tensor>> {
         self.pairs.iter().map(|pair| Ok(ops::to_f32(&teacher[pair.teacher].detach())?.tensor().clone())).collect()
     }
 
-    /// L_F of the student's maps and the [targets](Self::targets) of the same views.
+    /// Returns L_F of the student's maps and the [targets](Self::targets) of the same views.
     pub(crate) fn loss(&self, student: &[Value], targets: &[Tensor]) -> Result<Value> {
         let mut distances = Vec::new();
         for (pair, target) in self.pairs.iter().zip(targets) {
@@ -83,17 +82,17 @@ impl Hints {
         ops::weighted_sum(&distances.iter().map(|distance| (share, distance)).collect::<Vec<_>>())
     }
 
-    /// What is trained beside the student.
+    /// Returns what is trained with the student.
     pub(crate) fn parameters(&self) -> Vec<(String, Var)> {
         self.store.parameters().into_iter().map(|(name, var)| (format!("projector.{name}"), var)).collect()
     }
 
-    /// The weights of the P_m, by their names.
+    /// Returns the weights of the P_m, by their names.
     pub(crate) fn to_tensors(&self) -> BTreeMap<String, Tensor> {
         self.store.to_tensors()
     }
 
-    /// Takes up saved weights; the error names what does not fit.
+    /// Restores saved weights. The error names what does not fit.
     pub(crate) fn load_tensors(&self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
         self.store.load_tensors(tensors)
     }

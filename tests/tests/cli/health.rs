@@ -6,16 +6,21 @@ use crate::support::Scratch;
 fn an_exploding_loss_is_said_and_ends_the_run_if_wanted() {
     let scratch = Scratch::new();
     let explode = ["run", "tiny.toml", "--set", "distill.lr=20"];
-    let stop = [&explode[..], &["--set", "run.trouble=stop"]].concat();
+    let stop = [&explode[..], &["--set", "run.on_failed_check=stop"]].concat();
     let said = ["distill 0003: the student's loss went from", "lower distill.lr"];
-    scratch.fail("ssdkd", &stop, 1, &[&said[..], &["run.trouble = \"warn\" goes on"]].concat());
+    scratch.fail("ssdkd", &stop, 1, &[&said[..], &["run.on_failed_check = \"warn\" continues"]].concat());
     assert!(scratch.path("runs/tiny/distill/0002/manifest.json").exists());
-    assert!(!scratch.path("runs/tiny/distill/0003").exists(), "a troubled round would be taken for a good one");
+    assert!(!scratch.path("runs/tiny/distill/0003").exists(), "a failed round would be taken for a good one");
     // The same recipe but for that key has done all before, and goes on.
     let (_, err) = scratch.succeed("ssdkd", &explode);
     assert!(said.iter().all(|part| err.contains(part)), "{err}");
     assert!(err.contains("invert 0003: fresh"), "{err}");
-    scratch.fail("ssdkd", &["run", "tiny.toml", "--set", "run.trouble=ignore"], 2, &["trouble", "`warn`", "`stop`"]);
+    scratch.fail(
+        "ssdkd",
+        &["run", "tiny.toml", "--set", "run.on_failed_check=ignore"],
+        2,
+        &["on_failed_check", "`warn`", "`stop`"],
+    );
 }
 
 #[test]
@@ -26,6 +31,6 @@ fn a_loss_that_is_no_number_ends_the_run() {
         "ssdkd",
         &arguments,
         1,
-        &["the student's answers are not finite", "hint: the student has diverged; lower distill.lr"],
+        &["the student's logits are not finite", "hint: the student has diverged; lower distill.lr"],
     );
 }

@@ -1,7 +1,7 @@
-//! What the teacher says of a whole image.
+//! The teacher's prediction for a whole image.
 //!
-//! A classifier's row of logits says it. A network that labels pixels gives S rows for each image, and the buffer, its balance
-//! and its pictures still want one class and one confidence. Over the S pixels i of an image x of a batch \[O\]:
+//! A classifier's row of logits is one. A segmentation network gives S rows for each image, and the buffer, its balance
+//! and its pictures still need one class and one confidence. Over the S pixels i of an image x of a batch \[O\]:
 //!
 //! ```text
 //! a_c(x)   = share of the pixels with argmax t_i = c
@@ -17,9 +17,9 @@
 use candle_core::{Device, Result, Tensor, bail};
 use ssdkd_ops as ops;
 
-/// One answer for each image.
+/// The teacher's predictions, one for each image.
 #[derive(Debug, Clone)]
-pub struct Answers {
+pub struct Predictions {
     /// (B,)
     pub classes: Vec<u32>,
     /// (B,), in `(0, 1]`.
@@ -30,8 +30,8 @@ pub struct Answers {
     pub pixels: Option<Vec<u32>>,
 }
 
-impl Answers {
-    /// Of logits (B·S, K), `rows` = S of them for each image.
+impl Predictions {
+    /// Reads logits (B·S, K), `rows` = S of them for each image.
     ///
     /// # Errors
     /// If the rows are not those of whole images.
@@ -93,17 +93,17 @@ fn most_unusual(classes: &[u32], rows: usize, count: usize) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{formula, numbers};
+    use crate::fixtures::{formula, numbers};
 
     #[test]
-    fn one_row_an_image_is_its_own_answer() {
+    fn one_row_an_image_is_its_own_prediction() {
         let logits = formula(3, &[5, 4], 2.0);
-        let answers = Answers::of(&logits, 1).unwrap();
-        assert_eq!(answers.classes, ops::argmax(&logits).unwrap());
-        assert_eq!(answers.confidences, ops::confidence(&logits).unwrap());
-        assert_eq!(numbers(&answers.logits), numbers(&logits));
-        assert!(answers.pixels.is_none());
-        assert!(Answers::of(&logits, 2).is_err() && Answers::of(&logits, 0).is_err());
+        let predictions = Predictions::of(&logits, 1).unwrap();
+        assert_eq!(predictions.classes, ops::argmax(&logits).unwrap());
+        assert_eq!(predictions.confidences, ops::confidence(&logits).unwrap());
+        assert_eq!(numbers(&predictions.logits), numbers(&logits));
+        assert!(predictions.pixels.is_none());
+        assert!(Predictions::of(&logits, 2).is_err() && Predictions::of(&logits, 0).is_err());
     }
 
     #[test]
@@ -120,17 +120,17 @@ mod tests {
     #[test]
     fn probabilities_are_means_over_pixels() {
         let logits = formula(4, &[6, 3], 2.0);
-        let answers = Answers::of(&logits, 3).unwrap();
-        assert_eq!(answers.pixels, Some(ops::argmax(&logits).unwrap()));
+        let predictions = Predictions::of(&logits, 3).unwrap();
+        assert_eq!(predictions.pixels, Some(ops::argmax(&logits).unwrap()));
         let probabilities = numbers(&ops::softmax(&logits).unwrap());
-        let found = numbers(&answers.logits);
+        let found = numbers(&predictions.logits);
         for image in 0..2 {
             for class in 0..3 {
                 let mean = (0..3).map(|pixel| probabilities[9 * image + 3 * pixel + class]).sum::<f32>() / 3.0;
                 assert!((found[3 * image + class].exp() - mean).abs() < 1e-6);
             }
             let confidences = &ops::confidence(&logits).unwrap()[3 * image..][..3];
-            assert!((answers.confidences[image] - confidences.iter().sum::<f32>() / 3.0).abs() < 1e-6);
+            assert!((predictions.confidences[image] - confidences.iter().sum::<f32>() / 3.0).abs() < 1e-6);
         }
     }
 }

@@ -1,14 +1,14 @@
-//! Signs that a run has gone wrong, seen as it happens and not at the end, in a student that knows nothing \[O\].
+//! Health checks: they see during a run that it has gone wrong, and not only at its end \[O\].
 //!
-//! Each sign is a figure that a stage has anyway, and a limit that no healthy run of the experiments came near. What follows
-//! from a sign (a warning, or the end of the run) is not decided here.
+//! Each check compares a figure that a stage has anyway with a limit that no healthy run of the experiments came near. The caller
+//! decides what a failed check leads to: a warning, or the end of the run.
 
 use std::fmt;
 
-/// A sign that something is wrong; it reads as what is wrong and what helps.
+/// A failed health check. Its text says what is wrong and what helps.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Trouble {
-    /// The teacher is undecided about every image: its mean confidence, and how many classes there are.
+pub enum FailedCheck {
+    /// The teacher is not sure of any image.
     FlatTeacher {
         /// Mean top probability of the images of a round.
         confidence: f64,
@@ -34,7 +34,7 @@ pub enum Trouble {
         /// Of the round before.
         before: f64,
     },
-    /// After many steps the student agrees with the teacher as often as somebody who guesses.
+    /// After many steps the student agrees with the teacher only as often as by guessing.
     Guessing {
         /// Share of the training views.
         agreement: f64,
@@ -50,8 +50,8 @@ const EXPLOSION: f64 = 5.0;
 /// Steps after which a student should know something.
 const PATIENCE: u64 = 500;
 
-impl Trouble {
-    /// Looks at the images of a round (N × pixels, in `[0, 1]`) and the teacher's confidence in each.
+impl FailedCheck {
+    /// Checks the images of a round (N × pixels, in `[0, 1]`) and the teacher's confidence in each.
     pub fn of_images(pixels: &[f32], confidences: &[f32], classes: usize) -> Option<Self> {
         let images = confidences.len();
         if images < 2 || classes < 2 {
@@ -67,15 +67,15 @@ impl Trouble {
         (deviation < 1.0 / 255.0).then_some(Self::OneImage { deviation })
     }
 
-    /// Looks at the buffer's images of each class.
+    /// Checks the buffer's images of each class.
     pub fn of_buffer(counts: &[u64]) -> Option<Self> {
         let members = counts.iter().map(|&count| count as usize).sum::<usize>();
         let class = counts.iter().position(|&count| count == 0)?;
         (members >= ENOUGH * counts.len()).then_some(Self::VanishedClass { class, members })
     }
 
-    /// Looks at a round of the student: mean loss, and that of the round before; mean agreement after `steps` in all, and that of
-    /// somebody who guesses, where it is known.
+    /// Checks a round of the student: its mean loss and that of the round before; its mean agreement after `steps` in total, and that
+    /// of guessing, where it is known.
     pub fn of_student(loss: f64, before: Option<f64>, agreement: f64, steps: u64, guess: Option<f64>) -> Option<Self> {
         if let Some(before) = before.filter(|&before| loss > EXPLOSION * before) {
             return Some(Self::ExplodingLoss { loss, before });
@@ -100,24 +100,25 @@ fn mean_deviation(pixels: &[f32], images: usize) -> f64 {
     variances.map(f64::sqrt).sum::<f64>() / size.max(1) as f64
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for FailedCheck {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::FlatTeacher { confidence, classes } => write!(
                 formatter,
                 "the teacher is undecided about every image: its mean confidence is {confidence:.3} with {classes} classes\n\
-                 hint: check the card's mean, std and input with `ssdkd inspect`; in the warm-up, a higher invert.oh or \
+                 hint: check the card's mean, std and input with `ssdkd inspect`; in the warm-up, a higher invert.loss.class or \
                  more run.warmup_rounds"
             ),
             Self::OneImage { deviation } => write!(
                 formatter,
                 "the images are all alike: a pixel deviates by {deviation:.5} over them\n\
-                 hint: the generator has collapsed; lower invert.lr_g or invert.oh, or raise invert.bn and invert.bal"
+                 hint: the generator has collapsed; lower `lr` in the strategy's section or invert.loss.class, or raise \
+                 invert.loss.batch_norm and invert.loss.balance"
             ),
             Self::VanishedClass { class, members } => write!(
                 formatter,
                 "none of the buffer's {members} images is of class {class}\n\
-                 hint: raise invert.bal, set balance.eviction to a `crowded` one, or check the teacher's head"
+                 hint: raise invert.loss.balance, set balance.eviction to \"class-balanced-fifo\", or check the teacher's head"
             ),
             Self::ExplodingLoss { loss, before } => write!(
                 formatter,
@@ -127,8 +128,8 @@ impl fmt::Display for Trouble {
             Self::Guessing { agreement, steps } => write!(
                 formatter,
                 "after {steps} steps the student agrees with the teacher on {:.1} % of its own training views, as often as \
-                 somebody who guesses\n\
-                 hint: lower distill.lr or invert.adv, set distill.features, and look at the report's buffer.png",
+                 by guessing\n\
+                 hint: lower distill.lr or invert.loss.adversarial, set distill.feature_distillation, and look at the report's buffer.png",
                 100.0 * agreement
             ),
         }
@@ -146,53 +147,56 @@ mod tests {
 
     #[test]
     fn undecided_teachers_are_seen() {
-        let confidences = |confidence| Trouble::of_images(&pixels(0.2), &[confidence; 4], 10);
+        let confidences = |confidence| FailedCheck::of_images(&pixels(0.2), &[confidence; 4], 10);
         assert_eq!(confidences(0.3), None);
-        assert!(matches!(confidences(0.12), Some(Trouble::FlatTeacher { classes: 10, .. })));
+        assert!(matches!(confidences(0.12), Some(FailedCheck::FlatTeacher { classes: 10, .. })));
         // Half is all that an undecided teacher of two classes has.
-        assert!(matches!(Trouble::of_images(&pixels(0.2), &[0.51; 4], 2), Some(Trouble::FlatTeacher { .. })));
-        assert_eq!(Trouble::of_images(&pixels(0.2), &[0.6; 4], 2), None);
+        assert!(matches!(FailedCheck::of_images(&pixels(0.2), &[0.51; 4], 2), Some(FailedCheck::FlatTeacher { .. })));
+        assert_eq!(FailedCheck::of_images(&pixels(0.2), &[0.6; 4], 2), None);
     }
 
     #[test]
     fn collapsed_generators_are_seen() {
-        let Some(Trouble::OneImage { deviation }) = Trouble::of_images(&pixels(0.001), &[0.9; 4], 10) else {
+        let Some(FailedCheck::OneImage { deviation }) = FailedCheck::of_images(&pixels(0.001), &[0.9; 4], 10) else {
             panic!("it was not seen");
         };
         assert!((deviation - 0.001).abs() < 1e-6, "{deviation}");
-        assert_eq!(Trouble::of_images(&pixels(0.01), &[0.9; 4], 10), None);
-        assert_eq!(Trouble::of_images(&pixels(0.0)[..3], &[0.9], 10), None, "one image is like itself");
+        assert_eq!(FailedCheck::of_images(&pixels(0.01), &[0.9; 4], 10), None);
+        assert_eq!(FailedCheck::of_images(&pixels(0.0)[..3], &[0.9], 10), None, "one image is like itself");
     }
 
     #[test]
     fn vanished_classes_are_seen_in_a_buffer_of_some_size() {
-        assert_eq!(Trouble::of_buffer(&[30, 1, 30]), None);
-        assert_eq!(Trouble::of_buffer(&[30, 0, 20]), None, "too few to say");
-        assert_eq!(Trouble::of_buffer(&[30, 0, 30]), Some(Trouble::VanishedClass { class: 1, members: 60 }));
+        assert_eq!(FailedCheck::of_buffer(&[30, 1, 30]), None);
+        assert_eq!(FailedCheck::of_buffer(&[30, 0, 20]), None, "too few to say");
+        assert_eq!(FailedCheck::of_buffer(&[30, 0, 30]), Some(FailedCheck::VanishedClass { class: 1, members: 60 }));
     }
 
     #[test]
     fn students_that_learn_nothing_are_seen() {
-        assert_eq!(Trouble::of_student(3.0, Some(2.9), 0.5, 600, Some(0.1)), None);
-        assert_eq!(Trouble::of_student(3.0, None, 0.1, 100, Some(0.1)), None, "too early to say");
-        assert_eq!(Trouble::of_student(3.0, None, 0.1, 600, None), None);
+        assert_eq!(FailedCheck::of_student(3.0, Some(2.9), 0.5, 600, Some(0.1)), None);
+        assert_eq!(FailedCheck::of_student(3.0, None, 0.1, 100, Some(0.1)), None, "too early to say");
+        assert_eq!(FailedCheck::of_student(3.0, None, 0.1, 600, None), None);
         assert!(matches!(
-            Trouble::of_student(3.0, None, 0.1, 600, Some(0.1)),
-            Some(Trouble::Guessing { steps: 600, .. })
+            FailedCheck::of_student(3.0, None, 0.1, 600, Some(0.1)),
+            Some(FailedCheck::Guessing { steps: 600, .. })
         ));
-        assert!(matches!(Trouble::of_student(16.0, Some(3.0), 0.5, 1, None), Some(Trouble::ExplodingLoss { .. })));
+        assert!(matches!(
+            FailedCheck::of_student(16.0, Some(3.0), 0.5, 1, None),
+            Some(FailedCheck::ExplodingLoss { .. })
+        ));
     }
 
     #[test]
-    fn every_trouble_comes_with_a_remedy() {
-        for trouble in [
-            Trouble::FlatTeacher { confidence: 0.1, classes: 10 },
-            Trouble::OneImage { deviation: 0.0 },
-            Trouble::VanishedClass { class: 1, members: 60 },
-            Trouble::ExplodingLoss { loss: 9.0, before: 1.0 },
-            Trouble::Guessing { agreement: 0.1, steps: 600 },
+    fn every_failed_check_comes_with_a_remedy() {
+        for failed in [
+            FailedCheck::FlatTeacher { confidence: 0.1, classes: 10 },
+            FailedCheck::OneImage { deviation: 0.0 },
+            FailedCheck::VanishedClass { class: 1, members: 60 },
+            FailedCheck::ExplodingLoss { loss: 9.0, before: 1.0 },
+            FailedCheck::Guessing { agreement: 0.1, steps: 600 },
         ] {
-            assert!(trouble.to_string().contains("\nhint: "), "{trouble}");
+            assert!(failed.to_string().contains("\nhint: "), "{failed}");
         }
     }
 }

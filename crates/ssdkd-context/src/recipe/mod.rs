@@ -1,74 +1,95 @@
 //! The recipe: one TOML file that says everything about a run.
 //!
-//! The sections of the four stages are the settings structs of `ssdkd-method`, each beside the formula it parametrises;
-//! this module adds what surrounds them, reads the file, applies `--set`, and turns every mistake into an error that
-//! names the file, the key and the nearest key that exists.
+//! The sections of the four stages are the settings structs of `ssdkd-method`, each with the formula it parametrizes.
+//! This module adds what surrounds them, reads the file, applies `--set`, and turns every mistake into an error that
+//! names the file, the key and the nearest key that exists. The doc comments of the fields are the text of `docs/recipe.md`.
+
+mod document;
+mod keys;
+mod renamed;
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssdkd_method::{BalanceSettings, DistillSettings, InvertSettings, SampleSettings};
+use ssdkd_method::{BalanceSettings, DistillSettings, InvertSettings, SampleSettings, range};
+use ssdkd_shards::LAST_PROGRAM_BEFORE;
 use ssdkd_stage::StageError;
 
-/// Everything about a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub use document::{explain, markdown, schema_json};
+pub use keys::{Key, Section, keys, schema, sections};
+
+/// The version of recipes that this program reads.
+pub const RECIPE_VERSION: u32 = 1;
+
+/// What stands above all sections.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// Name, seed and length.
+    /// Version of the recipe's keys. A recipe without it is of the current version.
+    #[serde(default = "current_version")]
+    pub version: u32,
+    /// The run: its name, its seed and its length.
     pub run: RunSettings,
-    /// The trained network whose data is not at hand.
+    /// The teacher: the trained network whose data is not available.
     pub teacher: TeacherSettings,
-    /// The network to train.
+    /// The student: the network to train.
     pub student: StudentSettings,
-    /// Synthesis: paper section "inversion".
+    /// Synthesis: how images are made from the teacher.
     #[serde(default)]
     pub invert: InvertSettings,
-    /// The replay buffer.
+    /// The replay buffer: how many images it holds, and which it evicts.
     #[serde(default)]
     pub balance: BalanceSettings,
-    /// Priority sampling.
+    /// Priority sampling: which images of the buffer the student sees.
     #[serde(default)]
     pub sample: SampleSettings,
-    /// The student's training.
+    /// Distillation: the student's training.
     #[serde(default)]
     pub distill: DistillSettings,
-    /// Measuring on real data, after the fact: it steers nothing.
+    /// Evaluation on real data, after the fact. It changes nothing in a run.
     #[serde(default)]
     pub evaluate: EvaluateSettings,
-    /// What to keep of old rounds.
+    /// Retention: which files of old rounds a run keeps.
     #[serde(default)]
     pub keep: KeepSettings,
 }
 
-/// `[run]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+fn current_version() -> u32 {
+    RECIPE_VERSION
+}
+
+/// The run: its name, its seed and its length.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunSettings {
-    /// Folder name under the runs folder.
+    /// Name of the run's folder, below the runs folder.
     pub name: String,
-    /// What the method is called in tables; says nothing to the stages.
+    /// Name of the method in tables. It changes no result.
     #[serde(default = "default_method")]
     pub method: String,
-    /// What follows from a sign that the run has gone wrong; says nothing to the results.
+    /// What a failed health check leads to. It changes no result.
     #[serde(default)]
-    pub trouble: OnTrouble,
-    /// All randomness is a function of (seed, stage, round, step).
+    pub on_failed_check: OnFailedCheck,
+    /// Seed of all random draws.
     #[serde(default)]
     pub seed: u64,
-    /// Rounds that only synthesise and balance, before the student starts.
+    /// Rounds that only synthesize and balance, before the student starts.
+    #[schemars(range(min = 1, max = 9999))]
     pub warmup_rounds: u32,
     /// Rounds of all four stages, after the warm-up.
+    #[schemars(range(min = 1, max = 9999))]
     pub rounds: u32,
 }
 
-/// What follows from a [`Trouble`](ssdkd_method::Trouble).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// What a [failed health check](ssdkd_method::FailedCheck) leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum OnTrouble {
-    /// A warning, and the run goes on.
+pub enum OnFailedCheck {
+    /// A warning; the run continues.
     #[default]
     Warn,
-    /// The stage fails, and nothing of it is kept.
+    /// The stage fails, and its output is discarded.
     Stop,
 }
 
@@ -76,47 +97,48 @@ fn default_method() -> String {
     "SSD-KD".into()
 }
 
-/// `[teacher]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The teacher: the trained network whose data is not available.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherSettings {
-    /// Path of the teacher's card; a relative path starts at the recipe's folder.
+    /// Path of the teacher's card. A relative path starts at the recipe's folder.
     pub card: PathBuf,
 }
 
-/// `[student]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The student: the network to train.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StudentSettings {
-    /// Such as `resnet8`, `wrn-16-1`.
+    /// Architecture, such as "resnet8" or "wrn-16-1".
     pub architecture: String,
-    /// What it is before its first step.
+    /// Weights before the first step.
     #[serde(default)]
     pub start: Start,
 }
 
 /// What a student is before its first step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Start {
-    /// Fresh weights, drawn from the run's seed, as all published methods do.
+    /// Random weights, as in all published methods.
     #[default]
     Random,
-    /// Blocks of the teacher, which must be deeper and otherwise alike: see [`ssdkd_nn::inherit`].
+    /// Blocks of the teacher, which must be a deeper network of the same family and width.
     Teacher,
 }
 
-/// `[evaluate]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Evaluation on real data, after the fact. It changes nothing in a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluateSettings {
-    /// The data set to measure on: `shapes:SEED`, `shapes-masks:SEED`, or a path; empty: taken from `DATA=` / `SSDKD_DATA`.
+    /// Data set: "shapes:SEED", "shapes-masks:SEED" or a path. Empty: `SSDKD_DATA` names it, or `DATA=` of make.
     pub data: String,
-    /// Measure the student of every so-many-th distilling round for the curve (0: only the last ones).
+    /// Evaluate the student of every so many distilling rounds for the curve; 0: only the last ones.
     pub every: u32,
     /// The last so many rounds give mean and spread.
+    #[schemars(range(min = 1))]
     pub last: u32,
-    /// Measure on at most so many images (0: all).
+    /// Evaluate on at most so many images; 0: all.
     pub limit: usize,
 }
 
@@ -126,28 +148,28 @@ impl Default for EvaluateSettings {
     }
 }
 
-/// `[keep]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Retention: which files of old rounds a run keeps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeepSettings {
-    /// Generator and optimiser states of the newest so many rounds (0: all), and of those that a run with other settings goes on
-    /// from: the last of the warm-up and the first distilling one. Students are always kept.
+    /// Keep generator and optimizer states of the newest so many rounds; 0: of all. The states of the last warm-up round and of the first
+    /// distilling round always stay, as a run with other settings can start from them. Students always stay.
     pub states: usize,
-    /// Image shards: all, or those that the buffer's images are in. Reports say less of rounds whose shards are gone.
+    /// Which image shards to keep. Reports say less of rounds without shards.
     pub shards: KeepShards,
-    /// Seconds between checkpoints within a round of `distill`, so that a killed process costs no more than that (0: one
-    /// after every step).
+    /// Seconds between checkpoints within a round of `distill`: a killed process loses no more than that. 0: one after every step.
+    #[schemars(range(min = 0.0))]
     pub checkpoint: f64,
 }
 
 /// Which image shards to keep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum KeepShards {
     /// All of them.
     #[default]
     All,
-    /// Those that images of the buffer are in, or of one that other settings would go on from, and the newest.
+    /// Those with images of the buffer, or of a buffer that other settings would start from, and the newest.
     Buffer,
 }
 
@@ -179,6 +201,14 @@ pub enum RecipeError {
         /// What, where, and the nearest key.
         message: String,
     },
+    /// A run folder of a program before recipes had a version.
+    #[error(
+        "{path} is the recipe of a run that an older program made; {LAST_PROGRAM_BEFORE}\nhint: start the run again from its recipe, in another runs folder"
+    )]
+    OlderRun {
+        /// The run's recipe.
+        path: PathBuf,
+    },
     /// A `--set` cannot be applied.
     #[error("cannot apply --set {assignment}: {message}")]
     Set {
@@ -196,18 +226,32 @@ impl Recipe {
         Self::parse(&text, path, assignments)
     }
 
+    /// Reads a run folder's recipe, as [`load`](Self::load) does. A folder of an older program is refused.
+    pub fn load_frozen(path: &Path, assignments: &[String]) -> Result<Self, RecipeError> {
+        let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Read { path: path.into(), source })?;
+        // Every recipe in a run folder has a version since there are versions.
+        if toml::from_str::<toml::Table>(&text).is_ok_and(|table| !table.contains_key("version")) {
+            return Err(RecipeError::OlderRun { path: path.into() });
+        }
+        Self::parse(&text, path, assignments)
+    }
+
     /// As [`load`](Self::load), from the file's text; `path` is for messages.
     pub fn parse(text: &str, path: &Path, assignments: &[String]) -> Result<Self, RecipeError> {
         let invalid = |message: String| RecipeError::Invalid { path: path.into(), message };
-        // The file alone first: its errors carry line and column.
-        let _: Self = toml::from_str(text).map_err(|error| invalid(explain(&error.to_string())))?;
         let mut table: toml::Table = toml::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        check_version(&table).map_err(invalid)?;
+        renamed::check(&table, keys::paths_of).map_err(invalid)?;
+        // The file alone first: its errors carry line and column.
+        let _: Self = toml::from_str(text).map_err(|error| invalid(explain_unknown(&error.to_string())))?;
+        let set = |message: String| RecipeError::Set { assignment: assignments.join(" --set "), message };
         for assignment in assignments {
             assign(&mut table, assignment)?;
         }
+        renamed::check(&table, keys::paths_of).map_err(set)?;
         let recipe: Self = table.try_into().map_err(|error: toml::de::Error| match assignments {
-            [] => invalid(explain(&error.to_string())),
-            _ => RecipeError::Set { assignment: assignments.join(" --set "), message: explain(&error.to_string()) },
+            [] => invalid(explain_unknown(&error.to_string())),
+            _ => set(explain_unknown(&error.to_string())),
         })?;
         recipe.validate().map_err(invalid)?;
         Ok(recipe)
@@ -263,25 +307,13 @@ impl Recipe {
         {
             return Err(format!("run.name is {name:?}; it names a folder: letters, digits, `-`, `_` and `.`"));
         }
-        if self.run.warmup_rounds == 0 {
-            return Err("run.warmup_rounds is 0; at least one round must fill the buffer".into());
-        }
-        if self.run.rounds == 0 {
-            return Err("run.rounds is 0; at least one round must distil".into());
-        }
+        range::check("run", &self.run)?;
+        range::check("evaluate", &self.evaluate)?;
+        range::check("keep", &self.keep)?;
         if self.run.warmup_rounds.saturating_add(self.run.rounds) > 9999 {
             return Err(format!(
                 "run.warmup_rounds + run.rounds is more than 9999 ({} + {}); take more steps a round instead",
                 self.run.warmup_rounds, self.run.rounds
-            ));
-        }
-        if self.evaluate.last == 0 {
-            return Err("evaluate.last is 0; the headline needs at least the last round".into());
-        }
-        if !(self.keep.checkpoint >= 0.0 && self.keep.checkpoint.is_finite()) {
-            return Err(format!(
-                "keep.checkpoint is {}; it must be a number of seconds, at least 0",
-                self.keep.checkpoint
             ));
         }
         self.invert.validate()?;
@@ -296,6 +328,20 @@ impl Recipe {
             ));
         }
         Ok(())
+    }
+}
+
+/// Refuses a recipe of a version that this program does not read.
+fn check_version(table: &toml::Table) -> Result<(), String> {
+    match table.get("version") {
+        None => Ok(()),
+        Some(toml::Value::Integer(version)) if *version == i64::from(RECIPE_VERSION) => Ok(()),
+        Some(other) => {
+            // A string may be of any length.
+            let found =
+                other.as_integer().map_or_else(|| format!("a {}", other.type_str()), |version| version.to_string());
+            Err(format!("version is {found}; this program reads recipes of version {RECIPE_VERSION}"))
+        }
     }
 }
 
@@ -331,7 +377,7 @@ fn assign(table: &mut toml::Table, assignment: &str) -> Result<(), RecipeError> 
 }
 
 /// Adds the nearest existing key to serde's "unknown field `x`, expected one of `a`, `b`".
-fn explain(message: &str) -> String {
+fn explain_unknown(message: &str) -> String {
     let message = message.trim_end();
     let Some(rest) = message.split("unknown field `").nth(1).or_else(|| message.split("unknown variant `").nth(1))
     else {
@@ -393,14 +439,48 @@ mod tests {
         check_error(&format!("{MINIMAL}\n[distill]\nlearning = 1\n"), &[], &["unknown field `learning`"]);
         check_error(MINIMAL, &["run.sed=3"], &["--set run.sed=3", "did you mean `seed`"]);
         check_error(MINIMAL, &["run.rounds"], &["section.key=value"]);
-        check_error(MINIMAL, &["run.rounds=0"], &["run.rounds is 0"]);
+        check_error(MINIMAL, &["run.rounds=0"], &["run.rounds is 0; it must be a whole number from 1 to 9999"]);
         check_error(MINIMAL, &["run.name=../up"], &["run.name"]);
         let short = ["distill.steps=4", "distill.warmup_steps=12"];
         check_error(MINIMAL, &short, &["distill.warmup_steps is 12", "the run has 12 steps"]);
         check_error(MINIMAL, &["keep.checkpoint=-1.0"], &["keep.checkpoint is -1"]);
-        check_error(MINIMAL, &["keep.checkpoint=nan"], &["keep.checkpoint is NaN"]);
+        check_error(MINIMAL, &["keep.checkpoint=nan"], &["keep.checkpoint is not a finite number"]);
         check_error(MINIMAL, &["run.rounds=many"], &["run.rounds=many", "invalid type"]);
         check_error("[run", &[], &["r.toml"]);
+    }
+
+    #[test]
+    fn an_unknown_version_is_refused_and_none_is_the_current() {
+        assert_eq!(parse(MINIMAL, &[]).unwrap().version, RECIPE_VERSION);
+        assert!(parse(MINIMAL, &[]).unwrap().to_toml().starts_with("version = 1\n"));
+        check_error(&format!("version = 2\n{MINIMAL}"), &[], &["version is 2", "reads recipes of version 1"]);
+        check_error(&format!("version = 'new'\n{MINIMAL}"), &[], &["version is a string"]);
+    }
+
+    #[test]
+    fn an_old_key_is_refused_in_the_file_and_in_set() {
+        let new = "`distill.colour` is now `distill.views.channel_mix`";
+        check_error(&format!("{MINIMAL}\n[distill]\ncolour = 0.5\n"), &[], &["r.toml", new]);
+        check_error(MINIMAL, &["distill.colour=0.5"], &["--set distill.colour=0.5", new]);
+    }
+
+    #[test]
+    fn a_key_of_another_strategy_is_refused_by_both_names() {
+        let expected = "invert.meta belongs to strategy \"meta\"; this recipe's strategy is \"persistent\"";
+        check_error(&format!("{MINIMAL}\n[invert.meta]\nlatent_lr = 0.1\n"), &[], &[expected]);
+        check_error(MINIMAL, &["invert.meta.latent_lr=0.1"], &[expected]);
+        assert!(parse(MINIMAL, &["invert.strategy=meta", "invert.meta.latent_lr=0.1"]).is_ok());
+    }
+
+    #[test]
+    fn a_run_folder_of_an_older_program_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("recipe.toml");
+        std::fs::write(&path, MINIMAL).unwrap();
+        let error = Recipe::load_frozen(&path, &[]).unwrap_err().to_string();
+        assert!(error.contains("the last program that reads it is that of commit 172d8de"), "{error}");
+        std::fs::write(&path, parse(MINIMAL, &[]).unwrap().to_toml()).unwrap();
+        assert!(Recipe::load_frozen(&path, &[]).is_ok());
     }
 
     #[test]

@@ -1,0 +1,51 @@
+//! Inversion: from the teacher alone to a batch of labelled images.
+//!
+//! Images are made to have a low [loss]. There are four strategies:
+//!
+//! - [`persistent`]: one generator is trained for the whole run, with fresh latents each step, so
+//!   that it follows the student's mistakes \[O\]\[C: DAFL, ZSKT, DFAD, DFQ and DDAD work this way\].
+//! - [`meta`]: the generator is a starting point. For each batch a clone of it *and* the latents are
+//!   trained for some steps; the generator itself takes one step towards where clones go \[C: Fast-Datafree\].
+//! - [`pixels`]: no generator; the pixels themselves are trained \[C: DeepInversion\].
+//! - [`contrastive`]: a fresh generator for each batch, whose images should differ from those before \[C: CMI\].
+//!
+//! A file of this folder uses only files above it in this list: `loss_settings`, `batch_norm`, `loss`, `synthesis`, `generator`, the
+//! strategies, `settings`.
+
+pub mod batch_norm;
+pub mod contrastive;
+mod generator;
+pub mod loss;
+mod loss_settings;
+pub mod meta;
+pub mod persistent;
+pub mod pixels;
+mod settings;
+mod synthesis;
+#[cfg(test)]
+mod tests;
+
+use candle_core::{Device, Result};
+use ssdkd_nn::Network;
+
+pub use batch_norm::BatchNormMomentum;
+pub use loss::{Evaluated, Loss, Objective, Term, Terms};
+pub use loss_settings::{Discrepancy, LossSettings};
+pub use settings::{InvertSettings, Strategy, StrategyName, strategies_of};
+pub use synthesis::{BatchSettings, ImageFormat, Inversion, Position, Synthesis, TargetRule};
+
+/// Starts the strategy of `settings` for a teacher's images; what is drawn is a function of `seed`.
+pub fn start(settings: &InvertSettings, teacher: &Network, seed: u64, device: &Device) -> Result<Box<dyn Inversion>> {
+    settings.check_teacher(teacher.spec().architecture).map_err(candle_core::Error::msg)?;
+    let (batch, momentum) = (settings.batch_settings(), settings.loss.batch_norm_momentum);
+    Ok(match settings.strategy.clone() {
+        Strategy::Persistent(own) => {
+            Box::new(persistent::PersistentGenerator::new(own, batch, momentum, teacher, seed, device)?)
+        }
+        Strategy::Meta(own) => Box::new(meta::MetaGenerator::new(own, batch, momentum, teacher, seed, device)?),
+        Strategy::Pixels(own) => Box::new(pixels::PixelOptimization::new(own, batch, device)),
+        Strategy::Contrastive(own) => {
+            Box::new(contrastive::ContrastiveInversion::new(own, batch, teacher, seed, device)?)
+        }
+    })
+}

@@ -1,0 +1,274 @@
+//! One generator, trained for the whole run.
+//!
+//! ```text
+//! each step:  z ~ N(0, 1), fresh;  x = g(z);  t = f_t(view(x)),  s = f_s(view(x)) after the warm-up
+//!             the loss of `loss.rs` with targets argmax t;  one Adam step on g                                 [O][C: DAFL]
+//! ```
+//!
+//! Where the settings name the classes that images should be of, x = g(z, ρ·e_{y,m}) and the class term is CE(t, y). e_{y,m} is the unit
+//! vector of one of the M embeddings of class y, m is drawn with z, and ρ is the embeddings' scale \[O; C, for M = 1: conditional GANs,
+//! Mirza and Osindero 2014\]. Without it z alone decides on the class, and g is continuous: between the latents of two classes lie images
+//! of neither. With one embedding for a class g settles on one mode of it, which z colors. Each embedding has weights of its own in g's
+//! first layer, and so a mode of its own.
+//!
+//! Nothing is optimized image by image, so a batch costs as many steps as the settings say, one by default, and images
+//! follow the student's latest mistakes. At small budgets this taught a student far more than the meta-generator did in
+//! the same time: what a small buffer lacks is not better images but newer ones \[O\].
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Result, Tensor, bail};
+use rand::Rng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use ssdkd_nn::{Network, Pass};
+use ssdkd_ops::Value;
+
+use crate::inversion::batch_norm::BatchNormMomentum;
+use crate::inversion::generator::{ResetSchedule, Sizes, TrainedGenerator};
+use crate::inversion::loss::{Evaluated, Loss, Objective};
+use crate::inversion::loss_settings::LossSettings;
+use crate::inversion::synthesis::{BatchSettings, Inversion, Position, Synthesis, TargetRule};
+
+/// Strategy "persistent": one generator, trained for the whole run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PersistentSettings {
+    /// Numbers in a latent z \[C: 256\].
+    #[schemars(range(min = 1, max = 65_536))]
+    pub latent_size: usize,
+    /// Channels of the generator's last hidden layer; the first one has twice as many \[C: 64\].
+    #[schemars(range(min = 1, max = 4096))]
+    pub width: usize,
+    /// Adam's learning rate for the generator \[O: 1e-3\].
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
+    pub lr: f64,
+    /// Adam's first decay \[C: 0.5\].
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
+    pub beta1: f64,
+    /// Adam's second decay \[C: 0.999\].
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
+    pub beta2: f64,
+    /// Class embeddings of each class: modes that the generator can learn for it. Used unless targets is "predicted" \[O\].
+    #[schemars(range(min = 1, max = 1000))]
+    pub embeddings_per_class: usize,
+    /// Length of a class embedding. A large one lets an embedding that is seldom drawn move far. Used unless targets is "predicted" \[O\].
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
+    pub embedding_scale: f64,
+    /// Re-initialize the generator's first linear layer once, at the start of this round (from 1, after the warm-up); 0: never.
+    pub reset_round: u32,
+    /// Re-initialize it at the start of every so many rounds after the warm-up; 0: never \[O\] \[C: NAYER, for each batch\].
+    pub reset_every: u32,
+}
+
+impl Default for PersistentSettings {
+    fn default() -> Self {
+        Self {
+            latent_size: 256,
+            width: 64,
+            lr: 1e-3,
+            beta1: 0.5,
+            beta2: 0.999,
+            embeddings_per_class: 1,
+            embedding_scale: 4.0,
+            reset_round: 0,
+            reset_every: 0,
+        }
+    }
+}
+
+impl PersistentSettings {
+    /// The default of `[invert.loss]` for this strategy \[O\].
+    pub const LOSS: LossSettings =
+        LossSettings { batch_norm: 1.0, class: 0.5, balance: 10.0, adversarial: 1.0, ..LossSettings::NONE };
+
+    pub(crate) fn resets(&self) -> ResetSchedule {
+        ResetSchedule { round: self.reset_round, every: self.reset_every }
+    }
+}
+
+/// The generator of strategy "persistent" and its state; see the [module](self).
+pub struct PersistentGenerator {
+    settings: PersistentSettings,
+    batch: BatchSettings,
+    generator: TrainedGenerator,
+}
+
+impl PersistentGenerator {
+    /// Returns a fresh generator, its weights a function of `seed`.
+    pub fn new(
+        settings: PersistentSettings,
+        batch: BatchSettings,
+        batch_norm_momentum: f64,
+        teacher: &Network,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
+        let embeddings = match batch.targets {
+            TargetRule::Predicted => 0,
+            TargetRule::Random | TargetRule::Balanced => teacher.classes() * settings.embeddings_per_class,
+        };
+        let sizes = Sizes { inputs: settings.latent_size + embeddings, width: settings.width };
+        let betas = (settings.beta1, settings.beta2);
+        let averages = BatchNormMomentum::new(batch_norm_momentum);
+        let generator = TrainedGenerator::new(sizes, betas, averages, teacher, seed, device)?;
+        Ok(Self { settings, batch, generator })
+    }
+
+    /// Draws what the network makes a step's images of `targets` from: fresh latents, and behind them the class embedding.
+    fn inputs(&self, position: Position, step: usize, targets: Option<&[u32]>, classes: usize) -> Result<Tensor> {
+        let device = self.generator.store.device();
+        let latents = self.batch.latents(self.settings.latent_size, position, step, device)?;
+        let Some(targets) = targets else { return Ok(latents) };
+        self.with_embeddings(latents, &self.draw_embeddings(position, step, targets), classes)
+    }
+
+    /// Draws one of the embeddings of each image's class, M·y to M·y + M − 1 for class y.
+    fn draw_embeddings(&self, position: Position, step: usize, targets: &[u32]) -> Vec<u32> {
+        let embeddings = self.settings.embeddings_per_class as u32;
+        // The stream keeps the name of embeddings' first days: another one would change every image.
+        let mut rng = position.stream("invert/codes", step);
+        targets.iter().map(|&target| target * embeddings + rng.random_range(0..embeddings)).collect()
+    }
+
+    /// Appends to `latents` (B, latent) each row's embedding: ρ at its place and 0 at all others. Returns (B, latent + K·M), M embeddings
+    /// for each of K classes.
+    fn with_embeddings(&self, latents: Tensor, embeddings: &[u32], classes: usize) -> Result<Tensor> {
+        let width = classes * self.settings.embeddings_per_class;
+        let mut rows = vec![0.0; embeddings.len() * width];
+        for (row, &embedding) in rows.chunks_exact_mut(width).zip(embeddings) {
+            row[embedding as usize] = self.settings.embedding_scale as f32;
+        }
+        let rows = Tensor::from_vec(rows, (embeddings.len(), width), latents.device())?;
+        Tensor::cat(&[latents, rows], 1)
+    }
+
+    /// Takes one Adam step on fresh inputs of the generator. Returns the images (B, H, W, C), their loss and their batch statistics.
+    fn step(
+        &mut self,
+        objective: &Objective<'_>,
+        inputs: Tensor,
+        targets: Option<&[u32]>,
+        position: Position,
+        step: usize,
+    ) -> Result<Step> {
+        let generator = &mut self.generator;
+        let images = generator.network.forward(&Value::constant(inputs), &Pass::train())?; // (B, H, W, C)
+        let views = self.batch.views.view(&images, &mut position.stream("invert/views", step))?;
+        let Evaluated { terms, statistics, .. } = objective.evaluate(&views, targets, &generator.averages)?;
+        let (total, loss) = terms.total()?;
+        let made = images.tensor().clone();
+        drop((images, views));
+        generator.optimizer.step(&total.backward()?, self.settings.lr)?;
+        Ok((made, loss, statistics))
+    }
+}
+
+impl Inversion for PersistentGenerator {
+    fn synthesize(&mut self, objective: &Objective<'_>, position: Position) -> Result<Synthesis> {
+        self.generator.reset_if_due(self.settings.resets(), position)?;
+        let classes = objective.teacher.classes();
+        let targets = self.batch.targets(position, classes);
+        if !objective.loss.any(objective.student.is_some()) {
+            // A generator that only follows the student has nothing to learn in the warm-up.
+            let inputs = self.inputs(position, 0, targets.as_deref(), classes)?;
+            let images = self.generator.network.forward(&Value::constant(inputs), &Pass::train_frozen())?;
+            return self.batch.finish(objective.teacher, images.tensor(), targets, Loss::default());
+        }
+        let mut last = None;
+        for step in 0..self.batch.steps {
+            let inputs = self.inputs(position, step, targets.as_deref(), classes)?;
+            last = Some(self.step(objective, inputs, targets.as_deref(), position, step)?);
+        }
+        let Some((images, loss, statistics)) = last else {
+            bail!("invert.steps is 0; a batch needs at least one generator step")
+        };
+        self.generator.averages.update(statistics)?;
+        self.batch.finish(objective.teacher, &images, targets, loss)
+    }
+
+    fn state_tensors(&self) -> BTreeMap<String, Tensor> {
+        self.generator.state_tensors()
+    }
+
+    fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
+        self.generator.load_state(tensors)
+    }
+}
+
+type Step = (Tensor, Loss, Vec<(Tensor, Tensor)>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{Golden, check_parameters, device, fill, formula, network, numbers};
+    use crate::inversion::loss::Term;
+    use crate::inversion::synthesis::ImageFormat;
+    use crate::modulation::{Modulation, ModulationSettings};
+    use ssdkd_nn::CropFlipSettings;
+
+    fn generator(settings: PersistentSettings, targets: TargetRule, batch: usize) -> PersistentGenerator {
+        let settings = PersistentSettings { latent_size: 8, width: 4, ..settings };
+        let (image_format, views) = (ImageFormat::U8, CropFlipSettings::OFF);
+        let batch = BatchSettings { batch, steps: 1, targets, image_format, views };
+        PersistentGenerator::new(settings, batch, 0.0, &network(1), 0, &device()).unwrap()
+    }
+
+    #[track_caller]
+    fn check_steps(name: &str, targets: Option<[u32; 5]>) {
+        let golden = Golden::load();
+        let (teacher, student) = (network(1), network(2));
+        let rule = if targets.is_some() { TargetRule::Random } else { TargetRule::Predicted };
+        let settings = PersistentSettings { embedding_scale: 1.5, ..Default::default() };
+        let modulation = Modulation::new(ModulationSettings::OFF, &[]);
+        let objective = Objective::new(PersistentSettings::LOSS, &teacher, Some(&student), &modulation);
+        let mut persistent = generator(settings, rule, 5);
+        fill(&persistent.generator.store, 3);
+        let position = Position { seed: 0, round: 0, distilling_round: Some(0), batch: 0 };
+        let targets = targets.as_ref().map(|targets| &targets[..]);
+        for step in 0..3 {
+            let latents = formula(30 + step, &[5, 8], 2.0);
+            let inputs = match targets {
+                Some(embeddings) => persistent.with_embeddings(latents, embeddings, 4).unwrap(),
+                None => latents,
+            };
+            let (images, loss, _) = persistent.step(&objective, inputs, targets, position, step as usize).unwrap();
+            let terms = [Term::BatchNorm, Term::Class, Term::Balance, Term::Adversarial];
+            let terms = terms.map(|term| loss.term(term).unwrap());
+            golden.check(&format!("{name}.losses.{step}"), &[&terms[..], &[loss.total]].concat(), 1e-4);
+            if step == 2 {
+                golden.check(&format!("{name}.images"), &numbers(&images), 1e-3);
+            }
+        }
+        check_parameters(&golden, &format!("{name}.generator"), &persistent.generator.store, 1e-3);
+    }
+
+    #[test]
+    fn three_steps_are_those_of_pytorch() {
+        check_steps("persistent", None);
+        check_steps("conditional", Some([2, 0, 3, 3, 1]));
+    }
+
+    #[test]
+    fn embeddings_are_of_the_image_s_class_and_uniform() {
+        let settings = PersistentSettings { embeddings_per_class: 3, ..Default::default() };
+        let persistent = generator(settings, TargetRule::Random, 6);
+        let position = Position { seed: 9, round: 1, distilling_round: None, batch: 0 };
+        let targets = [2, 0, 1].repeat(1000);
+        let mut counts = [0_u32; 9];
+        for (embedding, target) in persistent.draw_embeddings(position, 0, &targets).into_iter().zip(&targets) {
+            assert_eq!(embedding / 3, *target);
+            counts[embedding as usize] += 1;
+        }
+        assert!(counts.iter().all(|&count| (270..400).contains(&count)), "{counts:?}");
+        // Another embedding makes another image of the same latents.
+        let latents = formula(30, &[6, 8], 2.0);
+        let inputs = |embedding| persistent.with_embeddings(latents.clone(), &[embedding; 6], 4).unwrap();
+        assert_eq!(inputs(5).dims(), [6, 8 + 4 * 3]);
+        let images = |embedding| {
+            let inputs = Value::constant(inputs(embedding));
+            numbers(persistent.generator.network.forward(&inputs, &Pass::train_frozen()).unwrap().tensor())
+        };
+        assert_ne!(images(5), images(4));
+    }
+}
