@@ -19,7 +19,7 @@ OF_A_GPU := -p ssdkd-ops -p ssdkd-nn -p ssdkd-method --features cuda
 
 export SSDKD_DATA := $(DATA)
 
-.PHONY: help build build-cuda cuda-toolkit gpu-check test-simulated-gpu pipeline run invert balance sample distill evaluate report status test lint doc fmt \
+.PHONY: help docs-recipe build build-cuda cuda-toolkit gpu-check test-simulated-gpu pipeline run invert balance sample distill evaluate report status test lint doc fmt \
         bench bench-pytorch sanitize fuzz fuzz-short kills deny data-cifar10 data-cifar100 data-camvid teacher-shapes teacher-shapes-masks teacher-camvid teacher-wrn-40-2 golden results python clean
 
 help: ## list the targets
@@ -146,6 +146,9 @@ teacher-camvid: build ## remake the shipped teacher of road scenes (ARGS=--force
 
 teacher-wrn-40-2: build ## remake the shipped WRN-40-2 from CIFAR-10 (ARGS=--force, DATA=data/cifar10; data/teachers/README.md)
 	@$(BIN)/ssdkd-teach --architecture wrn-40-2 --out data/teachers --name cifar10-wrn-40-2 --epochs 26 --nesterov $(ARGS)
+
+docs-recipe: ## docs/recipe.md and docs/recipe.schema.json from the code
+	UPDATE_DOCS=1 $(CARGO) test --release --workspace --test recipe_docs
 
 results: build ## docs/results.md and its charts from docs/results.json, to which finished runs are added (DONE="runs/a runs/b")
 	@$(BIN)/ssdkd compare --out docs $(DONE)

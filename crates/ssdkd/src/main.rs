@@ -3,6 +3,7 @@
 mod compare;
 mod current;
 mod estimate;
+mod explain;
 mod export;
 mod footprint;
 mod gc;
@@ -56,6 +57,9 @@ enum Command {
     /// Estimate a run's time, memory and disk
     #[command(after_help = "Example:\n  ssdkd plan pipelines/shapes.toml")]
     Plan(run::PlanArgs),
+    /// Explain a key of the recipe: its type, default, range and meaning
+    #[command(after_help = "Example:\n  ssdkd explain distill.lr")]
+    Explain(explain::ExplainArgs),
     /// Show for each round and stage whether its output is fresh, why not, and its cost
     #[command(after_help = "Example:\n  ssdkd status runs/shapes")]
     Status(status::StatusArgs),
@@ -116,6 +120,7 @@ fn body(command: Command) -> Result<()> {
     match command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Plan(arguments) => run::plan(&arguments),
+        Command::Explain(arguments) => explain::explain(&arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Repair(arguments) => repair::repair(&arguments),

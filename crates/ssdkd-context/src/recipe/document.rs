@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
+use ssdkd_method::StrategyName;
+
 use super::keys::{Key, Section, keys, schema, sections};
+use super::renamed::successor;
 
 const HEAD: &str = "\
 # The recipe
@@ -61,11 +64,16 @@ pub fn explain(path: &str) -> Result<String, String> {
         return Ok(entry(key));
     }
     let sections = sections();
+    let exists =
+        |path: &str| all.iter().any(|key| key.path == path) || sections.iter().any(|section| section.path == path);
     let within = format!("{path}.");
     let found = sections.iter().filter(|section| section.path == path || section.path.starts_with(&within));
     let found = found.filter(|section| !section.path.is_empty()).map(outline).collect::<Vec<_>>();
     if !found.is_empty() {
         return Ok(found.join("\n"));
+    }
+    if let Some(new) = StrategyName::ALL.into_iter().filter_map(|name| successor(path, name)).find(|new| exists(new)) {
+        return Err(format!("`{path}` is now `{new}`"));
     }
     let sections = sections.iter().map(|section| section.path.as_str());
     let known = all.iter().map(|key| key.path.as_str()).chain(sections);
@@ -146,6 +154,13 @@ mod tests {
     #[test]
     fn a_section_lists_its_keys() {
         check_explained("invert", &["[invert]", "batch = 128", "[invert.meta]", "latent_lr = 0.01"]);
+    }
+
+    #[test]
+    fn an_old_key_gives_the_new_one() {
+        check_explained("distill.colour", &["`distill.colour` is now `distill.views.channel_mix`"]);
+        check_explained("invert.augment.flip", &["`invert.augment.flip` is now `invert.views.flip`"]);
+        check_explained("invert.lr_z", &["`invert.lr_z` is now `invert.meta.latent_lr`"]);
     }
 
     #[test]

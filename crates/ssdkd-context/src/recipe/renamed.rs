@@ -67,6 +67,15 @@ pub(super) fn check(recipe: &toml::Table, keys_of: impl Fn(StrategyName) -> Vec<
     if lines.is_empty() { Ok(()) } else { Err(lines.join("\n")) }
 }
 
+/// Returns what an old key is called now, for a recipe with `strategy`.
+pub(super) fn successor(key: &str, strategy: StrategyName) -> Option<String> {
+    let renamed = KEYS.iter().find_map(|(old, new)| {
+        let rest = key.strip_prefix(old).filter(|rest| rest.is_empty() || rest.starts_with('.'))?;
+        Some(new_key(old, new, strategy) + rest)
+    });
+    renamed.filter(|new| !new.is_empty())
+}
+
 fn new_key(old: &str, new: &str, strategy: StrategyName) -> String {
     // The one learning rate of the pixels was that of what is trained beside a generator.
     if old == "invert.lr_z" && strategy == StrategyName::Pixels {
