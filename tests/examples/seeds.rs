@@ -71,7 +71,7 @@ fn manifests() {
         metrics: Map::from_iter([("loss".to_string(), json!(0.25)), ("steps".to_string(), json!(1e-300))]),
     };
     save("manifest", "distill", manifest.to_bytes());
-    save("manifest", "newer", r#"{"schema_version": 2, "anything": [1, null]}"#);
+    save("manifest", "newer", r#"{"schema_version": 3, "anything": [1, null]}"#);
 }
 
 fn cards() -> TeacherCard {

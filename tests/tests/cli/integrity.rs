@@ -94,6 +94,23 @@ fn a_damaged_teacher_hides_no_other_damage() {
 }
 
 #[test]
+fn a_run_of_an_older_program_is_refused_and_left_alone() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml", "--round", "0"]);
+    let path = scratch.path("runs/tiny/recipe.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("version = 1\n", "")).unwrap();
+    let before = scratch.artefacts("runs/tiny");
+    let parts = ["runs/tiny/recipe.toml", "the last program that reads it is that of commit 172d8de", "hint:"];
+    for arguments in
+        [&["run", "tiny.toml"][..], &["run", "runs/tiny"], &["status", "tiny.toml"], &["verify", "runs/tiny"]]
+    {
+        scratch.fail("ssdkd", arguments, 2, &parts);
+    }
+    assert_eq!(scratch.artefacts("runs/tiny"), before);
+}
+
+#[test]
 fn a_newer_run_is_left_alone() {
     let scratch = Scratch::new();
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);

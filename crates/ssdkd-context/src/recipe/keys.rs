@@ -7,7 +7,7 @@ use ssdkd_method::StrategyName;
 use ssdkd_method::inversion::strategies_of;
 use ssdkd_method::range::{Range, schema_of};
 
-use super::Recipe;
+use super::settings::Recipe;
 
 /// One key of a recipe.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,44 +76,34 @@ pub fn sections() -> Vec<Section> {
     let texts = defaults.each_ref().map(|(_, recipe)| recipe.to_toml());
     let values = defaults.map(|(name, recipe)| (name, serde_json::to_value(recipe).expect("a recipe is plain data")));
     let mut sections = vec![Section { path: String::new(), description: plain_of(&schema), keys: Vec::new() }];
-    for text in &texts {
-        let mut at = 0;
+    // What only a later text has stands behind what precedes it there. So the last strategy comes first here.
+    for text in texts.iter().rev() {
+        let (mut at, mut place) = (0, 0);
         for line in text.lines() {
             if let Some(path) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-                at = sections.iter().position(|section| section.path == path).unwrap_or(sections.len());
-                if at == sections.len() {
+                let known = sections.iter().position(|section| section.path == path);
+                (at, place) = (known.unwrap_or(at + 1), 0);
+                if known.is_none() {
                     let description = plain_of(property(&schema, path));
-                    sections.push(Section { path: path.into(), description, keys: Vec::new() });
+                    sections.insert(at, Section { path: path.into(), description, keys: Vec::new() });
                 }
             } else if let Some((name, _)) = line.split_once(" = ") {
                 let section = &mut sections[at];
                 let path = join(&section.path, name);
-                if section.keys.iter().all(|key| key.path != path) {
-                    section.keys.push(key(path, &schema, &values));
+                let known = section.keys.iter().position(|key| key.path == path);
+                if known.is_none() {
+                    section.keys.insert(place, key(path, &schema, &values));
                 }
+                place = known.unwrap_or(place) + 1;
             }
         }
     }
     sections
 }
 
-/// Returns the keys that a recipe of this strategy may have.
-pub(super) fn paths_of(name: StrategyName) -> Vec<String> {
-    let mut paths = Vec::new();
-    flatten("", &serde_json::to_value(example(name)).expect("a recipe is plain data"), &mut paths);
-    paths
-}
-
 /// Returns all keys.
 pub fn keys() -> Vec<Key> {
     sections().into_iter().flat_map(|section| section.keys).collect()
-}
-
-fn flatten(path: &str, value: &Value, paths: &mut Vec<String>) {
-    match value {
-        Value::Object(map) => map.iter().for_each(|(name, value)| flatten(&join(path, name), value, paths)),
-        _ => paths.push(path.into()),
-    }
 }
 
 fn join(path: &str, name: &str) -> String {
@@ -224,6 +214,18 @@ mod tests {
         assert_eq!(key("invert.loss.l2").strategies, [StrategyName::Pixels]);
         assert!(key("invert.batch").strategies.is_empty());
         assert_eq!(key("invert.steps").default.unwrap(), "persistent: 1; meta: 5; pixels, contrastive: 200");
+    }
+
+    #[test]
+    fn sections_and_keys_are_in_the_order_of_their_declaration() {
+        let sections = sections();
+        let paths = sections.iter().map(|section| section.path.as_str()).collect::<Vec<_>>();
+        let of_invert =
+            ["invert", "invert.persistent", "invert.meta", "invert.pixels", "invert.contrastive", "invert.loss"];
+        let at = paths.iter().position(|path| *path == "invert").unwrap();
+        assert_eq!(paths[at..at + 6], of_invert);
+        let keys = sections[at + 5].keys.iter().map(|key| key.path.rsplit('.').next().unwrap()).collect::<Vec<_>>();
+        assert_eq!(keys[6..], ["adversarial_mask", "batch_norm_momentum", "total_variation", "l2", "contrastive"]);
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! Keys and values of recipes before version 1, and what they are called now. An old one is an error that gives the new one.
 
+use serde_json::Value;
 use ssdkd_method::StrategyName;
+use ssdkd_method::inversion::strategies_of;
+use ssdkd_method::range::schema_of;
+
+use super::settings::Recipe;
 
 /// Old key, new key. `STRATEGY` stands for the table of the recipe's strategy.
 const KEYS: [(&str, &str); 31] = [
@@ -42,18 +47,18 @@ const VALUES: [(&str, &str, &str); 2] =
     [("balance.eviction", "crowded", "class-balanced"), ("balance.eviction", "crowded-fifo", "class-balanced-fifo")];
 
 /// Checks a recipe for old keys and values. The error names each with its successor.
-pub(super) fn check(recipe: &toml::Table, keys_of: impl Fn(StrategyName) -> Vec<String>) -> Result<(), String> {
+pub(super) fn check(recipe: &toml::Table) -> Result<(), String> {
     let strategy = get(recipe, "invert.strategy").and_then(|value| value.as_str());
     let strategy = StrategyName::ALL.into_iter().find(|name| Some(name.as_str()) == strategy).unwrap_or_default();
-    let mut known: Option<Vec<String>> = None;
+    let mut schema: Option<Value> = None;
     let mut lines = Vec::new();
     for (old, new) in KEYS {
         if get(recipe, old).is_none() {
             continue;
         }
         let new = new_key(old, new, strategy);
-        let known = known.get_or_insert_with(|| keys_of(strategy));
-        lines.push(if known.iter().any(|key| *key == new || key.starts_with(&format!("{new}."))) {
+        let schema = schema.get_or_insert_with(schema_of::<Recipe>);
+        lines.push(if exists(schema, &new, strategy) {
             format!("`{old}` is now `{new}`")
         } else {
             format!("`{old}` is gone: strategy \"{}\" does not use it", strategy.as_str())
@@ -77,7 +82,7 @@ pub(super) fn successor(key: &str, strategy: StrategyName) -> Option<String> {
 }
 
 fn new_key(old: &str, new: &str, strategy: StrategyName) -> String {
-    // The one learning rate of the pixels was that of what is trained beside a generator.
+    // `lr_z` was the learning rate of the pixels, which have no generator.
     if old == "invert.lr_z" && strategy == StrategyName::Pixels {
         return "invert.pixels.lr".into();
     }
@@ -85,6 +90,12 @@ fn new_key(old: &str, new: &str, strategy: StrategyName) -> String {
         return String::new();
     }
     new.replace("STRATEGY", strategy.as_str())
+}
+
+/// Returns whether a recipe with `strategy` may have this key or table.
+fn exists(schema: &Value, path: &str, strategy: StrategyName) -> bool {
+    let found = path.split('.').try_fold(schema, |schema, name| schema["properties"].get(name));
+    found.is_some() && path.strip_prefix("invert.").is_none_or(|key| strategies_of(key).contains(&strategy))
 }
 
 /// Returns the value or table at `path`.
@@ -98,11 +109,10 @@ fn get<'a>(table: &'a toml::Table, path: &str) -> Option<&'a toml::Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::keys::paths_of;
 
     #[track_caller]
     fn check_renamed(recipe: &str, expected: &str) {
-        assert_eq!(check(&recipe.parse().unwrap(), paths_of).unwrap_err(), expected);
+        assert_eq!(check(&recipe.parse().unwrap()).unwrap_err(), expected);
     }
 
     #[test]
@@ -130,11 +140,11 @@ mod tests {
 
     #[test]
     fn every_new_key_exists_and_no_old_one() {
-        let all = StrategyName::ALL.into_iter().flat_map(paths_of).collect::<Vec<_>>();
-        let exists = |key: &str| all.iter().any(|path| path == key || path.starts_with(&format!("{key}.")));
+        let schema = schema_of::<Recipe>();
         for (old, new) in KEYS {
-            assert!(!exists(old), "{old}");
-            assert!(StrategyName::ALL.iter().any(|name| exists(&new_key(old, new, *name))), "{new}");
+            let exists = |key: &str, name| exists(&schema, key, name);
+            assert!(!StrategyName::ALL.into_iter().any(|name| exists(old, name)), "{old}");
+            assert!(StrategyName::ALL.into_iter().any(|name| exists(&new_key(old, new, name), name)), "{new}");
         }
     }
 }

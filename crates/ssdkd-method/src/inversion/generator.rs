@@ -27,8 +27,8 @@ impl Sizes {
     /// Builds the generator's network over the tensors of `store`.
     pub(crate) fn build(self, teacher: &Network, store: &Store) -> Result<Generator> {
         let (height, width, channels) = teacher.input_shape(); // (H, W, C)
-        if height != width {
-            bail!("the generator makes square images, but this teacher's are {height} by {width} pixels");
+        if let Err(reason) = Generator::check_size(height, width) {
+            bail!("{reason}");
         }
         Generator::new(self.inputs, self.width, height, channels, store.builder())
     }
