@@ -394,6 +394,6 @@ mod tests {
         let diverged = prioritise(&settings, 1.0, &[(1.0, 1.0); 2], &[Some(0.0), Some(f32::NAN)]).unwrap_err();
         assert!(diverged.to_string().contains("member 1"), "{diverged}");
         let wrong = SampleSettings { beta_end: 1.5, ..Default::default() };
-        assert_eq!(wrong.validate().unwrap_err(), "sample.beta_end is 1.5; it must be between 0 and 1");
+        assert_eq!(wrong.validate().unwrap_err(), "sample.beta_end is 1.5; it must be a number from 0 to 1");
     }
 }

@@ -69,7 +69,7 @@ fn passes_show_the_same_views_in_other_orders() {
         "ssdkd",
         &["run", "tiny.toml", "--set", "distill.passes=5"],
         2,
-        &["distill.passes is 5; it must be a whole number from 1 to 2"],
+        &["distill.passes is 5; it must be a whole number from 1 to distill.steps, 2"],
     );
 }
 
