@@ -196,8 +196,8 @@ impl ReplayBuffer {
         self.admit(new_samples)?;
         let surplus = self.members.len().saturating_sub(self.settings.capacity);
         let leaving = match self.settings.eviction {
-            Eviction::ClassBalanced => self.from_largest_class(surplus, lower_priority),
-            Eviction::ClassBalancedFifo => self.from_largest_class(surplus, older),
+            Eviction::ClassBalanced => self.of_largest_classes(surplus, lower_priority),
+            Eviction::ClassBalancedFifo => self.of_largest_classes(surplus, older),
             Eviction::Fifo => self.first_by(surplus, older),
             Eviction::LowestPriority => self.first_by(surplus, lower_priority),
         };
@@ -264,7 +264,7 @@ impl ReplayBuffer {
     }
 
     /// Takes from the largest class (the first of equals) the member that comes first in `order`, `surplus` times.
-    fn from_largest_class(&self, surplus: usize, order: fn(&Member, &Member) -> Ordering) -> HashSet<usize> {
+    fn of_largest_classes(&self, surplus: usize, order: fn(&Member, &Member) -> Ordering) -> HashSet<usize> {
         // Of each class the members, the next to go at the end.
         let mut queues = vec![Vec::new(); self.classes];
         for (index, member) in self.members.iter().enumerate() {
