@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use ssdkd_method::Strategy;
+use ssdkd_method::StrategyName;
 use ssdkd_nn::{Architecture, Generator, Names, NetworkSpec, Task, TeacherCard};
 use ssdkd_stage::StageError;
 
@@ -61,7 +61,7 @@ pub fn enforce(findings: &[Finding]) -> Result<(), StageError> {
 /// Checks a recipe with its teacher and its student.
 pub fn preflight(recipe: &Recipe, teacher: &TeacherCard, student: Architecture) -> Vec<Finding> {
     let mut found = one_class(teacher).into_iter().collect::<Vec<_>>();
-    if recipe.invert.strategy != Strategy::Pixels {
+    if recipe.invert.strategy.name() != StrategyName::Pixels {
         found.extend(size_of_images(teacher, Severity::Error));
     }
     found.extend(networks(recipe, teacher, student));
