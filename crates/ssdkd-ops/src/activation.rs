@@ -1,11 +1,11 @@
-//! Activations, alone and as the part that normalisation fuses.
+//! Activations, alone and as the part that convolutions and normalisations fuse.
 
 use candle_core::{Result, bail};
 
 use crate::value::Value;
 use crate::vectorised::{map, map_pairs, vectorised};
 
-/// What a normalisation applies to its result, in the same pass over memory.
+/// What a convolution or a normalisation applies to its result, in the same pass over memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Activation {
     /// Nothing.
@@ -15,25 +15,50 @@ pub enum Activation {
     Relu,
     /// x where it is positive, the slope times x elsewhere. The slope is finite and not negative.
     LeakyRelu(f32),
+    /// min(max(x, low), high), without a gradient at and beyond both ends. The lower end is not above the upper one.
+    Clip(f32, f32),
+    /// min(max(x + 3, 0), 6) / 6.
+    HardSigmoid,
+    /// x · min(max(x + 3, 0), 6) / 6.
+    HardSwish,
+    /// x / (1 + e^−x), also called swish.
+    Silu,
 }
 
 impl Activation {
+    /// min(max(x, 0), 6).
+    pub const RELU6: Self = Self::Clip(0.0, 6.0);
+
+    /// Checks the numbers of the activation.
+    ///
     /// # Errors
-    /// If the slope is negative or not finite: the sign of the output has to tell that of the input.
+    /// If a slope is negative or not finite (the sign of the output has to tell that of the input), or the ends of a range
+    /// are in the wrong order.
     pub(crate) fn check(self, operation: &str) -> Result<()> {
         match self {
             Activation::LeakyRelu(slope) if !(slope.is_finite() && slope >= 0.0) => {
                 bail!("{operation}: the slope of a leaky ReLU has to be finite and not negative, got {slope}")
             }
+            Activation::Clip(low, high) if low.is_nan() || high.is_nan() || low > high => {
+                bail!("{operation}: cannot clip to {low}..{high}: the lower end has to come first")
+            }
             _ => Ok(()),
+        }
+    }
+
+    /// Whether the gradient takes the input. For the others, the output tells as much.
+    pub(crate) fn needs_input(self) -> bool {
+        match self {
+            Activation::None | Activation::Relu | Activation::LeakyRelu(_) | Activation::Clip(..) => false,
+            Activation::HardSigmoid | Activation::HardSwish | Activation::Silu => true,
         }
     }
 }
 
 /// One activation as the kernels see it, so that each gets loops of its own.
 ///
-/// `backward` takes the input or the output, whichever is at hand: they have the same sign.
-pub(crate) trait Rectifier: Copy + Send + Sync {
+/// `backward` takes the input, or the output unless [`Activation::needs_input`].
+pub(crate) trait ActivationFunction: Copy + Send + Sync {
     fn forward(self, z: f32) -> f32;
     fn backward(self, z: f32, grad: f32) -> f32;
 }
@@ -47,7 +72,19 @@ pub(crate) struct Relu;
 #[derive(Clone, Copy)]
 pub(crate) struct Leaky(pub(crate) f32);
 
-impl Rectifier for Identity {
+#[derive(Clone, Copy)]
+pub(crate) struct Clip(pub(crate) f32, pub(crate) f32);
+
+#[derive(Clone, Copy)]
+pub(crate) struct HardSigmoid;
+
+#[derive(Clone, Copy)]
+pub(crate) struct HardSwish;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Silu;
+
+impl ActivationFunction for Identity {
     #[inline(always)]
     fn forward(self, z: f32) -> f32 {
         z
@@ -59,7 +96,7 @@ impl Rectifier for Identity {
     }
 }
 
-impl Rectifier for Relu {
+impl ActivationFunction for Relu {
     /// Not `max`, which would turn NaN into 0 and hide a training run that diverged.
     #[inline(always)]
     fn forward(self, z: f32) -> f32 {
@@ -72,7 +109,7 @@ impl Rectifier for Relu {
     }
 }
 
-impl Rectifier for Leaky {
+impl ActivationFunction for Leaky {
     #[inline(always)]
     fn forward(self, z: f32) -> f32 {
         if z > 0.0 { z } else { z * self.0 }
@@ -84,40 +121,130 @@ impl Rectifier for Leaky {
     }
 }
 
+impl ActivationFunction for Clip {
+    #[inline(always)]
+    fn forward(self, z: f32) -> f32 {
+        let above = if z <= self.0 { self.0 } else { z };
+        if above >= self.1 { self.1 } else { above }
+    }
+
+    #[inline(always)]
+    fn backward(self, z: f32, grad: f32) -> f32 {
+        if z <= self.0 || z >= self.1 { 0.0 } else { grad }
+    }
+}
+
+/// min(max(z + 3, 0), 6).
+const GATE: Clip = Clip(0.0, 6.0);
+
+const SIXTH: f32 = 1.0 / 6.0;
+
+impl ActivationFunction for HardSigmoid {
+    #[inline(always)]
+    fn forward(self, z: f32) -> f32 {
+        GATE.forward(z + 3.0) * SIXTH
+    }
+
+    #[inline(always)]
+    fn backward(self, z: f32, grad: f32) -> f32 {
+        if z <= -3.0 || z >= 3.0 { 0.0 } else { grad * SIXTH }
+    }
+}
+
+impl ActivationFunction for HardSwish {
+    #[inline(always)]
+    fn forward(self, z: f32) -> f32 {
+        z * (GATE.forward(z + 3.0) * SIXTH)
+    }
+
+    #[inline(always)]
+    fn backward(self, z: f32, grad: f32) -> f32 {
+        let slope = if z >= 3.0 { 1.0 } else { z * (2.0 * SIXTH) + 0.5 };
+        if z <= -3.0 { 0.0 } else { grad * slope }
+    }
+}
+
+impl ActivationFunction for Silu {
+    #[inline(always)]
+    fn forward(self, z: f32) -> f32 {
+        z / (1.0 + exponential(-z))
+    }
+
+    #[inline(always)]
+    fn backward(self, z: f32, grad: f32) -> f32 {
+        let share = 1.0 / (1.0 + exponential(-z));
+        grad * (share * (1.0 + z * (1.0 - share)))
+    }
+}
+
 vectorised! {
     /// `x = activation(x)`
-    pub(crate) fn rectify_in_place<A: Rectifier>(x: &mut [f32], activation: A) {
+    pub(crate) fn activate_in_place<A: ActivationFunction>(x: &mut [f32], activation: A) {
         for x in x {
             *x = activation.forward(*x);
         }
     }
 }
 
-/// Evaluates `$body` with `$rectifier` bound to the activation as the kernels see it.
-macro_rules! with_rectifier {
-    ($activation:expr, |$rectifier:ident| $body:expr) => {
+/// Evaluates `$body` with `$function` bound to the activation as the kernels see it.
+macro_rules! with_activation {
+    ($activation:expr, |$function:ident| $body:expr) => {{
+        use $crate::activation as functions;
         match $activation {
-            $crate::activation::Activation::None => {
-                let $rectifier = $crate::activation::Identity;
+            functions::Activation::None => {
+                let $function = functions::Identity;
                 $body
             }
-            $crate::activation::Activation::Relu => {
-                let $rectifier = $crate::activation::Relu;
+            functions::Activation::Relu => {
+                let $function = functions::Relu;
                 $body
             }
-            $crate::activation::Activation::LeakyRelu(slope) => {
-                let $rectifier = $crate::activation::Leaky(slope);
+            functions::Activation::LeakyRelu(slope) => {
+                let $function = functions::Leaky(slope);
+                $body
+            }
+            functions::Activation::Clip(low, high) => {
+                let $function = functions::Clip(low, high);
+                $body
+            }
+            functions::Activation::HardSigmoid => {
+                let $function = functions::HardSigmoid;
+                $body
+            }
+            functions::Activation::HardSwish => {
+                let $function = functions::HardSwish;
+                $body
+            }
+            functions::Activation::Silu => {
+                let $function = functions::Silu;
                 $body
             }
         }
-    };
+    }};
 }
-pub(crate) use with_rectifier;
+pub(crate) use with_activation;
+
+/// Applies an activation to `x`, of any shape.
+///
+/// It keeps the output for the gradient, or the input where the gradient takes that; the layer before or after keeps the
+/// same tensor.
+///
+/// # Errors
+/// If the numbers of the activation make no sense; see [`Activation`].
+pub fn activate(x: &Value, activation: Activation) -> Result<Value> {
+    let operation = "activate";
+    activation.check(operation)?;
+    if activation == Activation::None {
+        return Ok(x.clone());
+    }
+    on_gpu!(x.tensor() => crate::cuda::activate(operation, x, activation));
+    with_activation!(activation, |function| apply(operation, x, function, activation.needs_input()))
+}
 
 /// max(x, 0).
 pub fn relu(x: &Value) -> Result<Value> {
-    on_gpu!(x.tensor() => crate::cuda::rectify("relu", x, Activation::Relu));
-    rectify("relu", x, Relu)
+    on_gpu!(x.tensor() => crate::cuda::activate("relu", x, Activation::Relu));
+    apply("relu", x, Relu, false)
 }
 
 /// x where it is positive, `slope · x` elsewhere.
@@ -126,16 +253,21 @@ pub fn relu(x: &Value) -> Result<Value> {
 /// If the slope is negative or not finite.
 pub fn leaky_relu(x: &Value, slope: f32) -> Result<Value> {
     Activation::LeakyRelu(slope).check("leaky_relu")?;
-    on_gpu!(x.tensor() => crate::cuda::rectify("leaky_relu", x, Activation::LeakyRelu(slope)));
-    rectify("leaky_relu", x, Leaky(slope))
+    on_gpu!(x.tensor() => crate::cuda::activate("leaky_relu", x, Activation::LeakyRelu(slope)));
+    apply("leaky_relu", x, Leaky(slope), false)
 }
 
-/// Keeps the output for the gradient, not the input: the layer that follows keeps it anyway.
-fn rectify(operation: &'static str, x: &Value, activation: impl Rectifier + 'static) -> Result<Value> {
-    let out = map(operation, x.tensor(), |x| activation.forward(x))?;
-    let kept = out.clone();
+/// Keeps the output for the gradient where that is enough: the layer that follows keeps it anyway.
+fn apply(
+    operation: &'static str,
+    x: &Value,
+    function: impl ActivationFunction + 'static,
+    needs_input: bool,
+) -> Result<Value> {
+    let out = map(operation, x.tensor(), |x| function.forward(x))?;
+    let kept = if needs_input { x.tensor().clone() } else { out.clone() };
     Ok(Value::record1(out, &[x], move |grad| {
-        Ok(vec![Some(map_pairs(operation, &kept, grad, |y, grad| activation.backward(y, grad))?)])
+        Ok(vec![Some(map_pairs(operation, &kept, grad, |z, grad| function.backward(z, grad))?)])
     }))
 }
 

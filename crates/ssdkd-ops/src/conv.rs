@@ -11,6 +11,7 @@
 //! | `weight_gradient` | the same three questions for the gradient of the weight |
 //! | `depthwise` | convolutions without a sum over channels |
 //! | `winograd` | 3×3 convolutions with stride 1, by fewer multiplications |
+//! | `transposed` | the input's gradient as a layer |
 
 mod apply;
 mod depthwise;
@@ -19,29 +20,33 @@ mod gather;
 mod pack;
 mod shape;
 mod tile;
+mod transposed;
 mod weight_gradient;
 mod winograd;
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::activation::{self, Activation, Leaky, Rectifier, with_rectifier};
+use crate::activation::{Activation, ActivationFunction, activate_in_place, with_activation};
 use crate::device;
 use crate::norm::{FrozenNorm, fold_batch_norm};
 use crate::parallel;
 use crate::simd::SimdPath;
 use crate::value::Value;
-use crate::vectorised::map_pairs;
+use crate::vectorised::{map, map_pairs};
 use epilogue::Epilogue;
 use gather::Gather;
 pub use shape::Conv2dSpec;
 pub(crate) use shape::ConvShape;
+#[cfg(feature = "cuda")]
+pub(crate) use transposed::Transposed;
+pub use transposed::conv_transpose2d;
 pub use winograd::with_direct_convolutions;
 
 /// Cross-correlation, as every deep-learning library calls convolution.
 ///
 /// `x` (B, H, W, C), `weight` (O, C/groups, kh, kw) as PyTorch stores it, `bias` (O,); the result is (B, H', W', O) with
-/// H' = ⌊(H + 2·padding − dilation·(kh − 1) − 1) / stride⌋ + 1. Gradients flow into each input that wants one; none of
-/// the others is computed.
+/// H' = ⌊(H + top + bottom − dilation·(kh − 1) − 1) / stride⌋ + 1, and W' from left and right in the same way. Gradients flow
+/// into each input that wants one; none of the others is computed.
 ///
 /// # Errors
 /// If the shapes do not fit together, or a tensor is not contiguous `f32`.
@@ -49,8 +54,11 @@ pub fn conv2d(x: &Value, weight: &Value, bias: Option<&Value>, spec: Conv2dSpec)
     conv2d_then(x, weight, bias, spec, None, Activation::None)
 }
 
-/// `activation(conv2d(x) + residual)`, written once but for a leaky ReLU and for one channel a group: the residual is added and the activation
-/// taken while the numbers are in registers. The `residual` has the shape of the result.
+/// `activation(conv2d(x) + residual)`: the residual is added, and a ReLU or a clip taken, while the numbers are in registers.
+/// The `residual` has the shape of the result.
+///
+/// For the gradient it keeps the output, or what lies before the activation where the gradient of that takes it: one tensor
+/// in either case.
 ///
 /// # Errors
 /// As [`conv2d`], and if the residual has another shape.
@@ -151,25 +159,32 @@ impl Convolution<'_> {
     pub fn record(&self, dims: &[usize]) -> Result<Value> {
         let Self { x, weight, bias, residual, activation, shape, name, .. } = *self;
         on_gpu!(x.tensor() => crate::cuda::convolution(self, dims));
-        let out = device::tensor(self.forward()?, dims)?;
+        let inputs = [Some(x), Some(weight), bias, residual].into_iter().flatten().collect::<Vec<_>>();
+        // What the activation's gradient takes: its output, or its input.
+        let (out, kept_out) = if activation.needs_input() && inputs.iter().any(|input| input.wants_gradient()) {
+            let before = device::tensor(self.forward(Activation::None)?, dims)?;
+            let out = with_activation!(activation, |function| map(name, &before, |z| function.forward(z)))?;
+            (out, Some(before))
+        } else {
+            let out = device::tensor(self.forward(activation)?, dims)?;
+            (out.clone(), (activation != Activation::None).then_some(out))
+        };
 
         // Each gradient needs the other factor, and no gradient needs its own.
         let kept_weight = x.wants_gradient().then(|| weight.tensor().clone());
         let kept_x = weight.wants_gradient().then(|| x.tensor().clone());
-        let kept_out = (activation != Activation::None).then(|| out.clone());
         let (x_dims, weight_dims) = (x.dims().to_vec(), weight.dims().to_vec());
-        let inputs = [Some(x), Some(weight), bias, residual].into_iter().flatten().collect::<Vec<_>>();
         let (wants_bias, wants_residual) = (bias.map(Value::wants_gradient), residual.map(Value::wants_gradient));
         Ok(Value::record1(out, &inputs, move |gradient: &Tensor| {
             let before = match &kept_out {
-                Some(out) => with_rectifier!(activation, |r| map_pairs(name, out, gradient, |y, g| r.backward(y, g)))?,
+                Some(z) => with_activation!(activation, |f| map_pairs(name, z, gradient, |z, g| f.backward(z, g)))?,
                 None => gradient.clone(),
             };
             let gradient = device::slice(&before, name)?;
             let to_x = match &kept_weight {
                 Some(weight) => {
                     let weight = device::slice(weight, name)?;
-                    Some(device::tensor(input_gradient(&shape, &gradient, &weight)?, &*x_dims)?)
+                    Some(device::tensor(input_gradient(&shape, &gradient, &weight, None)?, &*x_dims)?)
                 }
                 None => None,
             };
@@ -182,7 +197,7 @@ impl Convolution<'_> {
             };
             let mut gradients = vec![to_x, to_weight];
             if let Some(wants) = wants_bias {
-                let to_bias = wants.then(|| device::tensor(bias_gradient(&shape, &gradient), shape.output[2]));
+                let to_bias = wants.then(|| device::tensor(bias_gradient(shape.output[2], &gradient), shape.output[2]));
                 gradients.push(to_bias.transpose()?);
             }
             drop(gradient);
@@ -193,33 +208,44 @@ impl Convolution<'_> {
         }))
     }
 
-    fn forward(&self) -> Result<Vec<f32>> {
+    fn forward(&self, activation: Activation) -> Result<Vec<f32>> {
         let (shape, name) = (&self.shape, self.name);
         let path = SimdPath::current()?;
         let (x, weight) = (device::slice(self.x.tensor(), name)?, device::slice(self.weight.tensor(), name)?);
         let bias = self.bias.map(|bias| device::slice(bias.tensor(), name)).transpose()?;
         let residual = self.residual.map(|residual| device::slice(residual.tensor(), name)).transpose()?;
-        let epilogue = Epilogue { residual: residual.as_deref(), relu: self.activation == Activation::Relu };
-        let mut out = device::unspecified(shape.batch * shape.output_len());
-        if winograd::suits(shape)? {
-            winograd::forward(path, shape, &x, &weight, bias.as_deref(), epilogue, &mut out);
-        } else {
-            gather(path, shape, &Gather::forward(shape), &x, &weight, bias.as_deref(), epilogue, &mut out);
-        }
-        if let Activation::LeakyRelu(slope) = self.activation {
-            parallel::for_each_rows(&mut out, 1, |_, out| activation::rectify_in_place(path, out, Leaky(slope)));
+        let fused = shape.is_depthwise() || Epilogue::fuses(activation);
+        let epilogue =
+            Epilogue { residual: residual.as_deref(), activation: if fused { activation } else { Activation::None } };
+        let mut out = output(shape, &x, &weight, bias.as_deref(), epilogue)?;
+        if !fused {
+            with_activation!(activation, |function| {
+                parallel::for_each_rows(&mut out, 1, |_, out| activate_in_place(path, out, function));
+            });
         }
         Ok(out)
     }
 }
 
-fn input_gradient(shape: &ConvShape, gradient: &[f32], weight: &[f32]) -> Result<Vec<f32>> {
+fn output(shape: &ConvShape, x: &[f32], weight: &[f32], bias: Option<&[f32]>, epilogue: Epilogue) -> Result<Vec<f32>> {
+    let path = SimdPath::current()?;
+    let mut out = device::unspecified(shape.batch * shape.output_len());
+    if winograd::suits(shape)? {
+        winograd::forward(path, shape, x, weight, bias, epilogue, &mut out);
+    } else {
+        gather(path, shape, &Gather::forward(shape), x, weight, bias, epilogue, &mut out);
+    }
+    Ok(out)
+}
+
+/// The gradient of the input, and a bias on top for a transposed convolution.
+fn input_gradient(shape: &ConvShape, gradient: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Result<Vec<f32>> {
     let path = SimdPath::current()?;
     let mut out = device::unspecified(shape.batch * shape.input_len());
     if winograd::suits(shape)? {
-        winograd::input_gradient(path, shape, gradient, weight, &mut out);
+        winograd::input_gradient(path, shape, gradient, weight, bias, &mut out);
     } else {
-        gather(path, shape, &Gather::input_gradient(shape), gradient, weight, None, Epilogue::default(), &mut out);
+        gather(path, shape, &Gather::input_gradient(shape), gradient, weight, bias, Epilogue::default(), &mut out);
     }
     Ok(out)
 }
@@ -256,8 +282,7 @@ fn weight_gradient(shape: &ConvShape, x: &[f32], gradient: &[f32]) -> Result<Vec
 }
 
 /// The sum of the gradient over all pixels, by channel.
-fn bias_gradient(shape: &ConvShape, gradient: &[f32]) -> Vec<f32> {
-    let channels = shape.output[2];
+fn bias_gradient(channels: usize, gradient: &[f32]) -> Vec<f32> {
     parallel::sum_over_rows(gradient.len() / channels, channels, channels, |rows, sums| {
         for pixel in gradient[rows.start * channels..rows.end * channels].chunks(channels) {
             for (sum, number) in sums.iter_mut().zip(pixel) {

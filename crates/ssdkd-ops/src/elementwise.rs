@@ -21,16 +21,6 @@ pub(crate) fn add_tensors(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     map_pairs("add", a, b, |a, b| a + b)
 }
 
-/// `a + b`, of the same shape.
-///
-/// # Errors
-/// If the shapes differ.
-pub fn add(a: &Value, b: &Value) -> Result<Value> {
-    let (a_wants, b_wants) = (a.wants_gradient(), b.wants_gradient());
-    let out = add_tensors(a.tensor(), b.tensor())?;
-    Ok(Value::record1(out, &[a, b], move |grad| Ok(vec![a_wants.then(|| grad.clone()), b_wants.then(|| grad.clone())])))
-}
-
 /// `factor · x`.
 pub fn scale(x: &Value, factor: f64) -> Result<Value> {
     let factor = factor as f32;

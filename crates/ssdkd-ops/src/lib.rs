@@ -21,7 +21,9 @@ mod dispatch;
 
 mod activation;
 mod alloc;
+mod arithmetic;
 mod augment;
+mod channels;
 mod conv;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -37,22 +39,25 @@ mod pool;
 mod precision;
 mod resample;
 mod rows;
+mod separable;
 mod simd;
 mod value;
 mod variation;
 mod vectorised;
 
-pub use activation::{Activation, leaky_relu, relu, sigmoid};
+pub use activation::{Activation, activate, leaky_relu, relu, sigmoid};
 pub use alloc::{CachingAllocator, allocated_bytes, peak_bytes, reset_peak};
+pub use arithmetic::{add, divide, multiply, prelu, subtract};
 pub use augment::{CropFlip, crop_flip, crop_flip_masks};
+pub use channels::{concat_channels, shuffle_channels, slice_channels, split_channels};
 pub use conv::{
-    Conv2dSpec, PreparedConvolution, conv2d, conv2d_prepared, conv2d_then, prepare_convolution,
+    Conv2dSpec, PreparedConvolution, conv_transpose2d, conv2d, conv2d_prepared, conv2d_then, prepare_convolution,
     with_direct_convolutions,
 };
 #[cfg(feature = "cuda")]
 pub use cuda::{CudaSettings, cuda_settings, name as cuda_name, open as cuda_device, set_cuda_settings};
 pub use elementwise::{
-    add, affine_channels, mean_all, nchw_to_nhwc, reshape, round_to_u8_levels, scale, sum_all, weighted_sum,
+    affine_channels, mean_all, nchw_to_nhwc, reshape, round_to_u8_levels, scale, sum_all, weighted_sum,
 };
 pub use images::gather_images;
 pub use linear::linear;
@@ -65,9 +70,9 @@ pub use norm::{
     fold_batch_norm,
 };
 pub use optim::{AdamSlot, SgdSlot, adam_step, adam_steps, copy_assign, lerp_assign, norm_of_all, sgd_step, sgd_steps};
-pub use pool::{avg_pool2d, global_avg_pool, max_pool2d};
+pub use pool::{Pool2dSpec, adaptive_avg_pool2d, avg_pool2d, global_avg_pool, max_pool2d};
 pub use precision::{to_f32, to_reduced_precision};
-pub use resample::{subsample_pad, upsample_nearest};
+pub use resample::{Interpolation, resize, subsample_pad, upsample_nearest};
 pub use rows::{side_by_side, unit_rows};
 pub use simd::SimdPath;
 pub use value::{Backward, Gradients, Value};

@@ -16,11 +16,11 @@ use rayon::prelude::*;
 use self::backward::{GateSource, Saved, Statistics, line_gradient};
 use self::kernels::normalise_add;
 use self::moments::Moments;
-use crate::activation::{Activation, Rectifier, with_rectifier};
+use crate::activation::{Activation, ActivationFunction, with_activation};
 use crate::device;
 use crate::simd::SimdPath;
 use crate::value::Value;
-use crate::vectorised::{affine_slice, pattern, pattern_piece_rows};
+use crate::vectorised::{affine_slice, map, pattern, pattern_piece_rows};
 pub use fold::{FrozenNorm, fold_batch_norm};
 pub use running::Running;
 
@@ -64,11 +64,11 @@ pub fn batch_norm_train(
     let moments = Moments::of(path, channels, &device::slice(x.tensor(), operation)?);
     let variance = (0..channels).map(|c| moments.variance(c)).collect::<Vec<_>>();
     let affine = layer.affine(&moments.mean, &variance, eps)?;
-    let out = layer.normalise(path, &affine)?;
+    let (out, gate) = layer.activate(layer.normalise(path, &affine)?)?;
 
     let (mean, variance) = moments.tensors()?;
     let batch = BatchMoments { mean, variance, count: moments.rows };
-    let saved = layer.saved(affine, &out, Statistics::Batch);
+    let saved = layer.saved(affine, gate, Statistics::Batch);
     let out = Value::record1(out, &layer.inputs(), move |grad| saved.gradients(Some(grad), None));
     Ok((out, batch))
 }
@@ -92,8 +92,8 @@ pub fn batch_norm_eval(
     layer.check_running(running_mean, running_variance, eps)?;
     on_gpu!(x.tensor() => crate::cuda::batch_norm_eval(layer.on_gpu(eps), running_mean, running_variance));
     let affine = layer.running_affine(running_mean, running_variance, eps)?;
-    let out = layer.normalise(SimdPath::current()?, &affine)?;
-    let saved = layer.saved(affine, &out, Statistics::Running);
+    let (out, gate) = layer.activate(layer.normalise(SimdPath::current()?, &affine)?)?;
+    let saved = layer.saved(affine, gate, Statistics::Running);
     Ok(Value::record1(out, &layer.inputs(), move |grad| saved.gradients(Some(grad), None)))
 }
 
@@ -126,8 +126,9 @@ pub fn batch_norm_tapped(
     let (out, moments) = layer.normalise_with(path, &affine, |piece| Moments::of_piece(path, channels, piece))?;
     let moments = Moments::merged(channels, moments);
     let (mean, variance) = moments.tensors()?;
+    let (out, gate) = layer.activate(out)?;
     let tapped = x.wants_gradient();
-    let saved = layer.saved(affine, &out, Statistics::Tapped(moments));
+    let saved = layer.saved(affine, gate, Statistics::Tapped(moments));
     let [out, mean, variance] = Value::record([out, mean, variance], &layer.inputs(), move |grads| {
         let (mean, variance) = (grads[1].as_ref(), grads[2].as_ref());
         let taps = (mean.is_some() || variance.is_some()).then_some((mean, variance));
@@ -251,7 +252,7 @@ impl Layer<'_> {
         let x = device::slice(self.x.tensor(), self.operation)?;
         let residual = self.residual.map(|residual| device::slice(residual.tensor(), self.operation)).transpose()?;
         let residual = residual.as_deref();
-        let activation = self.activation;
+        let activation = if self.keeps_sum() { Activation::None } else { self.activation };
         let mut out = device::unspecified(x.len());
         let piece = pattern_piece_rows(channels) * channels;
         let looked = x
@@ -268,19 +269,36 @@ impl Layer<'_> {
         Ok((device::tensor(out, self.x.tensor().shape())?, looked))
     }
 
-    /// What the gradients will need, and no more.
-    fn saved(&self, affine: Affine, out: &Tensor, statistics: Statistics) -> Saved {
+    /// Whether the sum before the activation is kept for the gradient: where the gradient takes the sum, and the residual
+    /// in it would have to be kept otherwise.
+    fn keeps_sum(&self) -> bool {
+        let takes_sum = self.activation.needs_input() && self.residual.is_some();
+        takes_sum && self.inputs().iter().any(|input| input.wants_gradient())
+    }
+
+    /// The output, from what [`normalise_with`](Self::normalise_with) made, and what its gradient passes the activation by.
+    fn activate(&self, made: Tensor) -> Result<(Tensor, Tensor)> {
+        if !self.keeps_sum() {
+            return Ok((made.clone(), made));
+        }
+        let out = with_activation!(self.activation, |f| map(self.operation, &made, |z| f.forward(z)))?;
+        Ok((out, made))
+    }
+
+    /// What the gradients will need, and no more. `made` is the output, or the sum before the activation.
+    fn saved(&self, affine: Affine, made: Tensor, statistics: Statistics) -> Saved {
         let wants_x = self.x.wants_gradient();
         let (wants_gamma, wants_beta) = (self.gamma.wants_gradient(), self.beta.wants_gradient());
+        let takes_x = self.activation.needs_input() && self.residual.is_none();
         let keeps_x = match statistics {
-            Statistics::Batch | Statistics::Tapped(_) => wants_x || wants_gamma,
-            Statistics::Running => wants_gamma,
+            Statistics::Batch | Statistics::Tapped(_) => wants_x || wants_gamma || takes_x,
+            Statistics::Running => wants_gamma || takes_x,
         };
         let x = keeps_x.then(|| self.x.tensor().clone());
         let gate = match (self.activation, self.residual) {
             (Activation::None, _) => GateSource::Open,
             (_, None) if keeps_x => GateSource::Input,
-            _ => GateSource::Output(out.clone()),
+            _ => GateSource::Output(made),
         };
         Saved {
             operation: self.operation,
@@ -309,9 +327,9 @@ fn normalise_piece(
     activation: Activation,
     out: &mut [f32],
 ) {
-    with_rectifier!(activation, |rectifier| match residual {
-        Some(residual) => normalise_add(path, x, residual, &affine.scale, &affine.shift, out, rectifier),
-        None => affine_slice(path, x, &affine.scale, &affine.shift, out, &|z| rectifier.forward(z)),
+    with_activation!(activation, |function| match residual {
+        Some(residual) => normalise_add(path, x, residual, &affine.scale, &affine.shift, out, function),
+        None => affine_slice(path, x, &affine.scale, &affine.shift, out, &|z| function.forward(z)),
     });
 }
 

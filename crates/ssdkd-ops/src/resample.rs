@@ -3,7 +3,54 @@
 use candle_core::{Result, bail};
 
 use crate::images::{Images, map_images};
+use crate::separable::{Axis, Separable};
 use crate::value::Value;
+
+/// How a resized image is made of the pixels of the other one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interpolation {
+    /// Of the pixel at ⌊i · input / output⌋, as PyTorch's `nearest`.
+    Nearest,
+    /// Of the four pixels around.
+    Bilinear {
+        /// Whether the middles of the corner pixels lie on one another. Otherwise the corners of both images do
+        /// ("half-pixel").
+        align_corners: bool,
+    },
+}
+
+/// Resizes images to any height and width: (B, H, W, C) to (B, height, width, C), as PyTorch's `interpolate` of a size. It
+/// averages nothing when it makes images smaller.
+///
+/// # Errors
+/// If `x` is not of rank 4, or a size is 0.
+pub fn resize(x: &Value, size: [usize; 2], how: Interpolation) -> Result<Value> {
+    let operation = "resize";
+    let from = Images::of(operation, x.tensor())?;
+    if size.contains(&0) {
+        bail!("{operation}: images of {}×{} pixels cannot be made", size[0], size[1]);
+    }
+    let axis = |input: usize, output: usize| Axis::new([input, output], |index| taps(how, input, output, index));
+    Separable { rows: axis(from.height, size[0]), columns: axis(from.width, size[1]) }.apply(operation, x)
+}
+
+/// The pixels that pixel `index` of the output is made of along one axis; those of no weight are left out.
+fn taps(how: Interpolation, input: usize, output: usize, index: usize) -> impl Iterator<Item = (usize, f64)> {
+    let (first, second) = match how {
+        Interpolation::Nearest => ((index * input / output, 1.0), None),
+        Interpolation::Bilinear { align_corners } => {
+            let place = match align_corners {
+                true if output == 1 => 0.0,
+                true => index as f64 * (input - 1) as f64 / (output - 1) as f64,
+                false => ((index as f64 + 0.5) * input as f64 / output as f64 - 0.5).max(0.0),
+            };
+            let below = (place as usize).min(input - 1);
+            let share = if below + 1 < input { place - below as f64 } else { 0.0 };
+            ((below, 1.0 - share), (share > 0.0).then_some((below + 1, share)))
+        }
+    };
+    [first].into_iter().chain(second)
+}
 
 /// Every pixel `factor` times in both directions: (B, H, W, C) to (B, factor·H, factor·W, C).
 ///

@@ -138,22 +138,26 @@ pub(crate) trait Vector: Copy {
 
     /// The positive numbers, and 0 for the others; NaN stays NaN.
     unsafe fn relu(self) -> Self;
+
+    /// The numbers between `low` and `high`, and these for those beyond; NaN stays NaN.
+    unsafe fn clip(self, low: Self, high: Self) -> Self;
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m128, __m256, __m512, _mm_add_ps, _mm_fmadd_ps, _mm_loadu_ps, _mm_max_ps, _mm_set1_ps, _mm_setzero_ps,
-        _mm_storeu_ps, _mm_sub_ps, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_set1_ps,
-        _mm256_setzero_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_max_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
+        __m128, __m256, __m512, _mm_add_ps, _mm_fmadd_ps, _mm_loadu_ps, _mm_max_ps, _mm_min_ps, _mm_set1_ps,
+        _mm_setzero_ps, _mm_storeu_ps, _mm_sub_ps, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps,
+        _mm256_min_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps,
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_storeu_ps, _mm512_sub_ps,
     };
 
     use super::Vector;
 
     macro_rules! vector {
         ($type:ty, $lanes:literal, $zero:ident, $load:ident, $splat:ident, $store:ident, $multiply_add:ident,
-         $add:ident, $subtract:ident, $max:ident) => {
+         $add:ident, $subtract:ident, $max:ident, $min:ident) => {
             // SAFETY: the caller guarantees the instructions and the pointers, as the trait asks.
             impl Vector for $type {
                 const LANES: usize = $lanes;
@@ -199,6 +203,11 @@ mod x86 {
                     // Of two numbers that cannot be compared, the instruction takes the second.
                     unsafe { $max($zero(), self) }
                 }
+
+                #[inline(always)]
+                unsafe fn clip(self, low: Self, high: Self) -> Self {
+                    unsafe { $min(high, $max(low, self)) }
+                }
             }
         };
     }
@@ -213,7 +222,8 @@ mod x86 {
         _mm_fmadd_ps,
         _mm_add_ps,
         _mm_sub_ps,
-        _mm_max_ps
+        _mm_max_ps,
+        _mm_min_ps
     );
     vector!(
         __m256,
@@ -225,7 +235,8 @@ mod x86 {
         _mm256_fmadd_ps,
         _mm256_add_ps,
         _mm256_sub_ps,
-        _mm256_max_ps
+        _mm256_max_ps,
+        _mm256_min_ps
     );
     vector!(
         __m512,
@@ -237,7 +248,8 @@ mod x86 {
         _mm512_fmadd_ps,
         _mm512_add_ps,
         _mm512_sub_ps,
-        _mm512_max_ps
+        _mm512_max_ps,
+        _mm512_min_ps
     );
 }
 
@@ -288,6 +300,14 @@ impl Vector for Portable {
     #[inline(always)]
     unsafe fn relu(self) -> Self {
         Self(self.0.map(|number| if number <= 0.0 { 0.0 } else { number }))
+    }
+
+    #[inline(always)]
+    unsafe fn clip(self, low: Self, high: Self) -> Self {
+        Self(std::array::from_fn(|lane| {
+            let above = if self.0[lane] <= low.0[lane] { low.0[lane] } else { self.0[lane] };
+            if above >= high.0[lane] { high.0[lane] } else { above }
+        }))
     }
 }
 

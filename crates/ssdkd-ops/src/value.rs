@@ -97,8 +97,18 @@ impl Value {
         inputs: &[&Value],
         backward: impl Fn(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> + 'static,
     ) -> [Value; N] {
+        let mut values = Self::record_all(outputs.into(), inputs, backward).into_iter();
+        std::array::from_fn(|_| values.next().expect("there is a value for each output"))
+    }
+
+    /// Records an operation with as many outputs as there are tensors; see [`record`](Self::record).
+    pub fn record_all(
+        outputs: Vec<Tensor>,
+        inputs: &[&Value],
+        backward: impl Fn(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> + 'static,
+    ) -> Vec<Value> {
         if !inputs.iter().any(|input| input.wants_gradient()) {
-            return outputs.map(Value::constant);
+            return outputs.into_iter().map(Value::constant).collect();
         }
         let operation = Rc::new(Operation {
             id: NEXT_OPERATION.with(|next| next.replace(next.get() + 1)),
@@ -106,12 +116,8 @@ impl Value {
             inputs: inputs.iter().map(|input| input.source.clone()).collect(),
             backward: Box::new(backward),
         });
-        let mut index = 0;
-        outputs.map(|tensor| {
-            let source = Source::Output(operation.clone(), index);
-            index += 1;
-            Value { tensor, source }
-        })
+        let with_source = |(index, tensor)| Value { tensor, source: Source::Output(operation.clone(), index) };
+        outputs.into_iter().enumerate().map(with_source).collect()
     }
 
     /// Records an operation with one output; see [`record`](Self::record).

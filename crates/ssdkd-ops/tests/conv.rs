@@ -7,8 +7,7 @@ use candle_core::{DType, Result, Tensor};
 use common::{device, golden, on_cuda, skips, tolerance};
 use proptest::prelude::*;
 use ssdkd_ops::{
-    Activation, Conv2dSpec, SimdPath, Value, add, conv2d, conv2d_then, leaky_relu, linear, relu,
-    with_direct_convolutions,
+    Activation, Conv2dSpec, SimdPath, Value, activate, add, conv2d, conv2d_then, linear, with_direct_convolutions,
 };
 
 /// Those of the CPU; on a GPU, which knows none, one of them.
@@ -54,15 +53,20 @@ impl Case {
     }
 
     fn output(&self) -> [usize; 4] {
-        let size = [0, 1].map(|axis| {
-            let reach = (self.kernel[axis] - 1) * self.spec.dilation + 1;
-            (self.size[axis] + 2 * self.spec.padding - reach) / self.spec.stride + 1
-        });
+        let size = [0, 1].map(|axis| (self.padded(axis) - self.reach(axis)) / self.spec.stride[axis] + 1);
         [self.batch, size[0], size[1], self.outputs * self.spec.groups]
     }
 
+    fn padded(&self, axis: usize) -> usize {
+        self.size[axis] + self.spec.padding[2 * axis] + self.spec.padding[2 * axis + 1]
+    }
+
+    fn reach(&self, axis: usize) -> usize {
+        (self.kernel[axis] - 1) * self.spec.dilation[axis] + 1
+    }
+
     fn is_possible(&self) -> bool {
-        (0..2).all(|axis| self.size[axis] + 2 * self.spec.padding > (self.kernel[axis] - 1) * self.spec.dilation)
+        (0..2).all(|axis| self.padded(axis) >= self.reach(axis))
     }
 
     fn arrays(&self) -> Arrays {
@@ -78,8 +82,9 @@ impl Case {
         let [_, height, width, channels] = self.input();
         let [batch, out_height, out_width, outputs] = self.output();
         let Conv2dSpec { stride, padding, dilation, .. } = self.spec;
-        let inside = |out: usize, tap: usize, size: usize| {
-            (out * stride + tap * dilation).checked_sub(padding).filter(|at| *at < size)
+        let inside = |out: usize, tap: usize, axis: usize| {
+            let at = (out * stride[axis] + tap * dilation[axis]).checked_sub(padding[2 * axis]);
+            at.filter(|at| *at < self.size[axis])
         };
         for b in 0..batch {
             for oy in 0..out_height {
@@ -88,7 +93,7 @@ impl Case {
                         let group = o / self.outputs;
                         for ky in 0..self.kernel[0] {
                             for kx in 0..self.kernel[1] {
-                                let (Some(y), Some(x)) = (inside(oy, ky, height), inside(ox, kx, width)) else {
+                                let (Some(y), Some(x)) = (inside(oy, ky, 0), inside(ox, kx, 1)) else {
                                     continue;
                                 };
                                 for i in 0..self.channels {
@@ -167,7 +172,7 @@ fn assert_close(what: &str, case: &impl std::fmt::Debug, computed: &[f32], expec
 fn check(case: Case) {
     let spec = case.spec;
     let may_be_transformed = case.kernel == [3, 3]
-        && [spec.stride, spec.dilation, spec.groups] == [1, 1, 1]
+        && (spec.stride, spec.dilation, spec.groups) == ([1; 2], [1; 2], 1)
         && case.channels.is_multiple_of(16)
         && case.outputs.is_multiple_of(16);
     check_within(case, if may_be_transformed { TRANSFORMED } else { DIRECT });
@@ -244,15 +249,28 @@ fn batches_of_small_images() {
 fn groups_and_depthwise() {
     for (channels, outputs, groups) in [(4, 4, 2), (3, 5, 3), (1, 1, 20), (1, 1, 7), (1, 2, 5), (2, 1, 4)] {
         check(plain(2, 6, channels, outputs, 3, Conv2dSpec { groups, ..Conv2dSpec::new(1, 1) }));
-        check(plain(2, 7, channels, outputs, 3, Conv2dSpec { groups, dilation: 2, ..Conv2dSpec::new(2, 2) }));
+        check(plain(2, 7, channels, outputs, 3, Conv2dSpec { groups, dilation: [2; 2], ..Conv2dSpec::new(2, 2) }));
     }
+}
+
+#[test]
+fn each_axis_and_each_side_has_its_own_settings() {
+    let same = Conv2dSpec { padding: [0, 1, 0, 1], ..Conv2dSpec::new(2, 0) };
+    check(plain(2, 8, 16, 24, 3, same));
+    check(plain(2, 9, 1, 1, 5, Conv2dSpec { groups: 40, padding: [1, 2, 2, 1], ..Conv2dSpec::new(2, 0) }));
+    let row = Conv2dSpec { padding: [0, 0, 3, 3], ..Conv2dSpec::default() };
+    check(Case { kernel: [1, 7], size: [6, 9], ..plain(2, 0, 16, 32, 0, row) });
+    let column = Conv2dSpec { padding: [3, 3, 0, 0], ..Conv2dSpec::default() };
+    check(Case { kernel: [7, 1], size: [9, 5], ..plain(2, 0, 16, 32, 0, column) });
+    let any = Conv2dSpec { stride: [1, 3], padding: [2, 0, 1, 4], dilation: [2, 1], groups: 2 };
+    check(Case { kernel: [3, 4], size: [8, 11], ..plain(2, 0, 5, 3, 0, any) });
 }
 
 #[test]
 fn windows_that_lie_in_the_padding() {
     check(plain(1, 2, 3, 4, 3, Conv2dSpec::new(1, 5)));
     check(plain(1, 3, 2, 3, 1, Conv2dSpec::new(4, 3)));
-    check(plain(1, 3, 2, 3, 2, Conv2dSpec { dilation: 4, ..Conv2dSpec::new(3, 4) }));
+    check(plain(1, 3, 2, 3, 2, Conv2dSpec { dilation: [4; 2], ..Conv2dSpec::new(3, 4) }));
 }
 
 /// The output and the gradients of x, weight, bias and residual: in one operation, or one after the other.
@@ -267,12 +285,7 @@ fn with_residual(case: &Case, activation: Activation, fused: bool) -> Result<[Ve
     let y = if fused {
         conv2d_then(&in_x, &in_weight, Some(&in_bias), case.spec, Some(&in_residual), activation)?
     } else {
-        let sum = add(&conv2d(&in_x, &in_weight, Some(&in_bias), case.spec)?, &in_residual)?;
-        match activation {
-            Activation::None => sum,
-            Activation::Relu => relu(&sum)?,
-            Activation::LeakyRelu(slope) => leaky_relu(&sum, slope)?,
-        }
+        activate(&add(&conv2d(&in_x, &in_weight, Some(&in_bias), case.spec)?, &in_residual)?, activation)?
     };
     let result = flat(y.tensor())?;
     let gradients = y.backward_from(tensor(&numbers(len, 4), &case.output())?)?;
@@ -291,7 +304,15 @@ fn what_follows_is_the_same_in_one_operation() -> Result<()> {
         plain(2, 4, 300, 20, 3, Conv2dSpec::new(1, 1)),
         plain(2, 6, 1, 1, 3, depthwise),
     ] {
-        for activation in [Activation::None, Activation::Relu, Activation::LeakyRelu(0.2)] {
+        for activation in [
+            Activation::None,
+            Activation::Relu,
+            Activation::LeakyRelu(0.2),
+            Activation::Clip(-0.5, 1.5),
+            Activation::HardSigmoid,
+            Activation::HardSwish,
+            Activation::Silu,
+        ] {
             for path in paths() {
                 path.force(|| {
                     let apart = with_residual(&case, activation, false)?;
@@ -320,8 +341,10 @@ fn what_is_not_a_number_stays_so() -> Result<()> {
     let x = Value::constant(tensor(&vec![f32::NAN; 64], &case.input())?);
     let weight = Value::constant(tensor(&case.arrays().weight, &case.weight())?);
     for path in paths() {
-        let y = path.force(|| conv2d_then(&x, &weight, None, case.spec, None, Activation::Relu))?;
-        assert!(flat(y.tensor())?.iter().all(|number| number.is_nan()), "{}", path.name());
+        for activation in [Activation::Relu, Activation::RELU6, Activation::HardSwish, Activation::Silu] {
+            let y = path.force(|| conv2d_then(&x, &weight, None, case.spec, None, activation))?;
+            assert!(flat(y.tensor())?.iter().all(|number| number.is_nan()), "{activation:?} on {}", path.name());
+        }
     }
     Ok(())
 }
@@ -340,13 +363,35 @@ fn a_residual_of_another_shape_is_refused() -> Result<()> {
 
 fn any_case() -> impl Strategy<Value = Case> {
     let sizes = (1usize..4, [1usize..12, 1usize..12], 1usize..40, 1usize..70);
-    let steps =
-        ([1usize..6, 1usize..6], 1usize..4, 0usize..4, 1usize..3, prop_oneof![4 => Just(1usize), 1 => 2usize..4]);
-    (sizes, steps).prop_map(|((batch, size, channels, outputs), (kernel, stride, padding, dilation, groups))| Case {
+    let steps = ([1usize..6, 1usize..8], prop_steps(), [0usize..4, 0usize..4, 0usize..4, 0usize..4], prop_groups());
+    (sizes, steps).prop_map(|((batch, size, channels, outputs), (kernel, (stride, dilation), padding, groups))| Case {
         batch,
         size,
         channels,
         outputs,
+        kernel,
+        spec: Conv2dSpec { stride, padding, dilation, groups },
+    })
+}
+
+/// Strides and dilations, each down and across.
+fn prop_steps() -> impl Strategy<Value = ([usize; 2], [usize; 2])> {
+    ([1usize..4, 1usize..4], [1usize..3, 1usize..3])
+}
+
+fn prop_groups() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => Just(1usize), 1 => 2usize..4]
+}
+
+/// Depthwise convolutions, of channels that fill wide registers, narrow ones and none.
+fn any_depthwise() -> impl Strategy<Value = Case> {
+    let sizes = (1usize..4, [1usize..20, 1usize..20], 2usize..80);
+    let steps = ([1usize..8, 1usize..9], prop_steps(), [0usize..4, 0usize..4, 0usize..4, 0usize..4]);
+    (sizes, steps).prop_map(|((batch, size, groups), (kernel, (stride, dilation), padding))| Case {
+        batch,
+        size,
+        channels: 1,
+        outputs: 1,
         kernel,
         spec: Conv2dSpec { stride, padding, dilation, groups },
     })
@@ -361,13 +406,18 @@ proptest! {
     }
 
     #[test]
+    fn any_depthwise_convolution(case in any_depthwise().prop_filter("the kernel fits", Case::is_possible)) {
+        check(case);
+    }
+
+    #[test]
     fn any_convolution_of_fewer_multiplications(
         batch in 1usize..5,
         size in [1usize..14, 1usize..14],
         channels in (1usize..5, 1usize..5),
-        padding in 0usize..3,
+        padding in [0usize..3, 0usize..3, 0usize..3, 0usize..3],
     ) {
-        let spec = Conv2dSpec::new(1, padding);
+        let spec = Conv2dSpec { padding, ..Conv2dSpec::default() };
         let case = Case { batch, size, channels: 16 * channels.0, outputs: 16 * channels.1, kernel: [3, 3], spec };
         if case.is_possible() {
             check(case);
@@ -504,7 +554,13 @@ fn wrong_shapes_are_explained() -> Result<()> {
             Conv2dSpec::default(),
             "bias has shape [3], the weight asks for [4]",
         ),
-        (&[1, 2, 8, 3], &[4, 3, 3, 3], None, Conv2dSpec::default(), "does not fit into a 2×8 image with padding 0"),
+        (
+            &[1, 2, 8, 3],
+            &[4, 3, 3, 3],
+            None,
+            Conv2dSpec::default(),
+            "does not fit into a 2×8 image with padding [0, 0, 0, 0]",
+        ),
         (
             &[1, 8, 8, 4],
             &[3, 2, 3, 3],
@@ -512,7 +568,7 @@ fn wrong_shapes_are_explained() -> Result<()> {
             Conv2dSpec { groups: 2, ..Conv2dSpec::default() },
             "3 output channels do not split into 2 groups",
         ),
-        (&[1, 8, 8, 3], &[4, 3, 3, 3], None, Conv2dSpec::new(0, 0), "stride (0)"),
+        (&[1, 8, 8, 3], &[4, 3, 3, 3], None, Conv2dSpec::new(0, 0), "stride [0, 0]"),
     ] {
         let message = message(x, weight, bias, spec)?;
         assert!(message.contains(expected), "`{message}` should contain `{expected}`");
@@ -526,7 +582,8 @@ fn wrong_shapes_are_explained() -> Result<()> {
 fn parse_spec(text: &str) -> Option<Conv2dSpec> {
     let mut numbers = text.split(|letter: char| letter.is_ascii_alphabetic()).skip(1).map(|number| number.parse().ok());
     let mut next = || numbers.next().flatten();
-    Some(Conv2dSpec { stride: next()?, padding: next()?, dilation: next()?, groups: next()? })
+    let [stride, padding, dilation, groups] = [next()?, next()?, next()?, next()?];
+    Some(Conv2dSpec { dilation: [dilation; 2], groups, ..Conv2dSpec::new(stride, padding) })
 }
 
 #[test]

@@ -97,6 +97,11 @@ fn convolutions() {
     agrees("1×1", &[x, &[12, 8, 1, 1], &[12]], 1, with(Conv2dSpec::new(1, 0), Activation::LeakyRelu(0.2)));
     agrees("1×1 of one pixel", &[&[5, 1, 1, 8], &[4, 8, 1, 1], &[4]], 1, with(Conv2dSpec::new(1, 0), Activation::None));
     agrees("with stride", &[x, &[4, 8, 3, 3], &[4]], 1, with(Conv2dSpec::new(2, 1), Activation::None));
+    let same = Conv2dSpec { padding: [0, 1, 0, 1], ..Conv2dSpec::new(2, 0) };
+    agrees("with padding on one side", &[x, &[4, 8, 3, 3], &[4]], 1, with(same, Activation::Silu));
+    agrees("transposed", &[x, &[8, 3, 3, 3], &[3]], 1, |inputs| {
+        ops::conv_transpose2d(&inputs[0], &inputs[1], Some(&inputs[2]), Conv2dSpec::new(2, 1), [1, 0])
+    });
     let grouped = Conv2dSpec { groups: 4, ..Conv2dSpec::new(1, 1) };
     agrees("in groups", &[x, &[8, 2, 3, 3], &[8]], 1, with(grouped, relu));
     agrees("with a residual", &[x, &[2, 7, 6, 12], &[12, 8, 3, 3]], 2, |inputs| {
@@ -161,8 +166,8 @@ fn normalisations() {
 fn pools_and_changes_of_resolution() {
     let x: &[usize] = &[2, 6, 4, 5];
     agrees("global_avg_pool", &[x], 1, |x| ops::global_avg_pool(&x[0]));
-    agrees("avg_pool2d", &[x], 1, |x| ops::avg_pool2d(&x[0], 2, 2));
-    agrees("max_pool2d", &[x], 1, |x| ops::max_pool2d(&x[0], 3, 2, 1));
+    agrees("avg_pool2d", &[x], 1, |x| ops::avg_pool2d(&x[0], ops::Pool2dSpec::new(2, 2, 0)));
+    agrees("max_pool2d", &[x], 1, |x| ops::max_pool2d(&x[0], ops::Pool2dSpec::new(3, 2, 1)));
     agrees("upsample_nearest", &[x], 1, |x| ops::upsample_nearest(&x[0], 2));
     agrees("subsample_pad", &[x], 1, |x| ops::subsample_pad(&x[0], 2, 3));
     agrees("relu", &[x], 1, |x| ops::relu(&x[0]));
@@ -170,6 +175,24 @@ fn pools_and_changes_of_resolution() {
     // Three gradients arrive at one place.
     agrees("a sum of three", &[x], 1, |x| ops::add(&ops::add(&x[0], &x[0])?, &x[0]));
     agrees("reshape", &[x], 1, |x| ops::reshape(&x[0], (12, 20)));
+    agrees("adaptive_avg_pool2d", &[x], 1, |x| ops::adaptive_avg_pool2d(&x[0], [4, 3]));
+    let bilinear = ops::Interpolation::Bilinear { align_corners: false };
+    agrees("resize", &[x], 1, |x| ops::resize(&x[0], [9, 3], bilinear));
+}
+
+#[test]
+fn operations_of_two_tensors_and_channels() {
+    let x: &[usize] = &[2, 6, 4, 5];
+    agrees("by image and channel", &[x, &[2, 1, 1, 5]], 2, |x| ops::multiply(&x[0], &x[1]));
+    // A parameter is f32, and so is its gradient.
+    agrees("by channel", &[x, &[5]], 1, |x| ops::multiply(&x[0], &x[1]));
+    agrees("by pixel", &[x, &[2, 6, 4, 1]], 2, |x| ops::subtract(&x[1], &x[0]));
+    agrees("prelu", &[x, &[5]], 1, |x| ops::prelu(&x[0], &x[1]));
+    agrees("sigmoid", &[x], 1, |x| ops::sigmoid(&x[0]));
+    agrees("hard_swish", &[x], 1, |x| ops::activate(&x[0], Activation::HardSwish));
+    agrees("concat_channels", &[x, x], 2, |x| ops::concat_channels(&[&x[0], &x[1]]));
+    agrees("slice_channels", &[x], 1, |x| ops::slice_channels(&x[0], 1, 3));
+    agrees("shuffle_channels", &[x], 1, |x| ops::shuffle_channels(&x[0], 5));
 }
 
 #[test]

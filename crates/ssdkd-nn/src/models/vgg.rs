@@ -55,7 +55,7 @@ impl Vgg {
                 maps.push(x.clone());
             }
             if block < 3 || (block == 3 && height == 64) {
-                x = ops::max_pool2d(&x, 2, 2, 0)?;
+                x = ops::max_pool2d(&x, ops::Pool2dSpec::new(2, 2, 0))?;
             }
         }
         Ok(maps)

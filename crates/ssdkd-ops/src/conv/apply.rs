@@ -114,7 +114,7 @@ impl Plan {
         let rows = gather.rows().max(1);
         let columns = gather.phases.iter().map(|phase| phase.size[1]).max().unwrap_or(1).max(1);
         let pixels = gather.batch * rows * columns;
-        let step = gather.in_step.saturating_mul(gather.in_step).saturating_mul(gather.input[2]);
+        let step = gather.in_step[0].saturating_mul(gather.in_step[1]).saturating_mul(gather.input[2]);
         let fitting = UNIT_INPUT / step.max(1);
         let wanted = (pixels / ENOUGH_UNITS).min(fitting).max(ENOUGH_PIXELS);
         let images_per_unit = (wanted / (rows * columns)).clamp(1, gather.batch);
@@ -157,11 +157,11 @@ impl Plan {
         let mut pixels = Vec::with_capacity(self.images_per_unit * region.rows.len() * region.columns.len());
         for image in 0..self.images_per_unit {
             for row in region.rows.clone() {
-                let out_row = image * out_height + row * gather.out_step + start[0];
-                let in_row = row * gather.in_step * in_width;
+                let out_row = image * out_height + row * gather.out_step[0] + start[0];
+                let in_row = row * gather.in_step[0] * in_width;
                 pixels.extend(region.columns.clone().map(|column| Pixel {
-                    input: image * self.image_step + (in_row + column * gather.in_step) * in_channels,
-                    output: (out_row * out_width + column * gather.out_step + start[1]) * out_channels,
+                    input: image * self.image_step + (in_row + column * gather.in_step[1]) * in_channels,
+                    output: (out_row * out_width + column * gather.out_step[1] + start[1]) * out_channels,
                 }));
             }
         }

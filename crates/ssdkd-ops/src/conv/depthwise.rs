@@ -1,11 +1,11 @@
 //! Convolutions of each channel on its own.
 //!
-//! There is no sum over channels to keep a register tile busy with, so channels themselves fill the registers: for every
-//! output pixel, a register of channels is summed over the taps that lie inside of the image. Memory bounds this, not
-//! arithmetic.
+//! There is no sum over channels to keep a register tile busy with, so channels themselves fill the registers: up to eight
+//! neighbouring pixels of a row are summed at once, a register of channels each, so that one load of a tap's weights serves
+//! all of them. Memory bounds this, not arithmetic.
 
 use super::epilogue::Epilogue;
-use super::gather::{Gather, Phase};
+use super::gather::{Gather, Phase, Region};
 use super::shape::ConvShape;
 use crate::parallel::{self, SharedMut};
 use crate::simd::{SimdPath, Vector, dispatch};
@@ -26,100 +26,237 @@ pub(crate) fn apply(
     let zero = vec![0.0; channels];
     let bias = bias.unwrap_or(&zero);
     let [out_height, out_width, _] = gather.output;
+    let (in_len, row_len) = (gather.input.iter().product::<usize>(), out_width * channels);
+    let phases = gather.phases.iter().map(|phase| (phase, bands(gather, phase))).collect::<Vec<_>>();
+    assert!(input.len() >= gather.batch * in_len && packed.len() == taps * channels && bias.len() == channels);
+
     let out = SharedMut::new(out);
     let rows = gather.rows();
-    parallel::for_each_piece(gather.batch * rows, |unit| {
-        let (image, row) = (unit / rows, unit % rows);
-        let image_len = gather.input.iter().product::<usize>();
-        let image_in = &input[image * image_len..(image + 1) * image_len];
-        for phase in gather.phases.iter().filter(|phase| row < phase.size[0]) {
-            let out_row = image * out_height + row * gather.out_step + phase.start[0];
-            // SAFETY: units and phases differ in output rows, or share a row between phases of one unit, one by one.
-            let numbers = unsafe { out.part(out_row * out_width * channels..(out_row + 1) * out_width * channels) };
-            let (job, out) = (&Job { gather, phase, row, input: image_in, weight: &packed, bias }, &mut *numbers);
-            // SAFETY: a path is only obtained where the CPU has its instructions.
-            unsafe { dispatch!(path, sum_taps, [], [], [], (job: &Job, out: &mut [f32])) }
-            epilogue.finish(path, numbers, out_row * out_width * channels);
+    let per_unit = parallel::rows_per_piece(row_len).min(rows);
+    let units = rows.div_ceil(per_unit);
+    parallel::for_each_piece(gather.batch * units, |unit| {
+        let (image, unit) = (unit / units, unit % units);
+        let input = &input[image * in_len..(image + 1) * in_len];
+        for row in unit * per_unit..((unit + 1) * per_unit).min(rows) {
+            for (phase, bands) in phases.iter().filter(|(phase, _)| row < phase.size[0]) {
+                let out_row = image * out_height + row * gather.out_step[0] + phase.start[0];
+                // SAFETY: units and phases differ in output rows, or share a row between phases of one unit, one by one.
+                let numbers = unsafe { out.part(out_row * row_len..(out_row + 1) * row_len) };
+                let band = bands.iter().find(|band| band.rows.contains(&row));
+                for part in band.map_or(&[][..], |band| &band.parts) {
+                    let (job, out) = (&Job { gather, phase, part, row, input, weight: &packed, bias }, &mut *numbers);
+                    // SAFETY: a path is only obtained where the CPU has its instructions. A region has only taps that lie
+                    // inside of the image for all of its pixels.
+                    unsafe { dispatch!(path, sum_row, [], [], [], (job: &Job, out: &mut [f32])) }
+                }
+                epilogue.finish(path, numbers, out_row * row_len);
+            }
         }
     });
 }
 
+/// The regions of the same rows.
+struct Band {
+    rows: std::ops::Range<usize>,
+    parts: Vec<Part>,
+}
+
+/// Columns of one row whose pixels see the same taps.
+struct Part {
+    columns: std::ops::Range<usize>,
+    taps: Vec<Reach>,
+}
+
+/// Where a tap reads, from the pixel's own address, and where its weights are.
+#[derive(Clone, Copy)]
+struct Reach {
+    input: isize,
+    weight: usize,
+}
+
+fn bands(gather: &Gather, phase: &Phase) -> Vec<Band> {
+    let [_, width, channels] = gather.input;
+    let mut bands = Vec::<Band>::new();
+    for Region { rows, columns, taps } in gather.regions(phase) {
+        let reach = |tap: &usize| {
+            let tap = phase.taps[*tap];
+            let input = (tap.row * width as isize + tap.column) * channels as isize;
+            Reach { input, weight: tap.index * channels }
+        };
+        let part = Part { columns, taps: taps.iter().map(reach).collect() };
+        match bands.last_mut() {
+            Some(band) if band.rows == rows => band.parts.push(part),
+            _ => bands.push(Band { rows, parts: vec![part] }),
+        }
+    }
+    bands
+}
+
+/// Some columns of one row of one image.
 struct Job<'a> {
     gather: &'a Gather,
     phase: &'a Phase,
+    part: &'a Part,
     row: usize,
     /// One image.
     input: &'a [f32],
-    /// `[tap][channel]`
+    /// [tap][channel]
     weight: &'a [f32],
     bias: &'a [f32],
 }
 
+/// The columns of `job`, as many at once as there are.
+///
 /// # Safety
-/// The CPU has the instructions of `V`.
+/// - All taps of all columns lie inside of the image; `out_row` is the row of the output.
+/// - The CPU has the instructions of `V`.
 #[inline(always)]
-unsafe fn sum_taps<V: Vector>(job: &Job, out_row: &mut [f32]) {
-    let gather = job.gather;
-    let [height, width, channels] = gather.input;
-    let mut reached = Vec::with_capacity(job.phase.taps.len());
-    for column in 0..job.phase.size[1] {
-        reached.clear();
-        for tap in &job.phase.taps {
-            let row = (job.row * gather.in_step) as isize + tap.row;
-            let column = (column * gather.in_step) as isize + tap.column;
-            if (0..height as isize).contains(&row) && (0..width as isize).contains(&column) {
-                let at = (row as usize * width + column as usize) * channels;
-                let weight = tap.index * channels;
-                reached.push((&job.input[at..at + channels], &job.weight[weight..weight + channels]));
-            }
+unsafe fn sum_row<V: Vector>(job: &Job, out_row: &mut [f32]) {
+    let Part { columns, .. } = job.part;
+    let mut column = columns.start;
+    // SAFETY: handed on.
+    unsafe {
+        while columns.end - column >= 8 {
+            sum_pixels::<V, 8>(job, column, out_row);
+            column += 8;
         }
-        let at = (column * gather.out_step + job.phase.start[1]) * channels;
-        let out = &mut out_row[at..at + channels];
-        let whole = channels - channels % V::LANES;
-        for channel in (0..whole).step_by(V::LANES) {
-            // SAFETY: `channel + LANES` is at most `channels`, the length of every slice here.
-            unsafe {
-                let mut sum = V::load(job.bias.as_ptr().add(channel));
-                for (input, weight) in &reached {
-                    let input = V::load(input.as_ptr().add(channel));
-                    sum = input.multiply_add(V::load(weight.as_ptr().add(channel)), sum);
-                }
-                sum.store(out.as_mut_ptr().add(channel));
-            }
+        if columns.end - column >= 4 {
+            sum_pixels::<V, 4>(job, column, out_row);
+            column += 4;
         }
-        for channel in whole..channels {
-            out[channel] =
-                reached.iter().fold(job.bias[channel], |sum, (input, weight)| sum + input[channel] * weight[channel]);
+        if columns.end - column >= 2 {
+            sum_pixels::<V, 2>(job, column, out_row);
+            column += 2;
+        }
+        if columns.end > column {
+            sum_pixels::<V, 1>(job, column, out_row);
         }
     }
 }
 
-/// Images that one partial gradient is summed over.
+/// `PIXELS` pixels from `column` on, all channels.
+///
+/// # Safety
+/// As [`sum_row`].
+#[inline(always)]
+unsafe fn sum_pixels<V: Vector, const PIXELS: usize>(job: &Job, column: usize, out_row: &mut [f32]) {
+    let gather = job.gather;
+    let [_, width, channels] = gather.input;
+    let at = |pixel: usize| (column + pixel) * gather.out_step[1] + job.phase.start[1];
+    let out = &mut out_row[at(0) * channels..(at(PIXELS - 1) + 1) * channels];
+    let tile = Tile {
+        taps: &job.part.taps,
+        input: job
+            .input
+            .as_ptr()
+            .wrapping_add((job.row * gather.in_step[0] * width + column * gather.in_step[1]) * channels),
+        in_step: gather.in_step[1] * channels,
+        output: out.as_mut_ptr(),
+        out_step: gather.out_step[1] * channels,
+        weight: job.weight.as_ptr(),
+        bias: job.bias.as_ptr(),
+    };
+    let (wide, narrow) = (V::LANES, <V::Narrow as Vector>::LANES);
+    let mut channel = 0;
+    // SAFETY: all channels of a block are below `channels`, as many as weights, bias and every pixel have.
+    unsafe {
+        while channel + wide <= channels {
+            tile.sum::<V, PIXELS>(channel);
+            channel += wide;
+        }
+        while channel + narrow <= channels {
+            tile.sum::<V::Narrow, PIXELS>(channel);
+            channel += narrow;
+        }
+        for channel in channel..channels {
+            tile.sum_one::<PIXELS>(channel);
+        }
+    }
+}
+
+/// Neighbouring pixels, by address. A pixel's address and the offset of a tap may each lie outside of the image when their
+/// sum does not.
+struct Tile<'a> {
+    taps: &'a [Reach],
+    input: *const f32,
+    in_step: usize,
+    output: *mut f32,
+    out_step: usize,
+    weight: *const f32,
+    bias: *const f32,
+}
+
+impl Tile<'_> {
+    /// A register of channels of each pixel.
+    ///
+    /// # Safety
+    /// For every tap and pixel, the channels from `channel` on can be read and written; the CPU has the instructions of `V`.
+    #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
+    #[inline(always)]
+    unsafe fn sum<V: Vector, const PIXELS: usize>(&self, channel: usize) {
+        // SAFETY: as the contract says.
+        unsafe {
+            let mut sums = [V::load(self.bias.add(channel)); PIXELS];
+            for tap in self.taps {
+                let weight = V::load(self.weight.add(tap.weight + channel));
+                let input = self.input.wrapping_offset(tap.input).wrapping_add(channel);
+                for pixel in 0..PIXELS {
+                    sums[pixel] = V::load(input.wrapping_add(pixel * self.in_step)).multiply_add(weight, sums[pixel]);
+                }
+            }
+            for pixel in 0..PIXELS {
+                sums[pixel].store(self.output.add(pixel * self.out_step + channel));
+            }
+        }
+    }
+
+    /// One channel of each pixel.
+    ///
+    /// # Safety
+    /// As [`sum`](Self::sum).
+    #[inline(always)]
+    unsafe fn sum_one<const PIXELS: usize>(&self, channel: usize) {
+        for pixel in 0..PIXELS {
+            // SAFETY: as the contract says.
+            unsafe {
+                let input = self.input.wrapping_add(pixel * self.in_step + channel);
+                let product = |tap: &Reach| *input.wrapping_offset(tap.input) * *self.weight.add(tap.weight + channel);
+                *self.output.add(pixel * self.out_step + channel) =
+                    self.taps.iter().fold(*self.bias.add(channel), |sum, tap| sum + product(tap));
+            }
+        }
+    }
+}
+
+/// Images that one partial gradient is summed over at most, and pixels of their outputs.
 const IMAGES: usize = 8;
+const PIXELS: usize = 4096;
+
+/// Channels that one unit of work takes, of every pixel: some cache lines.
+const CHANNELS: usize = 128;
 
 /// Computes the gradient of the weight (C, 1, kh, kw).
 pub(crate) fn weight_gradient(path: SimdPath, shape: &ConvShape, input: &[f32], gradient: &[f32], out: &mut [f32]) {
     let (channels, taps) = (shape.input[2], shape.taps());
-    let chunks = shape.batch.div_ceil(IMAGES);
+    let images = (PIXELS / (shape.output[0] * shape.output[1])).clamp(1, IMAGES);
+    let (chunks, blocks) = (shape.batch.div_ceil(images), channels.div_ceil(CHANNELS));
     let mut partials = vec![0.0; chunks * taps * channels];
     let shared = SharedMut::new(&mut partials);
-    parallel::for_each_piece(chunks, |chunk| {
-        // SAFETY: each chunk has its own part.
-        let sums = unsafe { shared.part(chunk * taps * channels..(chunk + 1) * taps * channels) };
-        for image in chunk * IMAGES..((chunk + 1) * IMAGES).min(shape.batch) {
-            let input = &input[image * shape.input_len()..(image + 1) * shape.input_len()];
-            let gradient = &gradient[image * shape.output_len()..(image + 1) * shape.output_len()];
-            // SAFETY: a path is only obtained where the CPU has its instructions.
-            unsafe {
-                dispatch!(
-                    path,
-                    add_products,
-                    [],
-                    [],
-                    [],
-                    (shape: &ConvShape, input: &[f32], gradient: &[f32], sums: &mut [f32])
-                );
-            }
+    assert!(input.len() == shape.batch * shape.input_len() && gradient.len() == shape.batch * shape.output_len());
+    parallel::for_each_piece(chunks * blocks, |unit| {
+        let (chunk, block) = (unit / blocks, unit % blocks);
+        let channels_of = block * CHANNELS..((block + 1) * CHANNELS).min(channels);
+        for image in chunk * images..((chunk + 1) * images).min(shape.batch) {
+            let job = &Products {
+                shape,
+                input: &input[image * shape.input_len()..(image + 1) * shape.input_len()],
+                gradient: &gradient[image * shape.output_len()..(image + 1) * shape.output_len()],
+                channels: channels_of.clone(),
+                sums: shared.at(chunk * taps * channels),
+            };
+            // SAFETY: a path is only obtained where the CPU has its instructions. Each unit has its own channels of its
+            // chunk's sums.
+            unsafe { dispatch!(path, add_products, [], [], [], (job: &Products)) }
         }
     });
     for channel in 0..channels {
@@ -129,46 +266,164 @@ pub(crate) fn weight_gradient(path: SimdPath, shape: &ConvShape, input: &[f32], 
     }
 }
 
-/// Adds the products over one image into `sums` `[tap][channel]`.
+/// One image, and some of its channels.
+struct Products<'a> {
+    shape: &'a ConvShape,
+    input: &'a [f32],
+    gradient: &'a [f32],
+    channels: std::ops::Range<usize>,
+    /// [tap][channel], of all channels.
+    sums: *mut f32,
+}
+
+/// Adds the products over one image, a row of the kernel at once: their sums stay in registers while the pixels of a row
+/// stream by.
 ///
 /// # Safety
-/// The CPU has the instructions of `V`.
+/// The channels of the sums are nobody else's; the CPU has the instructions of `V`.
 #[inline(always)]
-unsafe fn add_products<V: Vector>(shape: &ConvShape, input: &[f32], gradient: &[f32], sums: &mut [f32]) {
-    let [height, width, channels] = shape.input;
-    let [out_height, out_width, _] = shape.output;
-    let spec = shape.spec;
-    let whole = channels - channels % V::LANES;
+unsafe fn add_products<V: Vector>(job: &Products) {
+    let ConvShape { spec, kernel, input: [height, width, channels], output: [out_height, out_width, _], .. } =
+        *job.shape;
+    let [above, before] = spec.before();
     for row in 0..out_height {
-        for (tap, sums) in sums.chunks_mut(channels).enumerate() {
-            let [tap_row, tap_column] = [tap / shape.kernel[1], tap % shape.kernel[1]].map(|tap| tap * spec.dilation);
-            let inside = |at: usize, size: usize| at.checked_sub(spec.padding).filter(|at| *at < size);
-            let Some(in_row) = inside(row * spec.stride + tap_row, height) else { continue };
-            let pairs = (0..out_width).filter_map(|column| {
-                let in_column = inside(column * spec.stride + tap_column, width)?;
-                Some(((in_row * width + in_column) * channels, (row * out_width + column) * channels))
-            });
-            for channel in (0..whole).step_by(V::LANES) {
-                // SAFETY: `channel + LANES` is at most `channels`, and both pixels lie inside of their images.
+        for tap_row in 0..kernel[0] {
+            let at = (row * spec.stride[0] + tap_row * spec.dilation[0]).checked_sub(above);
+            let Some(in_row) = at.filter(|at| *at < height) else { continue };
+            let mut tap_column = 0;
+            while tap_column < kernel[1] {
+                let line = Line {
+                    input: job.input[in_row * width * channels..].as_ptr(),
+                    gradient: job.gradient[row * out_width * channels..].as_ptr(),
+                    sums: job.sums.wrapping_add((tap_row * kernel[1] + tap_column) * channels),
+                    channels,
+                    sizes: [width, out_width],
+                    stride: spec.stride[1],
+                    dilation: spec.dilation[1],
+                    first: tap_column * spec.dilation[1],
+                    padding: before,
+                };
+                // SAFETY: handed on: these are rows of the images, and the sums of so many taps.
                 unsafe {
-                    let mut sum = V::load(sums.as_ptr().add(channel));
-                    for (from, to) in pairs.clone() {
-                        let product = V::load(gradient[to..to + channels].as_ptr().add(channel));
-                        sum = V::load(input[from..from + channels].as_ptr().add(channel)).multiply_add(product, sum);
-                    }
-                    sum.store(sums.as_mut_ptr().add(channel));
-                }
-            }
-            for channel in whole..channels {
-                for (from, to) in pairs.clone() {
-                    sums[channel] += input[from + channel] * gradient[to + channel];
+                    tap_column += match kernel[1] - tap_column {
+                        7.. => line.add::<V, 7>(&job.channels),
+                        5.. => line.add::<V, 5>(&job.channels),
+                        3.. => line.add::<V, 3>(&job.channels),
+                        _ => line.add::<V, 1>(&job.channels),
+                    };
                 }
             }
         }
     }
 }
 
-/// (C, taps) as `[tap][channel]`.
+/// A row of the input, one of the output's gradient, and neighbouring taps of a row of the kernel.
+struct Line {
+    input: *const f32,
+    gradient: *const f32,
+    sums: *mut f32,
+    /// In a pixel.
+    channels: usize,
+    /// Pixels of both rows.
+    sizes: [usize; 2],
+    stride: usize,
+    dilation: usize,
+    /// Position of the first tap, which the padding is taken from.
+    first: usize,
+    padding: usize,
+}
+
+impl Line {
+    /// The columns of the gradient that tap `tap` pairs with pixels of the image.
+    #[inline(always)]
+    fn columns(&self, tap: usize) -> [usize; 2] {
+        let position = self.first + tap * self.dilation;
+        let first = self.padding.saturating_sub(position).div_ceil(self.stride);
+        let end = (self.sizes[0] + self.padding).saturating_sub(position).div_ceil(self.stride).min(self.sizes[1]);
+        [first.min(end), end]
+    }
+
+    /// Adds the products of `TAPS` taps; returns how many those are.
+    ///
+    /// # Safety
+    /// Rows have their pixels with all channels; the sums of these `channels` are nobody else's; the CPU has the instructions
+    /// of `V`.
+    #[inline(always)]
+    unsafe fn add<V: Vector, const TAPS: usize>(&self, channels: &std::ops::Range<usize>) -> usize {
+        let (wide, narrow) = (V::LANES, <V::Narrow as Vector>::LANES);
+        let mut channel = channels.start;
+        // SAFETY: handed on.
+        unsafe {
+            while channel + wide <= channels.end {
+                self.add_channels::<V, TAPS>(channel);
+                channel += wide;
+            }
+            while channel + narrow <= channels.end {
+                self.add_channels::<V::Narrow, TAPS>(channel);
+                channel += narrow;
+            }
+            for channel in channel..channels.end {
+                for tap in 0..TAPS {
+                    let [start, end] = self.columns(tap);
+                    let sum = self.sums.add(tap * self.channels + channel);
+                    for column in start..end {
+                        *sum += *self.pixel(tap, column).add(channel)
+                            * *self.gradient.add(column * self.channels + channel);
+                    }
+                }
+            }
+        }
+        TAPS
+    }
+
+    /// The pixel that tap `tap` pairs with the gradient's `column`.
+    #[inline(always)]
+    fn pixel(&self, tap: usize, column: usize) -> *const f32 {
+        let at = column * self.stride + self.first + tap * self.dilation;
+        self.input.wrapping_add(at.wrapping_sub(self.padding).wrapping_mul(self.channels))
+    }
+
+    /// # Safety
+    /// As [`add`](Self::add), for a register of channels.
+    #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
+    #[inline(always)]
+    unsafe fn add_channels<V: Vector, const TAPS: usize>(&self, channel: usize) {
+        // SAFETY: as the contract says; `columns` keeps to pixels that exist on both sides.
+        unsafe {
+            let mut sums = [V::zero(); TAPS];
+            for tap in 0..TAPS {
+                sums[tap] = V::load(self.sums.add(tap * self.channels + channel));
+            }
+            // What all taps pair, and then what only some do.
+            let (mut start, mut end) = (0, self.sizes[1]);
+            for tap in 0..TAPS {
+                let [first, last] = self.columns(tap);
+                (start, end) = (start.max(first), end.min(last));
+            }
+            let end = end.max(start);
+            for column in start..end {
+                let gradient = V::load(self.gradient.add(column * self.channels + channel));
+                for tap in 0..TAPS {
+                    let input = V::load(self.pixel(tap, column).wrapping_add(channel));
+                    sums[tap] = input.multiply_add(gradient, sums[tap]);
+                }
+            }
+            for tap in 0..TAPS {
+                let [first, last] = self.columns(tap);
+                for column in (first..last.min(start)).chain(first.max(end)..last) {
+                    let gradient = V::load(self.gradient.add(column * self.channels + channel));
+                    let input = V::load(self.pixel(tap, column).wrapping_add(channel));
+                    sums[tap] = input.multiply_add(gradient, sums[tap]);
+                }
+            }
+            for tap in 0..TAPS {
+                sums[tap].store(self.sums.add(tap * self.channels + channel));
+            }
+        }
+    }
+}
+
+/// (C, taps) as [tap][channel].
 fn transpose(weight: &[f32], channels: usize, taps: usize) -> Vec<f32> {
     (0..taps * channels).map(|at| weight[at % channels * taps + at / channels]).collect()
 }

@@ -1,47 +1,66 @@
 //! What is done to an output while it is still in registers: a convolution's result is then written once and not read again
 //! before the next layer.
 
-use crate::activation::{Relu, rectify_in_place};
+use crate::activation::{Activation, activate_in_place, with_activation};
 use crate::simd::{SimdPath, Vector};
 use crate::vectorised::vectorised;
 
-/// `out = relu(out + residual)`, of which each part is optional.
+/// `out = activation(out + residual)`, of which each part is optional.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Epilogue<'a> {
     /// As large as the output.
     pub residual: Option<&'a [f32]>,
-    pub relu: bool,
+    pub activation: Activation,
 }
 
 impl Epilogue<'_> {
-    /// The same, as kernels take it: the residual from number `at` of the output on.
-    pub fn at(&self, at: usize) -> RawEpilogue {
-        RawEpilogue { residual: self.residual.map(|residual| residual[at..].as_ptr()), relu: self.relu }
+    /// Whether registers of sums are activated before they are written. The other activations take a pass of their own.
+    pub fn fuses(activation: Activation) -> bool {
+        matches!(activation, Activation::None | Activation::Relu | Activation::Clip(..))
     }
 
-    /// For kernels that do not finish their output themselves.
+    /// The same, as kernels take it: the residual from number `at` of the output on. The activation is one that it
+    /// [`fuses`](Self::fuses).
+    pub fn at(&self, at: usize) -> RawEpilogue {
+        let range = match self.activation {
+            Activation::Relu => Range::Positive,
+            Activation::Clip(low, high) => Range::Between(low, high),
+            _ => Range::All,
+        };
+        RawEpilogue { residual: self.residual.map(|residual| residual[at..].as_ptr()), range }
+    }
+
+    /// For kernels that do not finish their output themselves; of any activation.
     pub fn finish(&self, path: SimdPath, out: &mut [f32], at: usize) {
         if let Some(residual) = self.residual {
             add_to(path, out, &residual[at..at + out.len()]);
         }
-        if self.relu {
-            rectify_in_place(path, out, Relu);
+        if self.activation != Activation::None {
+            with_activation!(self.activation, |function| activate_in_place(path, out, function));
         }
     }
+}
+
+/// What an output is limited to.
+#[derive(Clone, Copy, PartialEq)]
+enum Range {
+    All,
+    Positive,
+    Between(f32, f32),
 }
 
 /// An [`Epilogue`] by address.
 #[derive(Clone, Copy)]
 pub(crate) struct RawEpilogue {
     pub residual: Option<*const f32>,
-    pub relu: bool,
+    range: Range,
 }
 
 impl RawEpilogue {
     /// Whether there is anything to do.
     #[inline(always)]
     pub fn is_something(&self) -> bool {
-        self.residual.is_some() || self.relu
+        self.residual.is_some() || self.range != Range::All
     }
 
     /// What becomes of the register of numbers that belongs at `at`.
@@ -55,7 +74,23 @@ impl RawEpilogue {
             if let Some(residual) = self.residual {
                 numbers = numbers.add(V::load(residual.add(at)));
             }
-            if self.relu { numbers.relu() } else { numbers }
+            self.activate(numbers)
+        }
+    }
+
+    /// The activation alone.
+    ///
+    /// # Safety
+    /// The CPU has the instructions of `V`.
+    #[inline(always)]
+    pub unsafe fn activate<V: Vector>(&self, numbers: V) -> V {
+        // SAFETY: as the contract says.
+        unsafe {
+            match self.range {
+                Range::All => numbers,
+                Range::Positive => numbers.relu(),
+                Range::Between(low, high) => numbers.clip(V::splat(&raw const low), V::splat(&raw const high)),
+            }
         }
     }
 }

@@ -9,7 +9,8 @@
 //!
 //! Forward: one phase, `in_step` = stride. Input gradient: `in` is the output's gradient, W is transposed, and `in_step`
 //! is 1; under a stride s, the pixels of the image fall into s×s phases by their position modulo s, and only the taps of
-//! the kernel that can reach a phase take part in it (a 3×3 kernel with stride 2: 1, 2, 2 and 4 of the 9).
+//! the kernel that can reach a phase take part in it (a 3×3 kernel with stride 2: 1, 2, 2 and 4 of the 9). Rows and columns
+//! have steps of their own.
 
 use std::ops::Range;
 
@@ -24,8 +25,9 @@ pub(crate) struct Gather {
     /// Image written: (H, W, C).
     pub output: [usize; 3],
     pub groups: usize,
-    pub in_step: usize,
-    pub out_step: usize,
+    /// Down, across.
+    pub in_step: [usize; 2],
+    pub out_step: [usize; 2],
     pub phases: Vec<Phase>,
     /// Steps through a weight (O, C/groups, kh, kw) for the next output channel and the next input channel of a group.
     pub weight_steps: WeightSteps,
@@ -65,9 +67,10 @@ impl Gather {
     /// The output of a convolution from its input.
     pub fn forward(shape: &ConvShape) -> Self {
         let [height, width] = shape.kernel;
-        let position = |tap: usize| (tap * shape.spec.dilation) as isize - shape.spec.padding as isize;
+        let (dilation, before) = (shape.spec.dilation, shape.spec.before());
+        let position = |tap: usize, axis: usize| (tap * dilation[axis]) as isize - before[axis] as isize;
         let taps = (0..height * width)
-            .map(|index| Tap { row: position(index / width), column: position(index % width), index })
+            .map(|index| Tap { row: position(index / width, 0), column: position(index % width, 1), index })
             .collect();
         let [out_height, out_width, _] = shape.output;
         Self {
@@ -76,7 +79,7 @@ impl Gather {
             output: shape.output,
             groups: shape.spec.groups,
             in_step: shape.spec.stride,
-            out_step: 1,
+            out_step: [1, 1],
             phases: vec![Phase { start: [0, 0], size: [out_height, out_width], taps }],
             weight_steps: WeightSteps {
                 group: shape.weight_len() / shape.spec.groups,
@@ -88,13 +91,13 @@ impl Gather {
 
     /// The gradient of a convolution's input from the gradient of its output.
     pub fn input_gradient(shape: &ConvShape) -> Self {
-        let stride = shape.spec.stride;
+        let [down, across] = shape.spec.stride;
         let [height, width, _] = shape.input;
-        let phases = (0..stride.min(height))
-            .flat_map(|row| (0..stride.min(width)).map(move |column| [row, column]))
+        let phases = (0..down.min(height))
+            .flat_map(|row| (0..across.min(width)).map(move |column| [row, column]))
             .map(|start| Phase {
                 start,
-                size: [(height - start[0]).div_ceil(stride), (width - start[1]).div_ceil(stride)],
+                size: [(height - start[0]).div_ceil(down), (width - start[1]).div_ceil(across)],
                 taps: reaching_taps(shape, start),
             })
             .collect();
@@ -103,8 +106,8 @@ impl Gather {
             input: shape.output,
             output: shape.input,
             groups: shape.spec.groups,
-            in_step: 1,
-            out_step: stride,
+            in_step: [1, 1],
+            out_step: [down, across],
             phases,
             weight_steps: WeightSteps {
                 group: shape.weight_len() / shape.spec.groups,
@@ -131,7 +134,7 @@ impl Gather {
     /// with padding 1. Every pixel is in one of them; taps that lie in the padding are in none.
     pub fn regions(&self, phase: &Phase) -> Vec<Region> {
         let inside = |position: isize, q: usize, axis: usize| {
-            (0..self.input[axis] as isize).contains(&((q * self.in_step) as isize + position))
+            (0..self.input[axis] as isize).contains(&((q * self.in_step[axis]) as isize + position))
         };
         let rows = same_taps(phase.size[0], |q| phase.taps.iter().map(|tap| inside(tap.row, q, 0)).collect());
         let columns = same_taps(phase.size[1], |q| phase.taps.iter().map(|tap| inside(tap.column, q, 1)).collect());
@@ -174,14 +177,13 @@ fn reaching_taps(shape: &ConvShape, start: [usize; 2]) -> Vec<Tap> {
     let spec = shape.spec;
     let [height, width] = shape.kernel;
     // The window at output o reads the input at o·stride + tap·dilation − padding: solved for o.
-    let along = |start: usize, tap: usize| {
-        let numerator = (start + spec.padding) as isize - (tap * spec.dilation) as isize;
-        (numerator % spec.stride as isize == 0).then(|| numerator / spec.stride as isize)
+    let along = |axis: usize, tap: usize| {
+        let numerator = (start[axis] + spec.before()[axis]) as isize - (tap * spec.dilation[axis]) as isize;
+        let stride = spec.stride[axis] as isize;
+        (numerator % stride == 0).then(|| numerator / stride)
     };
     let mut taps = (0..height * width)
-        .filter_map(|index| {
-            Some(Tap { row: along(start[0], index / width)?, column: along(start[1], index % width)?, index })
-        })
+        .filter_map(|index| Some(Tap { row: along(0, index / width)?, column: along(1, index % width)?, index }))
         .collect::<Vec<_>>();
     taps.sort_unstable();
     taps
@@ -220,7 +222,8 @@ mod tests {
             Conv2dSpec::new(1, 1),
             Conv2dSpec::new(2, 0),
             Conv2dSpec::new(3, 2),
-            Conv2dSpec { dilation: 2, ..Conv2dSpec::new(2, 1) },
+            Conv2dSpec { dilation: [2, 2], ..Conv2dSpec::new(2, 1) },
+            Conv2dSpec { stride: [2, 3], padding: [0, 1, 2, 0], dilation: [1, 2], groups: 1 },
         ] {
             let shape = shape(9, 3, spec);
             let pairs = |gather: &Gather, swap: bool| {
@@ -230,10 +233,11 @@ mod tests {
                         let q = [pixel / phase.size[1], pixel % phase.size[1]];
                         for tap in &phase.taps {
                             let read = [
-                                (q[0] * gather.in_step) as isize + tap.row,
-                                (q[1] * gather.in_step) as isize + tap.column,
+                                (q[0] * gather.in_step[0]) as isize + tap.row,
+                                (q[1] * gather.in_step[1]) as isize + tap.column,
                             ];
-                            let written = [0, 1].map(|axis| (q[axis] * gather.out_step + phase.start[axis]) as isize);
+                            let written =
+                                [0, 1].map(|axis| (q[axis] * gather.out_step[axis] + phase.start[axis]) as isize);
                             let inside = |at: isize, axis: usize| (0..gather.input[axis] as isize).contains(&at);
                             if inside(read[0], 0) && inside(read[1], 1) {
                                 pairs.push(if swap { (written, read, tap.index) } else { (read, written, tap.index) });

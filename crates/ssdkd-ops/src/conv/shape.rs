@@ -2,29 +2,39 @@
 
 use candle_core::{Result, bail};
 
-/// How a convolution steps over its input: the same in both directions.
+/// How a convolution steps over its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Conv2dSpec {
-    /// Pixels between neighbouring windows.
-    pub stride: usize,
-    /// Zero pixels added on each side of the image.
-    pub padding: usize,
-    /// Pixels between neighbouring taps of the kernel.
-    pub dilation: usize,
+    /// Pixels between neighbouring windows: down, across.
+    pub stride: [usize; 2],
+    /// Zero pixels added to the image: top, bottom, left, right.
+    pub padding: [usize; 4],
+    /// Pixels between neighbouring taps of the kernel: down, across.
+    pub dilation: [usize; 2],
     /// Independent groups that the channels are split into; as many as channels: depthwise.
     pub groups: usize,
 }
 
 impl Conv2dSpec {
-    /// A plain convolution: no dilation, one group.
+    /// Returns a convolution without dilation, of one group: one stride for both axes, one padding for all sides.
     pub fn new(stride: usize, padding: usize) -> Self {
-        Self { stride, padding, ..Self::default() }
+        Self { stride: [stride; 2], padding: [padding; 4], ..Self::default() }
+    }
+
+    /// Zero pixels before the first row and the first column.
+    pub(crate) fn before(&self) -> [usize; 2] {
+        [self.padding[0], self.padding[2]]
+    }
+
+    /// Zero pixels after the last row and the last column.
+    pub(crate) fn after(&self) -> [usize; 2] {
+        [self.padding[1], self.padding[3]]
     }
 }
 
 impl Default for Conv2dSpec {
     fn default() -> Self {
-        Self { stride: 1, padding: 0, dilation: 1, groups: 1 }
+        Self { stride: [1; 2], padding: [0; 4], dilation: [1; 2], groups: 1 }
     }
 }
 
@@ -51,8 +61,8 @@ impl ConvShape {
             bail!("conv2d: the weight must be (O, C/groups, kh, kw), this one has shape {weight:?}");
         };
         let Conv2dSpec { stride, padding, dilation, groups } = spec;
-        if stride == 0 || dilation == 0 || groups == 0 {
-            bail!("conv2d: stride ({stride}), dilation ({dilation}) and groups ({groups}) must be at least 1");
+        if stride.contains(&0) || dilation.contains(&0) || groups == 0 {
+            bail!("conv2d: stride {stride:?}, dilation {dilation:?} and groups ({groups}) must be at least 1");
         }
         let sizes = [batch, height, width, channels, out_channels, kernel_height, kernel_width];
         if sizes.contains(&0) {
@@ -73,15 +83,19 @@ impl ConvShape {
         {
             bail!("conv2d: the bias has shape {bias:?}, the weight asks for [{out_channels}]");
         }
-        let out_size = |size: usize, kernel: usize| {
-            let reach = (kernel - 1).checked_mul(dilation)?.checked_add(1)?;
-            Some(padding.checked_mul(2)?.checked_add(size)?.checked_sub(reach)? / stride + 1)
+        let out_size = |size: usize, kernel: usize, axis: usize| {
+            let reach = (kernel - 1).checked_mul(dilation[axis])?.checked_add(1)?;
+            let padded = spec.before()[axis].checked_add(spec.after()[axis])?.checked_add(size)?;
+            // Kernels compute positions as signed numbers.
+            isize::try_from(padded.checked_add(reach)?).ok()?;
+            Some(padded.checked_sub(reach)? / stride[axis] + 1)
         };
-        let (Some(out_height), Some(out_width)) = (out_size(height, kernel_height), out_size(width, kernel_width))
+        let (Some(out_height), Some(out_width)) =
+            (out_size(height, kernel_height, 0), out_size(width, kernel_width, 1))
         else {
             bail!(
-                "conv2d: a {kernel_height}×{kernel_width} kernel with dilation {dilation} does not fit into a \
-                 {height}×{width} image with padding {padding}"
+                "conv2d: a {kernel_height}×{kernel_width} kernel with dilation {dilation:?} does not fit into a \
+                 {height}×{width} image with padding {padding:?} (top, bottom, left, right)"
             );
         };
         let output = [out_height, out_width, out_channels];
@@ -138,7 +152,7 @@ mod tests {
             (32, 3, Conv2dSpec::new(1, 1), 32),
             (32, 3, Conv2dSpec::new(2, 1), 16),
             (7, 7, Conv2dSpec::default(), 1),
-            (8, 3, Conv2dSpec { dilation: 2, ..Conv2dSpec::new(1, 2) }, 8),
+            (8, 3, Conv2dSpec { dilation: [2, 2], ..Conv2dSpec::new(1, 2) }, 8),
             (5, 1, Conv2dSpec::new(3, 0), 2),
         ] {
             let shape = ConvShape::new(&[1, size, size, 1], &[1, 1, kernel, kernel], None, spec)?;
@@ -148,10 +162,20 @@ mod tests {
     }
 
     #[test]
+    fn each_side_has_its_padding_and_each_axis_its_stride() -> Result<()> {
+        let same = Conv2dSpec { padding: [0, 1, 0, 1], ..Conv2dSpec::new(2, 0) };
+        assert_eq!(ConvShape::new(&[1, 224, 112, 1], &[1, 1, 3, 3], None, same)?.output, [112, 56, 1]);
+        let row = Conv2dSpec { stride: [1, 3], padding: [0, 0, 3, 3], dilation: [5, 1], ..Conv2dSpec::default() };
+        assert_eq!(ConvShape::new(&[1, 17, 17, 1], &[1, 1, 1, 7], None, row)?.output, [17, 6, 1]);
+        Ok(())
+    }
+
+    #[test]
     fn absurd_numbers_are_errors_not_overflows() {
         for spec in [
             Conv2dSpec::new(1, usize::MAX),
-            Conv2dSpec { dilation: usize::MAX, ..Conv2dSpec::default() },
+            Conv2dSpec { dilation: [1, usize::MAX], ..Conv2dSpec::default() },
+            Conv2dSpec { padding: [0, 0, usize::MAX, 1], ..Conv2dSpec::default() },
             Conv2dSpec { groups: usize::MAX, ..Conv2dSpec::default() },
             Conv2dSpec::new(0, 0),
         ] {

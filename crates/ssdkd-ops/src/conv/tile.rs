@@ -232,10 +232,8 @@ unsafe fn finish<V: Vector, const VECTORS: usize>(
                 sums[vector] = sums[vector].add(residual[vector]);
             }
         }
-        if epilogue.relu {
-            for vector in 0..VECTORS {
-                sums[vector] = sums[vector].relu();
-            }
+        for vector in 0..VECTORS {
+            sums[vector] = epilogue.activate(sums[vector]);
         }
         sums
     }

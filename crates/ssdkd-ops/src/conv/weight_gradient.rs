@@ -264,14 +264,15 @@ impl UnitInput<'_> {
         let tap_len = sums.len() / self.shape.taps();
         for (tap, sums) in sums.chunks_mut(tap_len).enumerate() {
             let [tap_row, tap_column] = [tap / self.shape.kernel[1], tap % self.shape.kernel[1]];
-            let rows = inside(tap_row * spec.dilation, spec.padding, spec.stride, in_height, band.rows.clone());
-            let columns =
-                inside(tap_column * spec.dilation, spec.padding, spec.stride, in_width, 0..self.shape.output[1]);
+            let ([down, across], before) = (spec.stride, spec.before());
+            let [tap_row, tap_column] = [tap_row * spec.dilation[0], tap_column * spec.dilation[1]];
+            let rows = inside(tap_row, before[0], down, in_height, band.rows.clone());
+            let columns = inside(tap_column, before[1], across, in_width, 0..self.shape.output[1]);
             if rows.is_empty() || columns.is_empty() {
                 continue;
             }
-            let in_row = rows.start * spec.stride + tap_row * spec.dilation - spec.padding;
-            let in_column = columns.start * spec.stride + tap_column * spec.dilation - spec.padding;
+            let in_row = rows.start * down + tap_row - before[0];
+            let in_column = columns.start * across + tap_column - before[1];
             let job = &Job {
                 images: band.images.len(),
                 rows: rows.len(),
@@ -279,8 +280,8 @@ impl UnitInput<'_> {
                 input: View {
                     start: input.start.wrapping_add(in_row * input.row + in_column * input.column),
                     image: input.image,
-                    row: input.row * spec.stride,
-                    column: input.column * spec.stride,
+                    row: input.row * down,
+                    column: input.column * across,
                 },
                 gradient: View {
                     start: gradient

@@ -85,8 +85,8 @@ pub(crate) fn suits(shape: &ConvShape) -> Result<bool> {
     let spec = shape.spec;
     let worthwhile = |image: [usize; 3]| Tiles::of(1, image).count() * ENOUGH_PIXELS <= image[0] * image[1];
     Ok(shape.kernel == [3, 3]
-        && [spec.stride, spec.dilation, spec.groups] == [1, 1, 1]
-        && spec.padding <= 2
+        && (spec.stride, spec.dilation, spec.groups) == ([1; 2], [1; 2], 1)
+        && spec.padding.iter().all(|padding| *padding <= 2)
         && shape.input[2].is_multiple_of(CHANNELS)
         && shape.output[2].is_multiple_of(CHANNELS)
         && worthwhile(shape.input)
@@ -139,16 +139,23 @@ pub(crate) fn forward(
     epilogue: Epilogue,
     out: &mut [f32],
 ) {
-    let images = Images { size: shape.input, padding: shape.spec.padding };
+    let images = Images { size: shape.input, padding: shape.spec.before() };
     let kernels = Kernels::new(path, shape, weight, Direction::Forward);
     apply(path, images, Tiles::of(shape.batch, shape.output), &kernels, x, bias, epilogue, out);
 }
 
-/// The gradient of `shape`'s input, every number of `out`.
-pub(crate) fn input_gradient(path: SimdPath, shape: &ConvShape, gradient: &[f32], weight: &[f32], out: &mut [f32]) {
-    let images = Images { size: shape.output, padding: 2 - shape.spec.padding };
+/// The gradient of `shape`'s input and the bias, every number of `out`.
+pub(crate) fn input_gradient(
+    path: SimdPath,
+    shape: &ConvShape,
+    gradient: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let images = Images { size: shape.output, padding: shape.spec.before().map(|padding| 2 - padding) };
     let kernels = Kernels::new(path, shape, weight, Direction::Backward);
-    apply(path, images, Tiles::of(shape.batch, shape.input), &kernels, gradient, None, Epilogue::default(), out);
+    apply(path, images, Tiles::of(shape.batch, shape.input), &kernels, gradient, bias, Epilogue::default(), out);
 }
 
 /// The tiles of a batch of images, in order: image, row, column.

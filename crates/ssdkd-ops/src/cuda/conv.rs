@@ -3,15 +3,15 @@
 use candle_core::{DType, Result, Tensor};
 use cudarc::cublas::{result, sys::cublasOperation_t as Transposed};
 
-use super::activation_code;
 use super::direct;
 use super::dnn::{Direction, Operands};
 use super::gpu::{Gpu, Stored, count, or_error};
 use super::norm::sum_rows;
-use super::pointwise::rectify_gradient;
-use super::program::arguments;
+use super::padding::Padded;
+use super::pointwise::{activated, activation_gradient};
+use super::program::{Argument, arguments};
 use crate::activation::Activation;
-use crate::conv::{ConvShape, Convolution};
+use crate::conv::{ConvShape, Convolution, Transposed as TransposedConvolution};
 use crate::value::Value;
 
 /// As [`Convolution::record`], for tensors on a GPU.
@@ -22,23 +22,27 @@ pub(crate) fn record(conv: &Convolution, dims: &[usize]) -> Result<Value> {
     let kernel = Kernel::new(&gpu, shape, stored, weight.tensor(), packed, name)?;
     let (out, at) = gpu.new_activations(stored, dims)?;
     kernel.forward(&gpu, gpu.activations(x.tensor(), stored, name)?, at)?;
-    if bias.is_some() || residual.is_some() || activation != Activation::None {
+    let inputs = [Some(x), Some(weight), bias, residual].into_iter().flatten().collect::<Vec<_>>();
+    // What the activation's gradient takes: its output, or its input.
+    let keeps_input = activation.needs_input() && inputs.iter().any(|input| input.wants_gradient());
+    let fused = if keeps_input { Activation::None } else { activation };
+    if bias.is_some() || residual.is_some() || fused != Activation::None {
         let bias = gpu.at_optional(bias.map(Value::tensor), name)?;
         let residual = gpu.optional_activations(residual.map(Value::tensor), stored, name)?;
-        finish(&gpu, stored, [at, bias, residual], out.elem_count(), shape.output[2], activation)?;
+        finish(&gpu, stored, [at, bias, residual], out.elem_count(), shape.output[2], fused)?;
     }
+    let kept_out = (activation != Activation::None).then(|| out.clone());
+    let out = if keeps_input { activated(name, &out, activation)? } else { out };
 
     // Each gradient needs the other factor, and no gradient needs its own.
     let kept_kernel = x.wants_gradient().then_some(kernel);
     let kept_x = weight.wants_gradient().then(|| x.tensor().clone());
-    let kept_out = (activation != Activation::None).then(|| out.clone());
     let (x_dims, weight_dims) = (x.dims().to_vec(), weight.dims().to_vec());
-    let inputs = [Some(x), Some(weight), bias, residual].into_iter().flatten().collect::<Vec<_>>();
     let (wants_bias, wants_residual) = (bias.map(Value::wants_gradient), residual.map(Value::wants_gradient));
     Ok(Value::record1(out, &inputs, move |gradient: &Tensor| {
         let gpu = Gpu::of(gradient, name)?;
         let before = match &kept_out {
-            Some(out) => rectify_gradient(name, out, gradient, activation)?,
+            Some(z) => activation_gradient(name, z, gradient, activation)?,
             None => gradient.clone(),
         };
         let gradient = gpu.activations(&before, stored, name)?;
@@ -59,6 +63,46 @@ pub(crate) fn record(conv: &Convolution, dims: &[usize]) -> Result<Value> {
         }
         if let Some(wants) = wants_residual {
             gradients.push(wants.then_some(before));
+        }
+        Ok(gradients)
+    }))
+}
+
+/// A transposed convolution; see [`crate::conv_transpose2d`].
+pub(crate) fn transposed(conv: &TransposedConvolution) -> Result<Value> {
+    let TransposedConvolution { x, weight, bias, shape, name } = *conv;
+    let (gpu, stored) = (Gpu::of(x.tensor(), name)?, Stored::of(x.tensor(), name)?);
+    let kernel = Kernel::new(&gpu, shape, stored, weight.tensor(), None, name)?;
+    let (out, at) = gpu.new_activations(stored, &conv.dims())?;
+    kernel.input_gradient(&gpu, gpu.activations(x.tensor(), stored, name)?, at)?;
+    let channels = shape.input[2];
+    if let Some(bias) = bias {
+        let bias = gpu.at(bias.tensor(), name)?;
+        finish(&gpu, stored, [at, bias, 0], out.elem_count(), channels, Activation::None)?;
+    }
+
+    let kept_kernel = x.wants_gradient().then_some(kernel);
+    let kept_x = weight.wants_gradient().then(|| x.tensor().clone());
+    let (x_dims, weight_dims) = (x.dims().to_vec(), weight.dims().to_vec());
+    let inputs = [Some(x), Some(weight), bias].into_iter().flatten().collect::<Vec<_>>();
+    let wants_bias = bias.map(Value::wants_gradient);
+    Ok(Value::record1(out, &inputs, move |gradient: &Tensor| {
+        let gpu = Gpu::of(gradient, name)?;
+        let numbers = gradient.elem_count();
+        let gradient = gpu.activations(gradient, stored, name)?;
+        let mut gradients = vec![None, None];
+        if let Some(kernel) = &kept_kernel {
+            let (to_x, at) = gpu.new_activations(stored, &*x_dims)?;
+            kernel.forward(&gpu, gradient, at)?;
+            gradients[0] = Some(to_x);
+        }
+        if let Some(x) = &kept_x {
+            let x = gpu.activations(x, stored, name)?;
+            gradients[1] = Some(weight_gradient(&gpu, shape, stored, gradient, x, &weight_dims)?);
+        }
+        if let Some(wants) = wants_bias {
+            let to_bias = wants.then(|| sum_rows(&gpu, stored, gradient, numbers / channels, channels));
+            gradients.push(to_bias.transpose()?);
         }
         Ok(gradients)
     }))
@@ -104,8 +148,9 @@ impl Kernel {
             let (yes, no) = (Transposed::CUBLAS_OP_T, Transposed::CUBLAS_OP_N);
             return product(gpu, (yes, no), [outputs, rows, inputs], (weight, inputs), (x, inputs), (out, outputs));
         }
-        let operands = Operands { x, weight: self.packed(gpu)?, y: out };
-        if gpu.dnn().run(shape, self.stored, Direction::Forward, operands)? {
+        let padded = Padded::of(gpu, shape, self.stored)?;
+        let operands = Operands { x: padded.surround(gpu, x)?, weight: self.packed(gpu)?, y: out };
+        if gpu.dnn().run(&padded.shape, self.stored, Direction::Forward, operands)? {
             return Ok(());
         }
         direct::forward(gpu, shape, self.stored, x, weight, out)
@@ -125,9 +170,10 @@ impl Kernel {
                 (out, inputs),
             );
         }
-        let operands = Operands { x: out, weight: self.packed(gpu)?, y: gradient };
-        if gpu.dnn().run(shape, self.stored, Direction::Input, operands)? {
-            return Ok(());
+        let padded = Padded::of(gpu, shape, self.stored)?;
+        let operands = Operands { x: padded.room(out), weight: self.packed(gpu)?, y: gradient };
+        if gpu.dnn().run(&padded.shape, self.stored, Direction::Input, operands)? {
+            return padded.cut(gpu, out);
         }
         direct::input_gradient(gpu, shape, self.stored, gradient, weight, out)
     }
@@ -178,7 +224,9 @@ fn weight_gradient(
     let (inputs, taps) = (shape.in_per_group(), shape.taps());
     let as_it_is = is_one_order(inputs, taps) && stored == Stored::F32;
     let (packed, to) = if as_it_is { (out.clone(), at) } else { gpu.new_activations(stored, dims)? };
-    if !gpu.dnn().run(&shape, stored, Direction::Weight, Operands { x, weight: to, y: gradient })? {
+    let padded = Padded::of(gpu, &shape, stored)?;
+    let operands = Operands { x: padded.surround(gpu, x)?, weight: to, y: gradient };
+    if !gpu.dnn().run(&padded.shape, stored, Direction::Weight, operands)? {
         direct::weight_gradient(gpu, &shape, stored, x, gradient, at)?;
     } else if !as_it_is {
         turn(gpu, stored, "unpack_weight", to, at, shape.weight_len(), [taps, inputs])?;
@@ -247,9 +295,9 @@ fn finish(
     channels: usize,
     activation: Activation,
 ) -> Result<()> {
-    let (kind, slope) = activation_code(activation);
+    let function = super::Activation::from(activation);
     let four = channels.is_multiple_of(4) && (out | bias | residual).is_multiple_of(16);
     let (kernel, threads) = if four { ("finish_4", numbers / 4) } else { ("finish_1", numbers) };
-    let arguments = arguments![out, bias, residual, count(numbers), count(channels), kind, slope];
+    let arguments = arguments![out, bias, residual, count(numbers), count(channels), Argument::of(&function)];
     gpu.launch_each_for(stored, kernel, threads, arguments)
 }

@@ -14,9 +14,10 @@ struct Convolution {
     input: [u32; 3],
     output: [u32; 3],
     kernel: [u32; 2],
-    stride: u32,
-    padding: u32,
-    dilation: u32,
+    /// Down, across; zeros above and before.
+    stride: [u32; 2],
+    padding: [u32; 2],
+    dilation: [u32; 2],
     groups: u32,
 }
 
@@ -28,9 +29,9 @@ impl Convolution {
             input: shape.input.map(count),
             output: shape.output.map(count),
             kernel: shape.kernel.map(count),
-            stride: count(spec.stride),
-            padding: count(spec.padding),
-            dilation: count(spec.dilation),
+            stride: spec.stride.map(count),
+            padding: spec.before().map(count),
+            dilation: spec.dilation.map(count),
             groups: count(spec.groups),
         }
     }

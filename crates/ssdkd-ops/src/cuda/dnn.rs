@@ -424,7 +424,9 @@ fn descriptors(shape: &ConvShape, stored: Stored) -> Result<Descriptors> {
     let spec = shape.spec;
     let sizes =
         [number(shape.output[2])?, number(shape.in_per_group())?, number(shape.kernel[0])?, number(shape.kernel[1])?];
-    let (padding, stride, dilation) = (number(spec.padding)?, number(spec.stride)?, number(spec.dilation)?);
+    debug_assert_eq!(spec.before(), spec.after(), "cuDNN pads both sides alike");
+    let both = |[down, across]: [usize; 2]| -> Result<_> { Ok([number(down)?, number(across)?]) };
+    let (padding, stride, dilation) = (both(spec.before())?, both(spec.stride)?, both(spec.dilation)?);
     let mode = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
     // SAFETY: the descriptors were just made.
     unsafe {
@@ -433,12 +435,12 @@ fn descriptors(shape: &ConvShape, stored: Stored) -> Result<Descriptors> {
             "cuDNN",
             result::set_convolution2d_descriptor(
                 convolution,
-                padding,
-                padding,
-                stride,
-                stride,
-                dilation,
-                dilation,
+                padding[0],
+                padding[1],
+                stride[0],
+                stride[1],
+                dilation[0],
+                dilation[1],
                 mode,
                 float,
             ),

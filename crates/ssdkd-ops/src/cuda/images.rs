@@ -6,15 +6,29 @@ use super::gpu::{Gpu, Stored, count};
 use super::program::{Argument, arguments};
 use crate::augment::CropFlip;
 use crate::images::Images;
+use crate::separable::Separable;
 use crate::value::Value;
 
 /// As the kernels have it.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Image {
+pub(super) struct Image {
     height: u32,
     width: u32,
     channels: u32,
+}
+
+impl Image {
+    /// Numbers in one image.
+    pub(super) fn size(&self) -> usize {
+        self.height as usize * self.width as usize * self.channels as usize
+    }
+}
+
+impl From<[usize; 3]> for Image {
+    fn from([height, width, channels]: [usize; 3]) -> Self {
+        Self { height: count(height), width: count(width), channels: count(channels) }
+    }
 }
 
 impl From<Images> for Image {
@@ -65,24 +79,32 @@ pub(crate) fn global_avg_pool(operation: &'static str, x: &Value, from: Images) 
 struct Windows {
     from: Image,
     to: Image,
-    kernel: u32,
-    stride: u32,
-    padding: u32,
+    /// Down, across; above, before.
+    kernel: [u32; 2],
+    stride: [u32; 2],
+    padding: [u32; 2],
 }
 
 impl From<crate::pool::Windows> for Windows {
     fn from(windows: crate::pool::Windows) -> Self {
-        let [kernel, stride, padding] = [windows.kernel, windows.stride, windows.padding].map(count);
+        let [kernel, stride, padding] = [windows.kernel, windows.stride, windows.before].map(|sizes| sizes.map(count));
         Self { from: windows.from.into(), to: windows.to.into(), kernel, stride, padding }
     }
 }
 
-pub(crate) fn avg_pool2d(operation: &'static str, x: &Value, windows: crate::pool::Windows) -> Result<Value> {
-    let sizes = Windows::from(windows);
-    let out = make(operation, "avg_pool", x.tensor(), windows.to, &[Argument::of(&sizes)])?;
-    Ok(Value::record1(out, &[x], move |grad| {
-        Ok(vec![Some(make(operation, "avg_pool_backward", grad, windows.from, &[Argument::of(&sizes)])?)])
-    }))
+/// A map of images that treats rows and columns apart; see [`crate::separable`].
+pub(crate) fn separable(operation: &str, map: &Separable, x: &Tensor, from: Images, to: Images) -> Result<Tensor> {
+    let gpu = Gpu::of(x, operation)?;
+    let (_words, tables) = gpu.upload(&map.rows.words().chain(map.columns.words()).collect::<Vec<_>>())?;
+    let (small, large) = (Image::from(from), Image::from(to));
+    let taps = [map.rows.len(), map.columns.len()].map(count);
+    make(
+        operation,
+        "separable",
+        x,
+        to,
+        arguments![Argument::of(&small), Argument::of(&large), tables, taps[0], taps[1]],
+    )
 }
 
 pub(crate) fn max_pool2d(operation: &'static str, x: &Value, windows: crate::pool::Windows) -> Result<Value> {

@@ -13,6 +13,8 @@
 //! the GPU, except what returns numbers to the program, and cuDNN's trials of a shape that is seen for the first time. All
 //! work is in order on the one stream of a device.
 
+mod arithmetic;
+mod channels;
 mod conv;
 mod direct;
 mod dnn;
@@ -23,31 +25,48 @@ mod loss;
 mod memory;
 mod norm;
 mod optim;
+mod padding;
 mod pointwise;
 mod program;
 mod reduce;
 mod rows;
 
-pub(crate) use conv::{pack_weight, record as convolution};
+pub(crate) use arithmetic::{elementwise, negative, pair_forward, pair_to_large, pair_to_small};
+pub(crate) use channels::{join_channels, shuffle_channels, take_channels};
+pub(crate) use conv::{pack_weight, record as convolution, transposed as transposed_convolution};
 pub use gpu::{CudaSettings, cuda_settings, name, open, set_cuda_settings};
 pub(crate) use images::{
-    avg_pool2d, crop_flip, gather_images, global_avg_pool, max_pool2d, subsample_pad, total_variation, upsample_nearest,
+    crop_flip, gather_images, global_avg_pool, max_pool2d, separable, subsample_pad, total_variation, upsample_nearest,
 };
 pub(crate) use loss::{cross_entropy, kl_divergence, mean_softmax_negentropy, softmax};
 pub(crate) use norm::{Layer, batch_norm_eval, batch_norm_tapped, batch_norm_train, channel_moments, fold, follow};
 pub(crate) use optim::{Slot, adam, sgd, squares};
 pub(crate) use pointwise::{
-    add, add_assign, affine_channels, copy_assign, lerp_assign, nchw_to_nhwc, rectify, round_to_u8_levels, scale,
+    activate, add, add_assign, affine_channels, copy_assign, lerp_assign, nchw_to_nhwc, round_to_u8_levels, scale,
     sigmoid, to_bf16, to_f32,
 };
 pub(crate) use reduce::{l2_distance, mean_absolute_difference, relative_distance, sum, weighted_sum};
 pub(crate) use rows::unit_rows;
 
-/// How the kernels number activations.
-fn activation_code(activation: crate::Activation) -> (i32, f32) {
-    match activation {
-        crate::Activation::None => (0, 0.0),
-        crate::Activation::Relu => (1, 0.0),
-        crate::Activation::LeakyRelu(slope) => (2, slope),
+/// An activation as the kernels have it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Activation {
+    kind: i32,
+    numbers: [f32; 2],
+}
+
+impl From<crate::Activation> for Activation {
+    fn from(activation: crate::Activation) -> Self {
+        let (kind, numbers) = match activation {
+            crate::Activation::None => (0, [0.0; 2]),
+            crate::Activation::Relu => (1, [0.0; 2]),
+            crate::Activation::LeakyRelu(slope) => (2, [slope, 0.0]),
+            crate::Activation::Clip(low, high) => (3, [low, high]),
+            crate::Activation::HardSigmoid => (4, [0.0; 2]),
+            crate::Activation::HardSwish => (5, [0.0; 2]),
+            crate::Activation::Silu => (6, [0.0; 2]),
+        };
+        Self { kind, numbers }
     }
 }

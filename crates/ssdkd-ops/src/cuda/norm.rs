@@ -3,8 +3,8 @@
 
 use candle_core::{Result, Tensor};
 
-use super::activation_code;
 use super::gpu::{BLOCK, Gpu, Stored, count};
+use super::pointwise::activated;
 use super::program::{Argument, arguments};
 use crate::activation::Activation;
 use crate::norm::BatchMoments;
@@ -92,8 +92,7 @@ struct Norm {
     mean: u64,
     variance: u64,
     eps: f64,
-    activation: i32,
-    slope: f32,
+    activation: super::Activation,
 }
 
 /// How x's gradient depends on each of its numbers, as the kernels have it.
@@ -117,7 +116,7 @@ enum Statistics {
     Tapped(Tensor),
 }
 
-/// Where the sign of the activation's input is read from; the kernels number them so.
+/// Where the activation's input is read from, see [`crate::norm`]; the kernels number them so.
 enum Gate {
     Open,
     Input,
@@ -157,20 +156,36 @@ impl Layer<'_> {
     }
 
     fn norm(&self, gpu: &Gpu, mean: &Tensor, variance: &Tensor) -> Result<Norm> {
-        norm(gpu, self.operation, [self.gamma.tensor(), self.beta.tensor(), mean, variance], self.eps, self.activation)
+        let activation = if self.keeps_sum() { Activation::None } else { self.activation };
+        norm(gpu, self.operation, [self.gamma.tensor(), self.beta.tensor(), mean, variance], self.eps, activation)
     }
 
-    /// What the gradients will need, and no more.
-    fn saved(&self, out: &Tensor, mean: &Tensor, variance: &Tensor, statistics: Statistics) -> Saved {
+    /// Whether the sum before the activation is kept for the gradient; see [`crate::norm`].
+    fn keeps_sum(&self) -> bool {
+        let takes_sum = self.activation.needs_input() && self.residual.is_some();
+        takes_sum && self.inputs().iter().any(|input| input.wants_gradient())
+    }
+
+    /// The output, from what a normalisation made, and what its gradient passes the activation by.
+    fn activate(&self, made: Tensor) -> Result<(Tensor, Tensor)> {
+        if !self.keeps_sum() {
+            return Ok((made.clone(), made));
+        }
+        Ok((activated(self.operation, &made, self.activation)?, made))
+    }
+
+    /// What the gradients will need, and no more. `made` is the output, or the sum before the activation.
+    fn saved(&self, made: Tensor, mean: &Tensor, variance: &Tensor, statistics: Statistics) -> Saved {
         let (wants_x, wants_gamma) = (self.x.wants_gradient(), self.gamma.wants_gradient());
+        let takes_x = self.activation.needs_input() && self.residual.is_none();
         let keeps_x = match statistics {
-            Statistics::Batch | Statistics::Tapped(_) => wants_x || wants_gamma,
-            Statistics::Running => wants_gamma,
+            Statistics::Batch | Statistics::Tapped(_) => wants_x || wants_gamma || takes_x,
+            Statistics::Running => wants_gamma || takes_x,
         };
         let gate = match (self.activation, self.residual) {
             (Activation::None, _) => Gate::Open,
             (_, None) if keeps_x => Gate::Input,
-            _ => Gate::Output(out.clone()),
+            _ => Gate::Output(made),
         };
         Saved {
             operation: self.operation,
@@ -215,10 +230,9 @@ fn norm(
     eps: f64,
     activation: Activation,
 ) -> Result<Norm> {
-    let (activation, slope) = activation_code(activation);
     let [gamma, beta] = [gpu.at(gamma, operation)?, gpu.at(beta, operation)?];
     let [mean, variance] = [gpu.at(mean, operation)?, gpu.at(variance, operation)?];
-    Ok(Norm { gamma, beta, mean, variance, eps, activation, slope })
+    Ok(Norm { gamma, beta, mean, variance, eps, activation: activation.into() })
 }
 
 /// Mean (C,) and biased variance (C,) of `x` (…, C).
@@ -261,16 +275,16 @@ pub(super) fn sum_rows(gpu: &Gpu, stored: Stored, x: u64, rows: usize, channels:
 pub(crate) fn batch_norm_train(layer: Layer) -> Result<(Value, BatchMoments)> {
     let gpu = Gpu::of(layer.x.tensor(), layer.operation)?;
     let (mean, variance) = moments(&gpu, layer.operation, layer.x.tensor(), layer.channels())?;
-    let out = layer.normalise(&gpu, &mean, &variance)?;
-    let saved = layer.saved(&out, &mean, &variance, Statistics::Batch);
+    let (out, made) = layer.activate(layer.normalise(&gpu, &mean, &variance)?)?;
+    let saved = layer.saved(made, &mean, &variance, Statistics::Batch);
     let out = Value::record1(out, &layer.inputs(), move |grad| saved.gradients(Some(grad), None));
     Ok((out, BatchMoments { mean, variance, count: layer.rows() }))
 }
 
 pub(crate) fn batch_norm_eval(layer: Layer, mean: &Tensor, variance: &Tensor) -> Result<Value> {
     let gpu = Gpu::of(layer.x.tensor(), layer.operation)?;
-    let out = layer.normalise(&gpu, mean, variance)?;
-    let saved = layer.saved(&out, mean, variance, Statistics::Running);
+    let (out, made) = layer.activate(layer.normalise(&gpu, mean, variance)?)?;
+    let saved = layer.saved(made, mean, variance, Statistics::Running);
     Ok(Value::record1(out, &layer.inputs(), move |grad| saved.gradients(Some(grad), None)))
 }
 
@@ -299,7 +313,8 @@ pub(crate) fn batch_norm_tapped(layer: Layer, mean: &Tensor, variance: &Tensor) 
     cut.launch(&gpu, ["normalise_tapped_4", "normalise_tapped_1"], cut.narrow(&gpu), arguments)?;
 
     let tapped = layer.x.wants_gradient();
-    let saved = layer.saved(&out, mean, variance, Statistics::Tapped(tap_mean.clone()));
+    let (out, made) = layer.activate(out)?;
+    let saved = layer.saved(made, mean, variance, Statistics::Tapped(tap_mean.clone()));
     let outputs = [out, tap_mean, tap_variance];
     let [out, mean, variance] = Value::record(outputs, &layer.inputs(), move |grads| {
         let (mean, variance) = (grads[1].as_ref(), grads[2].as_ref());
@@ -345,7 +360,14 @@ fn of_taps(
 }
 
 /// No normalisation: for gradients of the line alone.
-const NOTHING: Norm = Norm { gamma: 0, beta: 0, mean: 0, variance: 0, eps: 0.0, activation: 0, slope: 0.0 };
+const NOTHING: Norm = Norm {
+    gamma: 0,
+    beta: 0,
+    mean: 0,
+    variance: 0,
+    eps: 0.0,
+    activation: super::Activation { kind: 0, numbers: [0.0; 2] },
+};
 
 /// x's gradient, of the shape of `like`: that through the normalisation, if `grad` arrived, and the line.
 #[expect(clippy::too_many_arguments, reason = "the kernel's")]

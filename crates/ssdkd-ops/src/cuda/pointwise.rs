@@ -2,7 +2,6 @@
 
 use candle_core::{Result, Tensor};
 
-use super::activation_code;
 use super::gpu::{Gpu, Stored, count};
 use super::program::{Argument, arguments};
 use crate::activation::Activation;
@@ -10,7 +9,13 @@ use crate::value::Value;
 use crate::vectorised::{check_same_shape, check_separate};
 
 /// A tensor of `kernel` of every number of `x`, which is stored as the kernel has it.
-fn map(operation: &str, kernel: &'static str, x: &Tensor, stored: Stored, more: &[Argument]) -> Result<Tensor> {
+pub(super) fn map(
+    operation: &str,
+    kernel: &'static str,
+    x: &Tensor,
+    stored: Stored,
+    more: &[Argument],
+) -> Result<Tensor> {
     convert(operation, kernel, x, (stored, stored), stored, more)
 }
 
@@ -33,7 +38,7 @@ fn convert(
 }
 
 /// A tensor of `kernel` of every pair of numbers of `a` and `b`, which are stored as the kernel has them.
-fn map_pairs(
+pub(super) fn map_pairs(
     operation: &str,
     kernel: &'static str,
     [a, b]: [&Tensor; 2],
@@ -63,7 +68,7 @@ pub(crate) fn to_f32(x: &Value) -> Result<Value> {
     Ok(Value::record1(out, &[x], move |grad| Ok(vec![Some(narrowed(grad)?)])))
 }
 
-fn narrowed(x: &Tensor) -> Result<Tensor> {
+pub(super) fn narrowed(x: &Tensor) -> Result<Tensor> {
     convert("to_bf16", "to_real", x, (Stored::F32, Stored::Bf16), Stored::Bf16, &[])
 }
 
@@ -71,25 +76,35 @@ fn widened(x: &Tensor) -> Result<Tensor> {
     convert("to_f32", "to_float", x, (Stored::Bf16, Stored::F32), Stored::Bf16, &[])
 }
 
-pub(crate) fn rectify(operation: &'static str, x: &Value, activation: Activation) -> Result<Value> {
-    let (kind, slope) = activation_code(activation);
-    let stored = Stored::of(x.tensor(), operation)?;
-    let out = map(operation, "rectify_forward", x.tensor(), stored, arguments![kind, slope])?;
-    let kept = out.clone();
-    Ok(Value::record1(out, &[x], move |grad| Ok(vec![Some(rectify_gradient(operation, &kept, grad, activation)?)])))
+pub(crate) fn activate(operation: &'static str, x: &Value, activation: Activation) -> Result<Value> {
+    let out = activated(operation, x.tensor(), activation)?;
+    let kept = if activation.needs_input() { x.tensor().clone() } else { out.clone() };
+    Ok(Value::record1(out, &[x], move |grad| Ok(vec![Some(activation_gradient(operation, &kept, grad, activation)?)])))
 }
 
-/// The gradient before an activation, from its output (or input) and the gradient behind it.
-pub(super) fn rectify_gradient(operation: &str, y: &Tensor, grad: &Tensor, activation: Activation) -> Result<Tensor> {
-    let (kind, slope) = activation_code(activation);
-    map_pairs(operation, "rectify_backward", [y, grad], Stored::of(y, operation)?, arguments![kind, slope])
+/// `activation(x)`.
+pub(super) fn activated(operation: &str, x: &Tensor, activation: Activation) -> Result<Tensor> {
+    let function = super::Activation::from(activation);
+    map(operation, "activate_forward", x, Stored::of(x, operation)?, &[Argument::of(&function)])
+}
+
+/// The gradient before an activation, from its input (or, for some, its output) and the gradient behind it.
+pub(super) fn activation_gradient(
+    operation: &str,
+    z: &Tensor,
+    grad: &Tensor,
+    activation: Activation,
+) -> Result<Tensor> {
+    let function = super::Activation::from(activation);
+    map_pairs(operation, "activate_backward", [z, grad], Stored::of(z, operation)?, &[Argument::of(&function)])
 }
 
 pub(crate) fn sigmoid(x: &Value) -> Result<Value> {
-    let out = map("sigmoid", "sigmoid_forward", x.tensor(), Stored::F32, &[])?;
+    let stored = Stored::of(x.tensor(), "sigmoid")?;
+    let out = map("sigmoid", "sigmoid_forward", x.tensor(), stored, &[])?;
     let kept = out.clone();
     Ok(Value::record1(out, &[x], move |grad| {
-        Ok(vec![Some(map_pairs("sigmoid", "sigmoid_backward", [&kept, grad], Stored::F32, &[])?)])
+        Ok(vec![Some(map_pairs("sigmoid", "sigmoid_backward", [&kept, grad], stored, &[])?)])
     }))
 }
 

@@ -14,7 +14,7 @@ use cudarc::nvrtc::{result as compiler, sys as nvrtc};
 
 use super::gpu::{Stored, or_error};
 
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 9] = [
     include_str!("kernels/common.cu"),
     include_str!("kernels/pointwise.cu"),
     include_str!("kernels/reduce.cu"),
@@ -23,6 +23,7 @@ const SOURCES: [&str; 8] = [
     include_str!("kernels/loss.cu"),
     include_str!("kernels/optim.cu"),
     include_str!("kernels/direct.cu"),
+    include_str!("kernels/arithmetic.cu"),
 ];
 
 /// The kernels, loaded into a device's context.

@@ -8,7 +8,7 @@ use super::kernels::{
     Gate, Line, add_gradients, before_activation, draw_line, fold, scale_gradients, scale_gradients_and_line,
 };
 use super::moments::Moments;
-use crate::activation::{Activation, with_rectifier};
+use crate::activation::{Activation, with_activation};
 use crate::device;
 use crate::simd::SimdPath;
 use crate::vectorised::{pattern, pattern_piece_rows};
@@ -23,13 +23,13 @@ pub(super) enum Statistics {
     Tapped(Moments),
 }
 
-/// Where the sign of the activation's input is read from.
+/// Where the activation's input is read from.
 pub(super) enum GateSource {
     /// There is no activation.
     Open,
     /// Recomputed from x.
     Input,
-    /// The output has the same sign.
+    /// The output, which tells as much; or the input itself.
     Output(Tensor),
 }
 
@@ -160,14 +160,14 @@ impl Saved {
             let len = piece.min(flow.grad.len() - at);
             let mut flow = flow.part(at, len);
             if !before.is_empty() {
-                with_rectifier!(flow.activation, |r| before_activation(path, flow.gate, flow.grad, before, r));
+                with_activation!(flow.activation, |r| before_activation(path, flow.gate, flow.grad, before, r));
                 flow = flow.passed(before);
             }
             let (mut sums, mut products) = (vec![0.0; mean.len()], vec![0.0; mean.len()]);
             if reduces {
                 // Without x only beta's sums are wanted, and the products may be anything.
                 let x = x.map_or(flow.grad, |x| &x[at..at + len]);
-                with_rectifier!(flow.activation, |r| {
+                with_activation!(flow.activation, |r| {
                     add_gradients(path, flow.gate, flow.grad, x, &mean, &mut sums, &mut products, r);
                 });
             }
@@ -222,10 +222,10 @@ impl Saved {
             let flow = flow.part(at, out.len());
             let (gate, grad) = (flow.gate, flow.grad);
             match (&lines, x) {
-                (Some(lines), Some(x)) => with_rectifier!(flow.activation, |r| {
+                (Some(lines), Some(x)) => with_activation!(flow.activation, |r| {
                     scale_gradients_and_line(path, gate, grad, factor, &x[at..at + out.len()], lines.line(), out, r);
                 }),
-                _ => with_rectifier!(flow.activation, |r| scale_gradients(path, gate, grad, factor, out, r)),
+                _ => with_activation!(flow.activation, |r| scale_gradients(path, gate, grad, factor, out, r)),
             }
         });
         Ok(out)

@@ -1,12 +1,12 @@
 //! The loops of batch normalisation over one piece of rows, with patterns of per-channel constants.
 
-use crate::activation::Rectifier;
+use crate::activation::ActivationFunction;
 use crate::vectorised::vectorised;
 
-/// Where a gradient passes an activation: z = `numbers` · `scale` + `shift` has the sign of the activation's input.
+/// Where a gradient passes an activation: z = `numbers` · `scale` + `shift` is the activation's input.
 ///
 /// Recomputing it from the normalisation's input spares a pass over the output; where a residual was added, `numbers`
-/// is the output itself, with scale 1 and shift 0.
+/// is the output itself, or the sum before the activation, with scale 1 and shift 0.
 #[derive(Clone, Copy)]
 pub(super) struct Gate<'a> {
     pub(super) numbers: &'a [f32],
@@ -23,7 +23,7 @@ impl<'a> Gate<'a> {
 
 vectorised! {
     /// `out = activation(x · scale + shift + residual)`
-    pub(super) fn normalise_add<A: Rectifier>(
+    pub(super) fn normalise_add<A: ActivationFunction>(
         x: &[f32], residual: &[f32], scale: &[f32], shift: &[f32], out: &mut [f32], activation: A,
     ) {
         for ((x, residual), out) in
@@ -62,7 +62,7 @@ vectorised! {
 
 vectorised! {
     /// The gradient before the activation: `out = activation'(z) · grad`.
-    pub(super) fn before_activation<A: Rectifier>(gate: Gate, grad: &[f32], out: &mut [f32], activation: A) {
+    pub(super) fn before_activation<A: ActivationFunction>(gate: Gate, grad: &[f32], out: &mut [f32], activation: A) {
         let lanes = gate.scale.len();
         for (index, (grad, out)) in grad.chunks(lanes).zip(out.chunks_mut(lanes)).enumerate() {
             let (numbers, scale, shift) = gate.block(index * lanes, out.len());
@@ -76,7 +76,7 @@ vectorised! {
 vectorised! {
     /// Adds dz = activation'(z) · grad to `sums`, and dz · (x − mean) to `products`, lane by lane.
     #[expect(clippy::too_many_arguments, reason = "slices, constants and the path")]
-    pub(super) fn add_gradients<A: Rectifier>(
+    pub(super) fn add_gradients<A: ActivationFunction>(
         gate: Gate, grad: &[f32], x: &[f32], mean: &[f32], sums: &mut [f32], products: &mut [f32], activation: A,
     ) {
         let lanes = sums.len();
@@ -96,7 +96,7 @@ vectorised! {
 
 vectorised! {
     /// `out = factor · dz`
-    pub(super) fn scale_gradients<A: Rectifier>(gate: Gate, grad: &[f32], factor: &[f32], out: &mut [f32], activation: A) {
+    pub(super) fn scale_gradients<A: ActivationFunction>(gate: Gate, grad: &[f32], factor: &[f32], out: &mut [f32], activation: A) {
         let lanes = factor.len();
         for (index, (grad, out)) in grad.chunks(lanes).zip(out.chunks_mut(lanes)).enumerate() {
             let len = out.len();
@@ -120,7 +120,7 @@ pub(super) struct Line<'a> {
 vectorised! {
     /// `out = factor · dz + slope · (x − mean) + offset`
     #[expect(clippy::too_many_arguments, reason = "slices, constants and the path")]
-    pub(super) fn scale_gradients_and_line<A: Rectifier>(
+    pub(super) fn scale_gradients_and_line<A: ActivationFunction>(
         gate: Gate, grad: &[f32], factor: &[f32], x: &[f32], line: Line, out: &mut [f32], activation: A,
     ) {
         let lanes = factor.len();

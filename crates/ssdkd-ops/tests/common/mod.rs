@@ -80,12 +80,16 @@ pub fn assert_refuses<T>(result: Result<T>, parts: &[&str]) {
     }
 }
 
-/// What PyTorch computed: `tests/golden/ops.py` of the workspace.
+/// What PyTorch computed: `tests/golden/ops.py` and `graph_ops.py` of the workspace.
 pub struct Golden(HashMap<String, Tensor>);
 
 impl Golden {
     pub fn load() -> Self {
-        let values = candle_core::safetensors::load(golden("ops.safetensors"), &device());
+        Self::of("ops.safetensors")
+    }
+
+    pub fn of(file: &str) -> Self {
+        let values = candle_core::safetensors::load(golden(file), &device());
         Self(values.expect("the golden values are part of the repository"))
     }
 

@@ -8,11 +8,11 @@ use crate::parallel::SharedMut;
 use crate::simd::{SimdPath, Vector, dispatch, prefetch};
 use crate::vectorised::vectorised;
 
-/// Images as a convolution reads them: their size (H, W, C), and zeros around.
+/// Images as a convolution reads them: their size (H, W, C), and rows and columns of zeros before them.
 #[derive(Clone, Copy)]
 pub(super) struct Images {
     pub(super) size: [usize; 3],
-    pub(super) padding: usize,
+    pub(super) padding: [usize; 2],
 }
 
 /// G g.
@@ -162,7 +162,8 @@ unsafe fn transform_input<V: Vector>(job: &TransformInput, to: *mut f32) {
         let [image, top, left] = job.tiles.pixel(tile);
         let start = job.input.as_ptr().wrapping_add(image * height * width * channels);
         // Rows and columns of the window; those in the padding wrap to more than the image has.
-        let (top, left) = (top.wrapping_sub(job.images.padding), left.wrapping_sub(job.images.padding));
+        let [above, before] = job.images.padding;
+        let (top, left) = (top.wrapping_sub(above), left.wrapping_sub(before));
         let mut pixels = [[job.zeros.as_ptr(); WINDOW]; WINDOW];
         for row in 0..WINDOW {
             let y = top.wrapping_add(row);

@@ -29,7 +29,7 @@ const ENOUGH_UNITS: usize = 8;
 /// Computes the gradient of the weight (O, I, 3, 3) from the `input` and the output's `gradient`.
 pub(crate) fn weight_gradient(path: SimdPath, shape: &ConvShape, input: &[f32], gradient: &[f32], out: &mut [f32]) {
     let (inputs, outputs) = (shape.input[2], shape.output[2]);
-    let images = Images { size: shape.input, padding: shape.spec.padding };
+    let images = Images { size: shape.input, padding: shape.spec.before() };
     let tiles = Tiles::of(shape.batch, shape.output);
     let partial_len = FREQUENCIES * inputs * outputs;
     let chunks = (tiles.count() / CHUNK_TILES).min(PARTIALS / partial_len).clamp(1, MAX_CHUNKS);

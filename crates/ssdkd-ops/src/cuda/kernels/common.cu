@@ -32,18 +32,47 @@ typedef REAL real;
 #define NONE 0
 #define RELU 1
 #define LEAKY 2
+#define CLIP 3
+#define HARD_SIGMOID 4
+#define HARD_SWISH 5
+#define SILU 6
+
+/// An activation and its numbers: the slope of a leaky ReLU, both ends of a clip.
+struct Activation {
+    int kind;
+    float first, second;
+};
+
+/// Not `fminf` and `fmaxf`, which would hide NaN.
+DEVICE float clip(float z, float low, float high) {
+    float above = z <= low ? low : z;
+    return above >= high ? high : above;
+}
+
+DEVICE float sigmoid_of(float z) { return 1.f / (1.f + expf(-z)); }
 
 /// Not `fmaxf`, which would turn NaN into 0 and hide a training run that diverged.
-DEVICE float rectify(float z, int activation, float slope) {
-    if (activation == RELU) return z <= 0.f ? 0.f : z;
-    if (activation == LEAKY) return z > 0.f ? z : z * slope;
+DEVICE float activate(float z, Activation f) {
+    if (f.kind == RELU) return z <= 0.f ? 0.f : z;
+    if (f.kind == LEAKY) return z > 0.f ? z : z * f.first;
+    if (f.kind == CLIP) return clip(z, f.first, f.second);
+    if (f.kind == HARD_SIGMOID) return clip(z + 3.f, 0.f, 6.f) * (1.f / 6.f);
+    if (f.kind == HARD_SWISH) return z * (clip(z + 3.f, 0.f, 6.f) * (1.f / 6.f));
+    if (f.kind == SILU) return z * sigmoid_of(z);
     return z;
 }
 
-/// `z` is the input or the output: they have the same sign.
-DEVICE float rectify_gradient(float z, float grad, int activation, float slope) {
-    if (activation == RELU) return z <= 0.f ? 0.f : grad;
-    if (activation == LEAKY) return z > 0.f ? grad : grad * slope;
+/// `z` is the input; for the first four it may be the output, which tells as much.
+DEVICE float activation_gradient(float z, float grad, Activation f) {
+    if (f.kind == RELU) return z <= 0.f ? 0.f : grad;
+    if (f.kind == LEAKY) return z > 0.f ? grad : grad * f.first;
+    if (f.kind == CLIP) return z <= f.first || z >= f.second ? 0.f : grad;
+    if (f.kind == HARD_SIGMOID) return z <= -3.f || z >= 3.f ? 0.f : grad * (1.f / 6.f);
+    if (f.kind == HARD_SWISH) return z <= -3.f ? 0.f : z >= 3.f ? grad : grad * (z * (1.f / 3.f) + 0.5f);
+    if (f.kind == SILU) {
+        float share = sigmoid_of(z);
+        return grad * (share * (1.f + z * (1.f - share)));
+    }
     return grad;
 }
 

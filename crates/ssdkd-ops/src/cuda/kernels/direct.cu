@@ -5,7 +5,8 @@ struct Convolution {
     u32 batch;
     Image input, output;
     u32 rows, columns;  // of the kernel
-    u32 stride, padding, dilation, groups;
+    u32 stride[2], padding[2], dilation[2];  // down, across; above, before
+    u32 groups;
 };
 
 KERNEL direct_forward(const real* x, const float* weight, real* out, u32 n, Convolution conv) {
@@ -16,8 +17,8 @@ KERNEL direct_forward(const real* x, const float* weight, real* out, u32 n, Conv
     float sum = 0;
     for (u32 row = 0; row < conv.rows; ++row)
         for (u32 column = 0; column < conv.columns; ++column) {
-            int y = (int)(at.row * conv.stride + row * conv.dilation) - (int)conv.padding;
-            int x_ = (int)(at.column * conv.stride + column * conv.dilation) - (int)conv.padding;
+            int y = (int)(at.row * conv.stride[0] + row * conv.dilation[0]) - (int)conv.padding[0];
+            int x_ = (int)(at.column * conv.stride[1] + column * conv.dilation[1]) - (int)conv.padding[1];
             if (y < 0 || y >= (int)conv.input.height || x_ < 0 || x_ >= (int)conv.input.width) continue;
             for (u32 c = 0; c < inputs; ++c)
                 sum += x[index(conv.input, at.image, y, x_, group * inputs + c)]
@@ -34,11 +35,11 @@ KERNEL direct_input_gradient(const real* grad, const float* weight, real* out, u
     float sum = 0;
     for (u32 row = 0; row < conv.rows; ++row)
         for (u32 column = 0; column < conv.columns; ++column) {
-            int y = (int)(at.row + conv.padding) - (int)(row * conv.dilation);
-            int x_ = (int)(at.column + conv.padding) - (int)(column * conv.dilation);
-            if (y < 0 || y % (int)conv.stride || x_ < 0 || x_ % (int)conv.stride) continue;
-            y /= (int)conv.stride;
-            x_ /= (int)conv.stride;
+            int y = (int)(at.row + conv.padding[0]) - (int)(row * conv.dilation[0]);
+            int x_ = (int)(at.column + conv.padding[1]) - (int)(column * conv.dilation[1]);
+            if (y < 0 || y % (int)conv.stride[0] || x_ < 0 || x_ % (int)conv.stride[1]) continue;
+            y /= (int)conv.stride[0];
+            x_ /= (int)conv.stride[1];
             if (y >= (int)conv.output.height || x_ >= (int)conv.output.width) continue;
             for (u32 o = 0; o < outputs; ++o)
                 sum += grad[index(conv.output, at.image, y, x_, group * outputs + o)]
@@ -58,8 +59,8 @@ KERNEL direct_weight_gradient(const real* x, const real* grad, float* out, Convo
     for (u32 pixel = threadIdx.x; pixel < pixels; pixel += BLOCK) {
         u32 to_column = pixel % conv.output.width, to_row = pixel / conv.output.width % conv.output.height;
         u32 image = pixel / (conv.output.width * conv.output.height);
-        int y = (int)(to_row * conv.stride + row * conv.dilation) - (int)conv.padding;
-        int x_ = (int)(to_column * conv.stride + column * conv.dilation) - (int)conv.padding;
+        int y = (int)(to_row * conv.stride[0] + row * conv.dilation[0]) - (int)conv.padding[0];
+        int x_ = (int)(to_column * conv.stride[1] + column * conv.dilation[1]) - (int)conv.padding[1];
         if (y < 0 || y >= (int)conv.input.height || x_ < 0 || x_ >= (int)conv.input.width) continue;
         sum += (double)x[index(conv.input, image, y, x_, o / outputs * inputs + c)] * grad[(u64)pixel * conv.output.channels + o];
     }

@@ -42,47 +42,42 @@ KERNEL global_avg_pool_backward(const real* grad, real* out, u32 n, u32 pixels, 
     out[i] = grad[i / (pixels * channels) * channels + i % channels] / (float)pixels;
 }
 
-struct Windows { Image from, to; u32 kernel, stride, padding; };
+struct Windows { Image from, to; u32 kernel[2], stride[2], padding[2]; };
 
-/// The pixels of the input in the window that starts at `at`.
-DEVICE void inside(u32 at, const Windows& windows, u32 size, u32& first, u32& end) {
-    u32 start = at * windows.stride, padding = windows.padding;
+/// The pixels of the input in the window that starts at `at`, along an axis of `size` pixels.
+DEVICE void inside(u32 at, const Windows& windows, int axis, u32 size, u32& first, u32& end) {
+    u32 start = at * windows.stride[axis], padding = windows.padding[axis];
     first = (start > padding ? start : padding) - padding;
-    u32 stop = start + windows.kernel;
+    u32 stop = start + windows.kernel[axis];
     end = (stop < size + padding ? stop : size + padding) - padding;
 }
 
 /// The windows that hold the pixel `at`.
-DEVICE void covering(u32 at, const Windows& windows, u32 count, u32& first, u32& end) {
-    u32 padded = at + windows.padding;
-    first = padded < windows.kernel ? 0 : (padded - windows.kernel) / windows.stride + 1;
-    end = padded / windows.stride + 1;
+DEVICE void covering(u32 at, const Windows& windows, int axis, u32 count, u32& first, u32& end) {
+    u32 padded = at + windows.padding[axis], kernel = windows.kernel[axis], stride = windows.stride[axis];
+    first = padded < kernel ? 0 : (padded - kernel) / stride + 1;
+    end = padded / stride + 1;
     if (end > count) end = count;
 }
 
-KERNEL avg_pool(const real* x, real* out, u32 n, Windows windows) {
-    EACH(i, n)
-    Place to = place(i, windows.to);
-    u32 top, bottom, left, right;
-    inside(to.row, windows, windows.from.height, top, bottom);
-    inside(to.column, windows, windows.from.width, left, right);
-    float share = 1.f / (float)(windows.kernel * windows.kernel), sum = 0;
-    for (u32 row = top; row < bottom; ++row)
-        for (u32 column = left; column < right; ++column)
-            sum += x[index(windows.from, to.image, row, column, to.channel)] * share;
-    out[i] = sum;
+/// The taps along one axis: where those of each output begin, their pixels, and their weights.
+struct Taps { const u32* starts; const u32* pixels; const float* weights; };
+
+DEVICE Taps taps(const u32* table, u32 outputs, u32 count) {
+    return {table, table + outputs + 1, reinterpret_cast<const float*>(table + outputs + 1 + count)};
 }
 
-KERNEL avg_pool_backward(const real* grad, real* out, u32 n, Windows windows) {
+/// Sums over rectangles of pixels, with weights that are products of one of the row and one of the column.
+KERNEL separable(const real* x, real* out, u32 n, Image from, Image to, const u32* tables, u32 row_taps, u32 column_taps) {
     EACH(i, n)
-    Place from = place(i, windows.from);
-    u32 top, bottom, left, right;
-    covering(from.row, windows, windows.to.height, top, bottom);
-    covering(from.column, windows, windows.to.width, left, right);
-    float share = 1.f / (float)(windows.kernel * windows.kernel), sum = 0;
-    for (u32 row = top; row < bottom; ++row)
-        for (u32 column = left; column < right; ++column)
-            sum += grad[index(windows.to, from.image, row, column, from.channel)] * share;
+    Place at = place(i, to);
+    Taps rows = taps(tables, to.height, row_taps);
+    Taps columns = taps(tables + to.height + 1 + 2 * row_taps, to.width, column_taps);
+    float sum = 0;
+    for (u32 r = rows.starts[at.row]; r < rows.starts[at.row + 1]; ++r)
+        for (u32 c = columns.starts[at.column]; c < columns.starts[at.column + 1]; ++c)
+            sum += x[index(from, at.image, rows.pixels[r], columns.pixels[c], at.channel)]
+                 * (rows.weights[r] * columns.weights[c]);
     out[i] = sum;
 }
 
@@ -91,8 +86,8 @@ KERNEL max_pool(const real* x, real* out, u32* positions, u32 n, Windows windows
     EACH(i, n)
     Place to = place(i, windows.to);
     u32 top, bottom, left, right;
-    inside(to.row, windows, windows.from.height, top, bottom);
-    inside(to.column, windows, windows.from.width, left, right);
+    inside(to.row, windows, 0, windows.from.height, top, bottom);
+    inside(to.column, windows, 1, windows.from.width, left, right);
     float largest = -__int_as_float(0x7f800000);
     u32 position = top * windows.from.width + left;
     for (u32 row = top; row < bottom; ++row)
@@ -111,8 +106,8 @@ KERNEL max_pool_backward(const real* grad, const u32* positions, real* out, u32 
     EACH(i, n)
     Place from = place(i, windows.from);
     u32 top, bottom, left, right;
-    covering(from.row, windows, windows.to.height, top, bottom);
-    covering(from.column, windows, windows.to.width, left, right);
+    covering(from.row, windows, 0, windows.to.height, top, bottom);
+    covering(from.column, windows, 1, windows.to.width, left, right);
     u32 pixel = from.row * windows.from.width + from.column;
     float sum = 0;
     for (u32 row = top; row < bottom; ++row)
@@ -137,6 +132,15 @@ KERNEL upsample_backward(const real* grad, real* out, u32 n, Image from, Image t
         for (u32 column = 0; column < factor; ++column)
             sum += grad[index(to, at.image, at.row * factor + row, at.column * factor + column, at.channel)];
     out[i] = sum;
+}
+
+/// Pixel (row, column) of `out` is pixel (row + down, column + across) of x; zero where that has none.
+KERNEL shift_image(const real* x, real* out, u32 n, Image from, Image to, int down, int across) {
+    EACH(i, n)
+    Place at = place(i, to);
+    int row = (int)at.row + down, column = (int)at.column + across;
+    bool shown = row >= 0 && row < (int)from.height && column >= 0 && column < (int)from.width;
+    out[i] = shown ? (float)x[index(from, at.image, row, column, at.channel)] : 0.f;
 }
 
 KERNEL subsample_pad(const real* x, real* out, u32 n, Image from, Image to, u32 stride, u32 pad) {

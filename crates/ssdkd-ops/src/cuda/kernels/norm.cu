@@ -115,8 +115,7 @@ struct Norm {
     const float* mean;
     const float* variance;
     double eps;
-    int activation;
-    float slope;
+    Activation activation;
 };
 
 template <int V> struct Affine {
@@ -147,7 +146,7 @@ DEVICE Pack<V> normalised(const Norm& norm, const Affine<V>& affine, Pack<V> x, 
         Pack<V> r = load<V>(residual + at);
         for (int k = 0; k < V; ++k) x.at[k] += r.at[k];
     }
-    for (int k = 0; k < V; ++k) x.at[k] = rectify(x.at[k], norm.activation, norm.slope);
+    for (int k = 0; k < V; ++k) x.at[k] = activate(x.at[k], norm.activation);
     return x;
 }
 
@@ -180,7 +179,7 @@ DEVICE void normalise_tapped(
         [=](u32 c, double sum, double squares) { finish_moments(sum, squares, rows, mean + c, variance + c); });
 }
 
-/// Where the sign of the activation's input is read from.
+/// Where the activation's input is read from: nowhere, computed from x, or the output or the input itself.
 #define GATE_OPEN 0
 #define GATE_INPUT 1
 #define GATE_OUTPUT 2
@@ -207,11 +206,11 @@ DEVICE void norm_reduce(
             if (gated == GATE_INPUT) {
                 for (int k = 0; k < V; ++k) {
                     float z = through(affine, k, numbers.at[k]);
-                    dz.at[k] = rectify_gradient(z, dz.at[k], norm.activation, norm.slope);
+                    dz.at[k] = activation_gradient(z, dz.at[k], norm.activation);
                 }
             } else if (gated == GATE_OUTPUT) {
                 Pack<V> y = load<V>(gate + at);
-                for (int k = 0; k < V; ++k) dz.at[k] = rectify_gradient(y.at[k], dz.at[k], norm.activation, norm.slope);
+                for (int k = 0; k < V; ++k) dz.at[k] = activation_gradient(y.at[k], dz.at[k], norm.activation);
             }
             if (before) store(before + at, dz);
             for (int k = 0; k < V; ++k) {
@@ -263,7 +262,7 @@ DEVICE void norm_backward(
             if (gated == GATE_OUTPUT) sign = load<V>(gate + i);
             for (int k = 0; k < V; ++k) {
                 float z = gated == GATE_INPUT ? through(affine, k, sign.at[k]) : sign.at[k];
-                float passed = gated == GATE_OPEN ? dz.at[k] : rectify_gradient(z, dz.at[k], norm.activation, norm.slope);
+                float passed = gated == GATE_OPEN ? dz.at[k] : activation_gradient(z, dz.at[k], norm.activation);
                 result.at[k] = passed * affine.scale[k];
             }
         }

@@ -25,19 +25,19 @@ template <class T, class F> DEVICE void map2(const T* a, const T* b, T* out, u32
     }
 }
 
-KERNEL rectify_forward(const real* x, real* out, u32 n, int activation, float slope) {
-    map1(x, out, n, [=](float z) { return rectify(z, activation, slope); });
+KERNEL activate_forward(const real* x, real* out, u32 n, Activation f) {
+    map1(x, out, n, [=](float z) { return activate(z, f); });
 }
 
-KERNEL rectify_backward(const real* y, const real* grad, real* out, u32 n, int activation, float slope) {
-    map2(y, grad, out, n, [=](float y, float grad) { return rectify_gradient(y, grad, activation, slope); });
+KERNEL activate_backward(const real* z, const real* grad, real* out, u32 n, Activation f) {
+    map2(z, grad, out, n, [=](float z, float grad) { return activation_gradient(z, grad, f); });
 }
 
-KERNEL sigmoid_forward(const float* x, float* out, u32 n) {
-    map1(x, out, n, [](float x) { return 1.f / (1.f + expf(-x)); });
+KERNEL sigmoid_forward(const real* x, real* out, u32 n) {
+    map1(x, out, n, [](float x) { return sigmoid_of(x); });
 }
 
-KERNEL sigmoid_backward(const float* y, const float* grad, float* out, u32 n) {
+KERNEL sigmoid_backward(const real* y, const real* grad, real* out, u32 n) {
     map2(y, grad, out, n, [](float y, float grad) { return grad * y * (1.f - y); });
 }
 
@@ -105,7 +105,7 @@ KERNEL affine(const float* x, const float* scale, const float* shift, float* out
 
 /// out = activation(out + bias[c] + residual), in place, what is null left out: what follows a convolution.
 template <int V>
-DEVICE void finish(real* out, const float* bias, const real* residual, u32 n, u32 channels, int activation, float slope) {
+DEVICE void finish(real* out, const float* bias, const real* residual, u32 n, u32 channels, Activation f) {
     u32 i = (blockIdx.x * BLOCK + threadIdx.x) * V;
     if (i >= n) return;
     Pack<V> x = load<V>(out + i);
@@ -117,16 +117,16 @@ DEVICE void finish(real* out, const float* bias, const real* residual, u32 n, u3
         Pack<V> r = load<V>(residual + i);
         for (int k = 0; k < V; ++k) x.at[k] += r.at[k];
     }
-    for (int k = 0; k < V; ++k) x.at[k] = rectify(x.at[k], activation, slope);
+    for (int k = 0; k < V; ++k) x.at[k] = activate(x.at[k], f);
     store(out + i, x);
 }
 
-KERNEL finish_4(real* out, const float* bias, const real* residual, u32 n, u32 channels, int activation, float slope) {
-    finish<4>(out, bias, residual, n, channels, activation, slope);
+KERNEL finish_4(real* out, const float* bias, const real* residual, u32 n, u32 channels, Activation f) {
+    finish<4>(out, bias, residual, n, channels, f);
 }
 
-KERNEL finish_1(real* out, const float* bias, const real* residual, u32 n, u32 channels, int activation, float slope) {
-    finish<1>(out, bias, residual, n, channels, activation, slope);
+KERNEL finish_1(real* out, const float* bias, const real* residual, u32 n, u32 channels, Activation f) {
+    finish<1>(out, bias, residual, n, channels, f);
 }
 
 /// Rows × columns to columns × rows, for each of many matrices.

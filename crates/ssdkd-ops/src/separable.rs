@@ -1,0 +1,147 @@
+//! Linear maps of images that treat rows and columns apart: resizing and average pooling.
+//!
+//! Each pixel of the result is a weighted sum over a rectangle of pixels, and the weight is a product of one of the row and one
+//! of the column. Tables say which rows and columns those are. The gradient is the same map with both tables transposed.
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::device;
+use crate::images::Images;
+use crate::parallel;
+use crate::simd::SimdPath;
+use crate::value::Value;
+use crate::vectorised::vectorised;
+
+/// For one axis: the pixels of the input that make each pixel of the output, with their weights.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Axis {
+    /// Pixels of the input.
+    input: usize,
+    /// Where the taps of each output begin, and where those of the last end.
+    starts: Vec<usize>,
+    taps: Vec<(usize, f64)>,
+}
+
+impl Axis {
+    /// The axis whose output number `o` is made of the taps `of(o)`, (pixel, weight) each.
+    pub(crate) fn new<T: IntoIterator<Item = (usize, f64)>>(
+        [input, output]: [usize; 2],
+        of: impl Fn(usize) -> T,
+    ) -> Self {
+        let mut axis = Self { input, starts: vec![0], taps: Vec::new() };
+        for index in 0..output {
+            axis.taps.extend(of(index));
+            axis.starts.push(axis.taps.len());
+        }
+        axis
+    }
+
+    fn output(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// The taps of an output.
+    fn of(&self, output: usize) -> &[(usize, f64)] {
+        &self.taps[self.starts[output]..self.starts[output + 1]]
+    }
+
+    /// From outputs to inputs.
+    fn transposed(&self) -> Self {
+        let mut back = vec![Vec::new(); self.input];
+        for output in 0..self.output() {
+            for &(input, weight) in self.of(output) {
+                back[input].push((output, weight));
+            }
+        }
+        Self::new([self.output(), self.input], |input| back[input].iter().copied())
+    }
+
+    /// Starts, pixels and weights (the bits of an `f32`), as the kernels of a GPU read them.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn words(&self) -> impl Iterator<Item = u32> {
+        let starts = self.starts.iter().map(|start| *start as u32);
+        let pixels = self.taps.iter().map(|(pixel, _)| *pixel as u32);
+        starts.chain(pixels).chain(self.taps.iter().map(|(_, weight)| (*weight as f32).to_bits()))
+    }
+
+    /// How many taps there are.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn len(&self) -> usize {
+        self.taps.len()
+    }
+}
+
+/// Both axes of a map from images to images.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Separable {
+    pub(crate) rows: Axis,
+    pub(crate) columns: Axis,
+}
+
+impl Separable {
+    /// The map of `x` (B, H, W, C), differentiable.
+    pub(crate) fn apply(self, operation: &'static str, x: &Value) -> Result<Value> {
+        let from = Images::of(operation, x.tensor())?;
+        let to = Images { height: self.rows.output(), width: self.columns.output(), ..from };
+        if u32::try_from(self.rows.taps.len().max(self.columns.taps.len())).is_err() {
+            bail!("{operation}: images of {}×{} pixels are too large", to.height, to.width);
+        }
+        let out = self.map(operation, x.tensor(), from, to)?;
+        Ok(Value::record1(out, &[x], move |grad| {
+            let back = Self { rows: self.rows.transposed(), columns: self.columns.transposed() };
+            Ok(vec![Some(back.map(operation, grad, to, from)?)])
+        }))
+    }
+
+    fn map(&self, operation: &str, x: &Tensor, from: Images, to: Images) -> Result<Tensor> {
+        on_gpu!(x => crate::cuda::separable(operation, self, x, from, to));
+        let path = SimdPath::current()?;
+        let numbers = device::slice(x, operation)?;
+        let numbers = &*numbers;
+        let mut out = device::unspecified(to.batch * to.size());
+        parallel::for_each_rows(&mut out, to.row(), |rows, out| {
+            for (row, out) in rows.zip(out.chunks_exact_mut(to.row())) {
+                let (image, row) = (row / to.height, row % to.height);
+                let x = &numbers[image * from.size()..(image + 1) * from.size()];
+                add_taps(path, x, from, self.rows.of(row), &self.columns, out);
+            }
+        });
+        device::tensor(out, to.dims())
+    }
+}
+
+vectorised! {
+    /// One row of the output.
+    fn add_taps(x: &[f32], from: Images, rows: &[(usize, f64)], columns: &Axis, out: &mut [f32]) {
+        for (column, out) in out.chunks_exact_mut(from.channels).enumerate() {
+            out.fill(0.0);
+            for &(row, down) in rows {
+                for &(column, across) in columns.of(column) {
+                    let weight = (down * across) as f32;
+                    let x = &x[(row * from.width + column) * from.channels..][..from.channels];
+                    for (sum, &x) in out.iter_mut().zip(x) {
+                        *sum += x * weight;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposing_twice_is_the_identity() {
+        let axis = Axis::new([3, 4], |output| [(output.min(2), 0.25), ((output + 1) % 3, 0.75)]);
+        let back = axis.transposed();
+        assert_eq!(back.of(2), [(1, 0.75), (2, 0.25), (3, 0.25)]);
+        let mut sorted = axis.clone();
+        for output in 0..4 {
+            let range = axis.starts[output]..axis.starts[output + 1];
+            sorted.taps[range].sort_by_key(|(pixel, _)| *pixel);
+        }
+        assert_eq!(back.transposed(), sorted);
+    }
+}
