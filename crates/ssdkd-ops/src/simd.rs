@@ -129,6 +129,12 @@ pub(crate) trait Vector: Copy {
     /// Writes `LANES` numbers at `to`, which may be unaligned.
     unsafe fn store(self, to: *mut f32);
 
+    /// Reads the first `count` numbers at `from`, at most `LANES`, and nothing beyond; the others are zero.
+    unsafe fn load_first(from: *const f32, count: usize) -> Self;
+
+    /// Writes the first `count` numbers at `to`, at most `LANES`, and nothing beyond.
+    unsafe fn store_first(self, to: *mut f32, count: usize);
+
     /// `self * factor + sum`.
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
 
@@ -146,18 +152,72 @@ pub(crate) trait Vector: Copy {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m128, __m256, __m512, _mm_add_ps, _mm_fmadd_ps, _mm_loadu_ps, _mm_max_ps, _mm_min_ps, _mm_set1_ps,
-        _mm_setzero_ps, _mm_storeu_ps, _mm_sub_ps, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps,
-        _mm256_min_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps,
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_storeu_ps, _mm512_sub_ps,
+        __m128, __m128i, __m256, __m256i, __m512, _mm_add_ps, _mm_fmadd_ps, _mm_loadu_ps, _mm_loadu_si128,
+        _mm_maskload_ps, _mm_maskstore_ps, _mm_max_ps, _mm_min_ps, _mm_set1_ps, _mm_setzero_ps, _mm_storeu_ps,
+        _mm_sub_ps, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskload_ps,
+        _mm256_maskstore_ps, _mm256_max_ps, _mm256_min_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        _mm256_sub_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+        _mm512_max_ps, _mm512_min_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
     };
 
     use super::Vector;
 
+    /// As many lanes of −1 as any register of AVX2 has, and as many of 0: from lane 8 − n on, n are set.
+    static LANES_SET: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    /// # Safety
+    /// The CPU has AVX2; so it is below.
+    #[inline(always)]
+    unsafe fn narrow_mask(count: usize) -> __m128i {
+        // SAFETY: `count` is at most 4.
+        unsafe { _mm_loadu_si128(LANES_SET.as_ptr().add(8 - count).cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn narrow_load(from: *const f32, count: usize) -> __m128 {
+        unsafe { _mm_maskload_ps(from, narrow_mask(count)) }
+    }
+
+    #[inline(always)]
+    unsafe fn narrow_store(numbers: __m128, to: *mut f32, count: usize) {
+        unsafe { _mm_maskstore_ps(to, narrow_mask(count), numbers) }
+    }
+
+    #[inline(always)]
+    unsafe fn medium_mask(count: usize) -> __m256i {
+        // SAFETY: `count` is at most 8.
+        unsafe { _mm256_loadu_si256(LANES_SET.as_ptr().add(8 - count).cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn medium_load(from: *const f32, count: usize) -> __m256 {
+        unsafe { _mm256_maskload_ps(from, medium_mask(count)) }
+    }
+
+    #[inline(always)]
+    unsafe fn medium_store(numbers: __m256, to: *mut f32, count: usize) {
+        unsafe { _mm256_maskstore_ps(to, medium_mask(count), numbers) }
+    }
+
+    /// A bit for each of the first `count` of 16 lanes.
+    #[inline(always)]
+    fn wide_mask(count: usize) -> u16 {
+        ((1_u32 << count) - 1) as u16
+    }
+
+    #[inline(always)]
+    unsafe fn wide_load(from: *const f32, count: usize) -> __m512 {
+        unsafe { _mm512_maskz_loadu_ps(wide_mask(count), from) }
+    }
+
+    #[inline(always)]
+    unsafe fn wide_store(numbers: __m512, to: *mut f32, count: usize) {
+        unsafe { _mm512_mask_storeu_ps(to, wide_mask(count), numbers) }
+    }
+
     macro_rules! vector {
         ($type:ty, $lanes:literal, $zero:ident, $load:ident, $splat:ident, $store:ident, $multiply_add:ident,
-         $add:ident, $subtract:ident, $max:ident, $min:ident) => {
+         $add:ident, $subtract:ident, $max:ident, $min:ident, $load_first:ident, $store_first:ident) => {
             // SAFETY: the caller guarantees the instructions and the pointers, as the trait asks.
             impl Vector for $type {
                 const LANES: usize = $lanes;
@@ -181,6 +241,16 @@ mod x86 {
                 #[inline(always)]
                 unsafe fn store(self, to: *mut f32) {
                     unsafe { $store(to, self) }
+                }
+
+                #[inline(always)]
+                unsafe fn load_first(from: *const f32, count: usize) -> Self {
+                    unsafe { $load_first(from, count) }
+                }
+
+                #[inline(always)]
+                unsafe fn store_first(self, to: *mut f32, count: usize) {
+                    unsafe { $store_first(self, to, count) }
                 }
 
                 #[inline(always)]
@@ -223,7 +293,9 @@ mod x86 {
         _mm_add_ps,
         _mm_sub_ps,
         _mm_max_ps,
-        _mm_min_ps
+        _mm_min_ps,
+        narrow_load,
+        narrow_store
     );
     vector!(
         __m256,
@@ -236,7 +308,9 @@ mod x86 {
         _mm256_add_ps,
         _mm256_sub_ps,
         _mm256_max_ps,
-        _mm256_min_ps
+        _mm256_min_ps,
+        medium_load,
+        medium_store
     );
     vector!(
         __m512,
@@ -249,7 +323,9 @@ mod x86 {
         _mm512_add_ps,
         _mm512_sub_ps,
         _mm512_max_ps,
-        _mm512_min_ps
+        _mm512_min_ps,
+        wide_load,
+        wide_store
     );
 }
 
@@ -280,6 +356,20 @@ impl Vector for Portable {
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) };
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        // SAFETY: only the first `count` numbers are looked at.
+        Self(std::array::from_fn(|lane| if lane < count { unsafe { *from.add(lane) } } else { 0.0 }))
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        for (lane, number) in self.0.into_iter().enumerate().take(count) {
+            // SAFETY: so many numbers may be written.
+            unsafe { *to.add(lane) = number };
+        }
     }
 
     #[inline(always)]

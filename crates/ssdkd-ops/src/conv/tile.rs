@@ -239,23 +239,19 @@ unsafe fn finish<V: Vector, const VECTORS: usize>(
     }
 }
 
-/// The widest block: two registers of AVX-512.
-const MAX_WIDTH: usize = 32;
-
 /// Loads the first `count` numbers of a block; the others are zero.
 ///
 /// # Safety
-/// `from` starts `count` readable numbers, at most [`MAX_WIDTH`]; the CPU has the instructions of `V`.
+/// `from` starts `count` readable numbers; the CPU has the instructions of `V`.
 #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
 #[inline(always)]
 unsafe fn load_part<V: Vector, const VECTORS: usize>(from: *const f32, count: usize) -> [V; VECTORS] {
-    let mut padded = [0.0; MAX_WIDTH];
-    // SAFETY: as the contract says; the padded block is wide enough for all registers.
+    // SAFETY: as the contract says; no register reads beyond its part of the numbers.
     unsafe {
-        std::ptr::copy_nonoverlapping(from, padded.as_mut_ptr(), count);
         let mut numbers = [V::zero(); VECTORS];
         for vector in 0..VECTORS {
-            numbers[vector] = V::load(padded.as_ptr().add(vector * V::LANES));
+            let left = count.saturating_sub(vector * V::LANES).min(V::LANES);
+            numbers[vector] = V::load_first(from.wrapping_add(vector * V::LANES), left);
         }
         numbers
     }
@@ -264,16 +260,15 @@ unsafe fn load_part<V: Vector, const VECTORS: usize>(from: *const f32, count: us
 /// Stores the first `count` numbers of a block.
 ///
 /// # Safety
-/// `to` starts `count` writable numbers, at most [`MAX_WIDTH`]; the CPU has the instructions of `V`.
+/// `to` starts `count` writable numbers; the CPU has the instructions of `V`.
 #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
 #[inline(always)]
 unsafe fn store_part<V: Vector, const VECTORS: usize>(sums: [V; VECTORS], to: *mut f32, count: usize) {
-    let mut padded = [0.0; MAX_WIDTH];
-    // SAFETY: as the contract says; the padded block is wide enough for all registers.
+    // SAFETY: as the contract says; no register writes beyond its part of the numbers.
     unsafe {
         for vector in 0..VECTORS {
-            sums[vector].store(padded.as_mut_ptr().add(vector * V::LANES));
+            let left = count.saturating_sub(vector * V::LANES).min(V::LANES);
+            sums[vector].store_first(to.wrapping_add(vector * V::LANES), left);
         }
-        std::ptr::copy_nonoverlapping(padded.as_ptr(), to, count);
     }
 }
