@@ -148,6 +148,9 @@ impl Kernel {
             let (yes, no) = (Transposed::CUBLAS_OP_T, Transposed::CUBLAS_OP_N);
             return product(gpu, (yes, no), [outputs, rows, inputs], (weight, inputs), (x, inputs), (out, outputs));
         }
+        if shape.is_depthwise() {
+            return direct::forward(gpu, shape, self.stored, x, weight, out);
+        }
         let padded = Padded::of(gpu, shape, self.stored)?;
         let operands = Operands { x: padded.surround(gpu, x)?, weight: self.packed(gpu)?, y: out };
         if gpu.dnn().run(&padded.shape, self.stored, Direction::Forward, operands)? {
@@ -169,6 +172,9 @@ impl Kernel {
                 (gradient, outputs),
                 (out, inputs),
             );
+        }
+        if shape.is_depthwise() {
+            return direct::input_gradient(gpu, shape, self.stored, gradient, weight, out);
         }
         let padded = Padded::of(gpu, shape, self.stored)?;
         let operands = Operands { x: padded.room(out), weight: self.packed(gpu)?, y: gradient };
@@ -219,6 +225,10 @@ fn weight_gradient(
         let [rows, inputs, outputs] = matrix(&shape);
         let (yes, no) = (Transposed::CUBLAS_OP_T, Transposed::CUBLAS_OP_N);
         product(gpu, (no, yes), [inputs, outputs, rows], (x, inputs), (gradient, outputs), (at, inputs))?;
+        return Ok(out);
+    }
+    if shape.is_depthwise() {
+        direct::depthwise_weight_gradient(gpu, &shape, stored, x, gradient, at)?;
         return Ok(out);
     }
     let (inputs, taps) = (shape.in_per_group(), shape.taps());

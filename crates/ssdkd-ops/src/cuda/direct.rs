@@ -1,4 +1,5 @@
-//! Convolutions by their definition: for those that cuDNN has no algorithm for.
+//! Convolutions by their definition: for those that cuDNN has no algorithm for, and for depthwise ones, which have no sum
+//! over channels that a matrix product could compute.
 
 use candle_core::Result;
 
@@ -84,4 +85,29 @@ pub(super) fn weight_gradient(
         (count(shape.weight_len()), 1),
         arguments![x, gradient, out, Argument::of(&conv)],
     )
+}
+
+/// Pixels of the output that one partial sum of a depthwise gradient takes, about, and how many such sums there are at most.
+const CHUNK: usize = 2048;
+const MAX_CHUNKS: usize = 64;
+
+/// As [`weight_gradient`], of a convolution with one channel a group.
+pub(super) fn depthwise_weight_gradient(
+    gpu: &Gpu,
+    shape: &ConvShape,
+    stored: Stored,
+    x: u64,
+    gradient: u64,
+    out: u64,
+) -> Result<()> {
+    let conv = Convolution::of(shape);
+    let (channels, taps) = (shape.output[2], shape.taps());
+    let pixels = shape.batch * shape.output[0] * shape.output[1];
+    let chunks = (pixels / CHUNK).clamp(1, MAX_CHUNKS);
+    let (_sums, sums) = gpu.tensor_of::<f64>((chunks, taps, channels))?;
+    let grid = (count(channels.div_ceil(32)), count(chunks * taps));
+    let arguments = arguments![x, gradient, sums, count(chunks), Argument::of(&conv)];
+    gpu.launch_for(stored, "depthwise_weight_gradient", grid, arguments)?;
+    let arguments = arguments![sums, out, count(channels * taps), count(chunks), count(taps)];
+    gpu.launch_each("depthwise_weight_total", channels * taps, arguments)
 }

@@ -1,4 +1,5 @@
-// Convolutions by their definition, for those that cuDNN does not compute on channels-last images: right, not fast.
+// Convolutions by their definition, for those that cuDNN does not compute on channels-last images: right, not fast, but for the
+// depthwise ones.
 // Weights are (O, C/groups, kh, kw).
 
 struct Convolution {
@@ -66,4 +67,40 @@ KERNEL direct_weight_gradient(const real* x, const real* grad, float* out, Convo
     }
     sum = block_sum(sum);
     if (threadIdx.x == 0) out[i] = (float)sum;
+}
+
+/// Partial gradients [chunk][tap][channel] of a depthwise convolution. A block has 32 channels of one tap, and a chunk of the
+/// pixels, which eight threads of each channel share.
+KERNEL depthwise_weight_gradient(const real* x, const real* grad, double* sums, u32 chunks, Convolution conv) {
+    __shared__ double shared[BLOCK];
+    u32 channels = conv.output.channels, channel = blockIdx.x * WARP + threadIdx.x % WARP;
+    u32 taps = conv.rows * conv.columns, tap = blockIdx.y % taps, chunk = blockIdx.y / taps;
+    u64 pixels = (u64)conv.batch * conv.output.height * conv.output.width;
+    u32 first = (u32)(pixels * chunk / chunks), end = (u32)(pixels * (chunk + 1) / chunks);
+    int down = (int)(tap / conv.columns * conv.dilation[0]) - (int)conv.padding[0];
+    int across = (int)(tap % conv.columns * conv.dilation[1]) - (int)conv.padding[1];
+    double sum = 0;
+    if (channel < channels) {
+        for (u32 pixel = first + threadIdx.x / WARP; pixel < end; pixel += BLOCK / WARP) {
+            u32 column = pixel % conv.output.width, row = pixel / conv.output.width % conv.output.height;
+            u32 image = pixel / (conv.output.width * conv.output.height);
+            int y = (int)(row * conv.stride[0]) + down, x_ = (int)(column * conv.stride[1]) + across;
+            if (y < 0 || y >= (int)conv.input.height || x_ < 0 || x_ >= (int)conv.input.width) continue;
+            sum += (double)x[index(conv.input, image, y, x_, channel)] * grad[(u64)pixel * channels + channel];
+        }
+    }
+    shared[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x >= WARP || channel >= channels) return;
+    for (u32 other = WARP; other < BLOCK; other += WARP) sum += shared[other + threadIdx.x];
+    sums[((u64)chunk * taps + tap) * channels + channel] = sum;
+}
+
+/// Their sums over the chunks, (C, 1, kh, kw).
+KERNEL depthwise_weight_total(const double* sums, float* out, u32 n, u32 chunks, u32 taps) {
+    EACH(i, n)
+    u32 channel = i / taps, tap = i % taps, channels = n / taps;
+    double sum = 0;
+    for (u32 chunk = 0; chunk < chunks; ++chunk) sum += sums[((u64)chunk * taps + tap) * channels + channel];
+    out[i] = (float)sum;
 }
