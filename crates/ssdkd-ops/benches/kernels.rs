@@ -26,33 +26,46 @@ fn main() {
     divan::main();
 }
 
-/// A square map, input channels, output channels, kernel, stride, batch.
-struct Shape(usize, usize, usize, usize, usize, usize);
+/// A square map, input channels, output channels, kernel, stride, batch, groups.
+struct Shape(usize, usize, usize, usize, usize, usize, usize);
 
 impl Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(size, channels, outputs, kernel, stride, batch) = self;
-        write!(f, "{size}x{size} {channels}>{outputs} {kernel}x{kernel}/{stride} b{batch}")
+        let Self(size, channels, outputs, kernel, stride, batch, groups) = self;
+        let depthwise = if *groups == 1 { "" } else { " depthwise" };
+        write!(f, "{size}x{size} {channels}>{outputs} {kernel}x{kernel}/{stride} b{batch}{depthwise}")
     }
 }
 
-const SHAPES: [Shape; 16] = [
-    Shape(32, 3, 16, 3, 1, 128),
-    Shape(32, 16, 16, 3, 1, 128),
-    Shape(32, 32, 32, 3, 1, 128),
-    Shape(32, 64, 64, 3, 1, 128),
-    Shape(16, 64, 64, 3, 1, 128),
-    Shape(16, 128, 128, 3, 1, 128),
-    Shape(8, 128, 128, 3, 1, 128),
-    Shape(8, 128, 128, 3, 1, 1),
-    Shape(4, 512, 512, 3, 1, 128),
-    Shape(32, 16, 32, 3, 2, 128),
-    Shape(16, 32, 64, 3, 2, 128),
-    Shape(8, 256, 512, 3, 2, 128),
-    Shape(32, 16, 32, 1, 1, 128),
-    Shape(32, 16, 32, 1, 2, 128),
-    Shape(8, 256, 256, 1, 1, 128),
-    Shape(32, 64, 3, 3, 1, 128),
+const SHAPES: [Shape; 27] = [
+    Shape(32, 3, 16, 3, 1, 128, 1),
+    Shape(32, 16, 16, 3, 1, 128, 1),
+    Shape(32, 32, 32, 3, 1, 128, 1),
+    Shape(32, 64, 64, 3, 1, 128, 1),
+    Shape(16, 64, 64, 3, 1, 128, 1),
+    Shape(16, 128, 128, 3, 1, 128, 1),
+    Shape(8, 128, 128, 3, 1, 128, 1),
+    Shape(8, 128, 128, 3, 1, 1, 1),
+    Shape(4, 512, 512, 3, 1, 128, 1),
+    Shape(32, 16, 32, 3, 2, 128, 1),
+    Shape(16, 32, 64, 3, 2, 128, 1),
+    Shape(8, 256, 512, 3, 2, 128, 1),
+    Shape(32, 16, 32, 1, 1, 128, 1),
+    Shape(32, 16, 32, 1, 2, 128, 1),
+    Shape(8, 256, 256, 1, 1, 128, 1),
+    Shape(32, 64, 3, 3, 1, 128, 1),
+    // Of MobileNets and EfficientNets.
+    Shape(112, 32, 32, 3, 1, 8, 32),
+    Shape(56, 144, 144, 3, 1, 8, 144),
+    Shape(56, 144, 144, 3, 2, 8, 144),
+    Shape(28, 240, 240, 5, 2, 8, 240),
+    Shape(14, 672, 672, 5, 1, 8, 672),
+    Shape(7, 960, 960, 3, 1, 8, 960),
+    Shape(56, 24, 144, 1, 1, 8, 1),
+    Shape(56, 144, 24, 1, 1, 8, 1),
+    Shape(14, 96, 576, 1, 1, 8, 1),
+    Shape(14, 576, 96, 1, 1, 8, 1),
+    Shape(7, 320, 1280, 1, 1, 8, 1),
 ];
 
 struct Tensors {
@@ -65,15 +78,16 @@ struct Tensors {
 
 impl Shape {
     fn tensors(&self) -> Tensors {
-        let &Self(size, channels, outputs, kernel, stride, batch) = self;
+        let &Self(size, channels, outputs, kernel, stride, batch, groups) = self;
         let random =
             |dims: (usize, usize, usize, usize)| Tensor::rand(-1f32, 1f32, dims, &Device::Cpu).expect("memory");
         let x = random((batch, size, size, channels));
-        let weight = random((outputs, channels, kernel, kernel));
+        let weight = random((outputs, channels / groups, kernel, kernel));
         let out = size.div_ceil(stride);
         let gradient = random((batch, out, out, outputs));
-        let operations = ItemsCount::new(2 * batch * out * out * outputs * channels * kernel * kernel);
-        Tensors { x, weight, gradient, spec: Conv2dSpec::new(stride, kernel / 2), operations }
+        let operations = ItemsCount::new(2 * batch * out * out * outputs * (channels / groups) * kernel * kernel);
+        let spec = Conv2dSpec { groups, ..Conv2dSpec::new(stride, kernel / 2) };
+        Tensors { x, weight, gradient, spec, operations }
     }
 }
 
