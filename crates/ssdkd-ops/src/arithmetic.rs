@@ -173,8 +173,8 @@ fn repeated(name: &'static str, operation: Operation, large: &Value, small: &Val
     Ok(Value::record1(out, &inputs, move |grad| {
         // What an operation does not keep, its gradient does not read.
         let large = kept_large.as_ref().unwrap_or(grad);
-        let to_large = to_large.then(|| pair.to_large(grad, large, kept_small.as_ref())).transpose()?;
-        let to_small = to_small.then(|| pair.to_small(grad, large, kept_small.as_ref())).transpose()?;
+        let to_large = to_large.then(|| pair.gradient_of_large(grad, large, kept_small.as_ref())).transpose()?;
+        let to_small = to_small.then(|| pair.gradient_of_small(grad, large, kept_small.as_ref())).transpose()?;
         let to_small = to_small.map(|gradient| gradient.reshape(small_shape.clone())).transpose()?;
         Ok(if swapped { vec![to_small, to_large] } else { vec![to_large, to_small] })
     }))
@@ -205,9 +205,8 @@ impl Pair {
     fn keeps_small(&self, to_large: bool, to_small: bool) -> bool {
         match self.operation {
             Operation::Add | Operation::Subtract => false,
-            Operation::Multiply => to_large,
+            Operation::Multiply | Operation::Prelu => to_large,
             Operation::Divide => to_large || (to_small && !self.swapped),
-            Operation::Prelu => to_large,
         }
     }
 
@@ -225,7 +224,7 @@ impl Pair {
     }
 
     /// The gradient of the larger tensor.
-    fn to_large(&self, grad: &Tensor, large: &Tensor, small: Option<&Tensor>) -> Result<Tensor> {
+    fn gradient_of_large(&self, grad: &Tensor, large: &Tensor, small: Option<&Tensor>) -> Result<Tensor> {
         on_gpu!(grad => crate::cuda::pair_to_large(self, grad, large, small));
         match (self.operation, self.swapped) {
             (Operation::Add, _) | (Operation::Subtract, false) => Ok(grad.clone()),
@@ -238,7 +237,7 @@ impl Pair {
     }
 
     /// The gradient of the smaller tensor, as a list of numbers.
-    fn to_small(&self, grad: &Tensor, large: &Tensor, small: Option<&Tensor>) -> Result<Tensor> {
+    fn gradient_of_small(&self, grad: &Tensor, large: &Tensor, small: Option<&Tensor>) -> Result<Tensor> {
         on_gpu!(grad => crate::cuda::pair_to_small(self, grad, large, small));
         match (self.operation, self.swapped) {
             (Operation::Add, _) | (Operation::Subtract, true) => self.sums(grad, large, small, |g, _, _| g),

@@ -30,6 +30,21 @@ impl Images {
         (self.batch, self.height, self.width, self.channels)
     }
 
+    /// The same images with another height and width.
+    ///
+    /// # Errors
+    /// If one of them is 0, or there would be more numbers than can be counted.
+    pub(crate) fn resized(self, operation: &str, [height, width]: [usize; 2]) -> Result<Self> {
+        let numbers =
+            [height, width, self.channels].iter().try_fold(self.batch, |product, size| product.checked_mul(*size));
+        let fits =
+            numbers.is_some_and(|numbers| isize::try_from(numbers).is_ok()) && height.max(width) <= u32::MAX as usize;
+        if height == 0 || width == 0 || !fits {
+            bail!("{operation}: images of {height}×{width} pixels cannot be made of {:?}", self.dims());
+        }
+        Ok(Self { height, width, ..self })
+    }
+
     /// Numbers in one image.
     pub(crate) fn size(self) -> usize {
         self.height * self.width * self.channels

@@ -118,9 +118,7 @@ pub fn avg_pool2d(x: &Value, spec: Pool2dSpec) -> Result<Value> {
 pub fn adaptive_avg_pool2d(x: &Value, size: [usize; 2]) -> Result<Value> {
     let operation = "adaptive_avg_pool2d";
     let from = Images::of(operation, x.tensor())?;
-    if size.contains(&0) {
-        bail!("{operation}: images of {}×{} pixels cannot be made", size[0], size[1]);
-    }
+    from.resized(operation, size)?;
     let axis = |input: usize, output: usize| {
         Axis::new([input, output], |index| {
             let window = index * input / output..((index + 1) * input).div_ceil(output);

@@ -27,9 +27,7 @@ pub enum Interpolation {
 pub fn resize(x: &Value, size: [usize; 2], how: Interpolation) -> Result<Value> {
     let operation = "resize";
     let from = Images::of(operation, x.tensor())?;
-    if size.contains(&0) {
-        bail!("{operation}: images of {}×{} pixels cannot be made", size[0], size[1]);
-    }
+    from.resized(operation, size)?;
     let axis = |input: usize, output: usize| Axis::new([input, output], |index| taps(how, input, output, index));
     Separable { rows: axis(from.height, size[0]), columns: axis(from.width, size[1]) }.apply(operation, x)
 }

@@ -385,7 +385,7 @@ fn prop_groups() -> impl Strategy<Value = usize> {
 
 /// Depthwise convolutions, of channels that fill wide registers, narrow ones and none.
 fn any_depthwise() -> impl Strategy<Value = Case> {
-    let sizes = (1usize..4, [1usize..20, 1usize..20], 2usize..80);
+    let sizes = (1usize..4, [1usize..14, 1usize..14], 2usize..50);
     let steps = ([1usize..8, 1usize..9], prop_steps(), [0usize..4, 0usize..4, 0usize..4, 0usize..4]);
     (sizes, steps).prop_map(|((batch, size, groups), (kernel, (stride, dilation), padding))| Case {
         batch,

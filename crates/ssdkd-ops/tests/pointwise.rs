@@ -164,7 +164,8 @@ fn extreme_numbers() {
 fn refuse_what_does_not_fit() {
     let x = Value::constant(numbers((2, 4, 4, 3), 1));
     let vector = Value::constant(numbers(3, 1));
-    assert_refuses(add(&x, &vector), &["add", "[2, 4, 4, 3]", "[3]"]);
+    let other = Value::constant(numbers(4, 1));
+    assert_refuses(add(&x, &other), &["add", "[2, 4, 4, 3]", "[4]"]);
     assert_refuses(leaky_relu(&x, f32::NAN), &["leaky_relu", "slope"]);
     assert_refuses(weighted_sum(&[(1.0, &vector)]), &["weighted_sum", "one element", "[3]"]);
     assert_refuses(nchw_to_nhwc(&vector), &["nchw_to_nhwc", "(B, C, H, W)", "[3]"]);

@@ -18,9 +18,9 @@ fn oblong(ceil_mode: bool, count_include_pad: bool) -> Pool2dSpec {
     Pool2dSpec { kernel: [3, 2], ceil_mode, count_include_pad, ..Pool2dSpec::new(3, 2, 1) }
 }
 
-/// Windows that may begin a pixel above the image and end two to its right.
+/// Windows that may begin a pixel left of the image and end two below it.
 fn sides() -> Pool2dSpec {
-    Pool2dSpec { kernel: [3, 3], stride: [1, 2], padding: [1, 0, 0, 2], ..Pool2dSpec::new(3, 1, 0) }
+    Pool2dSpec { kernel: [3, 2], stride: [1, 2], padding: [0, 2, 1, 0], ..Pool2dSpec::new(3, 1, 0) }
 }
 
 #[test]

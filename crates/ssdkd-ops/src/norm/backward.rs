@@ -221,11 +221,13 @@ impl Saved {
             let at = index * piece;
             let flow = flow.part(at, out.len());
             let (gate, grad) = (flow.gate, flow.grad);
-            match (&lines, x) {
-                (Some(lines), Some(x)) => with_activation!(flow.activation, |r| {
-                    scale_gradients_and_line(path, gate, grad, factor, &x[at..at + out.len()], lines.line(), out, r);
-                }),
-                _ => with_activation!(flow.activation, |r| scale_gradients(path, gate, grad, factor, out, r)),
+            if let (Some(lines), Some(x)) = (&lines, x) {
+                let (x, line) = (&x[at..at + out.len()], lines.line());
+                with_activation!(flow.activation, |f| {
+                    scale_gradients_and_line(path, gate, grad, factor, x, line, out, f);
+                });
+            } else {
+                with_activation!(flow.activation, |f| scale_gradients(path, gate, grad, factor, out, f));
             }
         });
         Ok(out)
