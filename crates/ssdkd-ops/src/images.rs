@@ -38,7 +38,7 @@ impl Images {
         let numbers =
             [height, width, self.channels].iter().try_fold(self.batch, |product, size| product.checked_mul(*size));
         let fits =
-            numbers.is_some_and(|numbers| isize::try_from(numbers).is_ok()) && height.max(width) <= u32::MAX as usize;
+            numbers.is_some_and(|numbers| isize::try_from(numbers).is_ok()) && u32::try_from(height.max(width)).is_ok();
         if height == 0 || width == 0 || !fits {
             bail!("{operation}: images of {height}×{width} pixels cannot be made of {:?}", self.dims());
         }

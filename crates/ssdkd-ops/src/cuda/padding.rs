@@ -20,8 +20,8 @@ struct Wide {
     at: u64,
     stored: Stored,
     batch: usize,
-    narrow: Image,
-    wide: Image,
+    inner: Image,
+    outer: Image,
     before: [usize; 2],
 }
 
@@ -40,8 +40,8 @@ impl Padded {
             at,
             stored,
             batch: shape.batch,
-            narrow: shape.input.into(),
-            wide: input.into(),
+            inner: shape.input.into(),
+            outer: input.into(),
             before,
         };
         Ok(Self { shape: ConvShape { input, spec, ..*shape }, wide: Some(wide) })
@@ -51,7 +51,7 @@ impl Padded {
     pub(super) fn surround(&self, gpu: &Gpu, x: u64) -> Result<u64> {
         let Some(wide) = &self.wide else { return Ok(x) };
         let [above, left] = wide.before.map(|zeros| -(zeros as i32));
-        wide.copy(gpu, (x, &wide.narrow), (wide.at, &wide.wide), [above, left])?;
+        wide.copy(gpu, (x, &wide.inner), (wide.at, &wide.outer), [above, left])?;
         Ok(wide.at)
     }
 
@@ -64,7 +64,7 @@ impl Padded {
     pub(super) fn cut(&self, gpu: &Gpu, out: u64) -> Result<()> {
         let Some(wide) = &self.wide else { return Ok(()) };
         let [above, left] = wide.before.map(|zeros| zeros as i32);
-        wide.copy(gpu, (wide.at, &wide.wide), (out, &wide.narrow), [above, left])
+        wide.copy(gpu, (wide.at, &wide.outer), (out, &wide.inner), [above, left])
     }
 }
 
