@@ -2,7 +2,7 @@
 //!
 //! There is no sum over channels to keep a register tile busy with, so channels themselves fill the registers: up to eight
 //! neighbouring pixels of a row are summed at once, a register of channels each, so that one load of a tap's weights serves
-//! all of them. Memory bounds this, not arithmetic.
+//! all of them. Where neighbouring pixels see neighbouring taps, one load of a pixel serves all taps of a row as well.
 
 use super::epilogue::Epilogue;
 use super::gather::{Gather, Phase, Region};
@@ -64,26 +64,57 @@ struct Band {
 /// Columns of one row whose pixels see the same taps.
 struct Part {
     columns: std::ops::Range<usize>,
-    taps: Vec<Reach>,
+    runs: Vec<Run>,
 }
 
-/// Where a tap reads, from the pixel's own address, and where its weights are.
+/// Neighbouring taps: where the first reads, from the pixel's own address, and where its weights are. Each further tap reads
+/// what the first one does for the next pixel, and has its weights a step further.
 #[derive(Clone, Copy)]
-struct Reach {
+struct Run {
     input: isize,
     weight: usize,
+    weight_step: isize,
+    taps: usize,
+}
+
+/// Taps in a run at most: so many weights stay in registers.
+const RUN: usize = 5;
+
+impl Run {
+    /// Takes `next` in, if it goes on where this run ends; pixels are `step` numbers apart.
+    fn extend(&mut self, next: &Self, step: usize) -> bool {
+        let weight_step = next.weight as isize - self.last_weight();
+        let goes_on = next.input == self.input + (self.taps * step) as isize
+            && (self.taps == 1 || weight_step == self.weight_step)
+            && self.taps < RUN;
+        if goes_on {
+            self.weight_step = weight_step;
+            self.taps += 1;
+        }
+        goes_on
+    }
+
+    fn last_weight(&self) -> isize {
+        self.weight as isize + (self.taps as isize - 1) * self.weight_step
+    }
 }
 
 fn bands(gather: &Gather, phase: &Phase) -> Vec<Band> {
     let [_, width, channels] = gather.input;
     let mut bands = Vec::<Band>::new();
     for Region { rows, columns, taps } in gather.regions(phase) {
-        let reach = |tap: &usize| {
-            let tap = phase.taps[*tap];
+        let mut runs = Vec::<Run>::new();
+        let mut row = None;
+        for tap in taps.iter().map(|tap| phase.taps[*tap]) {
             let input = (tap.row * width as isize + tap.column) * channels as isize;
-            Reach { input, weight: tap.index * channels }
-        };
-        let part = Part { columns, taps: taps.iter().map(reach).collect() };
+            let run = Run { input, weight: tap.index * channels, weight_step: 0, taps: 1 };
+            let same_row = row.replace(tap.row) == Some(tap.row);
+            let step = gather.in_step[1] * channels;
+            if !(same_row && runs.last_mut().is_some_and(|last| last.extend(&run, step))) {
+                runs.push(run);
+            }
+        }
+        let part = Part { columns, runs };
         match bands.last_mut() {
             Some(band) if band.rows == rows => band.parts.push(part),
             _ => bands.push(Band { rows, parts: vec![part] }),
@@ -145,7 +176,7 @@ unsafe fn sum_pixels<V: Vector, const PIXELS: usize>(job: &Job, column: usize, o
     let at = |pixel: usize| (column + pixel) * gather.out_step[1] + job.phase.start[1];
     let out = &mut out_row[at(0) * channels..(at(PIXELS - 1) + 1) * channels];
     let tile = Tile {
-        taps: &job.part.taps,
+        runs: &job.part.runs,
         input: job
             .input
             .as_ptr()
@@ -177,7 +208,7 @@ unsafe fn sum_pixels<V: Vector, const PIXELS: usize>(job: &Job, column: usize, o
 /// Neighbouring pixels, by address. A pixel's address and the offset of a tap may each lie outside of the image when their
 /// sum does not.
 struct Tile<'a> {
-    taps: &'a [Reach],
+    runs: &'a [Run],
     input: *const f32,
     in_step: usize,
     output: *mut f32,
@@ -197,15 +228,48 @@ impl Tile<'_> {
         // SAFETY: as the contract says.
         unsafe {
             let mut sums = [V::load(self.bias.add(channel)); PIXELS];
-            for tap in self.taps {
-                let weight = V::load(self.weight.add(tap.weight + channel));
-                let input = self.input.wrapping_offset(tap.input).wrapping_add(channel);
-                for pixel in 0..PIXELS {
-                    sums[pixel] = V::load(input.wrapping_add(pixel * self.in_step)).multiply_add(weight, sums[pixel]);
+            for run in self.runs {
+                match run.taps {
+                    1 => self.add_run::<V, PIXELS, 1>(run, channel, &mut sums),
+                    2 => self.add_run::<V, PIXELS, 2>(run, channel, &mut sums),
+                    3 => self.add_run::<V, PIXELS, 3>(run, channel, &mut sums),
+                    4 => self.add_run::<V, PIXELS, 4>(run, channel, &mut sums),
+                    _ => self.add_run::<V, PIXELS, RUN>(run, channel, &mut sums),
                 }
             }
             for pixel in 0..PIXELS {
                 sums[pixel].store(self.output.add(pixel * self.out_step + channel));
+            }
+        }
+    }
+
+    /// The products of a run of `TAPS` taps, for each sum in the order of the taps.
+    ///
+    /// # Safety
+    /// As [`sum`](Self::sum).
+    #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
+    #[inline(always)]
+    unsafe fn add_run<V: Vector, const PIXELS: usize, const TAPS: usize>(
+        &self,
+        run: &Run,
+        channel: usize,
+        sums: &mut [V; PIXELS],
+    ) {
+        // SAFETY: as the contract says: position p is that of tap 0 for pixel p, or of a later tap for an earlier pixel.
+        unsafe {
+            let first = self.weight.add(run.weight + channel);
+            let mut weights = [V::zero(); TAPS];
+            for tap in 0..TAPS {
+                weights[tap] = V::load(first.wrapping_offset(tap as isize * run.weight_step));
+            }
+            let input = self.input.wrapping_offset(run.input).wrapping_add(channel);
+            for position in 0..PIXELS + TAPS - 1 {
+                let numbers = V::load(input.wrapping_add(position * self.in_step));
+                for tap in 0..TAPS {
+                    if position >= tap && position - tap < PIXELS {
+                        sums[position - tap] = numbers.multiply_add(weights[tap], sums[position - tap]);
+                    }
+                }
             }
         }
     }
@@ -220,9 +284,15 @@ impl Tile<'_> {
             // SAFETY: as the contract says.
             unsafe {
                 let input = self.input.wrapping_add(pixel * self.in_step + channel);
-                let product = |tap: &Reach| *input.wrapping_offset(tap.input) * *self.weight.add(tap.weight + channel);
-                *self.output.add(pixel * self.out_step + channel) =
-                    self.taps.iter().fold(*self.bias.add(channel), |sum, tap| sum + product(tap));
+                let mut sum = *self.bias.add(channel);
+                for run in self.runs {
+                    let weight = self.weight.add(run.weight + channel);
+                    for tap in 0..run.taps {
+                        let input = input.wrapping_offset(run.input).wrapping_add(tap * self.in_step);
+                        sum += *input * *weight.wrapping_offset(tap as isize * run.weight_step);
+                    }
+                }
+                *self.output.add(pixel * self.out_step + channel) = sum;
             }
         }
     }
@@ -351,20 +421,25 @@ impl Line {
     #[inline(always)]
     unsafe fn add<V: Vector, const TAPS: usize>(&self, channels: &std::ops::Range<usize>) -> usize {
         let (wide, narrow) = (V::LANES, <V::Narrow as Vector>::LANES);
+        let columns: [[usize; 2]; TAPS] = std::array::from_fn(|tap| self.columns(tap));
         let mut channel = channels.start;
         // SAFETY: handed on.
         unsafe {
+            while channel + 2 * wide <= channels.end {
+                self.add_channels::<V, TAPS, 2>(channel, &columns);
+                channel += 2 * wide;
+            }
             while channel + wide <= channels.end {
-                self.add_channels::<V, TAPS>(channel);
+                self.add_channels::<V, TAPS, 1>(channel, &columns);
                 channel += wide;
             }
             while channel + narrow <= channels.end {
-                self.add_channels::<V::Narrow, TAPS>(channel);
+                self.add_channels::<V::Narrow, TAPS, 1>(channel, &columns);
                 channel += narrow;
             }
             for channel in channel..channels.end {
                 for tap in 0..TAPS {
-                    let [start, end] = self.columns(tap);
+                    let [start, end] = columns[tap];
                     let sum = self.sums.add(tap * self.channels + channel);
                     for column in start..end {
                         *sum += *self.pixel(tap, column).add(channel)
@@ -384,40 +459,55 @@ impl Line {
     }
 
     /// # Safety
-    /// As [`add`](Self::add), for a register of channels.
+    /// As [`add`](Self::add), for some registers of channels.
     #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
     #[inline(always)]
-    unsafe fn add_channels<V: Vector, const TAPS: usize>(&self, channel: usize) {
+    unsafe fn add_channels<V: Vector, const TAPS: usize, const VECTORS: usize>(
+        &self,
+        channel: usize,
+        columns: &[[usize; 2]; TAPS],
+    ) {
         // SAFETY: as the contract says; `columns` keeps to pixels that exist on both sides.
         unsafe {
-            let mut sums = [V::zero(); TAPS];
+            let at = |tap: usize, vector: usize| self.sums.add(tap * self.channels + channel + vector * V::LANES);
+            let mut sums = [[V::zero(); VECTORS]; TAPS];
             for tap in 0..TAPS {
-                sums[tap] = V::load(self.sums.add(tap * self.channels + channel));
+                for vector in 0..VECTORS {
+                    sums[tap][vector] = V::load(at(tap, vector));
+                }
             }
             // What all taps pair, and then what only some do.
             let (mut start, mut end) = (0, self.sizes[1]);
-            for tap in 0..TAPS {
-                let [first, last] = self.columns(tap);
-                (start, end) = (start.max(first), end.min(last));
+            for [first, last] in columns {
+                (start, end) = (start.max(*first), end.min(*last));
             }
             let end = end.max(start);
             for column in start..end {
-                let gradient = V::load(self.gradient.add(column * self.channels + channel));
-                for tap in 0..TAPS {
-                    let input = V::load(self.pixel(tap, column).wrapping_add(channel));
-                    sums[tap] = input.multiply_add(gradient, sums[tap]);
+                let (gradient, input) = (self.gradient.add(column * self.channels + channel), self.pixel(0, column));
+                for vector in 0..VECTORS {
+                    let product = V::load(gradient.add(vector * V::LANES));
+                    for tap in 0..TAPS {
+                        let numbers =
+                            input.wrapping_add(tap * self.dilation * self.channels + channel + vector * V::LANES);
+                        sums[tap][vector] = V::load(numbers).multiply_add(product, sums[tap][vector]);
+                    }
                 }
             }
             for tap in 0..TAPS {
-                let [first, last] = self.columns(tap);
+                let [first, last] = columns[tap];
                 for column in (first..last.min(start)).chain(first.max(end)..last) {
-                    let gradient = V::load(self.gradient.add(column * self.channels + channel));
-                    let input = V::load(self.pixel(tap, column).wrapping_add(channel));
-                    sums[tap] = input.multiply_add(gradient, sums[tap]);
+                    for vector in 0..VECTORS {
+                        let place = channel + vector * V::LANES;
+                        let gradient = V::load(self.gradient.add(column * self.channels + place));
+                        let numbers = V::load(self.pixel(tap, column).wrapping_add(place));
+                        sums[tap][vector] = numbers.multiply_add(gradient, sums[tap][vector]);
+                    }
                 }
             }
             for tap in 0..TAPS {
-                sums[tap].store(self.sums.add(tap * self.channels + channel));
+                for vector in 0..VECTORS {
+                    sums[tap][vector].store(at(tap, vector));
+                }
             }
         }
     }

@@ -29,6 +29,9 @@ const CHUNK_PIXELS: usize = 512;
 /// are copied side by side first.
 const FAR_APART: usize = 128;
 
+/// Numbers between pixels of which multiples fall into few sets: four cache lines.
+const CACHE_SETS: usize = 64;
+
 /// Computes the gradient of the weight (O, C/groups, kh, kw) from `input` and the output's `gradient`.
 pub(crate) fn weight_gradient(path: SimdPath, shape: &ConvShape, input: &[f32], gradient: &[f32], out: &mut [f32]) {
     let plan = Plan::new(path, shape);
@@ -229,7 +232,7 @@ impl UnitInput<'_> {
                     },
                     None => View { start: direct_gradient.start.wrapping_add(block.output), ..direct_gradient },
                 };
-                let input = if in_channels >= FAR_APART {
+                let input = if self.copies_input() {
                     if copied != Some(cell.input) {
                         self.copy_input(band, cell, &mut scratch.input);
                         copied = Some(cell.input);
@@ -325,6 +328,13 @@ impl UnitInput<'_> {
             end += pixels * width;
         }
         starts
+    }
+
+    /// Whether a tile's channels are copied. A kernel of one pixel reads a copy too seldom for that, unless pixels fall into so
+    /// few sets of the caches that they displace one another.
+    fn copies_input(&self) -> bool {
+        let channels = self.shape.input[2];
+        channels >= FAR_APART && (self.shape.taps() > 1 || channels.is_multiple_of(CACHE_SETS))
     }
 
     /// Copies the tile's channels of whole images.
