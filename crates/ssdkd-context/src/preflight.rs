@@ -89,7 +89,7 @@ fn one_class(teacher: &TeacherCard) -> Option<Finding> {
 fn size_of_images(teacher: &TeacherCard, severity: Severity) -> Option<Finding> {
     let [_, height, width] = teacher.input;
     let message = Generator::check_size(height, width).err()?;
-    let hint = "import the teacher again with another --size, or set invert.strategy to \"pixels\"".into();
+    let hint = "import the teacher again with another --size, or take a recipe with invert.strategy = \"pixels\"".into();
     Some(Finding { severity, message, hint })
 }
 
@@ -156,7 +156,7 @@ fn buffer(recipe: &Recipe, teacher: &TeacherCard) -> Vec<Finding> {
 
 /// Whether the run makes and draws enough images.
 fn amounts(recipe: &Recipe, teacher: &TeacherCard) -> Vec<Finding> {
-    let (capacity, batch, classes) = (recipe.balance.capacity, recipe.distill.batch, teacher.classes);
+    let (batch, classes) = (recipe.distill.batch, teacher.classes);
     let a_round = recipe.invert.batch * recipe.invert.batches;
     let all = a_round * recipe.total_rounds() as usize;
     // The first distilling round makes its own images before the student starts.
@@ -170,12 +170,6 @@ fn amounts(recipe: &Recipe, teacher: &TeacherCard) -> Vec<Finding> {
                  so images repeat within a step"
             ),
             "raise run.warmup_rounds or invert.batches, or lower distill.batch",
-        ));
-    }
-    if capacity > all {
-        found.push(Finding::warning(
-            format!("balance.capacity is {capacity}, and the whole run makes {all} images: the buffer is never full"),
-            format!("set balance.capacity to {all} or less, or make more images with invert.batches"),
         ));
     }
     if teacher.architecture.task == Task::Images {
@@ -305,12 +299,6 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_is_never_full_is_a_warning() {
-        check_one(&["balance.capacity=161"], &teacher(), Severity::Warning, &["capacity is 161", "makes 160 images"]);
-        assert_eq!(check(&["balance.capacity=160"], &teacher()), []);
-    }
-
-    #[test]
     fn fewer_images_than_classes_are_a_warning() {
         let found = check(&[], &with_classes(161));
         assert!(found.iter().any(|finding| finding.message.contains("160 images for 161 classes")), "{found:#?}");
@@ -323,6 +311,6 @@ mod tests {
         let found = check(&["balance.capacity=15", "student.architecture=fpn-resnet8"], &teacher());
         let error = enforce(&found).unwrap_err().to_string();
         assert!(error.contains("fpn-resnet8") && error.contains("balance.capacity is 15"), "{error}");
-        assert!(enforce(&check(&["balance.capacity=161"], &teacher())).is_ok());
+        assert!(enforce(&check(&["student.architecture=resnet56"], &teacher())).is_ok());
     }
 }

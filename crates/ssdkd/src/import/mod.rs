@@ -116,6 +116,7 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
     if let Some(Values { mean, std, source }) = measured.as_ref().and_then(measure::Measured::taken) {
         (card.mean, card.std, card.normalization) = (mean, std, source);
     }
+    ssdkd_context::enforce(&ssdkd_context::preflight_teacher(&card))?;
     let json = card.to_json();
     refuse_others(arguments, &[(&weights_path, &bytes), (&arguments.out, json.as_bytes())])?;
     write_file(&weights_path, &bytes)?;
