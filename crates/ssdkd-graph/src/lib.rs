@@ -1,0 +1,20 @@
+//! Networks as graphs.
+//!
+//! A [`Graph`] is a list of nodes over a small closed set of [operations](Op), with PyTorch's meaning and tensors named as in
+//! the `state_dict`. It is saved as `graph.json`.
+//!
+//! This crate knows nothing of the paper, of stages or of layers written by hand.
+
+mod count;
+mod error;
+mod graph;
+mod json;
+pub mod op;
+mod shape;
+
+pub use count::NodeCost;
+pub use error::GraphError;
+pub use graph::{Graph, Node, NodeId, TensorSpec};
+pub use json::GRAPH_VERSION;
+pub use op::Op;
+pub use shape::Shape;
