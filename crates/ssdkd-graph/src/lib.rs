@@ -1,7 +1,7 @@
 //! Networks as graphs.
 //!
 //! A [`Graph`] is a list of nodes over a small closed set of [operations](Op), with PyTorch's meaning and tensors named as in
-//! the `state_dict`. It is saved as `graph.json`.
+//! the `state_dict`. It comes from a file of PyTorch or ONNX ([`read`]), and is saved as `graph.json`.
 //!
 //! This crate knows nothing of the paper, of stages or of layers written by hand.
 
@@ -10,11 +10,15 @@ mod error;
 mod graph;
 mod json;
 pub mod op;
+pub mod read;
 mod shape;
+mod simplify;
 
 pub use count::NodeCost;
 pub use error::GraphError;
 pub use graph::{Graph, Node, NodeId, TensorSpec};
 pub use json::GRAPH_VERSION;
 pub use op::Op;
+pub use read::{Imported, ReadError, import, parse};
 pub use shape::Shape;
+pub use simplify::simplify;
