@@ -7,6 +7,8 @@
 
 mod count;
 mod error;
+pub mod execute;
+pub mod fuse;
 mod graph;
 mod json;
 pub mod op;
@@ -16,6 +18,7 @@ mod simplify;
 
 pub use count::NodeCost;
 pub use error::GraphError;
+pub use execute::{Executor, Mode, Run, Tap};
 pub use graph::{Graph, Node, NodeId, TensorSpec};
 pub use json::GRAPH_VERSION;
 pub use op::Op;
