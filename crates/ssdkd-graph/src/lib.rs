@@ -6,10 +6,13 @@
 //! This crate knows nothing of the paper, of stages or of layers written by hand.
 
 mod count;
+pub mod cuts;
 mod error;
 pub mod execute;
 pub mod fuse;
 mod graph;
+mod groups;
+mod head;
 mod json;
 pub mod op;
 pub mod read;
@@ -17,9 +20,11 @@ mod shape;
 mod simplify;
 
 pub use count::NodeCost;
+pub use cuts::{CutRule, FeatureMaps, feature_maps};
 pub use error::GraphError;
 pub use execute::{Executor, Mode, Run, Tap};
 pub use graph::{Graph, Node, NodeId, TensorSpec};
+pub use groups::{ChannelGroup, ChannelGroups};
 pub use json::GRAPH_VERSION;
 pub use op::Op;
 pub use read::{Imported, ReadError, import, parse};
