@@ -7,7 +7,7 @@ ARGS     ?=
 ROUND    ?=
 GPU      ?=
 SECONDS  ?= 60
-READERS  ?= recipe manifest card checkpoint safetensors shard
+READERS  ?= recipe manifest card checkpoint safetensors shard pt2 onnx graph
 KILLED   ?= 200
 
 CARGO ?= cargo
@@ -19,7 +19,7 @@ OF_A_GPU := -p ssdkd-ops -p ssdkd-nn -p ssdkd-method --features cuda
 
 export SSDKD_DATA := $(DATA)
 
-.PHONY: help docs-recipe build build-cuda cuda-toolkit gpu-check test-simulated-gpu pipeline run invert balance sample distill evaluate report status test lint doc fmt \
+.PHONY: help docs-recipe build build-cuda cuda-toolkit gpu-check test-simulated-gpu test-zoo pipeline run invert balance sample distill evaluate report status test lint doc fmt \
         bench bench-pytorch sanitize fuzz fuzz-short kills deny data-cifar10 data-cifar100 data-camvid teacher-shapes teacher-shapes-masks teacher-camvid teacher-wrn-40-2 golden results python clean
 
 help: ## list the targets
@@ -66,6 +66,11 @@ test-simulated-gpu: .cuda-simulated/cargo.toml ## the tests that a GPU has to pa
 
 .cuda-simulated/cargo.toml: crates/ssdkd-ops/cuda-toolkit.sh $(shell find crates/ssdkd-ops/simulated-gpu -type f)
 	crates/ssdkd-ops/cuda-toolkit.sh --simulated
+
+ZOO ?= target/zoo
+test-zoo: ## export networks of torchvision and timm with random weights into ZOO, 5 GB, and compare what ssdkd-graph computes (PyTorch in PYTHON's environment)
+	$${PYTHON:-python3} tests/golden/zoo.py $(ZOO)
+	SSDKD_GRAPH_ZOO="$(abspath $(ZOO))" $(CARGO) test --release --workspace --test graph zoo -- --nocapture
 
 lint: .cuda-simulated/cargo.toml ## rustfmt and clippy, warnings refused; the code for a GPU too (a C++ compiler)
 	$(CARGO) fmt --all --check
@@ -159,7 +164,7 @@ python: ## .venv with pyarrow, DuckDB and Polars, to look into shards
 	  .venv/bin/pip install --quiet pyarrow duckdb polars numpy
 
 golden: ## remake the golden values (needs PyTorch in PYTHON's environment)
-	@for script in tests/golden/*.py; do case $$script in *check_*|*networks.py) ;; *) $${PYTHON:-python3} $$script ;; esac; done
+	@for script in tests/golden/*.py; do case $$script in *check_*|*networks.py|*zoo.py) ;; *) $${PYTHON:-python3} $$script ;; esac; done
 
 clean: ## remove build output (runs are yours: remove them by hand)
 	$(CARGO) clean
