@@ -229,6 +229,16 @@ fn shards() {
     }
 }
 
+fn graphs() {
+    save("pt2", "same", read("tests/golden/graph/same.pt2"));
+    save("onnx", "same", read("tests/golden/graph/same.onnx"));
+    for name in ["same", "unet"] {
+        let network = ssdkd_graph::import(&workspace().join(format!("tests/golden/graph/{name}.pt2")));
+        let graph = network.expect("a golden network").graph;
+        save("graph", name, graph.to_json().expect("a graph that was read holds together"));
+    }
+}
+
 fn main() {
     recipes();
     manifests();
@@ -236,4 +246,5 @@ fn main() {
     safetensors(&card);
     checkpoints();
     shards();
+    graphs();
 }

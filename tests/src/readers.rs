@@ -11,6 +11,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use ssdkd_context::Recipe;
+use ssdkd_graph::{Executor, Graph, feature_maps, fuse, simplify};
 use ssdkd_nn::weights::{self, Choice};
 use ssdkd_nn::{Network, NetworkSpec, TeacherCard, adopt, identify};
 use ssdkd_shards::{
@@ -22,13 +23,16 @@ use ssdkd_stage::{FingerprintInput, State, exit};
 pub type Reader = (&'static str, fn(&[u8]));
 
 /// All readers.
-pub const ALL: [Reader; 6] = [
+pub const ALL: [Reader; 9] = [
     ("recipe", recipe),
     ("manifest", manifest),
     ("card", card),
     ("checkpoint", checkpoint),
     ("safetensors", safetensors),
     ("shard", shard),
+    ("pt2", pt2),
+    ("onnx", onnx),
+    ("graph", graph),
 ];
 
 /// What the files are called in errors.
@@ -144,6 +148,59 @@ fn build(found: &ssdkd_nn::Identity, tensors: BTreeMap<String, Tensor>) {
     match Network::load(&spec, tensors, &Device::Cpu) {
         Ok(network) => assert!(network.store().num_parameters() > 0),
         Err(error) => refused(&error, ""),
+    }
+}
+
+/// A network of PyTorch's export.
+pub fn pt2(bytes: &[u8]) {
+    network(bytes);
+}
+
+/// A network in ONNX.
+pub fn onnx(bytes: &[u8]) {
+    network(bytes);
+}
+
+fn network(bytes: &[u8]) {
+    let Some(network) = answer(ssdkd_graph::parse(bytes, PATH.as_ref())) else { return };
+    let size =
+        network.tensors.values().map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum::<usize>();
+    // Small networks may have constants that exporters write as one number.
+    assert!(size <= 12 * bytes.len() + (1 << 20), "{size} bytes of tensors in a file of {} bytes", bytes.len());
+    taken_apart(&network.graph);
+    if let Err(error) = Executor::new(network.graph, network.tensors, &[]) {
+        refused(&error, "");
+    }
+}
+
+/// A `graph.json`.
+pub fn graph(bytes: &[u8]) {
+    match Graph::from_json(&String::from_utf8_lossy(bytes)) {
+        Ok(graph) => taken_apart(&graph),
+        Err(error) => refused(&error, ""),
+    }
+}
+
+/// Everything that is asked of a graph: it can be saved, and each answer is one or a clear error.
+fn taken_apart(graph: &Graph) {
+    let text = graph.to_json().expect("a graph that was read holds together");
+    same(graph, Graph::from_json(&text).ok().as_ref());
+    let simple = simplify(graph).expect("a graph stays one when it is simplified");
+    assert!(simple.nodes().len() <= graph.nodes().len() && simple.check().is_ok());
+    assert_eq!(graph.costs().len(), graph.nodes().len());
+    assert!(feature_maps(graph).nodes.len() < graph.nodes().len());
+    assert!(fuse::plan(graph, &[]).len() < graph.nodes().len());
+    let [_, height, width] = graph.input();
+    for result in [
+        graph.shapes_at(height, width).map(drop),
+        graph.shapes_at(2 * height, width / 2).map(drop),
+        graph.channel_groups().map(drop),
+        graph.without_probabilities().map(drop),
+        graph.with_output(1).map(drop),
+    ] {
+        if let Err(error) = result {
+            refused(&error, "");
+        }
     }
 }
 
