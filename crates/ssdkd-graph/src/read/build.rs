@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::constant::{Budget, Constant, count};
+use super::frozen::Scale;
 use super::meaning::{Dim, Meaning, View, Whole};
 use crate::error::GraphError;
 use crate::graph::{Graph, NodeId};
@@ -22,6 +23,8 @@ pub(crate) struct Builder {
     numbers: HashMap<String, Rc<Vec<f32>>>,
     pieces: HashMap<(NodeId, [usize; 2]), NodeId>,
     copies: HashMap<String, usize>,
+    /// Nodes that multiply with the scale of a normalization.
+    pub scaled: HashMap<NodeId, Rc<Scale>>,
 }
 
 impl Builder {
@@ -34,6 +37,7 @@ impl Builder {
             numbers: HashMap::new(),
             pieces: HashMap::new(),
             copies: HashMap::new(),
+            scaled: HashMap::new(),
         })
     }
 
@@ -50,7 +54,8 @@ impl Builder {
         self.node(name, op, inputs).map(Meaning::Value)
     }
 
-    fn node(&mut self, name: &str, op: Op, inputs: &[NodeId]) -> Result<NodeId, String> {
+    /// As [`push`](Self::push), as a node.
+    pub fn node(&mut self, name: &str, op: Op, inputs: &[NodeId]) -> Result<NodeId, String> {
         let name = if self.graph.find(name).is_none() { name.to_string() } else { self.unused(name) };
         self.graph.push(&name, op, inputs).map_err(|error| match error {
             GraphError::Node { reason, .. } | GraphError::Graph(reason) => reason,

@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use super::frozen::Origin;
+
 /// A tensor of a file, or computed from such: it does not depend on the image.
 #[derive(Debug, Clone)]
 pub(crate) struct Constant {
@@ -10,6 +12,8 @@ pub(crate) struct Constant {
     pub numbers: Numbers,
     /// Whether it is trained: a parameter of the network, as it is in the file.
     pub trained: bool,
+    /// How it was computed from others.
+    pub origin: Option<Rc<Origin>>,
 }
 
 /// The numbers of a constant, in the order of its dimensions.
@@ -50,14 +54,20 @@ pub(crate) fn count(dims: &[usize]) -> Option<usize> {
 
 impl Constant {
     pub fn fill(name: &str, value: f32, dims: &[usize]) -> Self {
-        Self { name: name.into(), dims: dims.into(), numbers: Numbers::Fill(value), trained: false }
+        Self { name: name.into(), dims: dims.into(), numbers: Numbers::Fill(value), trained: false, origin: None }
     }
 
     pub fn new(name: &str, dims: &[usize], numbers: Vec<f32>, trained: bool) -> Result<Self, String> {
         if count(dims) != Some(numbers.len()) {
             return Err(format!("the tensor of sizes {dims:?} has {} numbers", numbers.len()));
         }
-        Ok(Self { name: name.into(), dims: dims.into(), numbers: Numbers::All(Rc::new(numbers)), trained })
+        Ok(Self {
+            name: name.into(),
+            dims: dims.into(),
+            numbers: Numbers::All(Rc::new(numbers)),
+            trained,
+            origin: None,
+        })
     }
 
     /// How many numbers it has.
@@ -84,6 +94,11 @@ impl Constant {
                 Ok(Rc::new(vec![*value; count]))
             }
         }
+    }
+
+    /// Computed as `origin` says.
+    pub fn computed(self, origin: Option<Origin>) -> Self {
+        Self { origin: origin.map(Rc::new), ..self }
     }
 
     /// With other sizes, of as many numbers.
@@ -129,7 +144,7 @@ impl Constant {
                 Numbers::All(Rc::new(numbers.iter().map(|&number| f(number)).collect()))
             }
         };
-        Ok(Self { name: name.into(), dims: self.dims.clone(), numbers, trained: false })
+        Ok(Self { name: name.into(), dims: self.dims.clone(), numbers, trained: false, origin: None })
     }
 
     /// `f` of every pair of numbers; sizes of 1 are repeated.
@@ -154,7 +169,13 @@ impl Constant {
             out.push(f(a.at(&index), b.at(&index)));
             advance(&mut index, &dims);
         }
-        Ok(Self { name: name.into(), dims: dims.into(), numbers: Numbers::All(Rc::new(out)), trained: false })
+        Ok(Self {
+            name: name.into(),
+            dims: dims.into(),
+            numbers: Numbers::All(Rc::new(out)),
+            trained: false,
+            origin: None,
+        })
     }
 
     fn repeated(&self, dims: &[usize]) -> Repeated<'_> {

@@ -1,7 +1,10 @@
 //! Operations that compute: convolutions, norms, pools, activations, sums and products.
 
+use std::rc::Rc;
+
 use super::build::{Builder, Outcome};
 use super::constant::Constant;
+use super::frozen::{Deviation, Origin, Scale};
 use super::meaning::{Dim, Meaning};
 use crate::graph::NodeId;
 use crate::op::{Activation, BatchNorm, Conv2d, ConvTranspose2d, Op, Pool, PoolKind, ResizeMethod, ResizeTo};
@@ -183,7 +186,9 @@ impl Builder {
         match (a, b) {
             (Meaning::Whole(a), Meaning::Whole(b)) => a.zip(b, |a, b| kind.of_whole(a, b)).map(Meaning::Whole),
             (Meaning::Constant(a), Meaning::Constant(b)) => {
-                a.zip(b, name, |a, b| kind.of(a, b), &mut self.budget).map(Meaning::Constant)
+                let origin = Origin::of(a, b, kind);
+                let result = a.zip(b, name, |a, b| kind.of(a, b), &mut self.budget)?;
+                Ok(Meaning::Constant(result.computed(origin)))
             }
             (Meaning::Constant(constant), x) => match kind {
                 Arithmetic::Add | Arithmetic::Mul => self.with_constant(name, x, constant, kind),
@@ -232,6 +237,10 @@ impl Builder {
         if constant.scalar() == Some(neutral) {
             return Ok(Meaning::Value(x));
         }
+        if let Some(normalized) = self.frozen_norm(name, x, constant, kind)? {
+            return Ok(normalized);
+        }
+        let origin = constant.origin.clone();
         let constant = match kind {
             Arithmetic::Sub => constant.map(&format!("{name}.shift"), |number| -number, &mut self.budget)?,
             Arithmetic::Div => constant.map(&format!("{name}.scale"), |number| 1.0 / number, &mut self.budget)?,
@@ -246,7 +255,37 @@ impl Builder {
             Arithmetic::Add | Arithmetic::Sub => Op::Affine { scale: None, shift: tensor },
             Arithmetic::Mul | Arithmetic::Div => Op::Affine { scale: tensor, shift: None },
         };
-        self.push(name, op, &[x])
+        let node = self.node(name, op, &[x])?;
+        if let (Arithmetic::Mul, Some(Origin::Scale(scale))) = (kind, origin.as_deref()) {
+            self.scaled.insert(node, scale.clone());
+        }
+        Ok(Meaning::Value(node))
+    }
+
+    /// The normalization whose product `x` is and whose sum `shift` is, if they are.
+    fn frozen_norm(
+        &mut self,
+        name: &str,
+        x: NodeId,
+        shift: &Constant,
+        kind: Arithmetic,
+    ) -> Result<Option<Meaning>, String> {
+        let (Arithmetic::Add, Some(Origin::Shift(frozen))) = (kind, shift.origin.as_deref()) else { return Ok(None) };
+        let same = |scale: &Rc<Scale>| Rc::ptr_eq(scale, &frozen.scale);
+        if !self.scaled.get(&x).is_some_and(same) {
+            return Ok(None);
+        }
+        let Deviation { variance, eps } = &frozen.scale.deviation;
+        let norm = Norm {
+            scale: Some(&frozen.scale.weight),
+            bias: Some(&frozen.bias),
+            mean: &frozen.mean,
+            variance,
+            eps: *eps,
+            momentum: 0.1,
+        };
+        let source = self.graph.node(x).inputs[0];
+        self.batch_norm(name, &Meaning::Value(source), &norm).map(Some)
     }
 
     pub fn max_pool(&mut self, name: &str, x: &Meaning, pool: Pool) -> Outcome {

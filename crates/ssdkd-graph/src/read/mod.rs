@@ -5,6 +5,7 @@
 
 mod build;
 mod constant;
+mod frozen;
 mod layers;
 mod meaning;
 mod onnx;

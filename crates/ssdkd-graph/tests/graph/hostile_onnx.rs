@@ -116,6 +116,30 @@ fn padding_by_name_is_computed() {
 }
 
 #[test]
+fn a_normalization_written_as_arithmetic_is_found() {
+    let of_channels =
+        |name: &str, value: f32| tensor(name, 1, &[1, 3, 1, 1], &[value; 3].map(f32::to_le_bytes).concat());
+    let network = read(&model(&[
+        [of_channels("weight", 2.0), of_channels("bias", 0.5), of_channels("mean", 0.25), of_channels("variance", 4.0)]
+            .concat(),
+        tensor("eps", 1, &[], &1e-3_f32.to_le_bytes()),
+        node("Add", &["variance", "eps"], "sum", &[]),
+        node("Sqrt", &["sum"], "root", &[]),
+        node("Reciprocal", &["root"], "inverse", &[]),
+        node("Mul", &["weight", "inverse"], "scale", &[]),
+        node("Mul", &["mean", "scale"], "moved", &[]),
+        node("Sub", &["bias", "moved"], "shift", &[]),
+        node("Mul", &["x", "scale"], "scaled", &[]),
+        node("Add", &["scaled", "shift"], "y", &[]),
+    ]));
+    let network = network.unwrap_or_else(|error| panic!("{error}"));
+    let [_, norm] = network.graph.nodes() else { panic!("{:?}", network.graph.nodes()) };
+    let ssdkd_graph::Op::BatchNorm(norm) = &norm.op else { panic!("{norm:?}") };
+    assert_eq!((norm.eps, norm.running_var.as_str()), (1e-3, "variance"));
+    assert_eq!(network.tensors["variance"].to_vec1::<f32>().unwrap(), [4.0; 3]);
+}
+
+#[test]
 fn cut_files_are_errors() {
     let bytes = std::fs::read(golden("same.onnx")).unwrap();
     for length in (0..bytes.len()).step_by(53) {

@@ -243,7 +243,10 @@ pub(super) fn tensor<'a>(message: Message<'a>, files: &mut Files<'_>) -> Result<
         return Ok((name, Meaning::Unknown));
     }
     let numbers = Numbers::All(std::rc::Rc::new(floats));
-    Ok((name, Meaning::Constant(Constant { name: name.into(), dims: sizes.into(), numbers, trained: true })))
+    Ok((
+        name,
+        Meaning::Constant(Constant { name: name.into(), dims: sizes.into(), numbers, trained: true, origin: None }),
+    ))
 }
 
 /// Bytes of an element of ONNX's types of whole numbers and floats.

@@ -5,6 +5,7 @@ use super::model::{self, Attribute, Node};
 use crate::op::{Activation, Pool, PoolKind, ResizeMethod, ResizeTo};
 use crate::read::build::{Builder, Outcome, normal_axis};
 use crate::read::constant::Constant;
+use crate::read::frozen::Origin;
 use crate::read::layers::{Arithmetic, Norm, Steps, constant, optional};
 use crate::read::meaning::{Dim, MOST_LISTED, MOST_WHOLE, Meaning, Whole};
 use crate::shape::Shape;
@@ -173,12 +174,13 @@ pub(super) fn convert(
         "Mul" => b.arithmetic(name, x, input(1), Arithmetic::Mul),
         "Div" => b.arithmetic(name, x, input(1), Arithmetic::Div),
         "Sqrt" | "Neg" | "Reciprocal" => {
-            let f = match node.op {
-                "Sqrt" => f32::sqrt,
-                "Neg" => |x: f32| -x,
-                _ => |x: f32| 1.0 / x,
+            let x = constant(x, "input")?;
+            let (f, origin): (fn(f32) -> f32, _) = match node.op {
+                "Sqrt" => (f32::sqrt, Origin::root(x)),
+                "Neg" => (|x| -x, None),
+                _ => (|x| 1.0 / x, Origin::reciprocal(x)),
             };
-            constant(x, "input")?.map(name, f, &mut b.budget).map(Meaning::Constant)
+            Ok(Meaning::Constant(x.map(name, f, &mut b.budget)?.computed(origin)))
         }
         "Softmax" => b.softmax(name, x, a.int("axis", -1)?, false),
         "LogSoftmax" => b.softmax(name, x, a.int("axis", -1)?, true),

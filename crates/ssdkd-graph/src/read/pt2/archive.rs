@@ -147,6 +147,7 @@ impl<'a> Archive<'a> {
                     dims: dims.into(),
                     numbers: Numbers::All(numbers),
                     trained: entry.is_param,
+                    origin: None,
                 };
                 tensors.insert(name, constant);
             }

@@ -6,6 +6,7 @@ use super::schema::{Argument, Node, Symbolic};
 use crate::op::{Activation, Pool, PoolKind, ResizeMethod, ResizeTo};
 use crate::read::build::Builder;
 use crate::read::constant::Constant;
+use crate::read::frozen::Origin;
 use crate::read::layers::{Arithmetic, Norm, Steps, constant, optional};
 use crate::read::meaning::{Dim, Meaning, Whole};
 
@@ -251,13 +252,20 @@ fn convert_one(b: &mut Builder, name: &str, node: &Node, a: &Arguments<'_>) -> R
         "_operator.add" | "_operator.sub" | "_operator.mul" | "_operator.floordiv" => whole(b, name, node, a),
         "_operator.getitem" => b.item(a.tensor("0")?, a.int("1", 0)?),
         "rsqrt" | "sqrt" | "neg" | "reciprocal" => {
+            let x = constant(x, "input")?;
+            let origin = match node.operation() {
+                "rsqrt" => Origin::inverse_root(x),
+                "sqrt" => Origin::root(x),
+                "neg" => None,
+                _ => Origin::reciprocal(x),
+            };
             let f = match node.operation() {
                 "rsqrt" => |x: f32| 1.0 / x.sqrt(),
                 "sqrt" => f32::sqrt,
                 "neg" => |x: f32| -x,
                 _ => |x: f32| 1.0 / x,
             };
-            constant(x, "input")?.map(name, f, &mut b.budget).map(Meaning::Constant)
+            Ok(Meaning::Constant(x.map(name, f, &mut b.budget)?.computed(origin)))
         }
         "cat" | "concat" | "concatenate" => b.concat(name, a.several("tensors")?, a.int("dim", 0)?),
         "slice" => {
