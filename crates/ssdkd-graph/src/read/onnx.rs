@@ -2,7 +2,10 @@
 //!
 //! The nodes stand in an order in which each uses the results of earlier ones. They are read one at a time.
 
+mod attributes;
+mod constants;
 mod external;
+mod layers;
 mod model;
 mod ops;
 mod wire;

@@ -2,6 +2,7 @@
 
 mod alias;
 mod archive;
+mod arguments;
 mod aten;
 mod schema;
 
@@ -9,6 +10,7 @@ use std::collections::HashMap;
 
 use self::alias::Aliases;
 use self::archive::Archive;
+use self::arguments::Value;
 use self::schema::{Argument, InputSpec, Model, Node, Size};
 use super::build::Builder;
 use super::meaning::Meaning;
@@ -124,8 +126,8 @@ impl Reader {
         for (index, input) in node.inputs.iter().enumerate() {
             let meaning = self.argument(&input.arg, node)?;
             unknown |= match &meaning {
-                aten::Value::One(Meaning::Unknown) => true,
-                aten::Value::Several(all) => all.iter().any(|one| matches!(one, Meaning::Unknown)),
+                Value::One(Meaning::Unknown) => true,
+                Value::Several(all) => all.iter().any(|one| matches!(one, Meaning::Unknown)),
                 _ => false,
             };
             // Python's operators have no names for their arguments.
@@ -172,13 +174,13 @@ impl Reader {
         Ok(())
     }
 
-    fn argument(&self, argument: &Argument, node: &Node) -> Result<aten::Value, Problem> {
+    fn argument(&self, argument: &Argument, node: &Node) -> Result<Value, Problem> {
         let find = |name: &String| {
             self.meanings.get(self.aliases.whole(name)).cloned().ok_or_else(|| {
                 let node = clean(&node.label());
                 format!("the node {node} uses {}, which no node before it makes", clean(name))
             })
         };
-        aten::Value::of(argument, &find).map_err(Problem::from)
+        Value::of(argument, &find).map_err(Problem::from)
     }
 }
