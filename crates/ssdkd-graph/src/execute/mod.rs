@@ -72,7 +72,8 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// A network with these tensors. Passes also return the results of `maps`.
+    /// A network with these tensors. Passes also return the results of `maps`. Training changes the tensors in place: for that
+    /// they have to be variables.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape, or a node cannot be computed. The error names the tensor or the node.

@@ -1,7 +1,7 @@
 //! The networks of `tests/golden/graph.py` compute what PyTorch computes.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use ssdkd_graph::{Executor, Imported, Mode};
+use ssdkd_graph::{Executor, Imported, Mode, feature_maps};
 use ssdkd_ops::Value;
 
 use crate::common::{NETWORKS, channels_last, golden, mean_square, read, relative_error, values};
@@ -150,6 +150,26 @@ fn a_pass_that_trains_nothing_changes_nothing() -> Result<()> {
     let run = executor.run(&Value::leaf(&x), Mode::TrainFrozen)?;
     assert_eq!(mean_square(&run.outputs[0])?.backward()?.len(), 1, "only the image has a gradient");
     assert_eq!(executor.tensors()["bn1.running_mean"].to_vec1::<f32>()?, before);
+    Ok(())
+}
+
+#[test]
+fn feature_maps_are_returned_in_order() -> Result<()> {
+    for file in ["resnet.pt2", "unet.onnx"] {
+        let Imported { graph, tensors, .. } = read(file);
+        let nodes = feature_maps(&graph).nodes;
+        let shapes = nodes.iter().map(|node| graph.shape(*node)).collect::<Vec<_>>();
+        let x = Value::constant(Tensor::ones((2, 24, 32, 3), DType::F32, &Device::Cpu)?);
+        let executor = Executor::new(graph, tensors, &nodes).unwrap();
+        let (with, without) = (executor.run(&x, Mode::Eval)?, self::executor(read(file)).run(&x, Mode::Eval)?);
+        for (map, shape) in with.maps.iter().zip(&shapes) {
+            let [height, width] = shape.size();
+            assert_eq!(map.dims(), [2, height, width, shape.channels()], "{file}");
+        }
+        assert_eq!(with.maps.len(), nodes.len());
+        let error = relative_error(with.outputs[0].tensor(), without.outputs[0].tensor())?;
+        assert!(error < 1e-6, "{file}: asking for maps changes the output by {error:e}");
+    }
     Ok(())
 }
 
