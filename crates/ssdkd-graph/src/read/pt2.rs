@@ -164,6 +164,10 @@ impl Reader {
                 [Meaning::Unknown] => Meaning::Unknown,
                 made => made.get(index).cloned().unwrap_or(Meaning::Unknown),
             };
+            if matches!(meaning, Meaning::Unknown) {
+                // What is read under the older name of a view would be what was there before.
+                self.meanings.insert(self.aliases.whole(output).to_string(), Meaning::Unknown);
+            }
             self.meanings.insert((*output).to_string(), meaning);
         }
         // Whoever reads the changed tensor under an older name sees the change.

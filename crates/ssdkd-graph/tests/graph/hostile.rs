@@ -155,16 +155,18 @@ fn all_unsupported_operations_are_listed() {
 
 #[test]
 fn a_network_in_training_mode_is_refused() {
-    let training = with_model(|model| {
-        for node in model["graph_module"]["graph"]["nodes"].as_array_mut().unwrap() {
-            for input in node["inputs"].as_array_mut().unwrap() {
-                if input["name"] == "training" {
-                    input["arg"] = json!({"as_bool": true});
+    for (file, argument, op) in [("same.pt2", "training", "batch_norm"), ("inverted.pt2", "train", "dropout")] {
+        let training = with_json(file, "models/model.json", |model| {
+            for node in model["graph_module"]["graph"]["nodes"].as_array_mut().unwrap() {
+                for input in node["inputs"].as_array_mut().unwrap() {
+                    if input["name"] == argument {
+                        input["arg"] = json!({"as_bool": true});
+                    }
                 }
             }
-        }
-    });
-    refused(&training, &["training mode", "model.eval()"]);
+        });
+        refused(&training, &[op, "training mode", "model.eval()"]);
+    }
 }
 
 #[test]
