@@ -13,7 +13,9 @@ fn read(path: &Path) -> Result<Graph, String> {
         return Graph::from_json(&text).map_err(|error| error.to_string());
     }
     let imported = import(path).map_err(|error| error.to_string())?;
-    println!("written by {}", imported.producer);
+    if !imported.producer.is_empty() {
+        println!("written by {}", imported.producer);
+    }
     if let Some(cause) = imported.folded {
         println!("its batch normalizations are gone: {cause}");
     }

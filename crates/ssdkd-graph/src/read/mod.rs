@@ -33,7 +33,7 @@ pub struct Imported {
     pub tensors: BTreeMap<String, Tensor>,
     /// Texts that came with the network, by name: `extra_files` of a `.pt2`, the metadata of an ONNX file.
     pub extra: BTreeMap<String, Vec<u8>>,
-    /// The program that wrote the file.
+    /// The program that wrote the file; empty where the file does not say.
     pub producer: String,
     /// Why the network has no batch normalization, where the file says that they were folded into convolutions.
     pub folded: Option<String>,

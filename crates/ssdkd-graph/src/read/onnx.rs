@@ -80,7 +80,7 @@ pub(super) fn read(bytes: &[u8], folder: Option<&Path>) -> Result<Raw, Problem> 
     Ok(Raw {
         builder,
         extra: extra.collect::<BTreeMap<_, _>>(),
-        producer: clean(&model.producer),
+        producer: clean(model.producer.trim()),
         folded: reader.folded.filter(|_| reader.norms == 0),
     })
 }
