@@ -23,6 +23,8 @@ mod listing;
 mod mask_pixels;
 mod masked;
 mod open;
+mod page_header;
+mod pages;
 mod read;
 mod rows;
 pub mod shapes;

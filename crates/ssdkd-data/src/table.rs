@@ -18,7 +18,7 @@ use ssdkd_shards::{guard, row_bytes};
 
 use crate::listing::some;
 use crate::rows::Rows;
-use crate::{DataError, Dataset, Split, read};
+use crate::{DataError, Dataset, Split, pages, read};
 
 /// Names of the columns, the first that exists is taken.
 const IMAGE_COLUMNS: [&str; 2] = ["image", "img"];
@@ -160,12 +160,8 @@ impl Table {
         let file = File::open(path).map_err(DataError::read(path))?;
         let builder = decode(path, || ParquetRecordBatchReaderBuilder::try_new(file))?;
         let columns = builder.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns);
-        let refused = columns
-            .map(ColumnChunkMetaData::compression)
-            .find(|compression| matches!(compression, Compression::BROTLI(_) | Compression::LZO));
-        if let Some(compression) = refused {
-            let name = if compression == Compression::LZO { "LZO" } else { "Brotli" };
-            let what = format!("its columns are compressed with {name}, which is not read");
+        if columns.map(ColumnChunkMetaData::compression).any(|compression| compression == Compression::LZO) {
+            let what = "its columns are compressed with LZO, which is not read";
             return Err(DataError::broken(path, what, "write the file again with zstd or snappy"));
         }
         Ok(Self { path: path.into(), schema: builder.schema().clone(), builder })
@@ -187,10 +183,11 @@ impl Table {
         at_once: usize,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, DataError>> + use<>, DataError> {
         let Self { path, builder, .. } = self;
-        let mut reader = decode(&path, || {
+        let mask = decode(&path, || {
             let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
-            builder.with_projection(mask).with_batch_size(at_once).build()
-        })?;
+            Ok(pages::check(&path, builder.metadata(), &mask).map(|()| mask))
+        })??;
+        let mut reader = decode(&path, || builder.with_projection(mask).with_batch_size(at_once).build())?;
         Ok(std::iter::from_fn(move || decode(&path, || Ok(reader.next().transpose()?)).transpose()))
     }
 }

@@ -8,6 +8,7 @@ mod folders;
 mod idx;
 mod masks;
 mod notices;
+mod pages;
 mod parquet;
 mod recognition;
 mod support;

@@ -86,13 +86,12 @@ pub fn idx(sides: &[u32], bytes: &[u8]) -> Vec<u8> {
 }
 
 pub fn write_parquet(path: &Path, schema: Schema, columns: Vec<ArrayRef>) {
-    write_compressed(path, schema, columns, Compression::UNCOMPRESSED);
+    write_with(path, schema, columns, WriterProperties::default());
 }
 
-fn write_compressed(path: &Path, schema: Schema, columns: Vec<ArrayRef>, compression: Compression) {
+fn write_with(path: &Path, schema: Schema, columns: Vec<ArrayRef>, properties: WriterProperties) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let batch = RecordBatch::try_new(Arc::new(schema), columns).unwrap();
-    let properties = WriterProperties::builder().set_compression(compression).build();
     let mut writer = ArrowWriter::try_new(fs::File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
@@ -139,7 +138,7 @@ pub fn labels(name: &str, values: &[i64]) -> (Field, ArrayRef) {
 }
 
 pub fn parquet_folder(name: &str, image: (Field, ArrayRef), label: (Field, ArrayRef)) -> TempDir {
-    compressed_folder(name, image, label, Compression::UNCOMPRESSED)
+    folder_with(name, image, label, WriterProperties::default())
 }
 
 pub fn compressed_folder(
@@ -148,9 +147,19 @@ pub fn compressed_folder(
     label: (Field, ArrayRef),
     compression: Compression,
 ) -> TempDir {
+    folder_with(name, image, label, WriterProperties::builder().set_compression(compression).build())
+}
+
+/// The folder of a Parquet file that is written with these properties.
+pub fn folder_with(
+    name: &str,
+    image: (Field, ArrayRef),
+    label: (Field, ArrayRef),
+    properties: WriterProperties,
+) -> TempDir {
     let place = TempDir::new().unwrap();
     let (schema, columns) = (Schema::new(vec![image.0, label.0]), vec![image.1, label.1]);
-    write_compressed(&place.path().join(name), schema, columns, compression);
+    write_with(&place.path().join(name), schema, columns, properties);
     place
 }
 
