@@ -20,7 +20,7 @@ pub use command::quote;
 pub use context::{Context, Judgement, Mode, Options, card_error, start_command};
 pub use job::{Job, Outcome, Plan};
 pub use models::STUDENT;
-pub use preflight::{Finding, Severity, enforce, preflight, preflight_teacher};
+pub use preflight::{Finding, Severity, preflight, preflight_teacher};
 pub use program::{StageCommand, finish, stage_main};
 pub use recipe::{
     EvaluateSettings, KeepSettings, KeepShards, OnFailedCheck, Recipe, RecipeError, RunSettings, Start,

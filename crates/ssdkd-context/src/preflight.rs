@@ -89,7 +89,8 @@ fn one_class(teacher: &TeacherCard) -> Option<Finding> {
 fn size_of_images(teacher: &TeacherCard, severity: Severity) -> Option<Finding> {
     let [_, height, width] = teacher.input;
     let message = Generator::check_size(height, width).err()?;
-    let hint = "import the teacher again with another --size, or take a recipe with invert.strategy = \"pixels\"".into();
+    let hint =
+        "import the teacher again with another --size, or take a recipe with invert.strategy = \"pixels\"".into();
     Some(Finding { severity, message, hint })
 }
 

@@ -19,7 +19,7 @@ use ssdkd_nn::{Architecture, CropFlipSettings, Network};
 use ssdkd_stage::{AskArgs, Progress, RunArgs, RunLock, StageError, signals, write_file};
 
 use crate::current::count_only_current;
-use crate::run;
+use crate::{report, run};
 
 /// Images in one forward pass.
 const BATCH: usize = 256;
@@ -105,6 +105,11 @@ pub fn evaluate(arguments: &EvaluateArgs) -> Result<()> {
     // What is measured goes into the run.
     let _lock = RunLock::acquire(context.run(), "ssdkd evaluate")?;
     count_only_current(&mut context, threads)?;
+    if context.last_round("distill")?.is_none() {
+        let root = quote(&context.run().root().to_string_lossy());
+        tracing::warn!("there is no student to measure yet\nhint: `ssdkd run {root}` resumes the run");
+        return Ok(());
+    }
     if data_spec(context.recipe()).is_none() {
         tracing::warn!(
             "there is no data to measure on: evaluate.data and SSDKD_DATA are empty\n\
@@ -116,7 +121,8 @@ pub fn evaluate(arguments: &EvaluateArgs) -> Result<()> {
         enforce(&check_data(&context)?)?; // nothing is forgotten that cannot be measured again
         forget(&context)?;
     }
-    measure(&mut context)
+    measure(&mut context)?;
+    report::show(&mut context)
 }
 
 /// Has everything measured again.
@@ -240,13 +246,7 @@ fn open(spec: &str, context: &Context) -> Result<Dataset, StageError> {
 /// # Errors
 /// If the data is missing, damaged, or not for the teacher.
 pub fn check_data(context: &Context) -> Result<Vec<Finding>, StageError> {
-    let Some(spec) = data_spec(context.recipe()) else {
-        let root = quote(&context.run().root().to_string_lossy());
-        return Ok(vec![Finding::warning(
-            "there is no data to measure on: evaluate.data and SSDKD_DATA are empty, so the run will not be measured",
-            format!("`ssdkd evaluate {root} --set evaluate.data=FOLDER` measures it later"),
-        )]);
-    };
+    let Some(spec) = data_spec(context.recipe()) else { return Ok(vec![no_data(context)]) };
     let (card, data) = (context.teacher_card(), open(&spec, context)?);
     check_fit(card.architecture, card.classes, &data)
         .map_err(|error| StageError::Usage(format!("{spec} is not for this teacher: {error}")))?;
@@ -263,12 +263,24 @@ pub fn check_data(context: &Context) -> Result<Vec<Finding>, StageError> {
     Ok(fewer.into_iter().collect())
 }
 
+fn no_data(context: &Context) -> Finding {
+    let root = quote(&context.run().root().to_string_lossy());
+    Finding::warning(
+        "there is no data to measure on: evaluate.data and SSDKD_DATA are empty, so the run will not be measured",
+        format!("`ssdkd evaluate {root} --set evaluate.data=FOLDER` measures it later"),
+    )
+}
+
 /// Looks whether the data set is there and is for the recipe's student, without reading it.
-pub fn look_for_data(recipe: &Recipe) -> Result<(), StageError> {
-    let Some(spec) = data_spec(recipe) else { return Ok(()) };
+///
+/// # Errors
+/// If the data is missing, of no known layout, or of another kind.
+pub fn look_for_data(context: &Context, recipe: &Recipe) -> Result<Vec<Finding>, StageError> {
+    let Some(spec) = data_spec(recipe) else { return Ok(vec![no_data(context)]) };
     let architecture = recipe.student.architecture.parse::<Architecture>();
     let architecture = architecture.map_err(|error| StageError::Usage(format!("student.architecture: {error}")))?;
-    ssdkd_evaluate::look_for_data(&spec, Split::Test, architecture)
+    ssdkd_evaluate::look_for_data(&spec, Split::Test, architecture)?;
+    Ok(Vec::new())
 }
 
 /// The recipe's data set, or the environment's.

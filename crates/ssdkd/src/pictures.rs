@@ -24,7 +24,7 @@ const COLUMNS: usize = 16;
 /// Draws all pictures of the last buffer. Returns the files of those that could be drawn.
 ///
 /// # Errors
-/// If a file cannot be written, or the user has asked to stop.
+/// If the user has asked to stop.
 pub fn draw(context: &mut Context) -> Result<Vec<PathBuf>> {
     let Some(round) = context.last_round("balance")? else {
         let root = context.run().root().display();
@@ -39,11 +39,8 @@ pub fn draw(context: &mut Context) -> Result<Vec<PathBuf>> {
     for (name, picture) in pictures {
         signals::check()?;
         let file = context.run().report().join(name);
-        match picture(context, round) {
-            Ok(bytes) => {
-                write_file(&file, &bytes)?;
-                files.push(file);
-            }
+        match picture(context, round).and_then(|bytes| Ok(write_file(&file, &bytes)?)) {
+            Ok(()) => files.push(file),
             Err(error) => tracing::warn!("the report has no {name}: {error:#}"),
         }
     }

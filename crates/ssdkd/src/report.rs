@@ -119,6 +119,11 @@ pub fn write(context: &mut Context) -> Result<()> {
     Ok(exit::print(&text)?)
 }
 
+/// Prints the summary of a run, and writes nothing.
+pub fn show(context: &mut Context) -> Result<()> {
+    Ok(exit::print(describe(&summarise(context)?)?.trim_start())?)
+}
+
 /// The command that makes the run from nothing. Of runs of earlier versions their last summary knows that.
 fn command(context: &Context) -> String {
     let before = || {

@@ -129,8 +129,9 @@ pub fn plan(arguments: &PlanArgs) -> Result<()> {
             Ok(mut context) => {
                 context.warn_of_teacher();
                 enforce(&context.preflight()?)?;
-                if let Err(error) = measure::look_for_data(&recipe) {
-                    tracing::warn!("{error}");
+                match measure::look_for_data(&context, &recipe) {
+                    Ok(findings) => enforce(&findings)?,
+                    Err(error) => tracing::warn!("{error}"),
                 }
                 let cost = estimate(&mut context)?;
                 let needs = Needs { disk: cost.disk, memory: cost.memory };

@@ -150,7 +150,8 @@ impl TryFrom<InvertTable> for InvertSettings {
             if there && other != name {
                 let other = other.as_str();
                 return Err(format!(
-                    "invert.{other} belongs to strategy \"{other}\"; this recipe's strategy is \"{}\"",
+                    "invert.{other} belongs to strategy \"{other}\"; this recipe's strategy is \"{}\"\n\
+                     hint: remove the table [invert.{other}], or set invert.strategy to \"{other}\"",
                     name.as_str()
                 ));
             }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use clap::Args;
+use ssdkd_context::preflight::{enforce, preflight_teacher};
 use ssdkd_evaluate::SplitChoice;
 use ssdkd_nn::weights::{Choice, Import, WeightsError};
 use ssdkd_nn::{
@@ -116,7 +117,7 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
     if let Some(Values { mean, std, source }) = measured.as_ref().and_then(measure::Measured::taken) {
         (card.mean, card.std, card.normalization) = (mean, std, source);
     }
-    ssdkd_context::enforce(&ssdkd_context::preflight_teacher(&card))?;
+    enforce(&preflight_teacher(&card))?;
     let json = card.to_json();
     refuse_others(arguments, &[(&weights_path, &bytes), (&arguments.out, json.as_bytes())])?;
     write_file(&weights_path, &bytes)?;
