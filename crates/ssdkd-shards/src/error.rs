@@ -75,7 +75,7 @@ pub enum ShardError {
         supported: u32,
     },
     /// Written by an older program, in a layout that this one does not read.
-    #[error("{} has schema version {found}, and this program reads versions from {} to {}; {}", path.display(), crate::OLDEST_SCHEMA_VERSION, crate::SCHEMA_VERSION, crate::LAST_PROGRAM_BEFORE)]
+    #[error("{} has schema version {found}, and this program reads versions from {} to {}; {}\nhint: start the run again, in another runs folder", path.display(), crate::OLDEST_SCHEMA_VERSION, crate::SCHEMA_VERSION, crate::LAST_PROGRAM_BEFORE)]
     OlderSchema {
         /// The file.
         path: PathBuf,
