@@ -168,6 +168,17 @@ fn unlabelled(place: &Path) -> Result<DataError, DataError> {
     Ok(DataError::Missing { path: place.join("CLASS"), what, hint })
 }
 
+/// Reads one image file as bytes (C, H, W) of a shape, as an image of a folder is read: resized, and gray or colored as needed.
+///
+/// # Errors
+/// If the file cannot be read, is damaged, or is no image. The error names it.
+pub fn open_image(path: &Path, shape: [usize; 3]) -> Result<Vec<u8>, DataError> {
+    Conversions::new(shape, true).fit(path, &encoded::open(path)?).map_err(|error| match error {
+        DataError::Invalid { what } => DataError::Image { place: path.into(), reason: what },
+        error => error,
+    })
+}
+
 /// Reads a split.
 pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
     let Files { place, names, images: files, notices } = files(folder, split)?;

@@ -34,6 +34,7 @@ mod tensors;
 
 pub use dataset::{Dataset, Split, UNLABELLED};
 pub use error::DataError;
+pub use folder::open_image;
 pub use mask_pixels::{BINARY_MASKS, MaskPixels};
 pub use open::{look_for, open};
 pub use read::MAX_BYTES;

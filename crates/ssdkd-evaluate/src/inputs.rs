@@ -72,6 +72,19 @@ pub fn open_data_for(
     Ok(dataset)
 }
 
+/// Reads one image file as bytes (C, H, W) of the shape `input`; see [`ssdkd_data::open_image`].
+///
+/// # Errors
+/// If the file is missing, damaged, or no image. The error names it.
+pub fn open_image(path: &Path, input: [usize; 3]) -> Result<Vec<u8>, StageError> {
+    ssdkd_data::open_image(path, input).map_err(|error| match error {
+        DataError::Read { ref source, .. } if source.kind() == ErrorKind::NotFound => {
+            StageError::other(Code::MissingInput, error)
+        }
+        error => data_error(error),
+    })
+}
+
 /// Whether a split of a data set is there for a network of this architecture, without reading it; see [`ssdkd_data::look_for`].
 pub fn look_for_data(spec: &str, split: Split, architecture: Architecture) -> Result<(), StageError> {
     let masked = ssdkd_data::look_for(spec, split).map_err(data_error)?;

@@ -9,4 +9,4 @@ mod inputs;
 
 pub use command::{EvaluateArgs, SplitChoice, run};
 pub use evaluation::{Evaluation, check_fit, check_task, evaluate, evaluate_beside};
-pub use inputs::{Model, load_card, load_model, look_for_data, open_data, open_data_for};
+pub use inputs::{Model, load_card, load_model, look_for_data, open_data, open_data_for, open_image};
