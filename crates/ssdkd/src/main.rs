@@ -12,6 +12,7 @@ mod histogram;
 mod import;
 mod inspect;
 mod measure;
+mod network_file;
 mod pictures;
 mod plot;
 mod preflight;
@@ -72,7 +73,7 @@ enum Command {
     /// List files that a run no longer needs; `--yes` deletes them
     #[command(after_help = "Example:\n  ssdkd gc runs/shapes --yes")]
     Gc(gc::GcArgs),
-    /// Describe a Parquet shard, a manifest, a card or a weight file
+    /// Describe a Parquet shard, a manifest, a card, a weight file or a network (.pt2, .onnx)
     #[command(after_help = "Example:\n  ssdkd inspect runs/shapes/balance/0000/buffer.parquet")]
     Inspect(inspect::InspectArgs),
     /// Measure the students of a run on real data

@@ -1,4 +1,6 @@
-//! `ssdkd inspect`: what a file of a run says of itself.
+//! `ssdkd inspect`: what a file of a run, a weight file or a network says of itself.
+
+mod network;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,10 +14,12 @@ use ssdkd_nn::{adopt, identify};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{StageError, exit};
 
+use crate::network_file::is_network;
+
 /// `ssdkd inspect`
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A .parquet, .json, .safetensors or PyTorch file
+    /// A .parquet, .json, .safetensors, .pt2, .onnx or PyTorch weight file
     file: PathBuf,
 }
 
@@ -36,8 +40,13 @@ pub fn inspect(arguments: &InspectArgs) -> Result<()> {
         }
         _ => StageError::Read { path: path.clone(), source },
     })?;
+    let ending = path.extension().and_then(|extension| extension.to_str());
+    if !matches!(ending, Some("parquet" | "json" | "toml" | "jsonl")) && is_network(path)? {
+        drop(bytes); // the reader reads the file itself, and others beside it
+        return Ok(exit::print(&exit::plain(&network::describe(path)?))?);
+    }
     let mut text = String::new();
-    match path.extension().and_then(|extension| extension.to_str()) {
+    match ending {
         Some("parquet") => {
             let description = ssdkd_shards::describe(bytes, path)?;
             writeln!(text, "table    {}\nrows     {}", description.table, description.rows)?;
