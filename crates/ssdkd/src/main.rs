@@ -15,6 +15,7 @@ mod measure;
 mod network_file;
 mod pictures;
 mod plot;
+mod predict;
 mod preflight;
 mod repair;
 mod report;
@@ -87,6 +88,9 @@ enum Command {
     Compare(compare::CompareArgs),
     /// Import a trained model: a PyTorch checkpoint or safetensors becomes a teacher with a card
     Import(import::ImportArgs),
+    /// Predict classes of images, or masks, with any model
+    #[command(after_help = "Example:\n  ssdkd predict data/teachers/shapes-resnet20.json photo.png --top 3")]
+    Predict(predict::PredictArgs),
     /// Export a student: safetensors, a card, and a Python snippet that loads it
     Export(export::ExportArgs),
     /// Show what this machine offers: threads, kernels, devices
@@ -131,6 +135,7 @@ fn body(command: Command) -> Result<()> {
         Command::Report(arguments) => report::report(&arguments),
         Command::Compare(arguments) => compare::compare(&arguments),
         Command::Import(arguments) => import::import(&arguments),
+        Command::Predict(arguments) => predict::predict(&arguments),
         Command::Export(arguments) => export::export(&arguments),
         Command::Doctor(arguments) => doctor(&arguments),
         Command::Completions { shell } => {

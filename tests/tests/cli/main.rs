@@ -9,6 +9,7 @@ mod killed;
 mod looking;
 mod measuring;
 mod pipeline;
+mod predict;
 mod preflight;
 mod refused;
 mod rerun;

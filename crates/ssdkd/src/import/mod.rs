@@ -3,7 +3,7 @@
 mod beside;
 mod class_names;
 mod measure;
-mod normalization;
+pub mod normalization;
 mod report;
 
 use std::collections::BTreeMap;

@@ -83,6 +83,15 @@ impl Values {
         Self { mean: card.mean.clone(), std: card.std.clone(), source: card.normalization.clone() }
     }
 
+    /// Those that a file gives.
+    ///
+    /// # Errors
+    /// If the numbers do not fit the channels, or are for images from 0 to 255.
+    pub fn checked(mean: Vec<f32>, std: Vec<f32>, channels: usize) -> Result<Self, String> {
+        check(&mean, &std, channels)?;
+        Ok(Self { mean, std, source: Normalization::Given })
+    }
+
     /// A guess: ImageNet's for three channels, one half for others.
     pub fn assumed(channels: usize) -> Self {
         let guess =
@@ -93,6 +102,11 @@ impl Values {
 }
 
 impl NormalizationArgs {
+    /// Returns whether any of the flags is there.
+    pub fn is_given(&self) -> bool {
+        self.normalization.is_some() || !self.mean.is_empty()
+    }
+
     /// Returns what the flags say; `None` without any.
     ///
     /// # Errors

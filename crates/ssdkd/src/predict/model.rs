@@ -1,0 +1,158 @@
+//! The model of a prediction: a network of the model zoo, or a graph from a file.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use anyhow::{Context as _, Result};
+use candle_core::{Device, Tensor};
+use ssdkd_context::Context;
+use ssdkd_evaluate::load_card;
+use ssdkd_nn::{Network, Task};
+use ssdkd_stage::{RunArgs, RunFolder, StageError, exit};
+
+use super::PredictArgs;
+use super::graph::{self, GraphModel};
+use crate::current::count_only_current;
+use crate::network_file::is_network;
+
+/// Pixels in one forward pass: bounds the memory.
+const PIXELS: usize = 256 * 32 * 32;
+/// Most images in one forward pass.
+const IMAGES: usize = 256;
+/// The card in the folder of an exported student.
+const STUDENT_CARD: &str = "student.json";
+
+/// What a model predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A class of each image.
+    Classifier,
+    /// A class of each pixel, of masks of this height and width.
+    Segmentation([usize; 2]),
+}
+
+/// The network itself.
+enum Body {
+    Zoo(Rc<Network>),
+    Graph(Box<GraphModel>),
+}
+
+/// A model that predicts.
+pub struct Model {
+    body: Body,
+    class_names: Vec<String>,
+}
+
+/// Loads the model that the command line names.
+///
+/// # Errors
+/// If the file or folder holds no model, or flags do not fit it.
+pub fn load(arguments: &PredictArgs, threads: usize, device: &Device) -> Result<Model> {
+    let path = &arguments.model;
+    let is_card = path.extension().is_some_and(|ending| ending == "json");
+    if !path.is_dir() && !is_card && is_network(path)? {
+        let (graph, class_names) = graph::load(arguments, device)?;
+        return Ok(Model { body: Body::Graph(Box::new(graph)), class_names });
+    }
+    if arguments.normalization.is_given() || arguments.output.is_some() {
+        return Err(StageError::Usage(format!(
+            "{} has a card, which says how images are normalized\n\
+             hint: leave out --normalization, --mean, --std and --output, which are for .onnx and .pt2 files",
+            path.display()
+        ))
+        .into());
+    }
+    if !path.is_dir() {
+        return from_card(path, device);
+    }
+    let card = path.join(STUDENT_CARD);
+    if card.is_file() {
+        return from_card(&card, device);
+    }
+    if RunFolder::at(path).recipe().is_file() {
+        return from_run(arguments, threads);
+    }
+    let hint = "name a card, the folder of an exported student (`ssdkd export`), or the folder of a run".into();
+    Err(StageError::Missing { what: "a model".into(), path: card, hint }.into())
+}
+
+fn from_card(path: &Path, device: &Device) -> Result<Model> {
+    let (card, network) = load_card(path, device)?;
+    if let Some(warning) = card.warning(path) {
+        tracing::warn!("{}", exit::plain(&warning));
+    }
+    Ok(Model { body: Body::Zoo(Rc::new(network)), class_names: card.class_labels() })
+}
+
+/// The last student of a run.
+fn from_run(arguments: &PredictArgs, threads: usize) -> Result<Model> {
+    let run = RunArgs { recipe: arguments.model.clone(), common: arguments.common.clone(), ..RunArgs::default() };
+    let mut context = Context::read_only(&run, threads)?;
+    count_only_current(&mut context, threads)?;
+    let round = context.last_round("distill")?;
+    let round = round.with_context(|| {
+        let root = context.run().root().display().to_string();
+        format!("the run {root} has no student yet\nhint: `ssdkd run {root}` makes one")
+    })?;
+    tracing::info!("the student of round {round}");
+    let class_names = context.teacher_card().class_labels();
+    Ok(Model { body: Body::Zoo(context.student_after(round)?), class_names })
+}
+
+impl Model {
+    /// Channels, height and width of its images.
+    pub fn input(&self) -> [usize; 3] {
+        match &self.body {
+            Body::Zoo(network) => network.spec().input,
+            Body::Graph(graph) => graph.input(),
+        }
+    }
+
+    /// What it predicts.
+    pub fn kind(&self) -> Kind {
+        match &self.body {
+            Body::Zoo(network) => match (network.spec().architecture.task, network.spec().input) {
+                (Task::Images, _) => Kind::Classifier,
+                (Task::Pixels, [_, height, width]) => Kind::Segmentation([height, width]),
+            },
+            Body::Graph(graph) => graph.kind(),
+        }
+    }
+
+    /// The number of classes.
+    pub fn classes(&self) -> usize {
+        self.class_names.len()
+    }
+
+    /// A word for each class: its name, or its index.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    /// Images in one forward pass.
+    pub fn batch(&self) -> usize {
+        let [_, height, width] = self.input();
+        (PIXELS / (height * width).max(1)).clamp(1, IMAGES)
+    }
+
+    /// The logits of images of bytes (C, H, W): K for each image, or for each pixel of each image.
+    ///
+    /// # Errors
+    /// If the network cannot be computed.
+    pub fn logits(&self, images: &[Vec<u8>], device: &Device) -> Result<Vec<f32>> {
+        let [channels, height, width] = self.input();
+        let pixels = height * width;
+        let mut batch = Vec::with_capacity(images.len() * channels * pixels);
+        for image in images {
+            for pixel in 0..pixels {
+                batch.extend((0..channels).map(|channel| f32::from(image[channel * pixels + pixel]) / 255.0));
+            }
+        }
+        let batch = Tensor::from_vec(batch, (images.len(), height, width, channels), device)?;
+        let logits = match &self.body {
+            Body::Zoo(network) => network.logits(&batch)?,
+            Body::Graph(graph) => graph.logits(batch)?,
+        };
+        Ok(logits.flatten_all()?.to_vec1()?)
+    }
+}
