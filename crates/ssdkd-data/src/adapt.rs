@@ -6,6 +6,14 @@ use rayon::prelude::*;
 
 use crate::{DataError, Dataset};
 
+/// Refuses a shape that no image can be brought into.
+pub(crate) fn check_shape(shape: [usize; 3]) -> Result<(), DataError> {
+    if shape.iter().any(|side| !(1..=16_384).contains(side)) {
+        return Err(DataError::Invalid { what: format!("images cannot be brought into the shape {shape:?}") });
+    }
+    Ok(())
+}
+
 /// Resizes every image bilinearly (averaging where it shrinks) and turns gray into colour or colour into gray. Of a mask each
 /// pixel is the nearest of before: between two classes there is none.
 pub(crate) fn adapt(dataset: Dataset, shape: [usize; 3]) -> Result<Dataset, DataError> {

@@ -1,11 +1,44 @@
 //! Brings encoded images into one shape, and counts what was changed for it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image::DynamicImage;
+use rayon::prelude::*;
 
-use crate::{DataError, adapt, encoded};
+use crate::{DataError, adapt, encoded, read};
+
+/// The images of many files, in one shape.
+pub(crate) struct Decoded {
+    /// \[C, H, W\]
+    pub(crate) shape: [usize; 3],
+    /// (N, C, H, W)
+    pub(crate) images: Vec<u8>,
+    /// What a user should know of how the images were brought into the shape.
+    pub(crate) notices: Vec<String>,
+}
+
+/// Decodes image files into the shape `adapt_to`, or without it into the shape of the first. `place` is for messages.
+pub(crate) fn decode_files(
+    place: &Path,
+    files: &[PathBuf],
+    adapt_to: Option<[usize; 3]>,
+) -> Result<Decoded, DataError> {
+    let shape = match (adapt_to, files.first()) {
+        (Some(shape), _) => shape,
+        (None, Some(first)) => encoded::planes(&encoded::open(first)?).0,
+        (None, None) => [1, 1, 1],
+    };
+    let size = shape.iter().product::<usize>();
+    read::within_limit(place, files.len().saturating_mul(size) as u64)?;
+    let conversions = Conversions::new(shape, adapt_to.is_some());
+    let mut images = vec![0; files.len() * size];
+    images.par_chunks_exact_mut(size).zip(files).try_for_each(|(image, path)| {
+        image.copy_from_slice(&conversions.fit(path, &encoded::open(path)?)?);
+        Ok(())
+    })?;
+    Ok(Decoded { shape, images, notices: conversions.notices().collect() })
+}
 
 /// The shape that images are brought into, and how many of them were of another.
 pub(crate) struct Conversions {

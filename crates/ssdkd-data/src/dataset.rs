@@ -273,16 +273,7 @@ impl Dataset {
 
     /// A batch as networks take it: the named images in `[0, 1]`, (B, H, W, C), in the given order.
     pub fn gather(&self, indices: &[usize]) -> Vec<f32> {
-        let [channels, height, width] = self.shape;
-        let pixels = height * width;
-        let mut batch = Vec::with_capacity(indices.len() * channels * pixels);
-        for &index in indices {
-            let image = self.image(index);
-            for pixel in 0..pixels {
-                batch.extend((0..channels).map(|channel| f32::from(image[channel * pixels + pixel]) / 255.0));
-            }
-        }
-        batch
+        gather(&self.images, self.shape, indices)
     }
 
     /// Mean and standard deviation of each channel over all pixels, on the scale `[0, 1]`: what a teacher normalises with.
@@ -320,6 +311,20 @@ impl Dataset {
         hasher.update(self.masks().unwrap_or_default());
         hasher.finalize()
     }
+}
+
+/// Returns the named images of `images` (N, C, H, W) in `[0, 1]`, (B, H, W, C).
+pub(crate) fn gather(images: &[u8], shape: [usize; 3], indices: &[usize]) -> Vec<f32> {
+    let [channels, height, width] = shape;
+    let pixels = height * width;
+    let mut batch = Vec::with_capacity(indices.len() * channels * pixels);
+    for &index in indices {
+        let image = &images[index * channels * pixels..][..channels * pixels];
+        for pixel in 0..pixels {
+            batch.extend((0..channels).map(|channel| f32::from(image[channel * pixels + pixel]) / 255.0));
+        }
+    }
+    batch
 }
 
 impl Classes {

@@ -5,11 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
-use crate::conversions::Conversions;
 use crate::listing::{self, Ignored, images_below};
-use crate::{DataError, Dataset, Split, encoded, read, splits};
+use crate::{DataError, Dataset, Split, conversions, encoded, read, splits};
 
 const LAYOUT: &str = "an image folder has train/CLASS/*.png and test/CLASS/*.png";
 /// The folder of images that are not sorted by class.
@@ -182,19 +179,8 @@ pub fn open_image(path: &Path, shape: [usize; 3]) -> Result<Vec<u8>, DataError> 
 /// Reads a split.
 pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
     let Files { place, names, images: files, notices } = files(folder, split)?;
-    let shape = match (adapt_to, files.first()) {
-        (Some(shape), _) => shape,
-        (None, Some((first, _))) => encoded::planes(&encoded::open(first)?).0,
-        (None, None) => [1, 1, 1],
-    };
-    let size = shape.iter().product::<usize>();
-    read::within_limit(&place, files.len().saturating_mul(size) as u64)?;
-    let conversions = Conversions::new(shape, adapt_to.is_some());
-    let mut images = vec![0; files.len() * size];
-    images.par_chunks_exact_mut(size).zip(&files).try_for_each(|(image, (path, _))| {
-        image.copy_from_slice(&conversions.fit(path, &encoded::open(path)?)?);
-        Ok(())
-    })?;
-    let dataset = Dataset::new(shape, images, files.into_iter().map(|(_, label)| label).collect(), names)?;
-    Ok(dataset.with_notices(notices).with_notices(conversions.notices()))
+    let (files, labels) = files.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+    let decoded = conversions::decode_files(&place, &files, adapt_to)?;
+    let dataset = Dataset::new(decoded.shape, decoded.images, labels, names)?;
+    Ok(dataset.with_notices(notices).with_notices(decoded.notices))
 }

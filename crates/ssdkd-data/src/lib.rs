@@ -31,6 +31,7 @@ pub mod shapes;
 mod splits;
 mod table;
 mod tensors;
+mod unlabeled;
 
 pub use dataset::{Dataset, Split, UNLABELLED};
 pub use error::DataError;
@@ -38,3 +39,4 @@ pub use folder::open_image;
 pub use mask_pixels::{BINARY_MASKS, MaskPixels};
 pub use open::{look_for, open};
 pub use read::MAX_BYTES;
+pub use unlabeled::{UnlabeledImages, open_unlabeled};

@@ -12,11 +12,7 @@ use crate::{DataError, Dataset, Split, adapt, checks, cifar, folder, hints, idx,
 /// # Errors
 /// Says which file is missing, broken or of no known format, and what would help.
 pub fn open(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
-    if let Some(shape) = adapt_to
-        && shape.iter().any(|side| !(1..=16_384).contains(side))
-    {
-        return Err(DataError::Invalid { what: format!("images cannot be brought into the shape {shape:?}") });
-    }
+    adapt_to.map_or(Ok(()), adapt::check_shape)?;
     let count = match split {
         Split::Train => shapes::TRAIN_IMAGES,
         Split::Test => shapes::TEST_IMAGES,

@@ -13,3 +13,4 @@ mod parquet;
 mod recognition;
 mod support;
 mod tensors;
+mod unlabeled;
