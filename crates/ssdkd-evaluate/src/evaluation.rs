@@ -8,6 +8,8 @@ use serde::Serialize;
 use ssdkd_data::{Dataset, UNLABELLED};
 use ssdkd_nn::{Architecture, Network, Task};
 
+use crate::confusion;
+
 /// Logits are looked at this deep for `top5`.
 const TOP: usize = 5;
 
@@ -20,6 +22,10 @@ pub struct Evaluation {
     pub top1: f64,
     /// Share of the items whose label is among the five largest logits.
     pub top5: f64,
+    /// Mean recall over the classes that occur as labels.
+    pub balanced_accuracy: f64,
+    /// Mean F1 over the classes that occur as labels or as predictions; a class that is only predicted has F1 = 0.
+    pub macro_f1: f64,
     /// Where pixels are labelled, the mean over classes of |label ∩ prediction| / |label ∪ prediction|, pixels of all images
     /// together; a class that neither has does not count.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,6 +83,23 @@ pub(crate) fn check_masks(architecture: Architecture, masked: bool) -> Result<()
     }
 }
 
+/// Whether two networks can be compared: both label images, or both label pixels.
+///
+/// # Errors
+/// If they do not; the error names both.
+pub(crate) fn check_same_task(teacher: &Network, network: &Network) -> Result<()> {
+    if teacher.rows_per_image() != network.rows_per_image() {
+        let (teacher, network) = (teacher.spec().architecture, network.spec().architecture);
+        bail!("a {teacher} cannot be compared with a {network}: one labels images and the other pixels");
+    }
+    Ok(())
+}
+
+/// Returns the logits of images (B, H, W, C): (B, K), or where the network labels pixels a row for each pixel.
+pub(crate) fn logits(network: &Network, images: &Tensor) -> Result<Vec<f32>> {
+    network.logits(images)?.flatten_all()?.to_vec1::<f32>()
+}
+
 /// Measures `network` on all images of `dataset`, `batch` at a time.
 ///
 /// # Errors
@@ -97,18 +120,16 @@ pub fn evaluate_beside(
     check_fit(network.spec().architecture, network.classes(), dataset)?;
     let mut tally = Tally::new(network.classes(), dataset);
     let rows = network.rows_per_image();
-    if let Some(teacher) = teacher.filter(|teacher| teacher.rows_per_image() != rows) {
-        let (teacher, network) = (teacher.spec().architecture, network.spec().architecture);
-        bail!("a {teacher} cannot be compared with a {network}: one labels images and the other pixels");
+    if let Some(teacher) = teacher {
+        check_same_task(teacher, network)?;
     }
     let [channels, height, width] = dataset.shape();
     let indices = (0..dataset.len()).collect::<Vec<_>>();
     for indices in indices.chunks(batch.max(1)) {
         let images = dataset.gather(indices);
         let images = Tensor::from_vec(images, (indices.len(), height, width, channels), network.store().device())?;
-        let logits = network.logits(&images)?.flatten_all()?.to_vec1::<f32>()?; // (B, K), or a row for each pixel
-        let teacher_logits =
-            teacher.map(|teacher| teacher.logits(&images)?.flatten_all()?.to_vec1::<f32>()).transpose()?;
+        let logits = logits(network, &images)?;
+        let teacher_logits = teacher.map(|teacher| self::logits(teacher, &images)).transpose()?;
         let label = |row: usize| match dataset.mask(indices[row / rows]) {
             Some(mask) => Some(mask[row % rows]).filter(|&class| class != UNLABELLED).map(usize::from),
             None => Some(dataset.label(indices[row]) as usize),
@@ -179,7 +200,9 @@ impl Tally {
             images: self.images,
             top1: share(correct),
             top5: share(self.in_top5),
-            mean_iou: self.pixels.then(|| mean(intersections_over_unions(&self.confusion).into_iter().flatten())),
+            balanced_accuracy: confusion::balanced_accuracy(&self.confusion),
+            macro_f1: confusion::macro_f1(&self.confusion),
+            mean_iou: self.pixels.then(|| confusion::mean(confusion::intersections_over_unions(&self.confusion))),
             loss: self.loss / items,
             agreement: self.agreeing.map(share),
             class_names: self.class_names,
@@ -188,26 +211,8 @@ impl Tally {
     }
 }
 
-/// |label ∩ prediction| / |label ∪ prediction| of each class; `None` for one that neither has.
-fn intersections_over_unions(confusion: &[Vec<u64>]) -> Vec<Option<f64>> {
-    let of = |class: usize| {
-        let labelled = confusion[class].iter().sum::<u64>();
-        let predicted = confusion.iter().map(|row| row[class]).sum::<u64>();
-        let both = confusion[class][class];
-        let either = labelled + predicted - both;
-        (either > 0).then(|| both as f64 / either as f64)
-    };
-    (0..confusion.len()).map(of).collect()
-}
-
-/// 0 of nothing.
-fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let (sum, count) = values.fold((0.0, 0_u32), |(sum, count), value| (sum + value, count + 1));
-    sum / f64::from(count.max(1))
-}
-
 /// The first of the largest.
-fn largest(logits: &[f32]) -> usize {
+pub(crate) fn largest(logits: &[f32]) -> usize {
     let mut best = 0;
     for (class, &logit) in logits.iter().enumerate() {
         if logit > logits[best] {
@@ -225,11 +230,7 @@ impl Evaluation {
 
     /// Share of the items of each class that are put into it; `None` for a class without any.
     pub fn class_accuracies(&self) -> Vec<Option<f64>> {
-        let accuracy = |(class, row): (usize, &Vec<u64>)| {
-            let count = row.iter().sum::<u64>();
-            (count > 0).then(|| row[class] as f64 / count as f64)
-        };
-        self.confusion.iter().enumerate().map(accuracy).collect()
+        confusion::recalls(&self.confusion)
     }
 
     /// Number of classes that have an item: the others are measured only by what is wrongly taken for them.
@@ -265,6 +266,8 @@ impl Evaluation {
         if self.class_names.len() > TOP && self.mean_iou.is_none() {
             line("top-5 accuracy", percent(self.top5));
         }
+        line("balanced accuracy", percent(self.balanced_accuracy));
+        line("macro-F1", percent(self.macro_f1));
         line("cross-entropy", format!("{:.4}", self.loss));
         if let Some(agreement) = self.agreement {
             line("agrees with the teacher", percent(agreement));
@@ -290,7 +293,7 @@ impl Evaluation {
         let matrix = self.class_names.len() <= FITS && self.mean_iou.is_none();
         let heading = if matrix { "  label \\ predicted as" } else { "" };
         let (what, shares) = match self.mean_iou {
-            Some(_) => ("IoU", intersections_over_unions(&self.confusion)),
+            Some(_) => ("IoU", confusion::intersections_over_unions(&self.confusion)),
             None => ("accuracy", self.class_accuracies()),
         };
         writeln!(text, "{:<14} {what:>9}{heading}", "class").expect("a string grows");
@@ -343,6 +346,11 @@ mod tests {
         );
         assert_eq!((found.images, found.top1, found.top5, found.agreement), (4, 0.5, 1.0, Some(0.75)));
         assert_eq!(found.confusion, [[1, 0, 0], [1, 1, 0], [1, 0, 0]]);
+        // Recalls 1, 1/2, 0; F1 2/4, 2/3, 0.
+        assert!(
+            (found.balanced_accuracy - 0.5).abs() < 1e-12 && (found.macro_f1 - 7.0 / 18.0).abs() < 1e-12,
+            "{found:?}"
+        );
         assert_eq!(found.class_accuracies(), [Some(1.0), Some(0.5), Some(0.0)]);
         assert_eq!(found.worst_confusions(1), [(1, 0, 1)]);
         // −ln softmax: 0.407606, 1.407606, 0.094902, 9.000247.
@@ -414,7 +422,16 @@ mod tests {
     #[test]
     fn the_table_says_what_was_measured() {
         let table = tally(&[(0, &[2.0, 1.0], None), (1, &[2.0, 1.0], None)], 2).to_table();
-        for part in ["images", "top-1 accuracy", "50.00 %", "class 1", "1 × class 1 taken for class 0"] {
+        for part in [
+            "images",
+            "top-1 accuracy",
+            "50.00 %",
+            "balanced accuracy",
+            "macro-F1",
+            "33.33 %",
+            "class 1",
+            "1 × class 1 taken for class 0",
+        ] {
             assert!(table.contains(part), "{part:?} is not in\n{table}");
         }
         assert!(!table.contains("top-5") && !table.contains("teacher"), "{table}");

@@ -4,6 +4,7 @@
 //! with, so measuring comes after the fact.
 
 mod command;
+mod confusion;
 mod evaluation;
 mod inputs;
 
