@@ -1,23 +1,27 @@
 //! The command `ssdkd-evaluate`.
 
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 use ssdkd_data::Split;
-use ssdkd_nn::{Architecture, OPEN_GPU};
+use ssdkd_nn::{Architecture, Network, OPEN_GPU, TeacherCard};
 use ssdkd_stage::exit::{self, Code};
 use ssdkd_stage::{CommonArgs, Progress, StageError, signals, write_file};
 
+use crate::agreement::{Agreement, compare};
 use crate::evaluation::{Evaluation, evaluate_beside};
-use crate::inputs::{Model, load_card, load_model, open_data_for};
+use crate::inputs::{Model, load_card, load_model, open_data_for, open_unlabeled};
 
 /// Measure a model on real data: accuracy or mean IoU, cross-entropy, confusion matrix, agreement with the teacher
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Example:\n  ssdkd-evaluate data/teachers/shapes-resnet20.json --data shapes:0\n\n\
+    after_help = "Examples:\n  \
+                  ssdkd-evaluate data/teachers/shapes-resnet20.json --data shapes:0\n  \
+                  ssdkd-evaluate student.json --teacher teacher.json --unlabelled photos\n\n\
                   Exit codes: 0 done, 1 failed, 2 usage, 3 missing input, 4 integrity, 130/143 signals"
 )]
 pub struct EvaluateArgs {
@@ -25,9 +29,16 @@ pub struct EvaluateArgs {
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
 
-    /// The data set: a folder or a file (data/README.md), or drawn images: shapes:SEED, shapes-masks:SEED
-    #[arg(long, env = "SSDKD_DATA", value_name = "DATA")]
-    pub data: String,
+    /// The data set: a folder or a file (data/README.md), or drawn images: shapes:SEED, shapes-masks:SEED [env: SSDKD_DATA]
+    #[arg(long, value_name = "DATA")]
+    pub data: Option<String>,
+
+    /// Compare the model with its teacher on the images of a folder that have no labels; needs --teacher
+    ///
+    /// The program reads all image files of the folder and of the folders below it. It prints the share of images that both networks
+    /// put into the same class, the mean KL divergence, and how many images the teacher puts into each class.
+    #[arg(long = "unlabelled", alias = "unlabeled", value_name = "FOLDER", conflicts_with_all = ["data", "split"])]
+    pub unlabeled: Option<PathBuf>,
 
     /// The split of the data set
     #[arg(long, value_name = "SPLIT", value_enum, default_value_t)]
@@ -90,9 +101,57 @@ struct Report<'a> {
     class_accuracies: Vec<Option<f64>>,
 }
 
+/// The JSON of a comparison on images without labels.
+#[derive(Serialize)]
+struct Comparison<'a> {
+    model: String,
+    architecture: Architecture,
+    parameters: usize,
+    teacher: String,
+    unlabelled: String,
+    #[serde(flatten)]
+    agreement: &'a Agreement,
+    class_names: Vec<String>,
+}
+
+/// What the command line asks for.
+enum Task<'a> {
+    /// Measure the model on a data set.
+    Measure { data: String },
+    /// Compare the model with its teacher on a folder of images.
+    Compare { folder: &'a Path },
+}
+
+impl<'a> Task<'a> {
+    fn of(arguments: &'a EvaluateArgs) -> Result<Self, StageError> {
+        if let Some(folder) = &arguments.unlabeled {
+            if arguments.teacher.is_none() {
+                return Err(teacher_missing());
+            }
+            return Ok(Self::Compare { folder });
+        }
+        // clap would count the variable as a flag that excludes --unlabelled.
+        let data = arguments.data.clone().or_else(|| std::env::var("SSDKD_DATA").ok().filter(|data| !data.is_empty()));
+        let data = data.ok_or_else(|| {
+            let what = "there is no data to measure on: --data is missing and SSDKD_DATA is empty\n\
+                        hint: add --data DATA, or --teacher CARD --unlabelled FOLDER for images without labels";
+            StageError::Usage(what.into())
+        })?;
+        Ok(Self::Measure { data })
+    }
+}
+
+/// Returns the error of a comparison without a teacher.
+fn teacher_missing() -> StageError {
+    let what = "--unlabelled compares the model with its teacher, and --teacher is missing\n\
+                hint: add --teacher CARD, the card of the teacher that the model was distilled from";
+    StageError::Usage(what.into())
+}
+
 /// Measures, and prints what was found.
 pub fn run(arguments: &EvaluateArgs) -> Result<(), StageError> {
     arguments.common.set_up()?;
+    let task = Task::of(arguments)?;
     let device = arguments.common.device.open(Device::Cpu, OPEN_GPU)?;
     let teacher = arguments.teacher.as_deref().map(|path| load_card(path, &device)).transpose()?;
     let model = load_model(&arguments.model, teacher.as_ref().map(|(card, _)| card), &device)?;
@@ -101,29 +160,135 @@ pub fn run(arguments: &EvaluateArgs) -> Result<(), StageError> {
     for warning in model.warning.iter().chain(&of_teacher) {
         tracing::warn!("{}", exit::plain(warning));
     }
+    if let Some((_, teacher)) = &teacher {
+        check_teacher(&task, teacher, &model.network)?;
+    }
+    match (task, &teacher) {
+        (Task::Compare { folder }, Some((card, teacher))) => compare_on(arguments, folder, &model, card, teacher),
+        (Task::Compare { .. }, None) => Err(teacher_missing()),
+        (Task::Measure { data }, _) => {
+            measure_on(arguments, &data, &model, teacher.as_ref().map(|(_, network)| network))
+        }
+    }
+}
+
+/// Refuses a teacher of other images or classes than the model's.
+fn check_teacher(task: &Task<'_>, teacher: &Network, network: &Network) -> Result<(), StageError> {
+    if (teacher.spec().input, teacher.classes()) == (network.spec().input, network.classes()) {
+        return Ok(());
+    }
+    let hint = match task {
+        Task::Measure { .. } => "leave --teacher out",
+        Task::Compare { .. } => "give the card of the teacher that the model was distilled from",
+    };
+    Err(StageError::Usage(format!(
+        "the teacher takes images of {:?} (channels, height, width) and knows {} classes, the model {:?} and {}\n\
+         hint: {hint}",
+        teacher.spec().input,
+        teacher.classes(),
+        network.spec().input,
+        network.classes()
+    )))
+}
+
+/// Measures the model on a data set.
+fn measure_on(
+    arguments: &EvaluateArgs,
+    data: &str,
+    model: &Model,
+    teacher: Option<&Network>,
+) -> Result<(), StageError> {
     let Model { network, class_names, .. } = model;
     let split = Split::from(arguments.split);
-    let mut dataset = open_data_for(&arguments.data, split, network.spec().input, &class_names)?;
+    let mut dataset = open_data_for(data, split, network.spec().input, class_names)?;
     if let Some(limit) = arguments.limit {
         dataset.truncate(limit as usize);
     }
+    let evaluation = with_progress(arguments, dataset.len(), data, |after_batch| {
+        evaluate_beside(network, teacher, &dataset, arguments.batch as usize, after_batch)
+    })?;
+    let report = Report {
+        model: arguments.model.display().to_string(),
+        architecture: network.spec().architecture,
+        parameters: network.store().num_parameters(),
+        data,
+        split: split.to_string(),
+        evaluation: &evaluation,
+        class_accuracies: evaluation.class_accuracies(),
+    };
+    print(arguments, &report, || {
+        format!(
+            "{} ({}, {} parameters) on {data} ({split})\n\n{}",
+            report.model,
+            report.architecture,
+            report.parameters,
+            evaluation.to_table()
+        )
+    })
+}
 
-    let teacher = teacher.as_ref().map(|(_, network)| network);
-    if let Some(teacher) = teacher
-        && (teacher.spec().input, teacher.classes()) != (network.spec().input, network.classes())
+/// Compares the model with its teacher on images without labels.
+fn compare_on(
+    arguments: &EvaluateArgs,
+    folder: &Path,
+    model: &Model,
+    card: &TeacherCard,
+    teacher: &Network,
+) -> Result<(), StageError> {
+    let Model { network, class_names, .. } = model;
+    if let ([own, ..], [other, ..]) = (&class_names[..], card.names_of_classes())
+        && class_names != card.names_of_classes()
     {
-        return Err(StageError::Usage(format!(
-            "the teacher takes images of {:?} (channels, height, width) and knows {} classes, the model {:?} and {}\n\
-             hint: leave --teacher out",
-            teacher.spec().input,
-            teacher.classes(),
-            network.spec().input,
-            network.classes()
-        )));
+        let what = format!(
+            "the model's classes ({own}, …) are not called as the teacher's are ({other}, …): they are compared by their indices"
+        );
+        tracing::warn!("{}", exit::plain(&what));
     }
-    let progress = Progress::start("evaluate", dataset.len() as u64);
+    let mut images = open_unlabeled(folder, network.spec().input)?;
+    if let Some(limit) = arguments.limit {
+        images.truncate(limit as usize);
+    }
+    let unlabelled = folder.display().to_string();
+    let agreement = with_progress(arguments, images.len(), &unlabelled, |after_batch| {
+        compare(network, teacher, &images, arguments.batch as usize, after_batch)
+    })?;
+    let comparison = Comparison {
+        model: arguments.model.display().to_string(),
+        architecture: network.spec().architecture,
+        parameters: network.store().num_parameters(),
+        teacher: arguments.teacher.as_deref().unwrap_or(Path::new("")).display().to_string(),
+        unlabelled,
+        agreement: &agreement,
+        class_names: card.class_labels(),
+    };
+    print(arguments, &comparison, || {
+        let Comparison { model, architecture, parameters, teacher, unlabelled, .. } = &comparison;
+        let mut text =
+            format!("{model} ({architecture}, {parameters} parameters) and {teacher} on {unlabelled} (no labels)\n\n");
+        let mut line = |what: &str, value: String| writeln!(text, "{what:<24} {value:>10}").expect("a string grows");
+        line("images", agreement.images.to_string());
+        line("agrees with the teacher", format!("{:.2} %", agreement.agreement * 100.0));
+        line("KL(teacher ‖ student)", format!("{:.4}", agreement.kl_divergence));
+        let items = if network.rows_per_image() == 1 { "images" } else { "pixels" };
+        writeln!(text, "\n{:<24} {items:>10}", "class, by the teacher").expect("a string grows");
+        for (name, count) in comparison.class_names.iter().zip(&agreement.teacher_counts) {
+            let name = name.chars().take(24).collect::<String>();
+            writeln!(text, "{name:<24} {count:>10}").expect("a string grows");
+        }
+        text
+    })
+}
+
+/// Runs `work` over so many images, shows its progress, and stops it when a signal asks for that.
+fn with_progress<T>(
+    arguments: &EvaluateArgs,
+    images: usize,
+    on: &str,
+    work: impl FnOnce(&mut dyn FnMut(usize) -> candle_core::Result<()>) -> candle_core::Result<T>,
+) -> Result<T, StageError> {
+    let progress = Progress::start("evaluate", images as u64);
     let mut done = 0;
-    let evaluation = evaluate_beside(&network, teacher, &dataset, arguments.batch as usize, |images| {
+    let result = work(&mut |images| {
         progress.advance((images - done) as u64, String::new);
         done = images;
         signals::check().map_err(candle_core::Error::wrap)
@@ -131,34 +296,21 @@ pub fn run(arguments: &EvaluateArgs) -> Result<(), StageError> {
     progress.finish();
     // A request to stop passes through candle's error type: look at it here, for the right exit code.
     signals::check()?;
-    let evaluation = evaluation.map_err(|error| {
-        let what = format!("cannot measure {} on {}: {error}", arguments.model.display(), arguments.data);
+    result.map_err(|error| {
+        let what = format!("cannot measure {} on {on}: {error}", arguments.model.display());
         StageError::other(Code::Failed, what)
-    })?;
+    })
+}
 
-    let report = Report {
-        model: arguments.model.display().to_string(),
-        architecture: network.spec().architecture,
-        parameters: network.store().num_parameters(),
-        data: &arguments.data,
-        split: split.to_string(),
-        evaluation: &evaluation,
-        class_accuracies: evaluation.class_accuracies(),
-    };
-    let json = serde_json::to_string_pretty(&report).expect("a report is plain data") + "\n";
+/// Prints the JSON or the text, and writes the JSON to the file of `--out`.
+fn print(arguments: &EvaluateArgs, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), StageError> {
+    let json = serde_json::to_string_pretty(report).expect("a report is plain data") + "\n";
     if let Some(path) = &arguments.out {
         write_file(path, json.as_bytes())?;
     }
     if arguments.json {
         return exit::print(&json);
     }
-    // Classes are called what a stranger's data calls them.
-    exit::print(&exit::plain(&format!(
-        "{} ({}, {} parameters) on {} ({split})\n\n{}",
-        report.model,
-        report.architecture,
-        report.parameters,
-        report.data,
-        evaluation.to_table()
-    )))
+    // The names of classes come from strangers' files.
+    exit::print(&exit::plain(&text()))
 }

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use candle_core::Device;
-use ssdkd_data::{DataError, Dataset, Split};
+use ssdkd_data::{DataError, Dataset, Split, UnlabeledImages};
 use ssdkd_nn::weights::{self, Choice, WeightsError};
 use ssdkd_nn::{Architecture, CardError, Network, NetworkSpec, TeacherCard, adopt, identify};
 use ssdkd_stage::StageError;
@@ -19,6 +19,15 @@ pub fn open_data(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Resu
         tracing::warn!("{}", exit::plain(notice));
     }
     Ok(dataset)
+}
+
+/// Opens a folder of images without labels, in the shape that a model takes; see [`ssdkd_data::open_unlabeled`].
+pub fn open_unlabeled(folder: &Path, input: [usize; 3]) -> Result<UnlabeledImages, StageError> {
+    let images = ssdkd_data::open_unlabeled(folder, Some(input)).map_err(data_error)?;
+    for notice in images.notices() {
+        tracing::warn!("{}", exit::plain(notice));
+    }
+    Ok(images)
 }
 
 /// Opens a split for a model: its images have the model's shape, its classes the model's indices.

@@ -3,11 +3,13 @@
 //! Nothing of a run depends on what is measured here. Data-free distillation has no data to choose an epoch or a setting
 //! with, so measuring comes after the fact.
 
+mod agreement;
 mod command;
 mod confusion;
 mod evaluation;
 mod inputs;
 
+pub use agreement::{Agreement, compare};
 pub use command::{EvaluateArgs, SplitChoice, run};
 pub use evaluation::{Evaluation, check_fit, check_task, evaluate, evaluate_beside};
-pub use inputs::{Model, load_card, load_model, look_for_data, open_data, open_data_for, open_image};
+pub use inputs::{Model, load_card, load_model, look_for_data, open_data, open_data_for, open_image, open_unlabeled};

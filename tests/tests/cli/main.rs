@@ -17,3 +17,4 @@ mod segmentation;
 mod shards;
 mod stopped;
 mod support;
+mod unlabelled;
