@@ -146,14 +146,19 @@ fn check(mean: &[f32], std: &[f32], channels: usize) -> Result<(), String> {
     if std.iter().any(|&std| std <= 0.0) {
         return Err(format!("--std {} is not above 0\nhint: give the standard deviation of each channel", listed(std)));
     }
-    let large = |(_, values): &(&str, &[f32])| values.iter().any(|&value| value > 1.0);
+    let is_large = |values: &[f32]| values.iter().any(|&value| value > 1.0);
+    let large = |(_, values): &(&str, &[f32])| is_large(values);
     let Some((what, values)) = [("mean", mean), ("std", std)].into_iter().find(large) else { return Ok(()) };
-    let scaled = |values: &[f32]| listed(&values.iter().map(|value| value / 255.0).collect::<Vec<_>>());
+    // People mix scales: each list is divided on its own. A std of 1 beside a large mean means "only subtract the mean".
+    let has_no_std = is_large(mean) && std.iter().all(|&std| std == 1.0);
+    let scaled = |values: &[f32], divide: bool| {
+        listed(&values.iter().map(|value| if divide { value / 255.0 } else { *value }).collect::<Vec<_>>())
+    };
     Err(format!(
         "a {what} of {} is on the scale 0–255, and images here are from 0 to 1\nhint: --mean {} --std {}",
         values.iter().find(|&&value| value > 1.0).copied().unwrap_or_default(),
-        scaled(mean),
-        scaled(std)
+        scaled(mean, is_large(mean)),
+        scaled(std, is_large(std) || has_no_std)
     ))
 }
 
@@ -179,6 +184,14 @@ mod tests {
         check_refused(&[114.75, 107.1, 127.5], &[71.4, 51.0, 63.75], "a mean of 114.75 is on the scale 0–255");
         check_refused(&[114.75, 107.1, 127.5], &[71.4, 51.0, 63.75], hint);
         check_refused(&[0.0; 3], &[255.0; 3], "hint: --mean 0,0,0 --std 1,1,1");
+    }
+
+    #[test]
+    fn mean_and_std_may_be_on_different_scales() {
+        let hint = "hint: --mean 0.485,0.456,0.406 --std 0.2,0.4,0.1";
+        check_refused(&[0.485, 0.456, 0.406], &[51.0, 102.0, 25.5], hint);
+        check_refused(&[123.675, 116.28, 103.53], &[0.2, 0.4, 0.1], hint);
+        check_refused(&[51.0; 3], &[1.0; 3], "hint: --mean 0.2,0.2,0.2 --std 0.00392,0.00392,0.00392");
     }
 
     #[test]
