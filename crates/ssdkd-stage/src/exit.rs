@@ -78,27 +78,46 @@ pub fn report(error: &(dyn Error + 'static)) -> Code {
 ///
 /// What a file says of itself may be part of it, so it is made [plain], and nothing in it is longer than a screen.
 pub fn describe(error: &(dyn Error + 'static)) -> String {
-    let (mut lines, mut hints) = (Vec::<String>::new(), Vec::new());
+    let (mut lines, mut hints) = (Vec::<String>::new(), Vec::<String>::new());
     for error in chain(error) {
         let text = error.to_string();
         let text = without_frames(&text);
-        let (text, hint): (Vec<_>, Vec<_>) = text.lines().partition(|line| !line.starts_with("hint: "));
-        let text = text.join("\n");
-        let text = text.trim_end();
+        let (text, own_hints) = split_hints(&text);
         // An error that prints its source itself would say everything twice.
-        if lines.iter().all(|line| !line.contains(text)) {
-            lines.push(text.into());
+        if lines.iter().all(|line| !line.contains(&text)) {
+            lines.push(text);
         }
-        hints.extend(hint.into_iter().map(String::from).filter(|hint| !hints.contains(hint)).collect::<Vec<_>>());
+        for hint in own_hints {
+            if !hints.contains(&hint) {
+                hints.push(hint);
+            }
+        }
     }
     let lines = format!("error: {}", lines.join("\n  cause: "));
-    let shown = lines.lines().take(LINES).chain(hints.iter().map(String::as_str).take(LINES)).map(|line| {
-        match line.char_indices().nth(LINE_LENGTH) {
+    let hints = hints.iter().flat_map(|hint| hint.lines());
+    let shown =
+        lines.lines().take(LINES).chain(hints.take(LINES)).map(|line| match line.char_indices().nth(LINE_LENGTH) {
             Some((end, _)) => format!("{}…", &line[..end]),
             None => line.into(),
-        }
-    });
+        });
     plain(&shown.collect::<Vec<_>>().join("\n"))
+}
+
+/// Splits an error's text into its message and its hints. The lines below a hint, such as code, belong to it.
+fn split_hints(text: &str) -> (String, Vec<String>) {
+    let (mut message, mut hints) = (Vec::new(), Vec::<String>::new());
+    for line in text.lines() {
+        if line.starts_with("hint: ") {
+            hints.push(line.into());
+        } else if let Some(hint) = hints.last_mut() {
+            hint.push('\n');
+            hint.push_str(line);
+        } else {
+            message.push(line);
+        }
+    }
+    let hints = hints.iter().map(|hint| hint.trim_end().to_string()).collect();
+    (message.join("\n").trim_end().into(), hints)
 }
 
 /// Lines of an error, and lines of hints, that are shown; letters of a line. Paths are at most half as long.
@@ -165,6 +184,17 @@ mod tests {
         assert_eq!(
             describe(&*error),
             "error: round 7 failed: no such column\n  cause: cannot load the buffer\nhint: rerun `balance`"
+        );
+    }
+
+    #[test]
+    fn code_below_a_hint_stays_below_it() {
+        let inner = layer("a whole object\nhint: save it with Python:\n  import torch\n  torch.save(x)", None);
+        let error = layer("cannot import\nhint: give a file", inner);
+        assert_eq!(
+            describe(&*error),
+            "error: cannot import\n  cause: a whole object\n\
+             hint: give a file\nhint: save it with Python:\n  import torch\n  torch.save(x)"
         );
     }
 
