@@ -20,6 +20,24 @@ fn a_zip_file_may_be_compressed() {
     assert_eq!(number_of(&read(&file.zip_with(&pickle(&root), b"little", true))), 1.);
 }
 
+/// PyTorch writes zip64 end records, 76 bytes long. The directory entry of `data.pkl` has that length, too, in a file
+/// whose stem has 21 characters.
+#[test]
+fn a_zip64_file_is_read_whatever_its_stem() {
+    let (file, root) = network_file();
+    for length in 19..24 {
+        let mut bytes = zip(&file.members(&"a".repeat(length), &pickle(&root), b"little"), false);
+        let end = bytes.split_off(bytes.len() - 22);
+        let at = bytes.len() as u64;
+        bytes.extend([b"PK\x06\x06\x2c", &[0; 7][..], b"\x2d\x00\x2d\x00", &[0; 8]].concat());
+        for number in [8..10, 8..10, 12..16, 16..20] {
+            bytes.extend(end[number].iter().copied().chain([0; 8]).take(8)); // the old record has two or four bytes
+        }
+        bytes.extend([b"PK\x06\x07", &[0; 4][..], &at.to_le_bytes(), b"\x01\x00\x00\x00", &end].concat());
+        assert_eq!(number_of(&read(&bytes)), 1., "{length}");
+    }
+}
+
 /// A storage of 16 MB of zeros, which takes 16 KB.
 #[test]
 fn a_zip_bomb_ends() {

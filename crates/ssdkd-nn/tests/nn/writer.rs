@@ -83,10 +83,15 @@ impl Writer {
     }
 
     pub(crate) fn zip_with(&self, pickle: &[u8], byte_order: &[u8], deflated: bool) -> Vec<u8> {
+        zip(&self.members("weights", pickle, byte_order), deflated)
+    }
+
+    /// The members of a checkpoint in a file that is called `stem`.
+    pub(crate) fn members(&self, stem: &str, pickle: &[u8], byte_order: &[u8]) -> Vec<(String, Vec<u8>)> {
         let storages = self.storages.iter().enumerate();
-        let storages = storages.map(|(key, bytes)| (format!("weights/data/{key}"), bytes.clone()));
-        let front = [("weights/data.pkl".into(), pickle.to_vec()), ("weights/byteorder".into(), byte_order.to_vec())];
-        zip(&front.into_iter().chain(storages).collect::<Vec<_>>(), deflated)
+        let storages = storages.map(|(key, bytes)| (format!("{stem}/data/{key}"), bytes.clone()));
+        let front = [(format!("{stem}/data.pkl"), pickle.to_vec()), (format!("{stem}/byteorder"), byte_order.to_vec())];
+        front.into_iter().chain(storages).collect()
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{Cursor, Read as _};
 use flate2::Crc;
 use flate2::read::DeflateDecoder;
 use ssdkd_pickle::{self as pickle, Pickle};
+use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
 use crate::weights::refusal::{Refusal, Result};
@@ -30,7 +31,12 @@ impl<'a> Members<'a> {
         let damaged = |error| {
             Refusal::new(format!("the zip file is damaged or cut short: {error}"), "fetch or copy the file again")
         };
-        let archive = ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
+        // The search for the archive's start misses it where zip64 end records have the length of a directory entry.
+        // So the archive is first expected at the file's start.
+        let at_start = Config { archive_offset: ArchiveOffset::Known(0) };
+        let archive = ZipArchive::with_config(at_start, Cursor::new(bytes))
+            .or_else(|_| ZipArchive::new(Cursor::new(bytes)))
+            .map_err(damaged)?;
         let names = archive.file_names().filter_map(|name| Some(name.ok()?.into_owned())).collect::<Vec<_>>();
         let prefix = |name: &String| {
             let folder = name.strip_suffix("data.pkl")?;
