@@ -5,6 +5,7 @@
 
 mod build;
 mod choose;
+mod counts;
 mod encode;
 mod entries;
 mod foreign;
@@ -220,6 +221,7 @@ fn finish(names: names::Names, mut make: impl FnMut(&str) -> refusal::Result<Ten
         tensors.insert(new, make(&old)?);
     }
     notices.extend(reparametrized::resolve(&mut tensors)?);
+    counts::restore(&mut tensors).map_err(|error| format!("a num_batches_tracked is unusable: {error}"))?;
     Ok(Import { tensors, entry: None, prefix, dropped, notices, also: Vec::new() })
 }
 

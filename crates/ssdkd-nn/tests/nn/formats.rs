@@ -38,6 +38,18 @@ fn a_zip64_file_is_read_whatever_its_stem() {
     }
 }
 
+/// As in a `state_dict` whose entries were all converted to floats.
+#[test]
+fn a_float_batch_count_becomes_a_whole_number() {
+    for (shape, stored, count) in [(&[][..], 391., 391), (&[1], 7., 7), (&[], f32::INFINITY, 0)] {
+        let mut file = Writer::default();
+        let layer = ("bn1.weight", file.tensor(&[2], 1.));
+        let root = dict(&[layer, ("bn1.num_batches_tracked", file.tensor(shape, stored))]);
+        let import = read(&file.zip(&root));
+        assert_eq!(import.tensors["bn1.num_batches_tracked"].to_scalar::<i64>().unwrap(), count, "{shape:?}");
+    }
+}
+
 /// A storage of 16 MB of zeros, which takes 16 KB.
 #[test]
 fn a_zip_bomb_ends() {
