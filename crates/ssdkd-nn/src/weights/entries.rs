@@ -58,10 +58,15 @@ enum Key<'a> {
 pub(super) fn find(pickle: &Pickle) -> Found<'_> {
     let root = pickle.root();
     let mut found = Found { networks: Vec::new(), has_optimizer: false, class: modules::class(root) };
-    let mut others = Vec::new();
+    let (mut others, mut skipped) = (Vec::new(), Vec::new());
     let (mut places, mut seen) = (vec![(0, Key::Root)], HashSet::from([root.id()]));
     let mut queue = VecDeque::from([(root, 0, 0)]);
-    while let Some((value, place, depth)) = queue.pop_front() {
+    loop {
+        if queue.is_empty() && found.networks.is_empty() {
+            // The only network may be in an entry that is named as an optimizer is.
+            queue.extend(skipped.drain(..).filter(|(value, ..): &(Value<'_>, _, _)| seen.insert(value.id())));
+        }
+        let Some((value, place, depth)) = queue.pop_front() else { break };
         if found.networks.len() >= MOST_NETWORKS {
             break;
         }
@@ -93,7 +98,8 @@ pub(super) fn find(pickle: &Pickle) -> Found<'_> {
             if let Key::Name(name) = key
                 && is_optimizer_name(name)
             {
-                found.has_optimizer = true;
+                places.push((place, key));
+                skipped.push((child, places.len() - 1, depth + 1));
             } else if seen.insert(child.id()) {
                 places.push((place, key));
                 queue.push_back((child, places.len() - 1, depth + 1));
@@ -101,6 +107,7 @@ pub(super) fn find(pickle: &Pickle) -> Found<'_> {
         }
     }
     if found.networks.is_empty() {
+    found.has_optimizer |= !skipped.is_empty();
         found.networks = others;
     }
     found
@@ -166,7 +173,9 @@ fn is_optimizer(value: Value<'_>) -> bool {
 }
 
 fn is_optimizer_name(name: &str) -> bool {
-    name == "opt" || name.to_ascii_lowercase().contains("optim")
+    let name = name.to_ascii_lowercase();
+    let mut words = name.split(|letter: char| !letter.is_alphanumeric());
+    words.any(|word| word == "opt" || word == "optim" || word.starts_with("optimizer"))
 }
 
 fn path(places: &[Place<'_>], mut at: usize) -> String {
@@ -182,3 +191,4 @@ fn path(places: &[Place<'_>], mut at: usize) -> String {
     parts.reverse();
     parts.join(".")
 }
+/// Whether a word of the name says that it is an optimizer: not `optimal_model`.

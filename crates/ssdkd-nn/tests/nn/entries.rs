@@ -121,6 +121,15 @@ fn an_optimizer_is_no_network() {
 }
 
 #[test]
+fn a_network_may_have_a_name_like_an_optimizers() {
+    for key in ["optimal_model", "model_optim", "opt_net"] {
+        let mut file = Writer::default();
+        let root = dict(&[("optimizer", optimizer(&mut file)), (key, dict(&file.network("", 1.)))]);
+        assert_eq!(read(&file.zip(&root)).entry.as_deref(), Some(key));
+    }
+}
+
+#[test]
 fn a_file_of_settings_says_what_its_entries_are() {
     let root = dict(&[settings(), ("arch", text("resnet8"))]);
     check_refused(&Writer::default().zip(&root), "its entries are epoch, arch");
