@@ -41,8 +41,8 @@ pub(super) const MOST_TENSORS: usize = 1 << 16;
 /// Longest key, in bytes, of what is looked into.
 const KEY_LIMIT: usize = 128;
 
-/// Longest list that is looked into: `(state_dict, epoch)`.
-const MOST_ELEMENTS: usize = 16;
+/// Longest list that is looked into: `(state_dict, epoch)`, or the networks of an ensemble.
+const MOST_ELEMENTS: usize = 256;
 
 /// Where a value is: the place in the list of places of what holds it, and the key in there.
 type Place<'a> = (usize, Key<'a>);
@@ -151,7 +151,10 @@ fn packed<'a>(name: &str, value: Value<'a>) -> Option<Source<'a>> {
 /// What may hold a network: the values of a dictionary, the attributes of an object, the elements of a short list.
 fn children<'a>(value: Value<'a>) -> Vec<(Key<'a>, Value<'a>)> {
     let holds = |value: Value<'_>| matches!(value.object(), Object::Dict(_) | Object::Call(_) | Object::Sequence(_));
-    let named = |(key, value): (Value<'a>, Value<'a>)| Some((Key::Name(key.text()?), value));
+    let index = |key: Value<'_>| key.int().and_then(|index| usize::try_from(index).ok());
+    let named = |(key, value): (Value<'a>, Value<'a>)| {
+        Some((key.text().map(Key::Name).or_else(|| index(key).map(Key::Index))?, value))
+    };
     let mut children = Vec::new();
     if let Some(elements) = value.elements() {
         if elements.len() <= MOST_ELEMENTS {

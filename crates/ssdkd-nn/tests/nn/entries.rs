@@ -3,7 +3,7 @@
 use ssdkd_nn::weights::{Choice, Entry};
 
 use crate::reading::{check_refused, number_of, read, read_with};
-use crate::writer::{Named, Writer, dict, int, text};
+use crate::writer::{Named, Writer, dict, int, text, tuple};
 
 fn settings() -> (&'static str, Vec<u8>) {
     ("epoch", int(3))
@@ -127,6 +127,26 @@ fn a_network_may_have_a_name_like_an_optimizers() {
         let root = dict(&[("optimizer", optimizer(&mut file)), (key, dict(&file.network("", 1.)))]);
         assert_eq!(read(&file.zip(&root)).entry.as_deref(), Some(key));
     }
+}
+
+/// `{1: state_dict, 2: state_dict}`, whole and under a key.
+#[test]
+fn networks_under_integer_keys_are_found() {
+    let mut file = Writer::default();
+    let folds = (1..3_u8).flat_map(|fold| [int(fold.into()), dict(&file.network("", fold.into()))]).collect::<Vec<_>>();
+    let folds = [b"}(", &folds.concat()[..], b"u"].concat();
+    for (root, key) in [(folds.clone(), "2"), (dict(&[("folds", folds)]), "folds.2")] {
+        let bytes = file.zip(&root);
+        check_refused(&bytes, "several networks");
+        assert_eq!(number_of(&read_with(&bytes, &Choice { key: Some(key), prefix: None }).unwrap()), 2.);
+    }
+}
+
+#[test]
+fn networks_in_a_long_list_are_found() {
+    let mut file = Writer::default();
+    let networks = (0..20).map(|_| dict(&file.network("", 1.))).collect::<Vec<_>>();
+    check_refused(&file.zip(&tuple(&networks)), "12 more");
 }
 
 #[test]
