@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use ssdkd_pickle::{Id, Object, Pickle, Value};
 
 use super::modules;
+use super::refusal::short;
 use super::tensors::{Source, tensor};
 
 /// A dictionary of tensors in a checkpoint.
@@ -106,11 +107,30 @@ pub(super) fn find(pickle: &Pickle) -> Found<'_> {
             }
         }
     }
-    if found.networks.is_empty() {
     found.has_optimizer |= !skipped.is_empty();
+    if found.networks.is_empty() {
         found.networks = others;
     }
     found
+}
+
+impl Found<'_> {
+    /// Returns the keys of the root that lead to no network and to no optimizer.
+    pub fn others(&self, root: Value<'_>) -> Vec<String> {
+        if self.networks.iter().any(|network| network.key.is_empty()) {
+            return Vec::new(); // the keys are the names of tensors
+        }
+        let leads = |name: &str| {
+            let is_within =
+                |key: &str| key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+            self.networks.iter().any(|network| is_within(&network.key))
+        };
+        let is_known =
+            |value: Value<'_>| is_optimizer(value) || self.networks.iter().any(|network| network.id == value.id());
+        let entries = root.entries().into_iter().flatten().filter(|(_, value)| !is_known(*value));
+        let names = entries.filter_map(|(key, _)| key.text());
+        names.filter(|name| !leads(name) && !is_optimizer_name(name)).map(short).collect()
+    }
 }
 
 impl Candidate<'_> {
@@ -175,6 +195,7 @@ fn is_optimizer(value: Value<'_>) -> bool {
     value.get("param_groups").is_some() && value.get("state").is_some()
 }
 
+/// Whether a word of the name says that it is an optimizer: not `optimal_model`.
 fn is_optimizer_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let mut words = name.split(|letter: char| !letter.is_alphanumeric());
@@ -194,4 +215,3 @@ fn path(places: &[Place<'_>], mut at: usize) -> String {
     parts.reverse();
     parts.join(".")
 }
-/// Whether a word of the name says that it is an optimizer: not `optimal_model`.

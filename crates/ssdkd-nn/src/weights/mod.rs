@@ -85,8 +85,12 @@ pub struct Import {
     pub dropped: Vec<String>,
     /// What was changed, in sentences, such as that pruning masks were applied.
     pub notices: Vec<String>,
-    /// What else the file holds.
+    /// The other networks of the file.
     pub also: Vec<Entry>,
+    /// The other keys of the file, such as `epoch` and `args`.
+    pub others: Vec<String>,
+    /// Whether the file holds the state of an optimizer, which was left out.
+    pub has_optimizer: bool,
 }
 
 /// An entry of a checkpoint that holds the tensors of a network.
@@ -195,6 +199,7 @@ fn from_checkpoint(bytes: &[u8], path: &Path, choice: &Choice<'_>) -> refusal::R
         return Err(choose::nothing(&found, root, path));
     }
     let chosen = choose::network(&found, root, choice.key)?;
+    let others = found.others(root);
     let chosen = found.networks.remove(chosen);
     let names = names::clean(&chosen.shapes(), choice.prefix)?;
     let stored = names.kept.keys().filter_map(|name| chosen.tensors.get(name)?.storage());
@@ -209,6 +214,7 @@ fn from_checkpoint(bytes: &[u8], path: &Path, choice: &Choice<'_>) -> refusal::R
         import.notices.insert(0, format!("read the parameters and buffers of a whole model object (class {class})"));
     }
     import.entry = Some(chosen.key).filter(|key| !key.is_empty());
+    (import.others, import.has_optimizer) = (others, found.has_optimizer);
     import.also = found.networks.iter().map(entries::Candidate::entry).collect();
     Ok(import)
 }
@@ -222,7 +228,16 @@ fn finish(names: names::Names, mut make: impl FnMut(&str) -> refusal::Result<Ten
     }
     notices.extend(reparametrized::resolve(&mut tensors)?);
     counts::restore(&mut tensors).map_err(|error| format!("a num_batches_tracked is unusable: {error}"))?;
-    Ok(Import { tensors, entry: None, prefix, dropped, notices, also: Vec::new() })
+    Ok(Import {
+        tensors,
+        entry: None,
+        prefix,
+        dropped,
+        notices,
+        also: Vec::new(),
+        others: Vec::new(),
+        has_optimizer: false,
+    })
 }
 
 /// The tensors of a safetensors file.

@@ -35,6 +35,15 @@ fn the_only_network_is_found_whatever_its_entry_is_called() {
 }
 
 #[test]
+fn what_else_a_file_holds_is_named() {
+    let mut file = Writer::default();
+    let network = dict(&[("net", dict(&file.network("", 1.)))]);
+    let root = dict(&[settings(), ("model", network), ("optimizer", optimizer(&mut file)), ("args", text("-a"))]);
+    let import = read(&file.zip(&root));
+    assert_eq!((import.others, import.has_optimizer), (vec!["epoch".to_string(), "args".to_string()], true));
+}
+
+#[test]
 fn a_network_is_found_at_depth() {
     let mut file = Writer::default();
     let root = dict(&[("checkpoint", dict(&[settings(), ("model", dict(&file.network("", 1.)))]))]);

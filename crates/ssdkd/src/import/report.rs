@@ -24,6 +24,7 @@ pub fn taken(path: &Path, imported: &Import) -> Vec<Line> {
     if !imported.also.is_empty() {
         lines.push(("also there", format!("{}; --key takes another", few(&imported.also))));
     }
+    lines.extend(others(imported).map(|text| ("also there", text)));
     if !imported.prefix.is_empty() {
         lines.push(("prefix", format!("{} removed from every name", imported.prefix)));
     }
@@ -32,6 +33,14 @@ pub fn taken(path: &Path, imported: &Import) -> Vec<Line> {
         lines.push(("left out", format!("{}: not part of a network", few(&imported.dropped))));
     }
     lines
+}
+
+/// Names what the file holds beside networks; `None` if there is nothing.
+fn others(imported: &Import) -> Option<String> {
+    let state = imported.has_optimizer.then(|| "left out: the optimizer's state".to_string());
+    let keys = (!imported.others.is_empty()).then(|| few(&imported.others));
+    let parts = keys.into_iter().chain(state).collect::<Vec<_>>();
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 /// The whole text.
