@@ -28,10 +28,13 @@ pub(super) const MOST_WRAPPERS: usize = 16;
 /// Most groups that a message or a choice is made of.
 const MOST_GROUPS: usize = 64;
 
+/// Most wrappers around each of several networks, such as `ema.module.`.
+const MOST_INNER_WRAPPERS: usize = 4;
+
 /// Takes off what is around the network, from the outside inwards.
 pub(super) fn unwrap(items: &mut Vec<Item<'_>>, names: &mut Names) -> Result<()> {
     for _ in 0..MOST_WRAPPERS {
-        if !strip_common(items, &mut names.prefix) && !take_wrapped(items, names)? {
+        if !strip_common(items, &mut names.prefix) && !take_wrapped(items, names, unwrapped_signature)? {
             break;
         }
     }
@@ -171,7 +174,9 @@ pub(super) fn groups(items: &[Item<'_>]) -> Vec<Group> {
 /// What wraps a network while other tensors are outside of it, as a loss's weights or a teacher's.
 ///
 /// Returns whether the tensors of one wrapper were taken.
-fn take_wrapped(items: &mut Vec<Item<'_>>, names: &mut Names) -> Result<bool> {
+///
+/// `compared` returns what is equal where a group is another one's average.
+fn take_wrapped(items: &mut Vec<Item<'_>>, names: &mut Names, compared: Compared) -> Result<bool> {
     let groups = groups(items);
     let networks = groups.iter().filter(|group| group.is_network()).take(MOST_GROUPS).collect::<Vec<_>>();
     let heads = networks.iter().map(|group| group.head.as_str()).collect::<Vec<_>>();
@@ -189,7 +194,7 @@ fn take_wrapped(items: &mut Vec<Item<'_>>, names: &mut Names) -> Result<bool> {
         }
         [] | [_] => return Ok(false),
         _ => {
-            let signatures = heads.iter().map(|head| signature(items, head)).collect::<Vec<_>>();
+            let signatures = heads.iter().map(|head| compared(items, head)).collect::<Vec<_>>();
             let known = heads.iter().filter(|head| WRAPPERS.contains(head) || is_role(head)).count();
             let alike = signatures.iter().skip(1).all(|other| *other == signatures[0]);
             if known < heads.len() && !alike {
@@ -246,8 +251,34 @@ fn is_role(head: &str) -> bool {
     ROLES.contains(&head) || roles::is_averaged(head)
 }
 
+/// Names and shapes of a network's tensors.
+type Signature = BTreeMap<String, Vec<usize>>;
+
+type Compared = fn(&[Item<'_>], &str) -> Signature;
+
 /// Names and shapes under a prefix.
-fn signature<'i>(items: &'i [Item<'_>], head: &str) -> BTreeMap<&'i str, &'i [usize]> {
-    let under = |item: &'i Item<'_>| Some((item.rest().strip_prefix(head)?.strip_prefix('.')?, item.shape));
-    items.iter().filter_map(under).collect()
+fn signature(items: &[Item<'_>], head: &str) -> Signature {
+    signature_of(&under(items, head))
+}
+
+/// Names and shapes under a prefix, without what is around the network in there, such as `module.` in `ema.module.`.
+fn unwrapped_signature(items: &[Item<'_>], head: &str) -> Signature {
+    let (mut items, mut unused) = (under(items, head), Names::default());
+    for _ in 0..MOST_INNER_WRAPPERS {
+        let stripped = strip_common(&mut items, &mut unused.prefix);
+        if !stripped && !take_wrapped(&mut items, &mut unused, signature).unwrap_or(false) {
+            break;
+        }
+    }
+    signature_of(&items)
+}
+
+fn under<'i>(items: &[Item<'i>], head: &str) -> Vec<Item<'i>> {
+    let is_under = |item: &&Item<'_>| item.head() == Some(head);
+    let inside = |item: &Item<'i>| Item { name: item.name.clone(), start: item.start + head.len() + 1, ..*item };
+    items.iter().filter(is_under).map(inside).collect()
+}
+
+fn signature_of(items: &[Item<'_>]) -> Signature {
+    items.iter().map(|item| (item.rest().to_string(), item.shape.to_vec())).collect()
 }

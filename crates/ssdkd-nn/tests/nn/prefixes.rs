@@ -172,3 +172,22 @@ fn an_empty_prefix_keeps_the_names() {
     let import = read_with(&bytes, &Choice { key: None, prefix: Some("") }).unwrap();
     assert!(import.tensors.contains_key("module.conv1.weight"));
 }
+/// `AveragedModel`, `DataParallel` and ema-pytorch put another wrapper into the average's names.
+#[test]
+fn an_averaged_network_may_have_wrappers_of_its_own() {
+    for (raw, averaged, other) in [
+        ("model.", "ema.module.", None),
+        ("net.", "swa_model.module.", None),
+        ("model.", "ema.ema_model.", Some("ema.online_model.")),
+        ("ema.online_model.", "ema.ema_model.module.", None),
+    ] {
+        let bytes = file_of(|file| {
+            let mut items = [file.network(raw, 1.), file.network(averaged, 2.)].concat();
+            items.extend(other.map(|other| file.network(other, 3.)).unwrap_or_default());
+            items
+        });
+        let import = read(&bytes);
+        assert_eq!((number_of(&import), import.prefix.as_str()), (2., averaged));
+    }
+}
+
