@@ -11,6 +11,7 @@ mod entries;
 mod foreign;
 mod modules;
 mod names;
+mod normalization;
 mod refusal;
 mod reparametrized;
 mod roles;
@@ -227,6 +228,7 @@ fn finish(names: names::Names, mut make: impl FnMut(&str) -> refusal::Result<Ten
         tensors.insert(new, make(&old)?);
     }
     notices.extend(reparametrized::resolve(&mut tensors)?);
+    notices.extend(normalization::take(&mut tensors));
     counts::restore(&mut tensors).map_err(|error| format!("a num_batches_tracked is unusable: {error}"))?;
     Ok(Import {
         tensors,

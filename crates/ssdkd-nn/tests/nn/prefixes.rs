@@ -103,6 +103,21 @@ fn a_normalization_in_front_of_the_network_is_left_out_and_named() {
 
 /// OpenMMLab's classifiers, and a last layer outside of the backbone.
 #[test]
+#[test]
+fn a_normalization_beside_the_network_is_left_out_with_its_values() {
+    for (prefix, shape) in [("normalize.", &[1, 3, 1, 1][..]), ("", &[3])] {
+        let bytes = file_of(|file| {
+            let mut items = file.network("", 1.);
+            items.push((format!("{prefix}mean"), file.tensor_of(shape, &[0.5, 0.25, 0.125])));
+            items.push((format!("{prefix}std"), file.tensor_of(shape, &[1., 0.75, 0.5])));
+            items
+        });
+        let import = read(&bytes);
+        assert_eq!(number_of(&import), 1.);
+        assert!(import.notices[0].contains("mean 0.5,0.25,0.125 and std 1,0.75,0.5"), "{:?}", import.notices);
+    }
+}
+
 fn a_backbone_and_its_head_are_one_network() {
     for head in ["head.", ""] {
         let bytes = file_of(|file| {
