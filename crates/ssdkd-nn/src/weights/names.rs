@@ -18,10 +18,13 @@ pub(super) struct Names {
     pub notices: Vec<String>,
 }
 
-/// Tensors of tools: thop's counts, the averages of `torch.optim.swa_utils` and of EMA classes, observers of quantization.
-const LITTER: [&str; 10] = [
+/// Tensors of tools: the counts of thop and ptflops, the averages of `torch.optim.swa_utils` and of EMA classes, observers of quantization.
+const LITTER: [&str; 13] = [
     "total_ops",
     "total_params",
+    "__flops__",
+    "__params__",
+    "__batch_counter__",
     "n_averaged",
     "step",
     "steps",

@@ -64,14 +64,16 @@ fn a_part_of_the_network_may_be_wrapped() {
 fn the_counts_of_tools_are_left_out() {
     let bytes = file_of(|file| {
         let mut items = file.network("module.", 1.);
-        for name in ["total_ops", "total_params", "module.layer1.total_ops", "n_averaged"] {
+        let counts = ["total_ops", "total_params", "module.layer1.total_ops", "module.layer1.__flops__", "n_averaged"];
+        for name in counts {
             items.push((name.into(), file.tensor(&[1], 0.)));
         }
         items
     });
     let import = read(&bytes);
     assert_eq!(number_of(&import), 1.);
-    assert_eq!(import.dropped, ["module.layer1.total_ops", "n_averaged", "total_ops", "total_params"]);
+    let dropped = ["module.layer1.__flops__", "module.layer1.total_ops", "n_averaged", "total_ops", "total_params"];
+    assert_eq!(import.dropped, dropped);
     assert!(import.describe().iter().any(|line| line.contains("n_averaged (1)")));
 }
 
@@ -101,8 +103,6 @@ fn a_normalization_in_front_of_the_network_is_left_out_and_named() {
     assert!(import.notices[0].contains("0.mean"), "{:?}", import.notices);
 }
 
-/// OpenMMLab's classifiers, and a last layer outside of the backbone.
-#[test]
 #[test]
 fn a_normalization_beside_the_network_is_left_out_with_its_values() {
     for (prefix, shape) in [("normalize.", &[1, 3, 1, 1][..]), ("", &[3])] {
@@ -118,6 +118,8 @@ fn a_normalization_beside_the_network_is_left_out_with_its_values() {
     }
 }
 
+/// OpenMMLab's classifiers, and a last layer outside of the backbone.
+#[test]
 fn a_backbone_and_its_head_are_one_network() {
     for head in ["head.", ""] {
         let bytes = file_of(|file| {
@@ -174,19 +176,6 @@ fn an_averaged_network_in_one_state_dict_comes_first() {
     assert_eq!(number_of(&read(&bytes)), 2.);
 }
 
-#[test]
-fn a_prefix_that_is_not_there_lists_those_that_are() {
-    let bytes = file_of(two_networks);
-    let error = read_with(&bytes, &Choice { key: None, prefix: Some("student.") }).unwrap_err().to_string();
-    assert!(error.contains("begins with student.") && error.contains("--prefix with one of encoder_k."), "{error}");
-}
-
-#[test]
-fn an_empty_prefix_keeps_the_names() {
-    let bytes = file_of(|file| file.network("module.", 1.));
-    let import = read_with(&bytes, &Choice { key: None, prefix: Some("") }).unwrap();
-    assert!(import.tensors.contains_key("module.conv1.weight"));
-}
 /// `AveragedModel`, `DataParallel` and ema-pytorch put another wrapper into the average's names.
 #[test]
 fn an_averaged_network_may_have_wrappers_of_its_own() {
@@ -206,3 +195,16 @@ fn an_averaged_network_may_have_wrappers_of_its_own() {
     }
 }
 
+#[test]
+fn a_prefix_that_is_not_there_lists_those_that_are() {
+    let bytes = file_of(two_networks);
+    let error = read_with(&bytes, &Choice { key: None, prefix: Some("student.") }).unwrap_err().to_string();
+    assert!(error.contains("begins with student.") && error.contains("--prefix with one of encoder_k."), "{error}");
+}
+
+#[test]
+fn an_empty_prefix_keeps_the_names() {
+    let bytes = file_of(|file| file.network("module.", 1.));
+    let import = read_with(&bytes, &Choice { key: None, prefix: Some("") }).unwrap();
+    assert!(import.tensors.contains_key("module.conv1.weight"));
+}
