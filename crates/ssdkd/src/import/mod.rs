@@ -95,10 +95,10 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
     let damaged =
         |reason: String| StageError::other(Code::Integrity, format!("{} cannot be imported: {reason}", path.display()));
     let taken = report::taken(path, &imported);
-    let Import { tensors, .. } = imported;
+    let Import { tensors, notices: read, .. } = imported;
     let adopted = adopt(tensors).map_err(|error| damaged(error.to_string()))?;
     let (tensors, mut notices) = (adopted.tensors, adopted.notices);
-    let found = identity(arguments.architecture, &tensors).map_err(damaged)?;
+    let found = identity(arguments.architecture, &tensors).map_err(|reason| damaged(with_choices(reason, &read)))?;
     let beside = beside::find(path, &found)?;
     notices.extend(beside.notice);
 
@@ -170,6 +170,15 @@ fn identity(architecture: Option<Architecture>, tensors: &BTreeMap<String, Tenso
         Some(architecture) => identify_as(architecture, &shapes),
         None => identify(&shapes),
     }
+}
+
+/// Adds what the reader said of other choices, such as `--prefix student.`, to the reason of a refusal.
+fn with_choices(mut reason: String, notices: &[String]) -> String {
+    for notice in notices.iter().filter(|notice| notice.contains("--prefix")) {
+        reason.push_str("\nhint: ");
+        reason.push_str(notice);
+    }
+    reason
 }
 
 /// Refuses to replace a file by another without --force.
