@@ -37,26 +37,46 @@ pub(crate) struct Tables {
     any: Vec<PathBuf>,
 }
 
-/// Looks for `.parquet` files in `folder` and in the folders right inside it (`data/`, `train/`, `samples/`, …).
+/// Parts of names that say which split a file is of.
+const SPLITS: [(&str, &[&str]); 3] = [
+    ("train", &["train", "training"]),
+    ("test", &["test", "testing"]),
+    ("val", &["val", "valid", "validation", "dev"]),
+];
+
+/// The split that a name says: `cifar10-test`, `validation_1` or `train2`.
+fn split_in(name: &str) -> Option<&'static str> {
+    let name = name.to_lowercase();
+    let of_part = |part: &str| {
+        let part = part.trim_end_matches(|c: char| c.is_ascii_digit());
+        SPLITS.iter().find(|(_, words)| words.contains(&part)).map(|&(split, _)| split)
+    };
+    let beginning = || SPLITS.iter().map(|&(split, _)| split).find(|split| name.starts_with(split));
+    name.split(['-', '_', '.']).find_map(of_part).or_else(beginning)
+}
+
+/// Looks for `.parquet` files in `folder` and in the folders right inside it (`data/`, `train/`, `samples/`, …). One level deeper
+/// only files of a named split count, as in Hugging Face's `default/train/0000.parquet`.
 pub(crate) fn recognise(folder: &Path) -> Result<Option<Tables>, DataError> {
     let mut files = Vec::new();
     for path in read::entries(folder)? {
-        if path.is_dir() {
-            files.extend(read::entries(&path)?);
-        } else {
+        if !path.is_dir() {
             files.push(path);
+            continue;
+        }
+        for inner in read::entries(&path)? {
+            if inner.is_dir() {
+                let says_split = |file: &PathBuf| split_of(file, folder).is_some();
+                files.extend(read::entries(&inner)?.into_iter().filter(says_split));
+            } else {
+                files.push(inner);
+            }
         }
     }
     files.retain(|path| is_table(path) && path.is_file());
     let mut tables = Tables { train: Vec::new(), test: Vec::new(), validation: Vec::new(), any: Vec::new() };
     for path in files {
-        // The file's name decides; where it says nothing, its folder's does.
-        let inner = path.parent().filter(|parent| *parent != folder).map(read::file_name).unwrap_or_default();
-        let says = |name: String| {
-            let name = name.to_lowercase();
-            ["train", "test", "val"].into_iter().find(|word| name.starts_with(word))
-        };
-        match says(read::file_name(&path)).or_else(|| says(inner)) {
+        match split_of(&path, folder) {
             Some("train") => tables.train.push(path),
             Some("test") => tables.test.push(path),
             Some(_) => tables.validation.push(path),
@@ -65,6 +85,11 @@ pub(crate) fn recognise(folder: &Path) -> Result<Option<Tables>, DataError> {
     }
     let groups = [&tables.train, &tables.test, &tables.validation, &tables.any];
     Ok((!groups.iter().all(|group| group.is_empty())).then_some(tables))
+}
+
+/// The split of a file below `folder`. Its name decides; where it says nothing, the name of the next folder above does.
+fn split_of(path: &Path, folder: &Path) -> Option<&'static str> {
+    path.ancestors().take_while(|part| *part != folder).find_map(|part| split_in(&read::file_name(part)))
 }
 
 /// Whether a path's name is that of a Parquet file.
@@ -87,6 +112,7 @@ impl Tables {
             }
             Split::Test => self.test,
         };
+        refuse_siblings(folder, split, &named)?;
         if named.is_empty() {
             if !self.any.is_empty() {
                 return Ok((self.any, notices));
@@ -94,16 +120,31 @@ impl Tables {
             return Err(DataError::Missing {
                 path: folder.join(format!("{split}-*.parquet")),
                 what: format!("the files of the {split} split"),
-                hint: "a split is recognized by how the names of its files or of their folder begin".into(),
+                hint: "a split is recognized by train, test or val in the names of its files or of their folder".into(),
             });
         }
         if !self.any.is_empty() {
             let names = self.any.iter().map(|path| read::file_name(path)).collect::<Vec<_>>();
             let folder = folder.display();
-            notices.push(format!("{folder}: Parquet files ignored whose names begin with no split: {}", some(&names)));
+            notices.push(format!("{folder}: Parquet files ignored whose names say no split: {}", some(&names)));
         }
         Ok((named, notices))
     }
+}
+
+/// Refuses files of one split from different folders: they are of different data sets or configurations.
+fn refuse_siblings(folder: &Path, split: Split, files: &[PathBuf]) -> Result<(), DataError> {
+    let Some(first) = files.first() else { return Ok(()) };
+    let Some(other) = files.iter().find(|path| path.parent() != first.parent()) else { return Ok(()) };
+    let what = format!("{} and {} are both of its {split} split", first.display(), other.display());
+    let inside = |path: &Path| path.ancestors().take_while(|part| *part != folder).last().unwrap_or(path).to_path_buf();
+    let [first, other] = [inside(first), inside(other)];
+    let hint = if first == other {
+        "keep the files of one split in one folder".into()
+    } else {
+        format!("give one of them: {} or {}", first.display(), other.display())
+    };
+    Err(DataError::broken(folder, what, hint))
 }
 
 /// Whether the first label of a file is -1, as Hugging Face has it where there are none. A damaged file is said to be so later.

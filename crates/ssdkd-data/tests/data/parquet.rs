@@ -52,9 +52,43 @@ fn a_validation_split_is_measured_on_where_there_is_no_other() {
     assert_eq!((of(Split::Train).image(0), of(Split::Test).image(0)), (&pixels(1, 48)[..], &pixels(2, 48)[..]));
     put("test/0000.parquet", 3);
     assert_eq!((of(Split::Test).len(), of(Split::Test).image(0)), (1, &pixels(3, 48)[..]));
-    // A file's own name is heard before its folder's.
+    // A file's own name decides before its folder's.
+    fs::remove_dir_all(place.path().join("test")).unwrap();
     put("training/test-1.parquet", 4);
-    assert_eq!((of(Split::Train).len(), of(Split::Test).len()), (1, 2));
+    assert_eq!((of(Split::Train).len(), of(Split::Test).image(0)), (1, &pixels(4, 48)[..]));
+}
+
+/// Writes a file of one image, whose pixels say `pixel`.
+fn put_image(place: &TempDir, name: &str, pixel: u8) {
+    let (image, label) = (encoded(&[png([3, 4, 4], pixel)]), labels("label", &[0]));
+    write_parquet(&place.path().join(name), Schema::new(vec![image.0, label.0]), vec![image.1, label.1]);
+}
+
+#[test]
+fn a_split_may_be_named_anywhere_in_a_name() {
+    for [train, test] in [
+        ["cifar10-train.parquet", "cifar10-test.parquet"],
+        ["faces_train2.parquet", "faces_dev.parquet"],
+        ["default/train/0000.parquet", "default/test/0000.parquet"],
+    ] {
+        let place = TempDir::new().unwrap();
+        put_image(&place, train, 1);
+        put_image(&place, test, 2);
+        let of = |split| open_at(&place, split).unwrap().images().to_vec();
+        assert_eq!((of(Split::Train), of(Split::Test)), (pixels(1, 48), pixels(2, 48)), "{train}");
+    }
+}
+
+#[test]
+fn files_of_one_split_in_two_folders_are_refused() {
+    for [first, other] in
+        [["fine/test.parquet", "coarse/test.parquet"], ["fine/test/0000.parquet", "coarse/test/0000.parquet"]]
+    {
+        let place = TempDir::new().unwrap();
+        put_image(&place, first, 1);
+        put_image(&place, other, 2);
+        check_error(open_at(&place, Split::Test), &[first, other, "hint: give one of them", "/coarse or "]);
+    }
 }
 
 #[test]
