@@ -58,9 +58,14 @@ pub(crate) fn files(folder: &Path, split: Split) -> Result<Files, DataError> {
         }
     }
     let listed = folder.join(CLASSES);
-    let lines = read::names(&listed)?.ok_or_else(|| {
+    let lines = read::lines(&listed)?.ok_or_else(|| {
         missing(listed.clone(), "the name of each class, one a line, in the order of the masks' numbers")
     })?;
+    // The line is the number: to leave it out would give every later class another number.
+    if let Some(at) = lines.iter().position(String::is_empty) {
+        let what = format!("its line {} is blank", at + 1);
+        return Err(DataError::broken(&listed, what, format!("write `{NO_CLASS}` for a number that is no class")));
+    }
     let (names, classes) = numbered(&lines);
     if names.is_empty() || lines.len() > usize::from(UNLABELLED) {
         let what =

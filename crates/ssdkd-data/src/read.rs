@@ -71,11 +71,16 @@ pub(crate) fn within_limit(path: &Path, bytes: u64) -> Result<(), DataError> {
 
 /// The names in a text file, one a line; none if there is no such file.
 pub(crate) fn names(path: &Path) -> Result<Option<Vec<String>>, DataError> {
+    Ok(lines(path)?.map(|lines| lines.into_iter().filter(|line| !line.is_empty()).collect()))
+}
+
+/// The lines of a text file of names, without blank ones at the end; none if there is no such file.
+pub(crate) fn lines(path: &Path) -> Result<Option<Vec<String>>, DataError> {
     if !path.is_file() {
         return Ok(None);
     }
     let text = text(path, "it should hold one class name a line")?;
-    Ok(Some(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()))
+    Ok(Some(text.trim_end().lines().map(|line| line.trim().into()).collect()))
 }
 
 /// A text file. `hint` says what it should hold.

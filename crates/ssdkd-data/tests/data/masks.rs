@@ -114,6 +114,7 @@ fn check_error(file: &str, bytes: Option<&[u8]>, parts: &[&str]) {
 fn what_is_wrong_is_named() {
     check_error("classes.txt", None, &["classes.txt", "in the order of the masks' numbers"]);
     check_error("classes.txt", Some(b"\n"), &["classes.txt", "0 lines"]);
+    check_error("classes.txt", Some(b"sky\n\nroad\ncar\n"), &["classes.txt", "line 2 is blank", "write `-`"]);
     check_error("classes.txt", Some(b"-\n-\n-\n"), &["classes.txt", "3 lines", "not all of them -"]);
     check_error("classes.txt", Some("-\n".repeat(300).as_bytes()), &["classes.txt", "300 lines"]);
     check_error("classes.txt", Some(b"sky\nroad\n"), &["of class 2", "classes.txt has 2 lines"]);
