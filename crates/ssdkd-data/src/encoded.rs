@@ -10,11 +10,11 @@ use std::path::Path;
 use image::{DynamicImage, ImageFormat, ImageReader, Limits};
 
 use crate::read::{MAX_DECODER_BYTES, MAX_SIDE};
-use crate::{DataError, jpeg, read};
+use crate::{DataError, ends, jpeg, read};
 
 /// Endings of the files that are taken for images.
-pub(crate) const ENDINGS: [&str; 12] =
-    ["png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"];
+pub(crate) const ENDINGS: [&str; 14] =
+    ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"];
 
 /// Whether a path's name is that of an image.
 pub(crate) fn is_image(path: &Path) -> bool {
@@ -40,6 +40,8 @@ fn decode_bytes(bytes: &[u8]) -> Result<DynamicImage, String> {
     match reader.format() {
         Some(ImageFormat::Jpeg) => return jpeg::decode(bytes),
         Some(ImageFormat::WebP) => check_webp(bytes)?,
+        Some(ImageFormat::Png) => ends::check_png(bytes)?,
+        Some(ImageFormat::Gif) => ends::check_gif(bytes)?,
         _ => {}
     }
     let mut limits = Limits::default();

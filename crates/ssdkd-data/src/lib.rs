@@ -14,6 +14,7 @@ mod cifar_python;
 mod conversions;
 mod dataset;
 mod encoded;
+mod ends;
 mod error;
 mod folder;
 mod hints;

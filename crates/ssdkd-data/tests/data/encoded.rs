@@ -60,7 +60,12 @@ fn every_format_is_read() {
         assert_eq!((found.shape(), found.images()), ([3, 9, 7], expected.images()), "{ending}");
     }
     // GIF has 256 colors, and JPEG losses.
-    for (ending, format) in [("gif", ImageFormat::Gif), ("JPEG", ImageFormat::Jpeg)] {
+    for (ending, format) in [
+        ("gif", ImageFormat::Gif),
+        ("JPEG", ImageFormat::Jpeg),
+        ("jfif", ImageFormat::Jpeg),
+        ("jpe", ImageFormat::Jpeg),
+    ] {
         let found = read(ending, &write(&picture, format)).unwrap();
         let distances = found.images().iter().zip(expected.images()).map(|(a, b)| u32::from(a.abs_diff(*b)));
         assert!(distances.sum::<u32>() / (3 * 63) < 20, "{ending}");
@@ -134,6 +139,22 @@ fn a_file_that_ends_early_is_an_error_or_has_all_of_its_pixels() {
             }
         }
         assert!(refused >= bytes.len() / 2, "{ending}: {refused} of {} lengths were refused", bytes.len());
+    }
+}
+
+#[test]
+fn a_png_or_gif_without_its_end_is_an_error() {
+    let png = write(&picture(), ImageFormat::Png);
+    let mut gif = Vec::new();
+    {
+        let mut encoder = image::codecs::gif::GifEncoder::new(&mut gif);
+        encoder.encode_frames([picture(), picture()].map(|frame| image::Frame::new(frame.to_rgba8()))).unwrap();
+    }
+    for (ending, bytes) in [("png", png), ("gif", gif)] {
+        read(ending, &bytes).unwrap();
+        for length in 0..bytes.len() {
+            assert!(read(ending, &bytes[..length]).is_err(), "{ending}: {length} of {} bytes", bytes.len());
+        }
     }
 }
 
