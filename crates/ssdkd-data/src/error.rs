@@ -77,12 +77,14 @@ pub enum DataError {
         expected: [usize; 3],
     },
     /// A class folder without an image.
-    #[error("{}: the class has no images (looked for {looked_for})\nhint: remove the folder or fill it", path.display())]
+    #[error("{}: the class has no images (looked for {looked_for}; found {found})\nhint: remove the folder or fill it", path.display())]
     EmptyClass {
         /// The folder.
         path: PathBuf,
         /// Endings of the files that count.
         looked_for: String,
+        /// Endings of the files that are there, with their counts.
+        found: String,
     },
     /// A folder or file of no known kind.
     #[error("{} holds no data set this program knows; looked for {looked_for}\nhint: {hint}", path.display())]

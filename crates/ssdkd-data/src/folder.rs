@@ -11,13 +11,16 @@ use crate::{DataError, Dataset, Split, conversions, encoded, read, splits};
 const LAYOUT: &str = "an image folder has train/CLASS/*.png and test/CLASS/*.png";
 /// The folder of images that are not sorted by class.
 const IMAGES: &str = "images";
+/// The folder of test images whose classes are not published.
+const UNKNOWN: &str = "unknown";
 const ANNOTATIONS: &str = "annotations.txt";
 
 /// Whether `folder` has a split with labels.
 pub(crate) fn recognise(folder: &Path) -> Result<bool, DataError> {
     for split in [Split::Train, Split::Test] {
-        if let Some(found) = splits::find(folder, split, is_labelled)?
-            && is_labelled(&found.place)?
+        let labelled = |place: &Path| is_labelled(folder, split, place);
+        if let Some(found) = splits::find(folder, split, labelled)?
+            && labelled(&found.place)?
         {
             return Ok(true);
         }
@@ -25,8 +28,25 @@ pub(crate) fn recognise(folder: &Path) -> Result<bool, DataError> {
     Ok(false)
 }
 
-fn is_labelled(place: &Path) -> Result<bool, DataError> {
-    Ok(!class_folders(place)?.is_empty() || annotations(place)?.is_some())
+/// Whether the folder of a split has labels: a list, or class folders. A test split needs an image in a class folder that the
+/// training split has too: competitions publish `test/unknown`, or class folders without images.
+fn is_labelled(folder: &Path, split: Split, place: &Path) -> Result<bool, DataError> {
+    let classes = class_folders(place)?;
+    if annotations(place)?.is_some() || (split == Split::Train && !classes.is_empty()) {
+        return Ok(true);
+    }
+    let train = match splits::find(folder, Split::Train, |_| Ok(true))? {
+        Some(train) => class_folders(&train.place)?.iter().map(|path| read::file_name(path)).collect(),
+        None => Vec::new(),
+    };
+    for path in &classes {
+        let name = read::file_name(path);
+        let is_class = if train.is_empty() { classes.len() > 1 || name != UNKNOWN } else { train.contains(&name) };
+        if is_class && !images_below(path, &mut Ignored::default())?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The folders of classes. A folder `images` alone is none.
@@ -62,10 +82,10 @@ pub(crate) struct Files {
 
 /// Lists a split. Classes are numbered in the order of their names, those of `train` where it exists.
 pub(crate) fn files(folder: &Path, split: Split) -> Result<Files, DataError> {
-    let splits::Found { place, notice } =
-        splits::find(folder, split, is_labelled)?.ok_or_else(|| splits::missing(folder, split, LAYOUT))?;
-    let naming = match splits::find(folder, Split::Train, is_labelled)? {
-        Some(train) if is_labelled(&train.place)? => train.place,
+    let splits::Found { place, notice } = splits::find(folder, split, |place| is_labelled(folder, split, place))?
+        .ok_or_else(|| splits::missing(folder, split, LAYOUT))?;
+    let naming = match splits::find(folder, Split::Train, |_| Ok(true))? {
+        Some(train) if is_labelled(folder, Split::Train, &train.place)? => train.place,
         _ => place.clone(),
     };
     let mut names = class_folders(&naming)?.iter().map(|path| read::file_name(path)).collect::<Vec<_>>();
@@ -99,7 +119,12 @@ impl Files {
             // What cannot be learned is an error; what cannot be measured is a notice, of `open`.
             if found.is_empty() && split == Split::Train {
                 let looked_for = encoded::ENDINGS.map(|ending| format!(".{ending}")).join(" ");
-                return Err(DataError::EmptyClass { path, looked_for });
+                let mut there = Ignored::default();
+                if path.is_dir() {
+                    images_below(&path, &mut there)?;
+                }
+                let found = if there.total() > 0 { there.kinds() } else { "no files".into() };
+                return Err(DataError::EmptyClass { path, looked_for, found });
             }
             self.images.extend(found.into_iter().map(|path| (path, label as u32)));
         }

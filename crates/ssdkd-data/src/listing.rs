@@ -19,11 +19,19 @@ impl Ignored {
 
     /// What a user should know of them: `PLACE: 3 files ignored: .npy (2), .txt (1)`.
     pub(crate) fn notice(&self, place: &Path) -> Option<String> {
-        let total = self.by_ending.values().sum::<usize>();
+        (self.total() > 0).then(|| format!("{}: {} ignored: {}", place.display(), files(self.total()), self.kinds()))
+    }
+
+    pub(crate) fn total(&self) -> usize {
+        self.by_ending.values().sum()
+    }
+
+    /// The endings with their counts, the most frequent first: `.npy (2), .txt (1)`.
+    pub(crate) fn kinds(&self) -> String {
         let mut kinds = self.by_ending.iter().collect::<Vec<_>>();
         kinds.sort_by_key(|&(ending, count)| (std::cmp::Reverse(*count), ending));
         let kinds = kinds.iter().map(|(ending, count)| format!("{ending} ({count})")).collect::<Vec<_>>();
-        (total > 0).then(|| format!("{}: {} ignored: {}", place.display(), files(total), some(&kinds)))
+        some(&kinds)
     }
 }
 

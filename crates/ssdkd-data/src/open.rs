@@ -23,7 +23,8 @@ pub fn open(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Da
         None => read(Path::new(spec), split, adapt_to)?,
     };
     if dataset.is_empty() {
-        let (what, hint) = (format!("its {split} split holds no images"), "check how it was made".into());
+        let ignored = dataset.notices().iter().map(|notice| format!("\n{notice}")).collect::<String>();
+        let (what, hint) = (format!("its {split} split holds no images{ignored}"), "check how it was made".into());
         return Err(DataError::Spec { spec: spec.into(), what, hint });
     }
     let dataset = match adapt_to {

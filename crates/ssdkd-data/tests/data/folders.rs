@@ -36,7 +36,12 @@ fn what_can_be_wrong_with_an_image_folder() {
         train(&[("train/a/1.png", &good), ("train/a/2.png", &good[..40])]),
         &["2.png", "is not a readable image", "hint:"],
     );
-    check_error(train(&[("train/a/1.png", &good), ("train/b/x.txt", b"")]), &["train/b", "no images", ".png"]);
+    check_error(
+        train(&[("train/a/1.png", &good), ("train/b/x.txt", b"")]),
+        &["train/b", "no images", ".png", "found .txt (1)"],
+    );
+    let only_arrays = folder(&[("train/a/1.png", &good), ("test/a/1.npy", b""), ("test/a/2.npy", b"")]);
+    check_error(open_at(&only_arrays, Split::Test), &["holds no images", "2 files ignored: .npy (2)"]);
     check_error(
         train(&[("train/a/1.png", &good), ("train/a/2.png", &png([3, 5, 4], 0))]),
         &["2.png", "[3, 5, 4]", "[3, 4, 4]"],
@@ -134,6 +139,22 @@ fn a_test_split_without_labels_does_not_hide_the_others() {
         ]);
         let test = open_at(&place, Split::Test).unwrap();
         assert_eq!(test.image(0), pixels(9, 12), "{name}");
+        assert!(test.notices()[0].contains("test has no labels"), "{:?}", test.notices());
+    }
+}
+
+#[test]
+fn a_test_split_without_images_of_a_known_class_does_not_hide_the_others() {
+    let image = png([3, 2, 2], 1);
+    for unlabelled in ["test/unknown/1.png", "test/a/notes.txt"] {
+        let place = folder(&[
+            ("train/a/1.png", &image),
+            ("train/b/1.png", &image),
+            (unlabelled, &image),
+            ("val/a/1.png", &png([3, 2, 2], 9)),
+        ]);
+        let test = open_at(&place, Split::Test).unwrap();
+        assert_eq!(test.image(0), pixels(9, 12), "{unlabelled}");
         assert!(test.notices()[0].contains("test has no labels"), "{:?}", test.notices());
     }
 }
