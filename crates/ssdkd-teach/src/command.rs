@@ -136,6 +136,7 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
             .map_err(|_| StageError::Usage("--input must be channels,height,width, as in 3,32,32".into()))
     });
     let train = open_data(&arguments.data, Split::Train, input.transpose()?)?;
+    check_count(&arguments.data, &train)?;
     check_masks(&arguments.data, &train)?;
     let test = open_data(&arguments.data, Split::Test, Some(train.shape()))?;
     let test = match train.class_names() {
@@ -223,6 +224,16 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
 
     write_teacher(&files, &trainer, &train, &measure(&trainer)?, &origin)?;
     files.remove_checkpoint()
+}
+
+/// Refuses a data set of one class: every network would be right of all of its images.
+fn check_count(spec: &str, train: &Dataset) -> Result<(), StageError> {
+    if train.classes() > 1 {
+        return Ok(());
+    }
+    let what = format!("{spec}: the data has one class, {}", train.class_name(0));
+    let hint = "a teacher needs at least two classes: check that each class has its own folder, label or number";
+    Err(StageError::other(Code::Integrity, format!("{what}\nhint: {hint}")))
 }
 
 /// Refuses masks of two classes that were saved as 0 and 255: every pixel of the second class would count as unlabelled, and a

@@ -270,6 +270,15 @@ fn images_of_several_sizes_get_the_flag_that_brings_them_into_one() {
     check(&trained, 0, &["1 of 3 images are resized to 8×8"]);
 }
 
+/// Every network would be right of all of its images.
+#[test]
+fn data_of_one_class_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    write_images(&scratch.path().join("data"), &[("train/cat/1.pgm", 10), ("test/cat/1.pgm", 20)]);
+    let refused = teach_small(scratch.path(), &["--architecture", "resnet8"]);
+    check(&refused, 4, &["data: the data has one class, cat", "hint: a teacher needs at least two classes"]);
+}
+
 /// A network that knows only the background would be perfect on such masks.
 #[test]
 fn masks_of_0_and_255_are_refused() {
