@@ -7,7 +7,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use image::{DynamicImage, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageError, ImageFormat, ImageReader, Limits};
 
 use crate::read::{MAX_DECODER_BYTES, MAX_SIDE};
 use crate::{DataError, ends, jpeg, read};
@@ -15,6 +15,9 @@ use crate::{DataError, ends, jpeg, read};
 /// Endings of the files that are taken for images.
 pub(crate) const ENDINGS: [&str; 14] =
     ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"];
+
+const DAMAGED: &str = "repair or remove it";
+const UNSUPPORTED: &str = "save it as PNG";
 
 /// Whether a path's name is that of an image.
 pub(crate) fn is_image(path: &Path) -> bool {
@@ -29,10 +32,12 @@ pub(crate) fn open(path: &Path) -> Result<DynamicImage, DataError> {
 
 /// Decodes an image file's bytes within limits; `place` is for messages.
 pub(crate) fn decode(place: &Path, bytes: &[u8]) -> Result<DynamicImage, DataError> {
-    decode_bytes(bytes).map_err(|reason| DataError::Image { place: place.into(), reason })
+    let mut hint = DAMAGED;
+    decode_bytes(bytes, &mut hint).map_err(|reason| DataError::Image { place: place.into(), reason, hint: hint.into() })
 }
 
-fn decode_bytes(bytes: &[u8]) -> Result<DynamicImage, String> {
+/// Decodes the bytes. Where the file is sound but of an unsupported kind, `hint` becomes that of such files.
+fn decode_bytes(bytes: &[u8], hint: &mut &str) -> Result<DynamicImage, String> {
     if bytes.is_empty() {
         return Err("the file is empty".into());
     }
@@ -44,14 +49,21 @@ fn decode_bytes(bytes: &[u8]) -> Result<DynamicImage, String> {
         Some(ImageFormat::Gif) => ends::check_gif(bytes)?,
         _ => {}
     }
+    let is_known = reader.format().is_some();
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
     limits.max_alloc = Some(MAX_DECODER_BYTES);
     reader.limits(limits);
-    let image = reader.decode().map_err(|error| error.to_string())?;
+    let image = reader.decode().map_err(|error| {
+        if matches!(error, ImageError::Unsupported(_)) && is_known {
+            *hint = UNSUPPORTED;
+        }
+        error.to_string()
+    })?;
     if matches!(image, DynamicImage::ImageRgb32F(_) | DynamicImage::ImageRgba32F(_)) {
         // Their range is not known: 0 to 1 and 0 to 255 are both in use.
+        *hint = UNSUPPORTED;
         return Err("its pixels are floating-point numbers; save it with 8 or 16 bits".into());
     }
     Ok(image)

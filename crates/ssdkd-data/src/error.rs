@@ -59,12 +59,14 @@ pub enum DataError {
         classes: usize,
     },
     /// An encoded image that does not decode.
-    #[error("{} is not a readable image: {reason}\nhint: repair or remove it", place.display())]
+    #[error("{} is not a readable image: {reason}\nhint: {hint}", place.display())]
     Image {
         /// The file, or the row of a table.
         place: PathBuf,
         /// Why.
         reason: String,
+        /// What to do about it.
+        hint: String,
     },
     /// Images of different shapes, where nothing says which shape is wanted.
     #[error("{}: shape {found:?} (channels, height, width), but {expected:?} in the images before{}\nhint: bring all images into one shape, with `ssdkd-teach --input {}` or in the files", place.display(), mixed_colors(*found, *expected), input_flag(*found, *expected))]

@@ -98,7 +98,15 @@ fn pair(images: &Path, masks: &Path) -> Result<(Vec<Pair>, Vec<String>), DataErr
         }
         let mask = masks.join(image.file_name().unwrap_or_default()).with_extension("png");
         if !mask.is_file() {
-            let hint = "every image needs a mask of its name, as .png".into();
+            let jpeg =
+                ["jpg", "jpeg"].map(|ending| mask.with_extension(ending)).into_iter().find(|path| path.is_file());
+            let hint = match jpeg {
+                Some(jpeg) => {
+                    let name = read::file_name(&jpeg);
+                    format!("{name} is there: masks are PNG, because JPEG changes the numbers")
+                }
+                None => "every image needs a mask of its name, as .png".into(),
+            };
             return Err(DataError::Missing { path: mask, what: format!("the mask of {}", image.display()), hint });
         }
         pairs.push((image, mask));
@@ -205,15 +213,19 @@ fn read_mask(path: &Path, classes: &[u8]) -> Result<Mask, DataError> {
 
 /// The numbers of a PNG as they are stored: a palette's places, not its colours.
 fn decode(path: &Path, bytes: &[u8]) -> Result<Mask, DataError> {
-    let damaged =
-        |what: String| DataError::broken(path, what, "a mask is a PNG of 8 bits or fewer, gray or with a palette");
+    let damaged = |what: String| DataError::broken(path, what, "repair or replace it");
     let mut decoder = png::Decoder::new(Cursor::new(bytes));
     decoder.set_transformations(Transformations::IDENTITY);
     let mut reader = decoder.read_info().map_err(|error| damaged(format!("it is no PNG: {error}")))?;
     let (kind, depth) = reader.output_color_type();
     let (height, width) = (reader.info().height as usize, reader.info().width as usize);
     if !matches!(kind, ColorType::Grayscale | ColorType::Indexed) || depth == BitDepth::Sixteen {
-        return Err(damaged(format!("it is a PNG of {kind:?} with {} bits", depth as u8)));
+        let hint = if matches!(kind, ColorType::Rgb | ColorType::Rgba) {
+            "write the class numbers, not colors: a mask is a PNG of 8 bits or fewer, gray or with a palette"
+        } else {
+            "a mask is a PNG of 8 bits or fewer, gray or with a palette"
+        };
+        return Err(DataError::broken(path, format!("it is a PNG of {kind:?} with {} bits", depth as u8), hint));
     }
     if height.max(width) > MAX_SIDE as usize {
         return Err(damaged(format!("it is {height}×{width} (height × width), and no side may be above {MAX_SIDE}")));

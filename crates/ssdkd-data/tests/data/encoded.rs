@@ -103,7 +103,7 @@ fn sixteen_bits_are_scaled_and_transparency_is_dropped() {
     let floats = image::Rgb32FImage::from_raw(1, 1, vec![0.5, 128.0, 255.0]).unwrap();
     check_error(
         read("tif", &write(&DynamicImage::ImageRgb32F(floats), ImageFormat::Tiff)),
-        &["1.tif", "floating-point", "8 or 16 bits"],
+        &["1.tif", "floating-point", "8 or 16 bits", "hint: save it as PNG"],
     );
 }
 

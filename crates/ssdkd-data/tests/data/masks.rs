@@ -111,6 +111,22 @@ fn check_error(file: &str, bytes: Option<&[u8]>, parts: &[&str]) {
 }
 
 #[test]
+fn a_jpeg_mask_is_named() {
+    let place = place();
+    let mask = place.path().join("val/masks/a.png");
+    fs::rename(&mask, mask.with_extension("jpg")).unwrap();
+    let message = open_at(place.path(), None).unwrap_err().to_string();
+    assert!(message.contains("hint: a.jpg is there: masks are PNG"), "{message}");
+}
+
+#[test]
+fn the_hint_of_a_mask_fits_its_fault() {
+    let colors = png(ColorType::Rgb, BitDepth::Eight, 1, &[&[1, 2, 3]]);
+    check_error("val/masks/a.png", Some(&colors), &["a.png", "Rgb", "hint: write the class numbers, not colors"]);
+    check_error("val/masks/a.png", Some(&first_mask()[..40]), &["a.png", "hint: repair or replace it"]);
+}
+
+#[test]
 fn what_is_wrong_is_named() {
     check_error("classes.txt", None, &["classes.txt", "in the order of the masks' numbers"]);
     check_error("classes.txt", Some(b"\n"), &["classes.txt", "0 lines"]);
@@ -120,7 +136,7 @@ fn what_is_wrong_is_named() {
     check_error("classes.txt", Some(b"sky\nroad\n"), &["of class 2", "classes.txt has 2 lines"]);
     check_error("classes.txt", Some(b"sky\nroad\nsky\n"), &["classes.txt", "\"sky\" twice"]);
     check_error("val/masks/b.png", None, &["b.png", "is missing", "the mask of"]);
-    check_error("val/masks/a.png", Some(&second_mask()[..40]), &["a.png", "PNG of 8 bits"]);
+    check_error("val/masks/a.png", Some(&second_mask()[..40]), &["a.png", "repair or replace it"]);
     check_error("val/masks/a.png", Some(&image()[..60]), &["a.png"]);
     check_error("val/masks/a.png", Some(&gray(2, &[&[0, 1], &[0, 1]])), &["it is 2×2", "its image 2×3"]);
     let colour = png(ColorType::Rgb, BitDepth::Eight, 1, &[&[1, 2, 3]]);
