@@ -30,8 +30,12 @@ pub(crate) fn missing(path: &Path) -> DataError {
     DataError::Missing { path: path.into(), what: "no such file or folder".into(), hint }
 }
 
-/// The error of a path where no known data set is.
-pub(crate) fn unknown(path: &Path) -> DataError {
+/// The error of a path where no known data set is. `nested` is a folder below it that holds one.
+pub(crate) fn unknown(path: &Path, nested: Option<&Path>) -> DataError {
+    if let Some(folder) = nested {
+        let hint = format!("give the folder below it that holds a data set, {}", folder.display());
+        return DataError::UnknownFormat { path: path.into(), looked_for: LOOKED_FOR.into(), hint };
+    }
     if let Some(archive) = archive_at(path) {
         let folder = archive.parent().unwrap_or(Path::new("")).display().to_string();
         let folder = if folder.is_empty() { ".".into() } else { folder };

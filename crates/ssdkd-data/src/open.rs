@@ -1,8 +1,8 @@
 //! From what the user types to a data set: recognises the format by what is there.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::{DataError, Dataset, Split, adapt, checks, cifar, folder, hints, idx, masked, shapes, table};
+use crate::{DataError, Dataset, Split, adapt, checks, cifar, folder, hints, idx, masked, read, shapes, table};
 
 /// Opens a split of `spec`: `shapes[:SEED]`, `shapes-masks[:SEED]`, or the path of a folder or a `.parquet` file.
 ///
@@ -20,7 +20,7 @@ pub fn open(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Da
     let dataset = match drawn(spec)? {
         Some((SHAPES_MASKS, seed)) => shapes::generate_masked(seed, split, count),
         Some((_, seed)) => shapes::generate(seed, split, count),
-        None => read(Path::new(spec), split, adapt_to)?,
+        None => load(Path::new(spec), split, adapt_to)?,
     };
     if dataset.is_empty() {
         let ignored = dataset.notices().iter().map(|notice| format!("\n{notice}")).collect::<String>();
@@ -95,27 +95,43 @@ fn recognise(path: &Path) -> Result<Format, DataError> {
     if !path.exists() {
         return Err(hints::missing(path));
     }
-    if path.is_dir() {
-        if let Some(found) = cifar::recognise(path) {
-            return Ok(Format::Cifar(found));
-        }
-        if idx::recognise(path) {
-            return Ok(Format::Idx);
-        }
-        if masked::recognise(path)? {
-            return Ok(Format::Masked);
-        }
-        if folder::recognise(path)? {
-            return Ok(Format::Folder);
-        }
-        if let Some(tables) = table::recognise(path)? {
-            return Ok(Format::Tables(tables));
-        }
+    if !path.is_dir() {
+        return Err(hints::unknown(path, None));
     }
-    Err(hints::unknown(path))
+    format_of(path)?.ok_or_else(|| hints::unknown(path, nested(path).as_deref()))
 }
 
-fn read(path: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
+/// The format of what a folder holds, if it is a known one.
+fn format_of(folder: &Path) -> Result<Option<Format>, DataError> {
+    if let Some(found) = cifar::recognise(folder) {
+        return Ok(Some(Format::Cifar(found)));
+    }
+    if idx::recognise(folder) {
+        return Ok(Some(Format::Idx));
+    }
+    if masked::recognise(folder)? {
+        return Ok(Some(Format::Masked));
+    }
+    if folder::recognise(folder)? {
+        return Ok(Some(Format::Folder));
+    }
+    Ok(table::recognise(folder)?.map(Format::Tables))
+}
+
+/// The first folder at most two levels below `path` that holds a data set. Folders that cannot be read are passed over.
+fn nested(path: &Path) -> Option<PathBuf> {
+    // The path may be any folder of the machine.
+    const MOST: usize = 32;
+    let folders = |path: &Path| {
+        let entries = read::entries(path).unwrap_or_default();
+        entries.into_iter().filter(|entry| entry.is_dir()).take(MOST).collect::<Vec<_>>()
+    };
+    let first = folders(path);
+    let second = first.iter().flat_map(|folder| folders(folder));
+    first.iter().cloned().chain(second).find(|folder| matches!(format_of(folder), Ok(Some(_))))
+}
+
+fn load(path: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
     match recognise(path)? {
         Format::Table => table::load(&[path.into()], adapt_to),
         Format::Tables(tables) => {

@@ -160,6 +160,21 @@ fn a_test_split_without_images_of_a_known_class_does_not_hide_the_others() {
 }
 
 #[test]
+fn a_folder_above_the_data_set_is_refused_with_the_one_to_give() {
+    let image = png([3, 2, 2], 1);
+    for inner in ["pets", "pets/v2"] {
+        let place = folder(&[
+            (&format!("{inner}/train/a/1.png"), &image),
+            (&format!("{inner}/test/a/1.png"), &image),
+            ("docs/notes.txt", b""),
+        ]);
+        let expected =
+            format!("hint: give the folder below it that holds a data set, {}", place.path().join(inner).display());
+        check_error(open_at(&place, Split::Train), &[&expected]);
+    }
+}
+
+#[test]
 fn images_below_a_class_folder_are_its_images() {
     let image = png([3, 2, 2], 1);
     let place = folder(&[
