@@ -16,7 +16,7 @@ use crate::{DataError, ends, jpeg, read};
 pub(crate) const ENDINGS: [&str; 14] =
     ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"];
 
-const DAMAGED: &str = "repair or remove it";
+pub(crate) const DAMAGED: &str = "repair or remove it";
 const UNSUPPORTED: &str = "save it as PNG";
 
 /// Whether a path's name is that of an image.

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::conversions::Conversions;
 use crate::listing::{self, Ignored, images_below};
 use crate::{DataError, Dataset, Split, conversions, encoded, read, splits};
 
@@ -196,7 +197,9 @@ fn unlabelled(place: &Path) -> Result<DataError, DataError> {
 /// If the file cannot be read, is damaged, or is no image. The error names it.
 pub fn open_image(path: &Path, shape: [usize; 3]) -> Result<Vec<u8>, DataError> {
     Conversions::new(shape, true).fit(path, &encoded::open(path)?).map_err(|error| match error {
-        DataError::Invalid { what } => DataError::Image { place: path.into(), reason: what },
+        DataError::Invalid { what } => {
+            DataError::Image { place: path.into(), reason: what, hint: encoded::DAMAGED.into() }
+        }
         error => error,
     })
 }
