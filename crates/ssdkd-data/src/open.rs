@@ -23,8 +23,9 @@ pub fn open(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Da
         None => load(Path::new(spec), split, adapt_to)?,
     };
     if dataset.is_empty() {
-        let ignored = dataset.notices().iter().map(|notice| format!("\n{notice}")).collect::<String>();
-        let (what, hint) = (format!("its {split} split holds no images{ignored}"), "check how it was made".into());
+        let nothing = format!("its {split} split holds no images");
+        let what = [&[nothing], dataset.notices()].concat().join("\n");
+        let hint = "check how it was made".into();
         return Err(DataError::Spec { spec: spec.into(), what, hint });
     }
     let dataset = match adapt_to {
