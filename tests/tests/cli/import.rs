@@ -279,7 +279,8 @@ fn weights_where_a_card_is_wanted_are_refused_with_the_way_to_one() {
     let scratch = scratch();
     let make = ["gray.safetensors is a weight file, not a card", "ssdkd import gray.safetensors --out"];
     scratch.fail("ssdkd-evaluate", &["gray.safetensors", "--data", "shapes"], 2, &make);
-    scratch.fail("ssdkd", &["run", "tiny.toml", "--set", "teacher.card=gray.safetensors"], 2, &make);
+    let in_a_recipe = ["teacher.card is gray.safetensors, a file of weights", "ssdkd import gray.safetensors --out"];
+    scratch.fail("ssdkd", &["run", "tiny.toml", "--set", "teacher.card=gray.safetensors"], 2, &in_a_recipe);
     scratch.succeed("ssdkd", &IMPORT);
     let there = ["its card is gray.json", "--teacher CARD"];
     scratch.fail("ssdkd-evaluate", &["gray.safetensors", "--data", "shapes"], 2, &there);
