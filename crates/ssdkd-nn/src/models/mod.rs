@@ -53,7 +53,7 @@ enum Body {
 
 enum Head {
     Linear(Linear),
-    Pyramid(pyramid::Pyramid),
+    Pyramid(Box<pyramid::Pyramid>),
 }
 
 impl Classifier {
@@ -83,7 +83,7 @@ impl Classifier {
         let head = match (architecture.task, groups.last()) {
             (_, None) => bail!("a {architecture} without blocks makes no maps"),
             (Task::Images, Some(last)) => Head::Linear(Linear::new(last.channels, classes, draw, vb.pp(name))?),
-            (Task::Pixels, Some(_)) => Head::Pyramid(pyramid::Pyramid::new(groups, classes, &vb)?),
+            (Task::Pixels, Some(_)) => Head::Pyramid(Box::new(pyramid::Pyramid::new(groups, classes, &vb)?)),
         };
         Ok(Self { body, head })
     }

@@ -13,7 +13,7 @@ const MOST_CHANNELS: usize = 4;
 ///
 /// No supported network normalizes its images itself: the card does.
 pub(super) fn take(tensors: &mut BTreeMap<String, Tensor>) -> Vec<String> {
-    let is_mean = |name: &&String| *name == "mean" || name.ends_with(".mean");
+    let is_mean = |name: &&String| name.rsplit('.').next() == Some("mean");
     let means = tensors.keys().filter(is_mean).cloned().collect::<Vec<_>>();
     let mut notices = Vec::new();
     for mean in means {
