@@ -13,6 +13,7 @@ use crate::run;
 
 /// `ssdkd export`
 #[derive(Debug, Args)]
+#[command(after_help = "Example: ssdkd export pipelines/shapes.toml --out student")]
 pub struct ExportArgs {
     #[command(flatten)]
     run: RunArgs,

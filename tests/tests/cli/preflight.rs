@@ -73,11 +73,6 @@ fn a_student_larger_than_its_teacher_is_warned_of() {
 }
 
 #[test]
-fn a_buffer_that_is_never_full_is_warned_of() {
-    check_warned(&["balance.capacity=97"], &["balance.capacity is 97", "makes 96 images"]);
-}
-
-#[test]
 fn a_step_larger_than_the_first_images_is_warned_of() {
     let parts = ["the student starts with 12 images", "distill.batch is 16"];
     check_warned(&["invert.batch=4", "invert.batches=1", "balance.capacity=16", "distill.batch=16"], &parts);
