@@ -204,7 +204,12 @@ fn who_cannot_be_served_leaves_the_run_as_it_is() {
     ] {
         scratch.fail(stage, &[&["tiny.toml", "--round", round][..], &other].concat(), 2, &[part]);
     }
-    scratch.fail("ssdkd-invert", &[&["tiny.toml", "--force"][..], &other].concat(), 2, &["name the round with --round N"]);
+    scratch.fail(
+        "ssdkd-invert",
+        &[&["tiny.toml", "--force"][..], &other].concat(),
+        2,
+        &["name the round with --round N"],
+    );
     // What a command has no use for it refuses.
     for (command, flag) in
         [("report", "--round=2"), ("evaluate", "--resume"), ("export", "--force"), ("status", "--dry-run")]
