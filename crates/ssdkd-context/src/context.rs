@@ -550,7 +550,7 @@ pub fn start_command(arguments: &RunArgs) -> String {
     if runs == "runs" { command } else { format!("{command} --runs {}", quote(&runs)) }
 }
 
-/// Refuses a file of weights in the place of a card. `named` is what the recipe says, `path` where that is.
+/// Refuses a weight file given as a card. `named` is what the recipe says, `path` where that is.
 fn check_is_card(named: &Path, path: &Path) -> Result<(), StageError> {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
     if !ending.is_some_and(|ending| WEIGHT_FILES.contains(&ending.as_str())) {

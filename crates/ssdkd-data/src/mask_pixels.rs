@@ -1,7 +1,7 @@
 //! How many pixels of a data set's masks are of which class.
 
 /// The remedy for [masks of 0 and 255](MaskPixels::are_binary_with_255).
-pub const BINARY_MASKS: &str = "masks hold the classes' numbers from 0, and 255 is no class: if the masks were saved with 0 and 255, write 1 in the place of 255";
+pub const BINARY_MASKS: &str = "masks hold the classes' numbers from 0, and 255 is no class: if the masks were saved with 0 and 255, write 1 instead of 255";
 
 /// How many pixels of all masks are of each class, and of none.
 #[derive(Debug, Clone, PartialEq, Eq)]

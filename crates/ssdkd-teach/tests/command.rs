@@ -300,7 +300,7 @@ fn masks_of_0_and_255_are_refused() {
     write_masks(255);
     let flags = ["--architecture", "fpn-resnet8"];
     let refused = teach_small(scratch.path(), &flags);
-    check(&refused, 4, &["no pixel of the training masks is of class disc", "25.0 %", "write 1 in the place of 255"]);
+    check(&refused, 4, &["no pixel of the training masks is of class disc", "25.0 %", "write 1 instead of 255"]);
     write_masks(1);
     check(&teach_small(scratch.path(), &flags), 0, &["mean IoU"]);
 }
