@@ -189,9 +189,7 @@ fn masks_of_0_and_255_are_said_to_lack_a_class() {
     assert_eq!((&pixels.classes[..], pixels.unlabelled), (&[12, 0][..], 4));
     assert!(pixels.are_binary_with_255());
     let told = saved_as_255.notices().join("\n");
-    for part in
-        ["no pixel of the train split is of class disc (1 of 2 classes)", "25.0 %", "write 1 instead of 255"]
-    {
+    for part in ["no pixel of the train split is of class disc (1 of 2 classes)", "25.0 %", "write 1 instead of 255"] {
         assert!(told.contains(part), "{part:?} is not in {told}");
     }
     let right = open(&discs(1));
