@@ -176,7 +176,7 @@ pub struct StepReport {
     pub lr: f64,
 }
 
-/// The student's training: optimizer, schedule, and what is trained beside it.
+/// Trains the student: optimizer, schedule, and the projections of feature distillation.
 pub struct Distiller {
     settings: DistillSettings,
     optimizer: Optimizer,
@@ -189,7 +189,7 @@ enum Optimizer {
 }
 
 impl Distiller {
-    /// A fresh optimizer for `student`, whose weights the steps will move in place. Of `seed` is what is trained beside it.
+    /// Creates a fresh optimizer for `student`. Steps change its weights in place. `seed` draws the projections.
     pub fn new(settings: DistillSettings, teacher: &Network, student: &Network, seed: u64) -> Result<Self> {
         let wanted = settings.feature_distillation > 0.0;
         let features = if wanted { Some(FeatureDistillation::new(teacher, student, seed)?) } else { None };

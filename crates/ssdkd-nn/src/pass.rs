@@ -40,7 +40,7 @@ pub(crate) enum Statistics {
 pub struct Tap {
     /// Mean over batch, height and width (C,); gradients flow through it.
     pub mean: Value,
-    /// Biased variance, likewise.
+    /// Biased variance of each channel.
     pub variance: Value,
     /// Running mean (C,).
     pub running_mean: Tensor,

@@ -38,7 +38,7 @@ pub struct Tap {
     pub node: NodeId,
     /// Mean over batch, height and width (C,); gradients flow through it.
     pub mean: Value,
-    /// Biased variance, likewise.
+    /// Biased variance of each channel.
     pub variance: Value,
     /// Running mean (C,).
     pub running_mean: Tensor,

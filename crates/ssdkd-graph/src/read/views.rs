@@ -293,7 +293,7 @@ impl Builder {
         }
         if before + after > 0 {
             if [left, right, top, bottom] != [0; 4] || value != 0.0 {
-                return Err("it pads channels with something else than zeros".into());
+                return Err("it pads channels with values other than zero".into());
             }
             let (source, stride) = match x {
                 Meaning::Strided(source, [down, right]) if down == right => (*source, *down),

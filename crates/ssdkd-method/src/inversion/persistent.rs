@@ -12,7 +12,7 @@
 //! first layer, and so a mode of its own.
 //!
 //! Nothing is optimized image by image, so a batch costs as many steps as the settings say, one by default, and images
-//! follow the student's latest mistakes. At small budgets this taught a student far more than the meta-generator did in
+//! follow the student's latest mistakes. At small budgets this improved a student far more than the meta-generator did in
 //! the same time: what a small buffer lacks is not better images but newer ones \[O\].
 
 use std::collections::BTreeMap;

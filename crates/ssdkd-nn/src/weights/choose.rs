@@ -9,7 +9,7 @@ use super::entries::{Candidate, Found};
 use super::refusal::{Refusal, Result, listed, quoted, save_with, short};
 use super::{names, roles};
 
-/// Returns the index of the network under `key`, or of the one that is meant without a key.
+/// Returns the index of the network under `key`, or of the default network without a key.
 pub(super) fn network(found: &Found<'_>, root: Value<'_>, key: Option<&str>) -> Result<usize> {
     let networks = &found.networks;
     let list = || listed(networks.iter().map(|network| network.entry().to_string()));

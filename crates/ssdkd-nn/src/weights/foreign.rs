@@ -58,7 +58,7 @@ fn json(bytes: &[u8]) -> Refusal {
             save_with(load),
         );
     }
-    Refusal::new("it is a JSON text, which holds no weights", "give the weights that lie beside it")
+    Refusal::new("it is a JSON text, which holds no weights", "give the weight file next to it")
 }
 
 /// What only the name's ending tells.

@@ -41,7 +41,7 @@ pub(super) fn fill(name: &str, value: &Meaning, dims: &[i64]) -> Outcome {
             let values = vec![whole.values[0]; count.ok_or("it makes a long list of whole numbers")?];
             Ok(Meaning::Whole(Whole { values: values.into(), scalar: dims.is_empty() }))
         }
-        _ => Err("it repeats something else than one number".into()),
+        _ => Err("it repeats a value that is not one number".into()),
     }
 }
 
