@@ -36,7 +36,8 @@ pub fn fill(store: &Store) {
             Some("weight") => (0.2, 1.0),
             _ => (0.1, 0.0),
         };
-        var.set(&hash.affine(factor, offset).unwrap()).unwrap();
+        let weights = hash.affine(factor, offset).unwrap().to_device(var.device()).unwrap();
+        var.set(&weights).unwrap();
     }
 }
 
