@@ -138,8 +138,7 @@ fn import(bytes: &[u8]) {
 
 fn build(found: &ssdkd_nn::Identity, tensors: BTreeMap<String, Tensor>) {
     let spec = NetworkSpec {
-        architecture: found.architecture,
-        names: found.names.clone(),
+        architecture: found.architecture.clone(),
         classes: found.classes,
         input: [found.channels, 32, 32],
         mean: vec![0.5; 3],

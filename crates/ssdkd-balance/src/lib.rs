@@ -52,7 +52,7 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     job.metric("evicted", evicted as f64);
     let counts = buffer.class_counts();
     // Of pixels, a class may be in every image and the most of none.
-    if context.teacher_card().architecture.task == Task::Images {
+    if context.teacher_card().architecture.task() == Task::Images {
         context.report_health(STAGE, round, FailedCheck::of_buffer(&counts))?;
     }
     job.metric("smallest_class", counts.iter().min().map_or(0.0, |&count| count as f64));

@@ -182,7 +182,7 @@ impl Context {
         if self.was_begun() {
             return Ok(Vec::new());
         }
-        Ok(preflight(&self.recipe, &self.card, student_architecture(&self.recipe)?))
+        Ok(preflight(&self.recipe, &self.card, &student_architecture(&self.recipe)?))
     }
 
     /// Returns whether the run folder holds this recipe and this teacher already.
@@ -286,7 +286,7 @@ impl Context {
     /// The student, without weights.
     pub fn student_spec(&self) -> Result<NetworkSpec> {
         let architecture = student_architecture(&self.recipe)?;
-        Ok(NetworkSpec { architecture, names: ssdkd_nn::Names::default(), ..self.card.spec() })
+        Ok(NetworkSpec { architecture, ..self.card.spec() })
     }
 
     /// The index of `round` among the distilling rounds; a warm-up round is an error, as `stage` has no part in it.
@@ -414,7 +414,7 @@ impl Context {
     pub fn teacher_digest(&self) -> String {
         let card = &self.card;
         let what = json!({
-            "weights": card.digest, "architecture": card.architecture, "names": card.names, "classes": card.classes,
+            "weights": card.digest, "architecture": card.architecture, "classes": card.classes,
             "input": card.input, "mean": card.mean, "std": card.std, "class_names": card.class_labels(),
         });
         digest::of_bytes(canonical::to_string(&what).as_bytes())

@@ -4,8 +4,7 @@
 
 use std::fmt;
 
-use ssdkd_method::StrategyName;
-use ssdkd_nn::{Architecture, Generator, Names, NetworkSpec, Task, TeacherCard};
+use ssdkd_nn::{Architecture, NetworkSpec, Task, TeacherCard, ZooArchitecture};
 use ssdkd_stage::StageError;
 
 use crate::recipe::{Recipe, Start};
@@ -59,11 +58,8 @@ pub fn enforce(findings: &[Finding]) -> Result<(), StageError> {
 }
 
 /// Checks a recipe with its teacher and its student.
-pub fn preflight(recipe: &Recipe, teacher: &TeacherCard, student: Architecture) -> Vec<Finding> {
+pub fn preflight(recipe: &Recipe, teacher: &TeacherCard, student: &Architecture) -> Vec<Finding> {
     let mut found = one_class(teacher).into_iter().collect::<Vec<_>>();
-    if recipe.invert.strategy.name() != StrategyName::Pixels {
-        found.extend(size_of_images(teacher, Severity::Error));
-    }
     found.extend(networks(recipe, teacher, student));
     found.extend(buffer(recipe, teacher));
     found.extend(amounts(recipe, teacher));
@@ -72,8 +68,7 @@ pub fn preflight(recipe: &Recipe, teacher: &TeacherCard, student: Architecture) 
 
 /// Checks a teacher for which there is no recipe yet.
 pub fn preflight_teacher(teacher: &TeacherCard) -> Vec<Finding> {
-    // With `invert.strategy = "pixels"` images may have any size.
-    one_class(teacher).into_iter().chain(size_of_images(teacher, Severity::Warning)).collect()
+    one_class(teacher).into_iter().collect()
 }
 
 fn one_class(teacher: &TeacherCard) -> Option<Finding> {
@@ -85,21 +80,12 @@ fn one_class(teacher: &TeacherCard) -> Option<Finding> {
     })
 }
 
-/// Whether the generator can make images of the teacher's size.
-fn size_of_images(teacher: &TeacherCard, severity: Severity) -> Option<Finding> {
-    let [_, height, width] = teacher.input;
-    let message = Generator::check_size(height, width).err()?;
-    let hint =
-        "import the teacher again with another --size, or take a recipe with invert.strategy = \"pixels\"".into();
-    Some(Finding { severity, message, hint })
-}
-
 /// Whether teacher and student are of one kind, and the student is the smaller one.
-fn networks(recipe: &Recipe, teacher: &TeacherCard, student: Architecture) -> Vec<Finding> {
-    let deeper = teacher.architecture;
-    if student.task != deeper.task {
-        let like = Architecture { task: deeper.task, ..student };
-        let like = if like.exists() { like } else { deeper };
+fn networks(recipe: &Recipe, teacher: &TeacherCard, student: &Architecture) -> Vec<Finding> {
+    let deeper = &teacher.architecture;
+    if student.task() != deeper.task() {
+        let like = student.zoo().map(|zoo| ZooArchitecture { task: deeper.task(), ..zoo });
+        let like = like.filter(ZooArchitecture::exists).map_or("another network".into(), |like| like.to_string());
         let message = format!(
             "student.architecture is {student}, and the teacher is a {deeper}: one labels images and the other pixels"
         );
@@ -110,13 +96,13 @@ fn networks(recipe: &Recipe, teacher: &TeacherCard, student: Architecture) -> Ve
         let (message, hint) = error.split_once("\nhint: ").unwrap_or((&error, "take another teacher"));
         found.push(Finding::error(message, hint));
     }
-    if recipe.student.start == Start::Teacher && !student.is_shallower_than(&deeper) {
+    if recipe.student.start == Start::Teacher && !student.is_shallower_than(deeper) {
         found.push(Finding::error(
             format!("student.start is \"teacher\", but a {student} is not a {deeper} with fewer blocks"),
             "set student.start to \"random\", or take a shallower student of the teacher's family and width",
         ));
     }
-    let spec = NetworkSpec { architecture: student, names: Names::default(), ..teacher.spec() };
+    let spec = NetworkSpec { architecture: student.clone(), ..teacher.spec() };
     match spec.num_parameters() {
         Ok(parameters) if parameters > teacher.parameters => found.push(Finding::warning(
             format!(
@@ -146,7 +132,7 @@ fn buffer(recipe: &Recipe, teacher: &TeacherCard) -> Vec<Finding> {
         ));
     }
     // An image whose pixels are labeled shows many classes.
-    if capacity < classes && teacher.architecture.task == Task::Images {
+    if capacity < classes && teacher.architecture.task() == Task::Images {
         found.push(Finding::warning(
             format!("balance.capacity is {capacity}, and the teacher has {classes} classes: some never have an image in the buffer"),
             "raise balance.capacity to several images for each class",
@@ -173,7 +159,7 @@ fn amounts(recipe: &Recipe, teacher: &TeacherCard) -> Vec<Finding> {
             "raise run.warmup_rounds or invert.batches, or lower distill.batch",
         ));
     }
-    if teacher.architecture.task == Task::Images {
+    if teacher.architecture.task() == Task::Images {
         if all < classes {
             found.push(Finding::warning(
                 format!("the whole run makes {all} images for {classes} classes: some classes never get one"),

@@ -7,7 +7,7 @@ use candle_core::Device;
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 use ssdkd_data::Split;
-use ssdkd_nn::{Architecture, Network, OPEN_GPU, TeacherCard};
+use ssdkd_nn::{Network, OPEN_GPU, TeacherCard};
 use ssdkd_stage::exit::{self, Code};
 use ssdkd_stage::{CommonArgs, Progress, StageError, signals, write_file};
 
@@ -92,7 +92,7 @@ impl From<SplitChoice> for Split {
 #[derive(Serialize)]
 struct Report<'a> {
     model: String,
-    architecture: Architecture,
+    architecture: String,
     parameters: usize,
     data: &'a str,
     split: String,
@@ -105,7 +105,7 @@ struct Report<'a> {
 #[derive(Serialize)]
 struct Comparison<'a> {
     model: String,
-    architecture: Architecture,
+    architecture: String,
     parameters: usize,
     teacher: String,
     unlabelled: String,
@@ -209,7 +209,7 @@ fn measure_on(
     })?;
     let report = Report {
         model: arguments.model.display().to_string(),
-        architecture: network.spec().architecture,
+        architecture: network.spec().architecture.to_string(),
         parameters: network.store().num_parameters(),
         data,
         split: split.to_string(),
@@ -254,7 +254,7 @@ fn compare_on(
     })?;
     let comparison = Comparison {
         model: arguments.model.display().to_string(),
-        architecture: network.spec().architecture,
+        architecture: network.spec().architecture.to_string(),
         parameters: network.store().num_parameters(),
         teacher: arguments.teacher.as_deref().unwrap_or(Path::new("")).display().to_string(),
         unlabelled,

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use candle_core::{Result, Tensor, bail};
 use serde::Serialize;
 use ssdkd_data::{Dataset, UNLABELLED};
-use ssdkd_nn::{Architecture, Network, Task};
+use ssdkd_nn::{Architecture, Network, Task, ZooArchitecture};
 
 use crate::confusion;
 
@@ -45,7 +45,7 @@ pub struct Evaluation {
 ///
 /// # Errors
 /// Where one is of images and the other of pixels; the error names both.
-pub fn check_task(architecture: Architecture, dataset: &Dataset) -> Result<()> {
+pub fn check_task(architecture: &Architecture, dataset: &Dataset) -> Result<()> {
     check_masks(architecture, dataset.masks().is_some())
 }
 
@@ -53,7 +53,7 @@ pub fn check_task(architecture: Architecture, dataset: &Dataset) -> Result<()> {
 ///
 /// # Errors
 /// As [`check_task`], or if the data set has more classes than the network.
-pub fn check_fit(architecture: Architecture, classes: usize, dataset: &Dataset) -> Result<()> {
+pub fn check_fit(architecture: &Architecture, classes: usize, dataset: &Dataset) -> Result<()> {
     check_task(architecture, dataset)?;
     if dataset.classes() > classes {
         bail!(
@@ -66,16 +66,17 @@ pub fn check_fit(architecture: Architecture, classes: usize, dataset: &Dataset) 
 }
 
 /// The same of a data set of which is known whether it has masks.
-pub(crate) fn check_masks(architecture: Architecture, masked: bool) -> Result<()> {
-    match (architecture.task, masked) {
+pub(crate) fn check_masks(architecture: &Architecture, masked: bool) -> Result<()> {
+    match (architecture.task(), masked) {
         (Task::Images, false) | (Task::Pixels, true) => Ok(()),
         (Task::Pixels, false) => bail!(
             "a {architecture} labels pixels, and the data set has no masks to compare with\n\
              hint: take a data set with masks, such as shapes-masks"
         ),
         (Task::Images, true) => {
-            let pixels = Architecture { task: Task::Pixels, ..architecture };
-            let name = if pixels.exists() { pixels.to_string() } else { "fpn-resnet20".into() };
+            let pixels = architecture.zoo().map(|zoo| ZooArchitecture { task: Task::Pixels, ..zoo });
+            let name =
+                pixels.filter(ZooArchitecture::exists).map_or("fpn-resnet20".into(), |pixels| pixels.to_string());
             bail!(
                 "a {architecture} labels images, and the data set has a mask for each\nhint: take a network of pixels, such as {name}"
             )
@@ -89,7 +90,7 @@ pub(crate) fn check_masks(architecture: Architecture, masked: bool) -> Result<()
 /// If they do not; the error names both.
 pub(crate) fn check_same_task(teacher: &Network, network: &Network) -> Result<()> {
     if teacher.rows_per_image() != network.rows_per_image() {
-        let (teacher, network) = (teacher.spec().architecture, network.spec().architecture);
+        let (teacher, network) = (&teacher.spec().architecture, &network.spec().architecture);
         bail!("a {teacher} cannot be compared with a {network}: one labels images and the other pixels");
     }
     Ok(())
@@ -117,7 +118,7 @@ pub fn evaluate_beside(
     batch: usize,
     mut after_batch: impl FnMut(usize) -> Result<()>,
 ) -> Result<Evaluation> {
-    check_fit(network.spec().architecture, network.classes(), dataset)?;
+    check_fit(&network.spec().architecture, network.classes(), dataset)?;
     let mut tally = Tally::new(network.classes(), dataset);
     let rows = network.rows_per_image();
     if let Some(teacher) = teacher {
@@ -379,7 +380,6 @@ mod tests {
     fn pixels_of_no_class_count_nothing() {
         let spec = ssdkd_nn::NetworkSpec {
             architecture: "fpn-resnet8".parse().unwrap(),
-            names: ssdkd_nn::Names::default(),
             classes: 2,
             input: [1, 4, 4],
             mean: vec![0.5],
@@ -413,7 +413,7 @@ mod tests {
     fn a_data_set_of_more_classes_and_infinite_logits_are_refused() {
         let names = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>();
         let dataset = Dataset::new([1, 1, 1], vec![0], vec![0], names(4)).unwrap();
-        let error = check_fit("resnet8".parse().unwrap(), 3, &dataset).unwrap_err().to_string();
+        let error = check_fit(&"resnet8".parse().unwrap(), 3, &dataset).unwrap_err().to_string();
         assert!(error.contains("4 classes") && error.contains("only 3"), "{error}");
         let error = Tally::new(4, &dataset).add(0, &[f32::NAN, 0.0, 0.0, 0.0], None).unwrap_err().to_string();
         assert!(error.contains("not finite on image 0"), "{error}");

@@ -95,7 +95,7 @@ pub fn open_image(path: &Path, input: [usize; 3]) -> Result<Vec<u8>, StageError>
 }
 
 /// Whether a split of a data set is there for a network of this architecture, without reading it; see [`ssdkd_data::look_for`].
-pub fn look_for_data(spec: &str, split: Split, architecture: Architecture) -> Result<(), StageError> {
+pub fn look_for_data(spec: &str, split: Split, architecture: &Architecture) -> Result<(), StageError> {
     let masked = ssdkd_data::look_for(spec, split).map_err(data_error)?;
     check_masks(architecture, masked).map_err(|error| StageError::Usage(format!("{spec}: {error}")))
 }
@@ -185,7 +185,7 @@ pub fn load_model(path: &Path, teacher: Option<&TeacherCard>, device: &Device) -
             identity.architecture, identity.classes, identity.channels, teacher.classes, teacher.input[0]
         )));
     }
-    let spec = NetworkSpec { architecture: identity.architecture, names: identity.names, ..teacher.spec() };
+    let spec = NetworkSpec { architecture: identity.architecture, ..teacher.spec() };
     let network = Network::load(&spec, tensors, device).map_err(|error| unusable(error.to_string()))?;
     Ok(Model { network, class_names: teacher.names_of_classes().to_vec(), warning: None })
 }

@@ -111,12 +111,13 @@ impl Planner<'_> {
         step
     }
 
-    /// What `sum` adds to `last`, if both have one shape.
+    /// What `sum` adds to `last`, if both have one shape. A sum of two convolutions or norms belongs to the later one.
     fn residual(&self, sum: NodeId, last: NodeId) -> Option<NodeId> {
         let &[a, b] = self.graph.node(sum).inputs.as_slice() else { return None };
         let other = if a == last { b } else { a };
         let same = self.graph.shape(other) == self.graph.shape(last) && other != last;
-        (*self.op(sum) == Op::Add && same).then_some(other)
+        let is_later = other > last && self.starts(other) && self.next(other) == Some(sum);
+        (*self.op(sum) == Op::Add && same && !is_later).then_some(other)
     }
 
     /// Whether convolutions and normalizations can apply it themselves.

@@ -210,19 +210,6 @@ impl Graph {
         Ok(shapes)
     }
 
-    /// The same network for images of another size.
-    ///
-    /// # Errors
-    /// As [`shapes_at`](Self::shapes_at).
-    pub fn resized(&self, height: usize, width: usize) -> Result<Self, GraphError> {
-        let mut graph = self.clone();
-        graph.shapes = self.shapes_at(height, width)?;
-        if let Op::Input { height: old_height, width: old_width, .. } = &mut graph.nodes[0].op {
-            (*old_height, *old_width) = (height, width);
-        }
-        Ok(graph)
-    }
-
     /// The nodes that use each node's result, be it for its size alone.
     pub fn users(&self) -> Vec<Vec<NodeId>> {
         self.users_by(|node| &node.inputs)

@@ -18,6 +18,7 @@ pub mod op;
 pub mod read;
 mod shape;
 mod simplify;
+mod size;
 
 pub use count::NodeCost;
 pub use cuts::{CutRule, FeatureMaps, feature_maps};
@@ -25,7 +26,7 @@ pub use error::GraphError;
 pub use execute::{Executor, Mode, Run, Tap};
 pub use graph::{Graph, Node, NodeId, TensorSpec};
 pub use groups::{ChannelGroup, ChannelGroups};
-pub use json::GRAPH_VERSION;
+pub use json::{GRAPH_VERSION, to_lines};
 pub use op::Op;
 pub use read::{Imported, ReadError, import, parse};
 pub use shape::Shape;

@@ -20,7 +20,7 @@ use ssdkd_method::distillation::distillation_loss;
 use ssdkd_method::inversion::start;
 use ssdkd_method::{DistillSettings, Distiller, InvertSettings, Modulation, ModulationSettings, Objective, Position};
 use ssdkd_nn::random::{stream, uniform_tensor};
-use ssdkd_nn::{Architecture, CropFlipSettings, Names, Network, NetworkSpec, Pass, Sgd, ViewSettings};
+use ssdkd_nn::{Architecture, CropFlipSettings, Mode, Network, NetworkSpec, Sgd, ViewSettings};
 use ssdkd_ops::{self as ops, CachingAllocator, Value};
 
 #[global_allocator]
@@ -219,16 +219,14 @@ fn convolution(direction: &str, shape: &str, batch: usize, device: &Device) -> R
 
 fn build(architecture: &str, device: &Device) -> Result<Network> {
     let architecture = architecture.parse::<Architecture>().map_err(candle_core::Error::msg)?;
-    let names = Names::default();
-    let spec =
-        NetworkSpec { architecture, names, classes: 10, input: [3, 32, 32], mean: vec![0.5; 3], std: vec![0.25; 3] };
+    let spec = NetworkSpec { architecture, classes: 10, input: [3, 32, 32], mean: vec![0.5; 3], std: vec![0.25; 3] };
     Network::create(&spec, 0, device)
 }
 
 /// Logits, with running statistics.
 fn forward(network: Network, images: Tensor) -> Step {
     let (network, images) = (network.frozen(), Value::constant(images));
-    Box::new(move || network.forward(&images, &Pass::eval()).map(|_| ()))
+    Box::new(move || network.forward(&images, Mode::Eval).map(|_| ()))
 }
 
 /// Cross-entropy, all gradients, one step of SGD.
@@ -237,7 +235,7 @@ fn train(network: Network, images: Tensor) -> Result<Step> {
     let mut sgd = Sgd::new(network.store().parameters(), 0.9, 5e-4, false)?;
     let images = Value::constant(images);
     Ok(Box::new(move || {
-        let logits = network.forward(&images, &Pass::train())?.logits;
+        let logits = network.forward(&images, Mode::Train)?.logits;
         let loss = ops::cross_entropy(&logits, &labels, None)?;
         drop(logits);
         sgd.step(&loss.backward()?, 1e-3)
@@ -275,8 +273,8 @@ fn distil_bare(images: Tensor) -> Result<Step> {
     let mut sgd = Sgd::new(student.store().parameters(), 0.9, 5e-4, false)?;
     let images = Value::constant(images);
     Ok(Box::new(move || {
-        let teacher_logits = teacher.forward(&images, &Pass::eval())?.logits;
-        let logits = student.forward(&images, &Pass::train())?.logits;
+        let teacher_logits = teacher.forward(&images, Mode::Eval)?.logits;
+        let logits = student.forward(&images, Mode::Train)?.logits;
         let loss = distillation_loss(&teacher_logits, &logits, 4.0, None)?;
         drop((teacher_logits, logits));
         sgd.step(&loss.backward()?, 1e-3)

@@ -15,7 +15,7 @@ use candle_core::{Result, Tensor, bail};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::views::view;
-use ssdkd_nn::{CropFlipSettings, Network, Pass};
+use ssdkd_nn::{CropFlipSettings, Mode, Network};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
@@ -50,9 +50,9 @@ pub fn diagnose(
     let (mut stable, mut seen) = (0, 0);
     for start in (0..total).step_by(CHUNK) {
         let chunk = Value::constant(images.narrow(0, start, CHUNK.min(total - start))?.contiguous()?);
-        let clean = teacher.forward(&chunk, &Pass::eval())?;
+        let clean = teacher.forward(&chunk, Mode::Eval)?;
         let how = views.draw(chunk.dims()[0], rng);
-        let viewed = teacher.forward(&view(&chunk, how.as_ref())?, &Pass::eval())?;
+        let viewed = teacher.forward(&view(&chunk, how.as_ref())?, Mode::Eval)?;
         let clean_classes = ops::argmax(clean.logits.tensor())?;
         let viewed_classes = ops::argmax(viewed.logits.tensor())?;
         let expected = match &how {

@@ -23,7 +23,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssdkd_nn::{Adam, Network, Output, Pass, Sgd, Store, ViewSettings, schedule};
+use ssdkd_nn::{Adam, Mode, Network, Output, Sgd, Store, ViewSettings, schedule};
 use ssdkd_ops as ops;
 use ssdkd_ops::{Gradients, Value};
 
@@ -221,7 +221,7 @@ impl Distiller {
     /// A view, drawn from `views`, of each of `images` (B, H, W, C) in `[0, 1]`, and what the teacher says about it.
     pub fn label(&self, teacher: &Network, images: &Tensor, views: &mut ChaCha8Rng) -> Result<Labelled> {
         let views = Value::constant(self.settings.views.view(images, views)?);
-        let Output { maps, logits, .. } = teacher.forward(&views, &Pass::eval())?; // …, (B, K)
+        let Output { maps, logits, .. } = teacher.forward(&views, Mode::Eval)?; // …, (B, K)
         let maps = self.features.as_ref().map_or_else(|| Ok(Vec::new()), |features| features.targets(&maps))?;
         Ok(Labelled { views: views.tensor().clone(), logits: logits.tensor().clone(), maps })
     }
@@ -239,7 +239,7 @@ impl Distiller {
         let weights = weights.as_deref();
         let Labelled { views, logits: teacher_logits, maps: teacher_maps } = labelled;
         let teacher_logits = Value::constant(teacher_logits);
-        let Output { maps, logits: student_logits, .. } = student.forward(&Value::constant(views), &Pass::train())?;
+        let Output { maps, logits: student_logits, .. } = student.forward(&Value::constant(views), Mode::Train)?;
         let mut loss = match self.settings.loss {
             Discrepancy::Kl => distillation_loss(&teacher_logits, &student_logits, self.settings.temperature, weights)?,
             Discrepancy::L1 => ops::mean_absolute_difference(&teacher_logits, &student_logits)?,
@@ -408,8 +408,8 @@ mod tests {
         let rng = &mut stream(0, "test", &[]);
         let (images, weights) = (images(40), [1.0, 0.0, 2.0, 0.0, 0.5, 0.0]);
         let of =
-            |network: &Network, pass: &Pass| network.forward(&Value::constant(images.clone()), pass).unwrap().logits;
-        let (t, s) = (of(&teacher, &Pass::eval()), of(&student, &Pass::train_frozen()));
+            |network: &Network, mode: Mode| network.forward(&Value::constant(images.clone()), mode).unwrap().logits;
+        let (t, s) = (of(&teacher, Mode::Eval), of(&student, Mode::TrainFrozen));
         assert_eq!(s.dims(), [6 * 64, 4]);
         let of_rows = ops::kl_per_sample(t.tensor(), s.tensor(), settings.temperature).unwrap();
         let of_image = |rows: &[f32]| rows.iter().sum::<f32>() / 64.0;
@@ -552,9 +552,9 @@ mod tests {
             let mut distiller = Distiller::new(settings, &teacher, &student, 0).unwrap();
             let distance = |distiller: &Distiller| {
                 let views = Value::constant(images(9));
-                let of = |network: &Network| network.forward(&views, &Pass::train_frozen()).unwrap().maps;
+                let of = |network: &Network| network.forward(&views, Mode::TrainFrozen).unwrap().maps;
                 let features = distiller.features.as_ref().unwrap();
-                let teacher = teacher.forward(&views, &Pass::eval()).unwrap().maps;
+                let teacher = teacher.forward(&views, Mode::Eval).unwrap().maps;
                 features.loss(&of(&student), &features.targets(&teacher).unwrap()).unwrap().scalar().unwrap()
             };
             let before = distance(&distiller);

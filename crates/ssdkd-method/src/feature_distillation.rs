@@ -15,9 +15,9 @@ use std::collections::BTreeMap;
 use candle_core::{Result, Tensor, Var, bail};
 use rand::Rng;
 use ssdkd_nn::random::stream;
-use ssdkd_nn::{Conv2d, Draw, Network, Pass, Store};
+use ssdkd_nn::{Draw, Network, Store};
 use ssdkd_ops as ops;
-use ssdkd_ops::{Conv2dSpec, Value};
+use ssdkd_ops::{Activation, Conv2dSpec, Value};
 
 /// The P_m and their weights; see the [module](self).
 pub(crate) struct FeatureDistillation {
@@ -29,8 +29,8 @@ pub(crate) struct FeatureDistillation {
 struct Pair {
     student: usize,
     teacher: usize,
-    /// P_m; `None`: the identity.
-    projector: Option<Conv2d>,
+    /// Weight and bias of P_m; `None`: the identity.
+    projector: Option<(Tensor, Tensor)>,
 }
 
 impl FeatureDistillation {
@@ -47,8 +47,9 @@ impl FeatureDistillation {
             let projector = if from == to {
                 None
             } else {
-                let vb = store.builder().pp(student);
-                Some(Conv2d::with_bias((from, to, 1), Conv2dSpec::new(1, 0), Draw::PYTORCH, vb)?)
+                let (weight, bias) = Draw::PYTORCH.of_layer(from);
+                let weight = store.tensor(&format!("{student}.weight"), &[to, from, 1, 1], weight, true)?;
+                Some((weight, store.tensor(&format!("{student}.bias"), &[to], bias, true)?))
             };
             pairs.push(Pair { student, teacher, projector });
         }
@@ -73,7 +74,10 @@ impl FeatureDistillation {
         for (pair, target) in self.pairs.iter().zip(targets) {
             let map = &student[pair.student];
             let projected = match &pair.projector {
-                Some(projector) => projector.forward(map, &Pass::train())?,
+                Some((weight, bias)) => {
+                    let (weight, bias) = (Value::leaf(weight), Value::leaf(bias));
+                    ops::conv2d_then(map, &weight, Some(&bias), Conv2dSpec::new(1, 0), None, Activation::None)?
+                }
                 None => map.clone(),
             };
             distances.push(ops::relative_distance(&projected, target)?);

@@ -1,7 +1,7 @@
 //! What tests share: golden values of `tests/golden/method.py`, and small networks and tensors whose numbers are formulas.
 
 use candle_core::{DType, Device, Tensor};
-use ssdkd_nn::{Names, Network, NetworkSpec, Store};
+use ssdkd_nn::{Network, NetworkSpec, Store};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
@@ -102,7 +102,6 @@ pub(crate) fn pixel_network(salt: u32) -> Network {
 fn network_of(architecture: &str, salt: u32) -> Network {
     let spec = NetworkSpec {
         architecture: architecture.parse().unwrap(),
-        names: Names::default(),
         classes: 4,
         input: [3, 8, 8],
         mean: vec![0.4, 0.5, 0.6],

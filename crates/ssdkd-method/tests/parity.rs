@@ -14,7 +14,7 @@ use ssdkd_method::{
     Position, Strategy, Term,
 };
 use ssdkd_nn::random::{stream, uniform_tensor};
-use ssdkd_nn::{Names, Network, NetworkSpec, Pass, Sgd, ViewSettings};
+use ssdkd_nn::{Mode, Network, NetworkSpec, Sgd, ViewSettings};
 use ssdkd_ops::{self as ops, Value};
 
 /// How far numbers may be apart: the Euclidean norm of their difference over their own. All that no gradient has gone into.
@@ -32,7 +32,6 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
 fn network(architecture: &str, seed: u64, device: &Device) -> Result<Network> {
     let spec = NetworkSpec {
         architecture: architecture.parse().map_err(candle_core::Error::msg)?,
-        names: Names::default(),
         classes: 10,
         input: [3, 32, 32],
         mean: vec![0.4, 0.5, 0.6],
@@ -59,7 +58,7 @@ fn training(architecture: &str, device: &Device) -> Result<Figures> {
     let mut sgd = Sgd::new(network.store().parameters(), 0.9, 5e-4, true)?;
     let mut figures = Figures::new();
     for step in 0..2 {
-        let logits = network.forward(&images, &Pass::train())?.logits;
+        let logits = network.forward(&images, Mode::Train)?.logits;
         let loss = ops::cross_entropy(&logits, &labels, None)?;
         let within = if step == 0 { FORWARD } else { BACKWARD };
         figures.insert(format!("logits {step}"), (within, numbers(logits.tensor())?));

@@ -1,7 +1,7 @@
 //! The card of a model: what must be known besides its weights to use it.
 //!
-//! Version 2 says where mean and standard deviation come from, and has no class names where nobody gave any. A card of version 1
-//! opens as one whose normalization was given.
+//! Version 2 says where mean and standard deviation come from, and has no class names where nobody gave any. Version 3 has networks that
+//! came as graphs. A card of version 1 opens as one whose normalization was given.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::network::{Network, NetworkSpec};
 use crate::weights;
 
 /// The layout of this file; older ones can be read.
-pub const CARD_VERSION: u32 = 2;
+pub const CARD_VERSION: u32 = 3;
 
 /// Most classes of pixels: masks have eight bits, and one number is for none.
 const MOST_OF_PIXELS: usize = 255;
@@ -25,11 +25,11 @@ const MOST_OF_PIXELS: usize = 255;
 pub struct TeacherCard {
     /// [`CARD_VERSION`]
     pub card_version: u32,
-    /// Such as `resnet20`.
+    /// Such as `resnet20`, or a graph.
     pub architecture: Architecture,
-    /// How the file names head and shortcuts.
-    #[serde(default)]
-    pub names: Names,
+    /// How the file names head and shortcuts. Only in cards before version 3, where [`architecture`](Self::architecture) does not say.
+    #[serde(default, skip_serializing)]
+    pub names: Option<Names>,
     /// Number of classes.
     pub classes: usize,
     /// Channels, height, width.
@@ -146,7 +146,10 @@ impl TeacherCard {
     /// If the text is no card, or one of an unknown version, or holds values out of range.
     pub fn parse(text: &[u8], path: &Path) -> Result<Self, CardError> {
         let unusable = |reason: String| CardError::Card { path: path.into(), reason };
-        let card: Self = serde_json::from_slice(text).map_err(|error| unusable(error.to_string()))?;
+        let mut card: Self = serde_json::from_slice(text).map_err(|error| unusable(error.to_string()))?;
+        if let (Some(found), Architecture::Zoo { names, .. }) = (card.names.take(), &mut card.architecture) {
+            *names = found;
+        }
         if !(1..=CARD_VERSION).contains(&card.card_version) {
             let reason = format!("it has version {}, this program knows 1 to {CARD_VERSION}", card.card_version);
             return Err(unusable(reason));
@@ -155,7 +158,7 @@ impl TeacherCard {
         if card.class_names.len() != card.classes && !unnamed || card.classes == 0 {
             return Err(unusable(format!("{} class names for {} classes", card.class_names.len(), card.classes)));
         }
-        if card.architecture.task == Task::Pixels && card.classes > MOST_OF_PIXELS {
+        if card.architecture.task() == Task::Pixels && card.classes > MOST_OF_PIXELS {
             let reason = format!("{} classes of pixels; masks have numbers for {MOST_OF_PIXELS}", card.classes);
             return Err(unusable(reason));
         }
@@ -170,7 +173,7 @@ impl TeacherCard {
 
     /// The card as the text of a file.
     pub fn to_json(&self) -> String {
-        serde_json::to_string_pretty(self).expect("a card is plain data") + "\n"
+        ssdkd_graph::to_lines(self, 4).expect("a card is plain data")
     }
 
     /// Returns the names of the classes, or an empty list where they have none.
@@ -203,8 +206,7 @@ impl TeacherCard {
     /// The network that the card speaks of.
     pub fn spec(&self) -> NetworkSpec {
         NetworkSpec {
-            architecture: self.architecture,
-            names: self.names.clone(),
+            architecture: self.architecture.clone(),
             classes: self.classes,
             input: self.input,
             mean: self.mean.clone(),

@@ -34,7 +34,7 @@ pub fn inherit(student: &Network, teacher: &Network) -> Result<()> {
             }
             None => name.clone(),
         };
-        if let Some(source) = sources.get(&renamed(&place, &ours.names, &theirs.names)) {
+        if let Some(source) = sources.get(&renamed(&place, &ours.architecture.names(), &theirs.architecture.names())) {
             tensors.insert(name.clone(), source.clone());
         }
     }
@@ -89,12 +89,15 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::architecture::Architecture;
     use crate::network::NetworkSpec;
 
     fn network(architecture: &str, head: &str, seed: u64) -> Network {
         let spec = NetworkSpec {
-            architecture: architecture.parse().unwrap(),
-            names: Names { head: head.into(), ..Names::default() },
+            architecture: Architecture::Zoo {
+                architecture: architecture.parse().unwrap(),
+                names: Names { head: head.into(), ..Names::default() },
+            },
             classes: 3,
             input: [3, 8, 8],
             mean: vec![0.5; 3],

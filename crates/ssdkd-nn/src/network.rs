@@ -1,16 +1,15 @@
 //! A classifier of images or of pixels with everything that is needed to use it: its tensors, and how its input is normalised.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
+use ssdkd_graph::{Executor, Mode, NodeId, Run, Tap};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
-use crate::architecture::{Architecture, Backbone, Names, Task};
-use crate::models::{Classifier, Output};
-use crate::pass::{Kept, Pass};
+use crate::architecture::{Architecture, Backbone, Stem, Task};
 use crate::store::Store;
+use crate::zoo::Blueprint;
 
 /// Pixels in one forward pass of [`Network::logits`], 256 images of CIFAR: bounds the memory, and on the CPU changes no number.
 const PIXELS: usize = 256 * 32 * 32;
@@ -23,8 +22,6 @@ const IMAGES: usize = 256;
 pub struct NetworkSpec {
     /// What it looks like.
     pub architecture: Architecture,
-    /// How its tensors are named.
-    pub names: Names,
     /// Number of classes.
     pub classes: usize,
     /// Channels, height, width of its input.
@@ -41,9 +38,26 @@ impl NetworkSpec {
     /// # Errors
     /// As [`Network::create`].
     pub fn num_parameters(&self) -> Result<usize> {
+        Ok(usize::try_from(self.blueprint()?.graph.parameters()).unwrap_or(usize::MAX))
+    }
+
+    /// Returns the multiplications with an addition that one image costs.
+    ///
+    /// # Errors
+    /// As [`Network::create`].
+    pub fn multiply_adds(&self) -> Result<u64> {
+        Ok(self.blueprint()?.graph.total_multiply_adds())
+    }
+
+    /// Returns the graph at the size of the input.
+    ///
+    /// # Errors
+    /// As [`Network::create`].
+    pub fn blueprint(&self) -> Result<Blueprint> {
         check_normalisation(self)?;
         check_sides(self)?;
-        Ok(Network::build(self, Store::new(&Device::Cpu))?.store.num_parameters())
+        let blueprint = self.architecture.blueprint(self.classes, self.input);
+        blueprint.map_err(|error| candle_core::Error::Msg(format!("a {} cannot be built: {error}", self.architecture)))
     }
 }
 
@@ -61,13 +75,15 @@ fn check_normalisation(spec: &NetworkSpec) -> Result<()> {
 
 /// Whether the maps of a network that labels pixels fit over each other: each is half as high and wide as the one before.
 fn check_sides(spec: &NetworkSpec) -> Result<()> {
-    let halvings = match spec.architecture.backbone {
-        Backbone::ResNet { .. } => 3,
-        _ => 2,
+    let halvings = match spec.architecture.zoo().map(|zoo| zoo.backbone) {
+        Some(Backbone::ResNet { stem: Stem::Cifar, .. }) => 3,
+        Some(Backbone::CifarResNet { .. } | Backbone::WideCifarResNet { .. } | Backbone::Wrn { .. }) => 2,
+        _ => return Ok(()), // these bring their maps to one size themselves
     };
     let [_, height, width] = spec.input;
     let multiple = 1 << halvings;
-    if spec.architecture.task == Task::Pixels && !(height.is_multiple_of(multiple) && width.is_multiple_of(multiple)) {
+    if spec.architecture.task() == Task::Pixels && !(height.is_multiple_of(multiple) && width.is_multiple_of(multiple))
+    {
         bail!(
             "a {} needs images whose sides are multiples of {multiple}, not {height} by {width} pixels\n\
              hint: have them brought into such a size, with --input of `ssdkd-teach` or --size of `ssdkd import`",
@@ -77,14 +93,28 @@ fn check_sides(spec: &NetworkSpec) -> Result<()> {
     Ok(())
 }
 
+/// What a network computes.
+pub struct Output {
+    /// The feature maps (B, H, W, C): in a residual network what each block makes, as the next one sees it. As the pass stored them:
+    /// [`ops::to_f32`] for what takes nothing else.
+    pub maps: Vec<Value>,
+    /// What the last layer sees (B, F); where pixels are labeled, the last map averaged over height and width.
+    pub features: Value,
+    /// (B, K); where each pixel is put into a class, a row for each: (B·H·W, K), image by image, row by row.
+    pub logits: Value,
+    /// What the batch norms saw, in a [tapped](Mode::Tapped) pass.
+    pub taps: Vec<Tap>,
+}
+
 /// A classifier of images in `[0, 1]`, or of their pixels.
 pub struct Network {
     spec: NetworkSpec,
     store: Store,
-    classifier: Classifier,
+    executor: Executor,
+    has_features: bool,
+    is_frozen: bool,
     scale: Vec<f32>,
     shift: Vec<f32>,
-    kept: Option<Rc<Kept>>,
 }
 
 impl Network {
@@ -93,8 +123,6 @@ impl Network {
     /// # Errors
     /// If mean or std do not fit the channels, or where pixels are labelled the sides of images its maps.
     pub fn create(spec: &NetworkSpec, seed: u64, device: &Device) -> Result<Self> {
-        check_normalisation(spec)?;
-        check_sides(spec)?;
         Self::build(spec, Store::seeded(device, seed))
     }
 
@@ -103,8 +131,6 @@ impl Network {
     /// # Errors
     /// If a tensor is missing, left over, of another shape, or not finite: the error names tensor and architecture.
     pub fn load(spec: &NetworkSpec, tensors: BTreeMap<String, Tensor>, device: &Device) -> Result<Self> {
-        check_normalisation(spec)?;
-        check_sides(spec)?;
         let loaded = Self::build(spec, Store::expecting(device, &tensors)).and_then(|network| {
             network.store.load_tensors(tensors)?;
             Ok(network)
@@ -121,18 +147,23 @@ impl Network {
     }
 
     fn build(spec: &NetworkSpec, store: Store) -> Result<Self> {
-        let NetworkSpec { input: [channels, ..], mean, std, .. } = spec;
-        let classifier = Classifier::new(&spec.architecture, &spec.names, spec.classes, *channels, store.builder())?;
+        let NetworkSpec { mean, std, .. } = spec;
+        let blueprint = spec.blueprint()?;
+        let tensors = store.tensors_of(&blueprint)?;
+        let Blueprint { graph, maps, features, .. } = blueprint;
+        let kept = maps.into_iter().chain(features).collect::<Vec<NodeId>>();
+        let executor = Executor::new(graph, tensors, &kept).map_err(candle_core::Error::wrap)?;
         let scale = std.iter().map(|std| 1.0 / std).collect();
         let shift = mean.iter().zip(std).map(|(mean, std)| -mean / std).collect();
-        Ok(Self { spec: spec.clone(), store, classifier, scale, shift, kept: None })
+        let has_features = features.is_some();
+        Ok(Self { spec: spec.clone(), store, executor, has_features, is_frozen: false, scale, shift })
     }
 
-    /// The same network, whose weights will not move any more: what passes work out about them is kept. Whoever moves them all
+    /// The same network, whose weights will not move any more: what passes compute from them alone is kept. Whoever moves them all
     /// the same gets the answers of before.
     #[must_use]
     pub fn frozen(self) -> Self {
-        Self { kept: Some(Rc::default()), ..self }
+        Self { executor: self.executor.frozen(), is_frozen: true, ..self }
     }
 
     /// What it is.
@@ -153,7 +184,7 @@ impl Network {
     /// Rows of logits that an image gets: one, or one for each pixel.
     pub fn rows_per_image(&self) -> usize {
         let [_, height, width] = self.spec.input;
-        match self.spec.architecture.task {
+        match self.spec.architecture.task() {
             Task::Images => 1,
             Task::Pixels => height * width,
         }
@@ -172,7 +203,7 @@ impl Network {
     fn probe(&self) -> Result<Output> {
         let (height, width, channels) = self.input_shape();
         let blank = Tensor::zeros((1, height, width, channels), DType::F32, self.store.device())?;
-        self.forward(&Value::constant(blank), &Pass::eval())
+        self.forward(&Value::constant(blank), Mode::Eval)
     }
 
     /// Height, width and channels of its images.
@@ -185,7 +216,7 @@ impl Network {
     ///
     /// # Errors
     /// If the images are not of the network's shape.
-    pub fn forward(&self, images: &Value, pass: &Pass) -> Result<Output> {
+    pub fn forward(&self, images: &Value, mode: Mode) -> Result<Output> {
         let (height, width, channels) = self.input_shape();
         if images.dims().len() != 4 || images.dims()[1..] != [height, width, channels] {
             bail!(
@@ -194,16 +225,37 @@ impl Network {
                 images.dims()
             );
         }
-        pass.enter(self.kept.clone());
-        let output = self.normalised(images).and_then(|images| self.classifier.forward(&images, pass));
-        pass.enter(None); // what the pass goes through next is none of this network's
-        output
+        let Run { outputs, mut maps, taps } = self.executor.run(&self.normalised(images)?, mode)?;
+        let features =
+            if self.has_features { maps.pop() } else { maps.last().map(ops::global_avg_pool).transpose()? };
+        let (Some(features), Some(output)) = (features, outputs.first()) else {
+            bail!("a {} has no feature maps", self.spec.architecture)
+        };
+        Ok(Output { maps, features: ops::to_f32(&features)?, logits: self.rows(output)?, taps })
     }
 
-    /// What the classifier takes. That of a network whose weights do not move may compute in fewer bits.
+    /// The network's result as rows of logits: one an image, or one a pixel.
+    fn rows(&self, output: &Value) -> Result<Value> {
+        let dims = output.dims();
+        let Some((classes, places)) = dims.split_last() else { bail!("the network's result is one number") };
+        if *classes != self.spec.classes {
+            bail!(
+                "a {} gives {classes} numbers, not one for each of {} classes",
+                self.spec.architecture,
+                self.spec.classes
+            );
+        }
+        if dims.len() == 2 {
+            Ok(output.clone())
+        } else {
+            ops::reshape(output, (places.iter().product::<usize>(), *classes))
+        }
+    }
+
+    /// What the graph takes. A network whose weights do not move may compute in fewer bits.
     fn normalised(&self, images: &Value) -> Result<Value> {
         let images = ops::affine_channels(images, &self.scale, &self.shift)?;
-        if self.kept.is_some() { ops::to_reduced_precision(&images) } else { Ok(images) }
+        if self.is_frozen { ops::to_reduced_precision(&images) } else { Ok(images) }
     }
 
     /// The logits (B, K) of any number of images (B, H, W, C) in `[0, 1]`, in evaluation mode; (B·H·W, K) where pixels are labelled.
@@ -217,7 +269,7 @@ impl Network {
         let mut logits = Vec::new();
         for start in (0..count).step_by(batch) {
             let chunk = Value::constant(images.narrow(0, start, batch.min(count - start))?.contiguous()?);
-            logits.push(self.forward(&chunk, &Pass::eval())?.logits.tensor().clone());
+            logits.push(self.forward(&chunk, Mode::Eval)?.logits.tensor().clone());
         }
         Tensor::cat(&logits, 0)
     }

@@ -1,24 +1,24 @@
 //! Named tensors of a network: parameters that are trained, and buffers that are not.
 //!
-//! Names, shapes and layouts are PyTorch's, in memory too, so a `state_dict` goes in and out unchanged. Models ask for
-//! their tensors through candle's `VarBuilder`; a store that is being filled makes what they ask for, drawn from (seed,
-//! name) alone, so that neither the order of layers nor the number of threads changes a network.
+//! Names, shapes and layouts are PyTorch's, in memory too, so a `state_dict` goes in and out unchanged. A store makes the
+//! tensors that networks ask for, drawn from (seed, name) alone, so that neither the order of layers nor the number of threads
+//! changes a network.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
+use candle_nn::Init;
 use candle_nn::init::NormalOrUniform;
-use candle_nn::var_builder::SimpleBackend;
-use candle_nn::{Init, VarBuilder};
 use ssdkd_ops as ops;
 
 use crate::random::{normal_tensor, stream, uniform_tensor};
+use crate::zoo::Blueprint;
 
 /// Named tensors, in the order of their names. Clones share the tensors.
 #[derive(Clone)]
 pub struct Store {
-    tensors: Arc<Mutex<BTreeMap<String, Var>>>,
+    tensors: Arc<Mutex<BTreeMap<String, Entry>>>,
     device: Device,
     /// What fresh tensors are drawn from; `None`: they are zeros.
     seed: Option<u64>,
@@ -26,13 +26,16 @@ pub struct Store {
     expected: Option<Arc<BTreeMap<String, Vec<usize>>>>,
 }
 
-/// How batch normalisation counts the batches it has been trained on: the one tensor of whole numbers.
-const BATCH_COUNT: &str = "num_batches_tracked";
-
-/// Whether a tensor of that name is a buffer: part of the state, but not trained.
-fn is_buffer(name: &str) -> bool {
-    matches!(name.rsplit('.').next(), Some("running_mean" | "running_var" | BATCH_COUNT))
+/// One tensor of a [`Store`].
+#[derive(Clone)]
+struct Entry {
+    var: Var,
+    /// Whether training moves it; running statistics and constants stay.
+    trained: bool,
 }
+
+/// How batch norms count the batches they have been trained on: the one tensor of whole numbers.
+const BATCH_COUNT: &str = "num_batches_tracked";
 
 /// Whether the tensor `name` that was found is the one that is wanted; only a count of batches may be missing.
 fn check_shape(name: &str, found: Option<&[usize]>, wanted: &[usize]) -> Result<()> {
@@ -67,24 +70,54 @@ impl Store {
         &self.device
     }
 
-    /// What models take their tensors from.
-    pub fn builder(&self) -> VarBuilder<'static> {
-        VarBuilder::from_backend(Box::new(self.clone()), DType::F32, self.device.clone())
+    /// Returns the tensor of that name. One that is not there yet is made: drawn as `how` says, or zeros in a store that is to be
+    /// loaded.
+    ///
+    /// # Errors
+    /// If there is one of another shape, or the store expects no such tensor.
+    pub fn tensor(&self, name: &str, shape: &[usize], how: Init, trained: bool) -> Result<Tensor> {
+        let mut tensors = self.lock();
+        if let Some(Entry { var, .. }) = tensors.get(name) {
+            check_shape(name, Some(var.dims()), shape)?;
+            return Ok(var.as_tensor().clone());
+        }
+        let var = Var::from_tensor(&self.fresh(&Shape::from_dims(shape), name, how)?)?;
+        tensors.insert(name.into(), Entry { var: var.clone(), trained });
+        Ok(var.into_inner())
+    }
+
+    /// Returns the tensors of a network by name, as [`tensor`](Self::tensor) does.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn tensors_of(&self, blueprint: &Blueprint) -> Result<BTreeMap<String, Tensor>> {
+        let Blueprint { graph, fresh, .. } = blueprint;
+        let tensor = |(name, spec): (&String, &ssdkd_graph::TensorSpec)| {
+            let how = fresh.get(name).copied().unwrap_or(Init::Const(0.0));
+            Ok((name.clone(), self.tensor(name, &spec.shape, how, spec.trained)?))
+        };
+        graph.tensors().iter().map(tensor).collect()
     }
 
     /// What is trained.
     pub fn parameters(&self) -> Vec<(String, Var)> {
-        self.all().into_iter().filter(|(name, _)| !is_buffer(name)).collect()
+        self.those(|entry| entry.trained)
     }
 
     /// What is part of the state but not trained: running statistics and their counts.
     pub fn buffers(&self) -> Vec<(String, Var)> {
-        self.all().into_iter().filter(|(name, _)| is_buffer(name)).collect()
+        self.those(|entry| !entry.trained)
     }
 
     /// Parameters and buffers.
     pub fn all(&self) -> Vec<(String, Var)> {
-        self.lock().iter().map(|(name, var)| (name.clone(), var.clone())).collect()
+        self.those(|_| true)
+    }
+
+    fn those(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<(String, Var)> {
+        let tensors = self.lock();
+        let wanted = tensors.iter().filter(|(_, entry)| wanted(entry));
+        wanted.map(|(name, entry)| (name.clone(), entry.var.clone())).collect()
     }
 
     /// How many numbers are trained.
@@ -94,8 +127,11 @@ impl Store {
 
     /// A store with copies of all tensors.
     pub fn deep_clone(&self) -> Result<Self> {
-        let copies = self.all().into_iter().map(|(name, var)| Ok((name, Var::from_tensor(&var.copy()?)?)));
-        let tensors = Arc::new(Mutex::new(copies.collect::<Result<_>>()?));
+        let copy = |entry: &Entry| -> Result<Entry> {
+            Ok(Entry { var: Var::from_tensor(&entry.var.copy()?)?, trained: entry.trained })
+        };
+        let copies = self.lock().iter().map(|(name, entry)| Ok((name.clone(), copy(entry)?))).collect::<Result<_>>()?;
+        let tensors = Arc::new(Mutex::new(copies));
         Ok(Self { tensors, device: self.device.clone(), seed: self.seed, expected: self.expected.clone() })
     }
 
@@ -158,7 +194,7 @@ impl Store {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Var>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
         // A panic elsewhere leaves the map whole: it is only ever inserted into.
         self.tensors.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -191,42 +227,15 @@ impl Store {
     }
 }
 
-impl SimpleBackend for Store {
-    fn get(&self, shape: Shape, name: &str, how: Init, _: DType, _: &Device) -> Result<Tensor> {
-        let mut tensors = self.lock();
-        if let Some(var) = tensors.get(name) {
-            if var.shape() != &shape {
-                bail!("the tensor {name} has shape {:?}; the network needs {:?}", var.dims(), shape.dims());
-            }
-            return Ok(var.as_tensor().clone());
-        }
-        let var = Var::from_tensor(&self.fresh(&shape, name, how)?)?;
-        tensors.insert(name.into(), var.clone());
-        Ok(var.into_inner())
-    }
-
-    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
-        match self.lock().get(name) {
-            Some(var) => Ok(var.as_tensor().clone()),
-            None => bail!("the tensor {name} is missing"),
-        }
-    }
-
-    fn contains_tensor(&self, name: &str) -> bool {
-        self.lock().contains_key(name)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn store(seed: u64) -> Result<Store> {
         let store = Store::seeded(&Device::Cpu, seed);
-        let vb = store.builder();
-        vb.pp("bn").get_with_hints(3, "running_mean", Init::Const(0.0))?;
-        vb.pp("bn").get_with_hints((), BATCH_COUNT, Init::Const(0.0))?;
-        vb.pp("conv").get_with_hints((2, 3, 1, 1), "weight", candle_nn::init::DEFAULT_KAIMING_NORMAL)?;
+        store.tensor("bn.running_mean", &[3], Init::Const(0.0), false)?;
+        store.tensor("bn.num_batches_tracked", &[], Init::Const(0.0), false)?;
+        store.tensor("conv.weight", &[2, 3, 1, 1], candle_nn::init::DEFAULT_KAIMING_NORMAL, true)?;
         Ok(store)
     }
 
@@ -247,8 +256,8 @@ mod tests {
     #[test]
     fn tensors_depend_on_seed_and_name_only() -> Result<()> {
         let weight = |seed, name: &str| -> Result<Vec<f32>> {
-            let vb = Store::seeded(&Device::Cpu, seed).builder();
-            vb.pp(name).get_with_hints(8, "weight", Init::Randn { mean: 0.0, stdev: 1.0 })?.to_vec1()
+            let store = Store::seeded(&Device::Cpu, seed);
+            store.tensor(name, &[8], Init::Randn { mean: 0.0, stdev: 1.0 }, true)?.to_vec1()
         };
         assert_eq!(weight(1, "a")?, weight(1, "a")?);
         assert_ne!(weight(1, "a")?, weight(2, "a")?);
@@ -258,9 +267,9 @@ mod tests {
 
     #[test]
     fn draws_have_the_spread_that_was_asked_for() -> Result<()> {
-        let vb = Store::seeded(&Device::Cpu, 3).builder();
+        let store = Store::seeded(&Device::Cpu, 3);
         let spread = |name, how| -> Result<f64> {
-            let values = vb.get_with_hints((64, 32, 3, 3), name, how)?.flatten_all()?.to_vec1::<f32>()?;
+            let values = store.tensor(name, &[64, 32, 3, 3], how, true)?.flatten_all()?.to_vec1::<f32>()?;
             Ok((values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>() / values.len() as f64).sqrt())
         };
         let he = spread("he", candle_nn::init::DEFAULT_KAIMING_NORMAL)? * (32.0 * 9.0 / 2.0_f64).sqrt();
@@ -301,15 +310,14 @@ mod tests {
     #[test]
     fn what_will_not_be_loaded_is_not_made() -> Result<()> {
         let kept = BTreeMap::from([("w".to_string(), Tensor::zeros(3, DType::F32, &Device::Cpu)?)]);
-        let vb = Store::expecting(&Device::Cpu, &kept).builder();
+        let store = Store::expecting(&Device::Cpu, &kept);
         let refusal = |shape: &[usize], name| {
-            let shape = Shape::from_dims(shape);
-            vb.get_with_hints(shape, name, Init::Const(0.0)).map(drop).unwrap_err().to_string()
+            store.tensor(name, shape, Init::Const(0.0), true).map(drop).unwrap_err().to_string()
         };
         // To make either would end the process.
         assert!(refusal(&[1 << 40], "w").contains("the tensor w has shape [3]; the network needs [1099511627776]"));
         assert!(refusal(&[1 << 40], "v").contains("the tensor v is missing"));
-        vb.get_with_hints(3, "w", Init::Const(0.0)).map(drop)
+        store.tensor("w", &[3], Init::Const(0.0), true).map(drop)
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use ssdkd_nn::random::{normal_tensor, stream};
-use ssdkd_nn::{Generator, Names, Network, NetworkSpec, Pass, Store};
+use ssdkd_nn::{Generator, Mode, Network, NetworkSpec, Store};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
@@ -60,7 +60,6 @@ fn frozen_networks() {
         let side = if name == "vgg11" { 32 } else { 16 };
         let spec = NetworkSpec {
             architecture: name.parse().unwrap(),
-            names: Names::default(),
             classes: 4,
             input: [3, side, side],
             mean: vec![0.4, 0.5, 0.6],
@@ -72,12 +71,12 @@ fn frozen_networks() {
         let images = normal(2, &[6, side, side, 3], &device).affine(0.2, 0.5).unwrap();
         let seen = normal(3, &[6, side, side, 3], &device).affine(0.3, 0.4).unwrap();
         for _ in 0..20 {
-            network.forward(&constant(&seen), &Pass::train()).unwrap();
+            network.forward(&constant(&seen), Mode::Train).unwrap();
         }
         let frozen = Network::load(&spec, network.store().to_tensors(), &device).unwrap().frozen();
 
         // As a teacher that labels, and as one that is inverted.
-        let plain = |network: &Network| network.forward(&constant(&images), &Pass::eval()).unwrap();
+        let plain = |network: &Network| network.forward(&constant(&images), Mode::Eval).unwrap();
         let (wanted, found) = (plain(&network), plain(&frozen));
         close(&format!("{name}: logits"), &found.logits, &wanted.logits, 0.05);
         close(&format!("{name}: features"), &found.features, &wanted.features, 0.03);
@@ -89,9 +88,8 @@ fn frozen_networks() {
         }
 
         let look = |network: &Network, images: &Tensor| {
-            let (pass, leaf) = (Pass::tapped(), Value::leaf(images));
-            let logits = network.forward(&leaf, &pass).unwrap().logits;
-            let taps = pass.take_taps();
+            let leaf = Value::leaf(images);
+            let ssdkd_nn::Output { logits, taps, .. } = network.forward(&leaf, Mode::Tapped).unwrap();
             let targets = vec![1_u32; logits.dims()[0]];
             let mut terms = vec![(1.0, ops::cross_entropy(&logits, &targets, None).unwrap())];
             for tap in &taps {
@@ -125,8 +123,8 @@ fn generators() {
     let look = |bf16: bool| {
         set_bf16(bf16);
         let store = Store::seeded(&device, 3);
-        let generator = Generator::new(8, 16, 16, 3, store.builder()).unwrap();
-        let images = generator.forward(&constant(&normal(4, &[6, 8], &device)), &Pass::train()).unwrap();
+        let generator = Generator::new(8, 16, [16, 16], 3, &store).unwrap();
+        let images = generator.forward(&constant(&normal(4, &[6, 8], &device)), Mode::Train).unwrap();
         let kept = images.detach();
         let mut gradients = images.backward_from(normal(5, &[6, 16, 16, 3], &device)).unwrap();
         let of = store.parameters().into_iter().map(|(name, var)| (name, gradients.remove(&var).expect("a gradient")));

@@ -44,7 +44,7 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     } else if settings.needs_measuring() {
         plan = plan.with("student", json!(context.recipe().student));
     }
-    if settings.needs_measuring() && context.teacher_card().architecture.task == Task::Pixels {
+    if settings.needs_measuring() && context.teacher_card().architecture.task() == Task::Pixels {
         plan = plan.reads_teacher();
     }
     let Some(mut job) = context.begin(plan)? else { return Ok(Outcome::Fresh) };

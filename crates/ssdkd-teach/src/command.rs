@@ -145,7 +145,7 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
     };
     check_classes(&arguments.data, &train, &test)?;
     for data in [&train, &test] {
-        let fits = check_task(settings.architecture, data);
+        let fits = check_task(&settings.architecture, data);
         fits.map_err(|error| StageError::Usage(format!("{}: {error}", arguments.data)))?;
     }
     warn_of_common_images(&train, &test);
@@ -393,8 +393,8 @@ fn write_teacher(
     let spec = network.spec();
     let card = TeacherCard {
         card_version: CARD_VERSION,
-        architecture: spec.architecture,
-        names: spec.names.clone(),
+        architecture: spec.architecture.clone(),
+        names: None,
         classes: spec.classes,
         input: spec.input,
         mean: spec.mean.clone(),

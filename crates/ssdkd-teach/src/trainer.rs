@@ -11,7 +11,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 use ssdkd_data::{Dataset, UNLABELLED};
 use ssdkd_nn::random::stream;
-use ssdkd_nn::{Network, NetworkSpec, Pass, Sgd};
+use ssdkd_nn::{Mode, Network, NetworkSpec, Sgd};
 use ssdkd_ops as ops;
 use ssdkd_ops::{CropFlip, Value};
 
@@ -81,11 +81,10 @@ impl<'a> Trainer<'a> {
         if data.len() < 2 {
             bail!("{} training images are too few: batch normalisation needs two", data.len());
         }
-        ssdkd_evaluate::check_task(settings.architecture, data)?;
+        ssdkd_evaluate::check_task(&settings.architecture, data)?;
         let (mean, std) = data.channel_statistics();
         let spec = NetworkSpec {
-            architecture: settings.architecture,
-            names: ssdkd_nn::Names::default(),
+            architecture: settings.architecture.clone(),
             classes: data.classes(),
             input: data.shape(),
             mean: settings.mean.clone().unwrap_or(mean),
@@ -157,7 +156,7 @@ impl<'a> Trainer<'a> {
         };
         let Targets { classes: targets, weights } = self.targets(&indices, how.as_ref())?;
 
-        let answers = self.network.forward(&images, &Pass::train())?.logits; // (B, K), or a row for each pixel
+        let answers = self.network.forward(&images, Mode::Train)?.logits; // (B, K), or a row for each pixel
         let loss = ops::cross_entropy_smoothed(&answers, &targets, self.settings.label_smoothing, weights.as_deref())?;
         let (logits, loss_tensor) = (answers.tensor().clone(), loss.detach());
         drop(answers); // who holds a value holds what it was made of
@@ -432,8 +431,8 @@ mod tests {
 
     #[test]
     fn a_few_steps_learn_what_they_see_again_and_again() -> Result<()> {
-        let of = |architecture: &str, epochs: u32, data: &Dataset| {
-            let architecture = architecture.parse().unwrap();
+        let of = |name: &str, epochs: u32, data: &Dataset| {
+            let architecture = name.parse().unwrap();
             let settings = TeachSettings { architecture, epochs, ema: 0.0, label_smoothing: 0.0, ..settings() };
             let settings = TeachSettings { no_augment: true, batch: 16, ..settings };
             let mut trainer = Trainer::new(&settings, data, &Device::Cpu)?;
@@ -442,7 +441,7 @@ mod tests {
             while !trainer.is_done() {
                 last = trainer.step()?.unwrap();
             }
-            assert!(last.loss < first.loss / 4.0 && last.accuracy > 0.9, "{architecture}: {first:?} {last:?}");
+            assert!(last.loss < first.loss / 4.0 && last.accuracy > 0.9, "{name}: {first:?} {last:?}");
             Ok(())
         };
         of("resnet8", 30, &shapes::generate(0, Split::Train, 16))?;

@@ -220,7 +220,7 @@ fn strip_name(row: &Row) -> String {
 /// The charts of one pair: file names and SVG, or why there is none.
 fn charts(pair: &str, methods: &[Method<'_>]) -> Vec<(String, Result<String>)> {
     let teacher = pair.split(' ').next().and_then(|name| name.parse::<Architecture>().ok());
-    let of_pixels = teacher.is_some_and(|teacher| teacher.task == Task::Pixels);
+    let of_pixels = teacher.is_some_and(|teacher| teacher.task() == Task::Pixels);
     let accuracy = if of_pixels { "mean IoU, %" } else { "accuracy, %" };
     let over = |x: &str, methods: &[&Method<'_>], of: fn(&(u64, f64, f64)) -> f64| {
         let lines = methods.iter().flat_map(|method| {

@@ -55,7 +55,7 @@ pub fn export(arguments: &ExportArgs) -> Result<()> {
     let card = TeacherCard {
         card_version: CARD_VERSION,
         architecture: spec.architecture,
-        names: spec.names,
+        names: None,
         classes: spec.classes,
         input: spec.input,
         mean: spec.mean,

@@ -44,7 +44,7 @@ fn images(recipe: &Recipe) -> (f64, f64) {
 /// Bytes of one image's mask of classes; 0 where the teacher labels images.
 fn mask(teacher: &TeacherCard) -> f64 {
     let [_, height, width] = teacher.input;
-    if teacher.architecture.task == Task::Pixels { (height * width) as f64 } else { 0.0 }
+    if teacher.architecture.task() == Task::Pixels { (height * width) as f64 } else { 0.0 }
 }
 
 /// Returns the bytes of the run folder in the end.

@@ -248,7 +248,7 @@ fn open(spec: &str, context: &Context) -> Result<Dataset, StageError> {
 pub fn check_data(context: &Context) -> Result<Vec<Finding>, StageError> {
     let Some(spec) = data_spec(context.recipe()) else { return Ok(vec![no_data(context)]) };
     let (card, data) = (context.teacher_card(), open(&spec, context)?);
-    check_fit(card.architecture, card.classes, &data)
+    check_fit(&card.architecture, card.classes, &data)
         .map_err(|error| StageError::Usage(format!("{spec} is not for this teacher: {error}")))?;
     let fewer = (data.classes() < card.classes).then(|| {
         Finding::warning(
@@ -279,7 +279,7 @@ pub fn look_for_data(context: &Context, recipe: &Recipe) -> Result<Vec<Finding>,
     let Some(spec) = data_spec(recipe) else { return Ok(vec![no_data(context)]) };
     let architecture = recipe.student.architecture.parse::<Architecture>();
     let architecture = architecture.map_err(|error| StageError::Usage(format!("student.architecture: {error}")))?;
-    ssdkd_evaluate::look_for_data(&spec, Split::Test, architecture)?;
+    ssdkd_evaluate::look_for_data(&spec, Split::Test, &architecture)?;
     Ok(Vec::new())
 }
 

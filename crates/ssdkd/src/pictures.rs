@@ -89,7 +89,7 @@ fn images(context: &mut Context, round: u32, columns: usize) -> Result<Vec<Row>>
     for class in shown(&members, card.classes) {
         let of_class = members.iter().rev().filter(|row| row.teacher_class as usize == class).take(columns);
         let places = of_class.map(|row| (row.birth_round, row.row)).collect::<Vec<_>>();
-        let masks = (card.architecture.task == Task::Pixels).then(|| masks(context, round, &places)).transpose()?;
+        let masks = (card.architecture.task() == Task::Pixels).then(|| masks(context, round, &places)).transpose()?;
         rows.push(Row { images: context.pictures(round, &places)?, masks });
     }
     Ok(rows)

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use ssdkd_context::{Context, SHARD, STUDENT};
 use ssdkd_method::Diagnostics;
-use ssdkd_nn::{Architecture, Network, Task};
+use ssdkd_nn::{Network, Task};
 use ssdkd_shards::Timing;
 use ssdkd_shards::manifest::TIMING_FILE;
 use ssdkd_stage::{AskArgs, RunArgs, exit, write_file};
@@ -30,6 +30,9 @@ pub struct Summary {
     pub command: String,
     pub teacher: String,
     pub student: String,
+    /// Whether they label pixels: accuracies are mean IoU then.
+    #[serde(default)]
+    labels_pixels: bool,
     teacher_parameters: usize,
     student_parameters: usize,
     pub evaluated_on: String,
@@ -197,6 +200,7 @@ fn summarise(context: &mut Context) -> Result<Summary> {
         command: command(context),
         teacher: card.architecture.to_string(),
         student: context.recipe().student.architecture.clone(),
+        labels_pixels: card.architecture.task() == Task::Pixels,
         teacher_parameters: card.parameters,
         student_parameters: student.store().num_parameters(),
         evaluated_on: measured.data.clone(),
@@ -237,10 +241,7 @@ fn spread(values: &[f64]) -> Option<Spread> {
 }
 
 fn describe(summary: &Summary) -> Result<String> {
-    let what = match summary.teacher.parse() {
-        Ok(Architecture { task: Task::Pixels, .. }) => "mean IoU ",
-        _ => "",
-    };
+    let what = if summary.labels_pixels { "mean IoU " } else { "" };
     let percent =
         |value: Option<f64>| value.map_or("not measured".into(), |value| format!("{what}{:.2} %", 100.0 * value));
     let mut text = String::new();

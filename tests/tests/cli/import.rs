@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use ssdkd_nn::{Names, Network, NetworkSpec, Normalization, Pass, TeacherCard, weights};
+use ssdkd_nn::{Mode, Network, NetworkSpec, Normalization, TeacherCard, weights};
 
 use crate::support::{Scratch, workspace};
 
@@ -27,7 +27,6 @@ fn pictures() -> Vec<Vec<u8>> {
 fn weights_that_know_the_pictures() -> BTreeMap<String, Tensor> {
     let spec = NetworkSpec {
         architecture: "resnet8".parse().unwrap(),
-        names: Names::default(),
         classes: CLASSES,
         input: [1, SIDE, SIDE],
         mean: vec![0.5],
@@ -36,7 +35,7 @@ fn weights_that_know_the_pictures() -> BTreeMap<String, Tensor> {
     let network = Network::create(&spec, 3, &Device::Cpu).unwrap();
     let pixels = pictures().concat().into_iter().map(|pixel| f32::from(pixel) / 255.0).collect::<Vec<_>>();
     let images = Tensor::from_vec(pixels, (CLASSES, SIDE, SIDE, 1), &Device::Cpu).unwrap();
-    let features = network.forward(&ssdkd_ops::Value::constant(images), &Pass::eval()).unwrap().features;
+    let features = network.forward(&ssdkd_ops::Value::constant(images), Mode::Eval).unwrap().features;
     let features = features.tensor().clone(); // (K, F)
     // f·f_c − |f_c|²/2 is the largest for the nearest f_c.
     let bias = features.sqr().unwrap().sum(1).unwrap().affine(-50.0, 0.0).unwrap();

@@ -138,13 +138,8 @@ impl Pass<'_> {
                 let (y, tap_mean, tap_variance) =
                     ops::batch_norm_tapped(x, &weight, &bias, mean, variance, norm.eps, residual, activation)?;
                 let (running_mean, running_variance) = (mean.detach(), variance.detach());
-                self.taps.push(Tap {
-                    node: id,
-                    mean: tap_mean,
-                    variance: tap_variance,
-                    running_mean,
-                    running_variance,
-                });
+                let tap = Tap { mean: tap_mean, variance: tap_variance, running_mean, running_variance };
+                self.taps.push((id, tap));
                 Ok(y)
             }
             Mode::Train => {

@@ -34,8 +34,6 @@ pub enum Mode {
 /// What one batch normalization saw at its input, and what it saw in training.
 #[derive(Clone)]
 pub struct Tap {
-    /// The normalization.
-    pub node: NodeId,
     /// Mean over batch, height and width (C,); gradients flow through it.
     pub mean: Value,
     /// Biased variance of each channel.
@@ -137,7 +135,12 @@ impl Executor {
         if channels != wanted {
             bail!("the network takes images of {wanted} channels, these have {channels}");
         }
-        let shapes = self.graph.shapes_at(height, width).map_err(candle_core::Error::wrap)?;
+        let [_, usual_height, usual_width] = self.graph.input();
+        let shapes = if [height, width] == [usual_height, usual_width] {
+            self.graph.ids().map(|id| self.graph.shape(id)).collect()
+        } else {
+            self.graph.shapes_at(height, width).map_err(candle_core::Error::wrap)?
+        };
         let mut pass =
             Pass { executor: self, mode, shapes, values: vec![None; self.graph.nodes().len()], taps: Vec::new() };
         pass.values[0] = Some(images.clone());
@@ -158,8 +161,9 @@ impl Executor {
         let maps = self.maps.iter().map(|id| take(&pass, *id)).collect::<Result<Vec<_>>>()?;
         let outputs =
             self.graph.outputs().iter().map(|id| ops::to_f32(&take(&pass, *id)?)).collect::<Result<Vec<_>>>()?;
-        pass.taps.sort_by_key(|tap| tap.node);
-        Ok(Run { outputs, maps, taps: pass.taps })
+        pass.taps.sort_by_key(|(node, _)| *node);
+        let taps = pass.taps.into_iter().map(|(_, tap)| tap).collect();
+        Ok(Run { outputs, maps, taps })
     }
 }
 
@@ -189,7 +193,8 @@ struct Pass<'a> {
     /// Of every node, for the size of these images.
     shapes: Vec<Shape>,
     values: Vec<Option<Value>>,
-    taps: Vec<Tap>,
+    /// By the node of the normalization.
+    taps: Vec<(NodeId, Tap)>,
 }
 
 impl Pass<'_> {

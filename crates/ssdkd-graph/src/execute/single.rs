@@ -51,6 +51,10 @@ impl Pass<'_> {
                 let bias = bias.as_ref().map(|bias| self.parameter(bias));
                 ops::linear(&ops::to_f32(x)?, &self.parameter(weight), bias.as_ref())
             }
+            // Probabilities need all their bits.
+            Op::Activation(Activation::Sigmoid) if self.executor.graph.outputs().contains(&id) => {
+                ops::sigmoid(&ops::to_f32(x)?)
+            }
             Op::Activation(activation) => self.activation(activation, x),
             Op::Add => ops::add(x, inputs[1]),
             Op::Mul => ops::multiply(x, inputs[1]),
@@ -66,7 +70,11 @@ impl Pass<'_> {
                     ResizeMethod::Nearest => Interpolation::Nearest,
                     ResizeMethod::Bilinear { align_corners } => Interpolation::Bilinear { align_corners },
                 };
-                ops::resize(x, self.shapes[id.index()].size(), method)
+                let size = self.shapes[id.index()].size();
+                match factor(x, size).filter(|_| method == Interpolation::Nearest) {
+                    Some(factor) => ops::upsample_nearest(x, factor),
+                    None => ops::resize(x, size, method),
+                }
             }
             Op::Flatten => flatten(x),
             Op::Unflatten { channels, height, width } => unflatten(x, [*channels, *height, *width]),
@@ -113,6 +121,13 @@ impl Pass<'_> {
     }
 }
 
+/// The whole number of times that both sides of a map grow, if it is one.
+fn factor(x: &Value, [height, width]: [usize; 2]) -> Option<usize> {
+    let &[_, old_height, old_width, _] = x.dims() else { return None };
+    let factor = height / old_height.max(1);
+    (factor > 0 && [factor * old_height, factor * old_width] == [height, width]).then_some(factor)
+}
+
 fn spec(pool: &Pool, count_padding: bool) -> Pool2dSpec {
     let Pool { kernel, stride, ceil_mode, .. } = *pool;
     Pool2dSpec { kernel, stride, padding: sides(pool.padding), ceil_mode, count_include_pad: count_padding }
@@ -152,5 +167,6 @@ fn unflatten(x: &Value, [channels, height, width]: [usize; 3]) -> Result<Value> 
     if height * width == 1 {
         return ops::reshape(x, (batch, 1, 1, channels));
     }
-    ops::nchw_to_nhwc(&ops::reshape(x, (batch, channels, height, width))?)
+    // What follows are convolutions, which may compute in fewer bits.
+    ops::to_reduced_precision(&ops::nchw_to_nhwc(&ops::reshape(x, (batch, channels, height, width))?)?)
 }

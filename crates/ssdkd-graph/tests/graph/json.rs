@@ -27,17 +27,17 @@ fn refused(from: &str, to: &str, part: &str) {
 fn other_versions_and_unknown_fields_are_refused() {
     refused("\"version\": 1", "\"version\": 2", "version 2; this program reads version 1");
     refused("\"format\": \"ssdkd-graph\"", "\"format\": \"other\"", "no format");
-    refused("\"groups\": 1", "\"groups\": 1, \"color\": 3", "unknown field");
+    refused("\"groups\":1", "\"groups\":1,\"color\":3", "unknown field");
     refused("\"outputs\":", "\"more\": 1, \"outputs\":", "unknown field");
-    refused("\"op\": \"flatten\"", "\"op\": \"fold\"", "unknown variant");
+    refused("\"op\":\"flatten\"", "\"op\":\"fold\"", "unknown variant");
 }
 
 #[test]
 fn graphs_that_do_not_hold_together_are_refused() {
     refused("\"fc\"\n  ]", "\"nowhere\"\n  ]", "nowhere is no node");
-    refused("\"inputs\": [\n        \"x\"", "\"inputs\": [\n        \"fc\"", "fc, which is no node before it");
+    refused("\"inputs\":[\"x\"", "\"inputs\":[\"fc\"", "fc, which is no node before it");
     refused("\"fc.bias\": {", "\"left.over\": {", "fc.bias");
-    refused("\"stride\": [\n            2,", "\"stride\": [\n            0,", "is 0");
+    refused("\"stride\":[2,", "\"stride\":[0,", "is 0");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::random::stream;
-use ssdkd_nn::{Adam, Draw, Linear, Network, Pass, Store};
+use ssdkd_nn::{Adam, Draw, Mode, Network, Store};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
@@ -104,22 +104,37 @@ pub struct ContrastiveInversion {
 
 /// h: features (B, F) to unit rows (B, [`PROJECTED`]).
 struct Head {
-    first: Linear,
-    second: Linear,
+    first: Layer,
+    second: Layer,
+}
+
+/// A linear layer: weight (out, in) and bias (out,).
+struct Layer {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Layer {
+    fn new(store: &Store, name: &str, inputs: usize) -> Result<Self> {
+        let (weight, bias) = Draw::PYTORCH.of_layer(inputs);
+        Ok(Self {
+            weight: store.tensor(&format!("{name}.weight"), &[PROJECTED, inputs], weight, true)?,
+            bias: store.tensor(&format!("{name}.bias"), &[PROJECTED], bias, true)?,
+        })
+    }
+
+    fn forward(&self, x: &Value) -> Result<Value> {
+        ops::linear(x, &Value::leaf(&self.weight), Some(&Value::leaf(&self.bias)))
+    }
 }
 
 impl Head {
     fn new(features: usize, store: &Store) -> Result<Self> {
-        let vb = store.builder();
-        Ok(Self {
-            first: Linear::new(features, PROJECTED, Draw::PYTORCH, vb.pp("0"))?,
-            second: Linear::new(PROJECTED, PROJECTED, Draw::PYTORCH, vb.pp("1"))?,
-        })
+        Ok(Self { first: Layer::new(store, "0", features)?, second: Layer::new(store, "1", PROJECTED)? })
     }
 
     fn forward(&self, features: &Value) -> Result<Value> {
-        let pass = Pass::train();
-        ops::unit_rows(&self.second.forward(&ops::relu(&self.first.forward(features, &pass)?)?, &pass)?)
+        ops::unit_rows(&self.second.forward(&ops::relu(&self.first.forward(features)?)?)?)
     }
 }
 
@@ -180,12 +195,12 @@ impl Inversion for ContrastiveInversion {
 
         let mut best: Option<(Tensor, Tensor, Loss)> = None;
         for step in 0..batch.steps {
-            let images = generator.forward(&Value::leaf(&latents), &Pass::train())?; // (B, H, W, C)
+            let images = generator.forward(&Value::leaf(&latents), Mode::Train)?; // (B, H, W, C)
             let views = batch.views.view(&images, &mut position.stream("invert/views", step))?;
             let Evaluated { mut terms, features, .. } = objective.evaluate(&views, targets.as_deref(), &averages)?;
             terms.add(Term::Contrastive, || {
                 let others = batch.views.view(&images, &mut position.stream("invert/contrast", step))?;
-                let others = objective.teacher.forward(&others, &Pass::eval())?.features;
+                let others = objective.teacher.forward(&others, Mode::Eval)?.features;
                 self.contrast(&features, &others)
             })?;
             let (total, loss) = terms.total()?;

@@ -27,10 +27,7 @@ impl Sizes {
     /// Builds the generator's network over the tensors of `store`.
     pub(crate) fn build(self, teacher: &Network, store: &Store) -> Result<Generator> {
         let (height, width, channels) = teacher.input_shape(); // (H, W, C)
-        if let Err(reason) = Generator::check_size(height, width) {
-            bail!("{reason}");
-        }
-        Generator::new(self.inputs, self.width, height, channels, store.builder())
+        Generator::new(self.inputs, self.width, [height, width], channels, store)
     }
 }
 

@@ -23,7 +23,7 @@
 //! **Activation.** Images of the kind a network was trained on excite its features more than noise does; DAFL rewards that.
 
 use candle_core::{Device, Result, Tensor, bail};
-use ssdkd_nn::{Network, Output, Pass};
+use ssdkd_nn::{Mode, Network, Output};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
@@ -219,12 +219,11 @@ impl<'a> Objective<'a> {
     /// the class term makes it surer of what it sees \[C: DAFL\].
     pub fn evaluate(&self, views: &Value, targets: Option<&[u32]>, momentum: &BatchNormMomentum) -> Result<Evaluated> {
         (self.interrupt)()?;
-        let pass = if self.loss.batch_norm == 0.0 { Pass::eval() } else { Pass::tapped() };
-        let Output { features, logits: teacher_logits, .. } = self.teacher.forward(views, &pass)?; // (B, F), (B, K)
-        let taps = pass.take_taps();
+        let mode = if self.loss.batch_norm == 0.0 { Mode::Eval } else { Mode::Tapped };
+        let Output { features, logits: teacher_logits, taps, .. } = self.teacher.forward(views, mode)?; // (B, F), (B, K)
         // Before anything is read back: a GPU works on both while the program waits for the first.
         let student_logits = match self.student {
-            Some(student) if self.loss.adversarial != 0.0 => Some(student.forward(views, &Pass::eval())?.logits),
+            Some(student) if self.loss.adversarial != 0.0 => Some(student.forward(views, Mode::Eval)?.logits),
             _ => None,
         };
 

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Result, Tensor, Var, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssdkd_nn::{Adam, Network, Pass};
+use ssdkd_nn::{Adam, Mode, Network};
 use ssdkd_ops::Value;
 
 use crate::inversion::batch_norm::BatchNormMomentum;
@@ -127,7 +127,7 @@ impl MetaGenerator {
         let mut summed = BTreeMap::<String, Tensor>::new();
         let mut best: Option<(Tensor, Loss)> = None;
         for step in 0..batch.steps {
-            let images = clone.forward(&Value::leaf(&latents), &Pass::train())?; // (B, H, W, C)
+            let images = clone.forward(&Value::leaf(&latents), Mode::Train)?; // (B, H, W, C)
             let views = batch.views.view(&images, &mut position.stream("invert/views", step))?;
             let Evaluated { terms, statistics, .. } = objective.evaluate(&views, targets, &generator.averages)?;
             let (total, loss) = terms.total()?;

@@ -36,7 +36,7 @@ pub use synthesis::{BatchSettings, ImageFormat, Inversion, Position, Synthesis, 
 
 /// Starts the strategy of `settings` for a teacher's images; what is drawn is a function of `seed`.
 pub fn start(settings: &InvertSettings, teacher: &Network, seed: u64, device: &Device) -> Result<Box<dyn Inversion>> {
-    settings.check_teacher(teacher.spec().architecture).map_err(candle_core::Error::msg)?;
+    settings.check_teacher(&teacher.spec().architecture).map_err(candle_core::Error::msg)?;
     let (batch, momentum) = (settings.batch_settings(), settings.loss.batch_norm_momentum);
     Ok(match settings.strategy.clone() {
         Strategy::Persistent(own) => {

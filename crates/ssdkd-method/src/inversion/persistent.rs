@@ -21,7 +21,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssdkd_nn::{Network, Pass};
+use ssdkd_nn::{Mode, Network};
 use ssdkd_ops::Value;
 
 use crate::inversion::batch_norm::BatchNormMomentum;
@@ -153,7 +153,7 @@ impl PersistentGenerator {
         step: usize,
     ) -> Result<Step> {
         let generator = &mut self.generator;
-        let images = generator.network.forward(&Value::constant(inputs), &Pass::train())?; // (B, H, W, C)
+        let images = generator.network.forward(&Value::constant(inputs), Mode::Train)?; // (B, H, W, C)
         let views = self.batch.views.view(&images, &mut position.stream("invert/views", step))?;
         let Evaluated { terms, statistics, .. } = objective.evaluate(&views, targets, &generator.averages)?;
         let (total, loss) = terms.total()?;
@@ -172,7 +172,7 @@ impl Inversion for PersistentGenerator {
         if !objective.loss.any(objective.student.is_some()) {
             // A generator that only follows the student has nothing to learn in the warm-up.
             let inputs = self.inputs(position, 0, targets.as_deref(), classes)?;
-            let images = self.generator.network.forward(&Value::constant(inputs), &Pass::train_frozen())?;
+            let images = self.generator.network.forward(&Value::constant(inputs), Mode::TrainFrozen)?;
             return self.batch.finish(objective.teacher, images.tensor(), targets, Loss::default());
         }
         let mut last = None;
@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(inputs(5).dims(), [6, 8 + 4 * 3]);
         let images = |embedding| {
             let inputs = Value::constant(inputs(embedding));
-            numbers(persistent.generator.network.forward(&inputs, &Pass::train_frozen()).unwrap().tensor())
+            numbers(persistent.generator.network.forward(&inputs, Mode::TrainFrozen).unwrap().tensor())
         };
         assert_ne!(images(5), images(4));
     }

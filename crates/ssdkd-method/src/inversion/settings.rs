@@ -310,8 +310,8 @@ impl InvertSettings {
     }
 
     /// Checks whether images can be made so for a teacher of this architecture; the error names the recipe's key.
-    pub fn check_teacher(&self, teacher: Architecture) -> Result<(), String> {
-        if teacher.task == Task::Images {
+    pub fn check_teacher(&self, teacher: &Architecture) -> Result<(), String> {
+        if teacher.task() == Task::Images {
             return Ok(());
         }
         if self.phi.diversity != Diversity::Off {

@@ -149,7 +149,7 @@ impl Residual {
             ([16, 32, 64], &[first, second, third]) => {
                 first == second
                     && second == third
-                    && super::CIFAR_DEPTHS.contains(&(6 * first + 2))
+                    && super::zoo::CIFAR_DEPTHS.contains(&(6 * first + 2))
                     && self.stem == Some((3, 16))
             }
             _ => false,

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::describe::{describe, unknown};
-use super::{Architecture, Backbone, KNOWN, Names, Shortcut, Task};
-use crate::models::tensor_shapes;
+use super::{Architecture, Backbone, KNOWN, Names, Shortcut, Stem, Task, ZooArchitecture};
 
 /// Names and shapes of the tensors of a `state_dict`.
 pub(super) type Shapes = BTreeMap<String, Vec<usize>>;
@@ -13,16 +12,24 @@ pub(super) type Shapes = BTreeMap<String, Vec<usize>>;
 const PIXEL_HEAD: &str = "score.weight";
 
 /// Names of a head, and of the first convolution.
-const HEADS: [&str; 4] = ["linear.weight", "fc.weight", "classifier.weight", PIXEL_HEAD];
-const STEMS: [&str; 2] = ["conv1.weight", "block0.0.weight"];
+const HEADS: [&str; 8] = [
+    "linear.weight",
+    "fc.weight",
+    "classifier.weight",
+    PIXEL_HEAD,
+    "classifier.1.weight",
+    "classifier.3.weight",
+    "classifier.6.weight",
+    "classifier.4.weight",
+];
+const STEMS: [&str; 5] =
+    ["conv1.weight", "block0.0.weight", "features.0.0.weight", "features.0.weight", "backbone.conv1.weight"];
 
 /// What the tensors of a `state_dict` say about their network.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Identity {
-    /// The architecture.
+    /// The architecture, with the names of its tensors.
     pub architecture: Architecture,
-    /// How its tensors are named.
-    pub names: Names,
     /// Number of classes.
     pub classes: usize,
     /// Channels of its input.
@@ -62,10 +69,23 @@ pub fn identify(shapes: &Shapes) -> Result<Identity, String> {
 ///
 /// # Errors
 /// If no head or no first convolution is found.
-pub fn identify_as(architecture: Architecture, shapes: &Shapes) -> Result<Identity, String> {
+pub fn identify_as(architecture: ZooArchitecture, shapes: &Shapes) -> Result<Identity, String> {
     check_filled(shapes)?;
-    let (classes, channels) = ends(shapes).ok_or_else(|| unknown(shapes))?;
-    Ok(Identity { architecture, names: names(shapes), classes, channels })
+    let (classes, channels) = ends_of(architecture, shapes).ok_or_else(|| unknown(shapes))?;
+    Ok(Identity { architecture: Architecture::Zoo { architecture, names: names(shapes) }, classes, channels })
+}
+
+/// Numbers of classes and of input channels of a network that is said to be an `architecture`.
+fn ends_of(architecture: ZooArchitecture, shapes: &Shapes) -> Option<(usize, usize)> {
+    let head = match architecture.backbone {
+        Backbone::MobileNetV2 { .. } => "classifier.1.weight",
+        Backbone::MobileNetV3Small => "classifier.3.weight",
+        Backbone::Vgg { .. } => "classifier.6.weight",
+        Backbone::DeepLabV3 { .. } => "classifier.4.weight",
+        _ => return ends(shapes),
+    };
+    let &[classes, ..] = shapes.get(head)?.as_slice() else { return None };
+    Some((classes, ends(shapes)?.1))
 }
 
 fn check_filled(shapes: &Shapes) -> Result<(), String> {
@@ -94,14 +114,24 @@ fn candidate(shapes: &Shapes) -> Option<Identity> {
     let count = |group: &str| {
         (0..shapes.len()).take_while(|index| shape(&format!("{group}.{index}.conv1.weight")).is_some()).count()
     };
+    let stem = match shape("conv1.weight") {
+        Some([.., 7, 7]) => Stem::ImageNet,
+        _ => Stem::Cifar,
+    };
+    let bottleneck = shape("layer1.0.conv3.weight").is_some();
     let backbone = if shape("block0.0.weight").is_some() {
         Backbone::Vgg11
     } else if let Some(&[outputs, ..]) = shape("block1.layer.0.conv1.weight") {
         Backbone::Wrn { depth: 6 * count("block1.layer") + 4, width: outputs / 16 }
     } else {
         match ["layer1", "layer2", "layer3", "layer4"].map(count) {
-            [2, 2, 2, 2] => Backbone::ResNet { depth: 18 },
-            [3, 4, 6, 3] => Backbone::ResNet { depth: 34 },
+            [2, 2, 2, 2] => Backbone::ResNet { depth: 18, stem },
+            [3, 4, 6, 3] if bottleneck => Backbone::ResNet { depth: 50, stem },
+            [3, 4, 6, 3] => Backbone::ResNet { depth: 34, stem },
+            [3, 4, 23, 3] => Backbone::ResNet { depth: 101, stem },
+            [count, _, _, 0] if count > 0 && shape("layer1.0.conv1.weight").is_some_and(|shape| shape[0] == 64) => {
+                Backbone::WideCifarResNet { depth: 6 * count + 2 }
+            }
             [count, _, _, 0] if count > 0 => {
                 let convolutions = shape(&format!("layer2.0.{}.0.weight", names.shortcut)).is_some();
                 let shortcut = if convolutions { Shortcut::Convolution } else { Shortcut::Pad };
@@ -112,16 +142,25 @@ fn candidate(shapes: &Shapes) -> Option<Identity> {
     };
     let task = if shape(PIXEL_HEAD).is_some() { Task::Pixels } else { Task::Images };
     // Only what has a name can be built.
-    let architecture = Architecture { backbone, task }.to_string().parse().ok()?;
-    Some(Identity { architecture, names, classes, channels })
+    let architecture = ZooArchitecture { backbone, task }.to_string().parse().ok()?;
+    Some(Identity { architecture: Architecture::Zoo { architecture, names }, classes, channels })
+}
+
+/// An image that every network of the zoo takes: its tensors are the same for any other.
+const SIDE: usize = 64;
+
+/// Returns the name and shape of every tensor of a network.
+fn tensor_shapes(architecture: &Architecture, classes: usize, channels: usize) -> Result<Shapes, String> {
+    let blueprint = architecture.blueprint(classes, [channels, SIDE, SIDE]).map_err(|error| error.to_string())?;
+    Ok(blueprint.graph.tensors().iter().map(|(name, spec)| (name.clone(), spec.shape.clone())).collect())
 }
 
 /// Says which tensor does not fit; `None` if all do.
 fn difference(identity: &Identity, shapes: &Shapes) -> Option<String> {
-    let Identity { architecture, names, classes, channels } = identity;
-    let expected = match tensor_shapes(architecture, names, *classes, *channels) {
+    let Identity { architecture, classes, channels } = identity;
+    let expected = match tensor_shapes(architecture, *classes, *channels) {
         Ok(expected) => expected,
-        Err(error) => return Some(error.to_string()),
+        Err(error) => return Some(error),
     };
     for (name, wanted) in &expected {
         match shapes.get(name) {
@@ -149,13 +188,14 @@ mod tests {
     use super::*;
 
     fn shapes_of(architecture: &str, names: &Names, classes: usize, channels: usize) -> Shapes {
-        tensor_shapes(&architecture.parse().unwrap(), names, classes, channels).unwrap()
+        let architecture = Architecture::Zoo { architecture: architecture.parse().unwrap(), names: names.clone() };
+        tensor_shapes(&architecture, classes, channels).unwrap()
     }
 
     #[test]
     fn every_architecture_is_known_by_its_tensors() {
         let published = Names { head: "fc".into(), shortcut: "downsample".into() };
-        for architecture in super::super::COMMON {
+        for architecture in super::super::zoo::COMMON {
             for names in [&Names::default(), &published] {
                 let found = identify(&shapes_of(architecture, names, 7, 1)).unwrap();
                 assert_eq!(

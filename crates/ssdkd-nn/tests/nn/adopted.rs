@@ -3,24 +3,22 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use ssdkd_nn::{Names, Network, NetworkSpec, Store, adopt, identify, models};
+use ssdkd_nn::{Architecture, Network, NetworkSpec, adopt, identify};
 
 use crate::formula::{fill, formula, numbers};
 use crate::place::device;
 
 type Tensors = BTreeMap<String, Tensor>;
 
-fn spec(architecture: &str, names: Names) -> NetworkSpec {
-    let architecture = architecture.parse().unwrap();
-    NetworkSpec { architecture, names, classes: 5, input: [3, 16, 16], mean: vec![0.0; 3], std: vec![1.0; 3] }
+fn spec(architecture: Architecture) -> NetworkSpec {
+    NetworkSpec { architecture, classes: 5, input: [3, 16, 16], mean: vec![0.0; 3], std: vec![1.0; 3] }
 }
 
 /// Tensors of a network, on the CPU.
 fn tensors(architecture: &str) -> Tensors {
-    let store = Store::new(&Device::Cpu);
-    models::Classifier::new(&architecture.parse().unwrap(), &Names::default(), 5, 3, store.builder()).unwrap();
-    fill(&store);
-    store.to_tensors()
+    let network = Network::create(&spec(architecture.parse().unwrap()), 1, &Device::Cpu).unwrap();
+    fill(network.store());
+    network.store().to_tensors()
 }
 
 /// Logits of the network that the tensors are identified as, after adoption.
@@ -31,7 +29,7 @@ fn adopted_logits(tensors: Tensors, architecture: &str, notice: &str) -> Vec<f32
     let shapes = adopted.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
     let found = identify(&shapes).unwrap();
     assert_eq!((found.architecture.to_string().as_str(), found.classes), (architecture, 5));
-    let network = Network::load(&spec(architecture, found.names), adopted.tensors, &device()).unwrap();
+    let network = Network::load(&spec(found.architecture), adopted.tensors, &device()).unwrap();
     numbers(&network.logits(&images()).unwrap())
 }
 
@@ -44,7 +42,7 @@ fn images() -> Tensor {
 #[track_caller]
 fn check_renamed(architecture: &str, rename: impl Fn(&str) -> String, notice: &str) {
     let ours = tensors(architecture);
-    let network = Network::load(&spec(architecture, Names::default()), ours.clone(), &device()).unwrap();
+    let network = Network::load(&spec(architecture.parse().unwrap()), ours.clone(), &device()).unwrap();
     let expected = numbers(&network.logits(&images()).unwrap());
     let theirs = ours.into_iter().map(|(name, tensor)| (rename(&name), tensor)).collect();
     assert_eq!(adopted_logits(theirs, architecture, notice), expected);
@@ -128,7 +126,7 @@ fn a_head_of_another_name() {
 #[test]
 fn a_block_that_is_never_called_is_left_out() {
     let mut theirs = tensors("wrn-16-2");
-    let network = Network::load(&spec("wrn-16-2", Names::default()), theirs.clone(), &device()).unwrap();
+    let network = Network::load(&spec("wrn-16-2".parse().unwrap()), theirs.clone(), &device()).unwrap();
     let expected = numbers(&network.logits(&images()).unwrap());
     theirs.insert("sub_block1.layer.0.conv1.weight".into(), formula(1, &[32, 16, 3, 3], 1.0));
     assert_eq!(adopted_logits(theirs, "wrn-16-2", "sub_block1."), expected);

@@ -1,7 +1,7 @@
 //! Forward and backward passes of every family against PyTorch, in evaluation, in inversion and in training.
 
 use candle_core::{DType, Tensor, Var};
-use ssdkd_nn::{Architecture, Classifier, Generator, Names, Pass, Store};
+use ssdkd_nn::{Architecture, Generator, Mode, Names, Network, NetworkSpec, Store};
 use ssdkd_ops::{self as ops, Gradients, Value};
 
 use crate::formula::{Golden, close, fill, formula, numbers, summary};
@@ -11,11 +11,16 @@ const SIZE: usize = 16;
 const CLASSES: usize = 7;
 const TARGETS: [u32; 4] = [3, 0, 6, 2];
 
-fn classifier(architecture: &str, names: &Names, classes: usize) -> (Classifier, Store) {
-    let architecture = architecture.parse::<Architecture>().unwrap();
-    let store = Store::new(&device());
-    let classifier = Classifier::new(&architecture, names, classes, 3, store.builder()).unwrap();
-    (classifier, store)
+/// A network of images that need no normalization, with weights of zeros.
+fn classifier(architecture: &str, names: &Names, classes: usize, channels: usize) -> Network {
+    let spec = NetworkSpec {
+        architecture: Architecture::Zoo { architecture: architecture.parse().unwrap(), names: names.clone() },
+        classes,
+        input: [channels, SIZE, SIZE],
+        mean: vec![0.0; channels],
+        std: vec![1.0; channels],
+    };
+    Network::create(&spec, 1, &device()).unwrap()
 }
 
 /// The class of each image, for all of its rows.
@@ -58,27 +63,26 @@ fn check(architecture: &str, names: &Names) {
 #[track_caller]
 fn check_within(architecture: &str, names: &Names, of_gradients: f32) {
     let golden = Golden::load();
-    let (network, store) = classifier(architecture, names, CLASSES);
-    fill(&store);
+    let network = classifier(architecture, names, CLASSES, 3);
+    let store = network.store();
+    fill(store);
     let images = formula(7, &[TARGETS.len(), SIZE, SIZE, 3], 2.0);
     let name = |part: &str| format!("{architecture}.{part}");
 
     // Evaluation, and the gradient into the images through network and taps: what inversion follows.
-    let pass = Pass::eval();
-    let output = network.forward(&Value::constant(images.clone()), &pass).unwrap();
-    assert!(pass.take_taps().is_empty() && !output.logits.wants_gradient());
+    let output = network.forward(&Value::constant(images.clone()), Mode::Eval).unwrap();
+    assert!(output.taps.is_empty() && !output.logits.wants_gradient());
     golden.check(&name("eval.features"), &numbers(output.features.tensor()), 2e-5);
     golden.check(&name("eval.logits"), &numbers(output.logits.tensor()), 5e-5);
 
-    let pass = Pass::tapped();
-    let output = network.forward(&Value::leaf(&images), &pass).unwrap();
+    let output = network.forward(&Value::leaf(&images), Mode::Tapped).unwrap();
     golden.check(&name("eval.logits"), &numbers(output.logits.tensor()), 5e-5);
     let distance = |tap: &ssdkd_nn::Tap| {
         let mean = ops::l2_distance(&tap.mean, &tap.running_mean).unwrap();
         let variance = ops::l2_distance(&tap.variance, &tap.running_variance).unwrap();
         ops::add(&mean, &variance).unwrap()
     };
-    let distances = pass.take_taps().iter().map(distance).collect::<Vec<_>>();
+    let distances = output.taps.iter().map(distance).collect::<Vec<_>>();
     let mut sorted = distances.iter().map(|distance| distance.scalar().unwrap()).collect::<Vec<_>>();
     sorted.sort_by(f32::total_cmp);
     golden.check(&name("taps"), &sorted, 2e-5);
@@ -88,25 +92,25 @@ fn check_within(architecture: &str, names: &Names, of_gradients: f32) {
     let gradients = ops::weighted_sum(&terms).unwrap().backward().unwrap();
     golden.check(&name("inverted"), &summary(gradients.get(&images).unwrap()), 2e-4);
     assert_eq!(gradients.len(), 1, "a network that is looked through gets no gradients");
-    assert!(batch_counts(&store).iter().all(|&count| count == 0));
+    assert!(batch_counts(store).iter().all(|&count| count == 0));
 
     // A frozen network with batch statistics gives the logits of training, and stays as it is.
-    let before = buffer_rows(&store);
-    let frozen = network.forward(&Value::constant(images.clone()), &Pass::train_frozen()).unwrap();
+    let before = buffer_rows(store);
+    let frozen = network.forward(&Value::constant(images.clone()), Mode::TrainFrozen).unwrap();
     golden.check(&name("train.logits"), &numbers(frozen.logits.tensor()), 1e-4);
     assert!(!frozen.logits.wants_gradient());
-    assert_eq!(buffer_rows(&store), before);
+    assert_eq!(buffer_rows(store), before);
 
     // One training step.
-    let output = network.forward(&Value::leaf(&images), &Pass::train()).unwrap();
+    let output = network.forward(&Value::leaf(&images), Mode::Train).unwrap();
     golden.check(&name("train.logits"), &numbers(output.logits.tensor()), 1e-4);
     let loss = ops::cross_entropy(&output.logits, &targets(&output.logits), None).unwrap();
     golden.check(&name("train.loss"), &[loss.scalar().unwrap()], 1e-5);
     let gradients = loss.backward().unwrap();
     golden.check(&name("train.images"), &summary(gradients.get(&images).unwrap()), of_gradients);
-    golden.check_rows(&name("train.gradients"), &gradient_rows(&store, &gradients), of_gradients);
-    golden.check_rows(&name("train.buffers"), &buffer_rows(&store), 2e-5);
-    assert!(batch_counts(&store).iter().all(|&count| count == 1));
+    golden.check_rows(&name("train.gradients"), &gradient_rows(store, &gradients), of_gradients);
+    golden.check_rows(&name("train.buffers"), &buffer_rows(store), 2e-5);
+    assert!(batch_counts(store).iter().all(|&count| count == 1));
 }
 
 #[test]
@@ -145,13 +149,13 @@ fn pyramids_that_label_pixels() {
 fn generator() {
     let golden = Golden::load();
     let store = Store::new(&device());
-    let generator = Generator::new(16, 6, SIZE, 3, store.builder()).unwrap();
+    let generator = Generator::new(16, 6, [SIZE, SIZE], 3, &store).unwrap();
     fill(&store);
     let latents = formula(8, &[5, 16], 2.0);
-    let images = generator.forward(&Value::constant(latents.clone()), &Pass::eval()).unwrap();
+    let images = generator.forward(&Value::constant(latents.clone()), Mode::Eval).unwrap();
     golden.check("generator.eval.images", &numbers(images.tensor()), 1e-5);
 
-    let images = generator.forward(&Value::leaf(&latents), &Pass::train()).unwrap();
+    let images = generator.forward(&Value::leaf(&latents), Mode::Train).unwrap();
     assert_eq!(images.dims(), [5, SIZE, SIZE, 3]);
     golden.check("generator.train.images", &numbers(images.tensor()), 1e-5);
     let direction = formula(9, &[5, SIZE, SIZE, 3], 1.0);
@@ -183,14 +187,15 @@ fn sizes_are_those_of_pytorch() {
         "fpn-resnet20",
         "fpn-wrn-40-2",
     ] {
-        let (_, store) = classifier(name, &Names::default(), 10);
+        let network = classifier(name, &Names::default(), 10, 3);
+        let store = network.store();
         let counts = [store.num_parameters() as i64, store.all().len() as i64];
         assert_eq!(golden.tensor(&format!("counts.{name}")).to_vec1::<i64>().unwrap(), counts, "{name}");
         checked += 1;
     }
     assert_eq!(checked, 15);
     let store = Store::new(&device());
-    Generator::new(256, 64, 32, 3, store.builder()).unwrap();
+    Generator::new(256, 64, [32, 32], 3, &store).unwrap();
     assert_eq!(golden.tensor("counts.generator").to_vec1::<i64>().unwrap(), [2_328_899, store.all().len() as i64]);
 }
 
@@ -211,54 +216,54 @@ fn every_architecture_is_recognised_from_its_tensors() {
         ("fpn-resnet18", Names::default()),
         ("fpn-wrn-16-2", Names::default()),
     ] {
-        let store = Store::new(&device());
-        let architecture = name.parse::<Architecture>().unwrap();
-        Classifier::new(&architecture, &names, 100, 1, store.builder()).unwrap();
-        let shapes = store.all().into_iter().map(|(name, var)| (name, var.dims().to_vec())).collect();
+        let network = classifier(name, &names, 100, 1);
+        let shapes = network.store().all().into_iter().map(|(name, var)| (name, var.dims().to_vec())).collect();
         let found = ssdkd_nn::identify(&shapes).unwrap();
-        assert_eq!(found, ssdkd_nn::Identity { architecture, names, classes: 100, channels: 1 });
+        let architecture = network.spec().architecture.clone();
+        assert_eq!(found, ssdkd_nn::Identity { architecture, classes: 100, channels: 1 });
     }
 }
 
 #[test]
 fn fresh_networks_are_ready_to_learn() {
     for name in ["resnet20", "resnet18", "wrn-16-1", "vgg11", "fpn-resnet20", "fpn-wrn-16-1"] {
-        let store = Store::seeded(&device(), 1);
-        let network = Classifier::new(&name.parse().unwrap(), &Names::default(), 10, 3, store.builder()).unwrap();
+        let network = classifier(name, &Names::default(), 10, 3);
         let images = formula(1, &[8, SIZE, SIZE, 3], 1.7);
-        let logits = network.forward(&Value::constant(images), &Pass::train_frozen()).unwrap().logits;
+        let logits = network.forward(&Value::constant(images), Mode::TrainFrozen).unwrap().logits;
         let logits = numbers(logits.tensor());
         let spread = logits.iter().map(|x| x * x).sum::<f32>() / logits.len() as f32;
         assert!(spread.is_finite() && spread > 1e-4 && spread < 20.0, "{name}: {spread}");
     }
     let store = Store::seeded(&device(), 1);
-    let generator = Generator::new(16, 8, 8, 3, store.builder()).unwrap();
-    let images = generator.forward(&Value::constant(formula(2, &[16, 16], 1.7)), &Pass::train()).unwrap();
+    let generator = Generator::new(16, 8, [8, 8], 3, &store).unwrap();
+    let images = generator.forward(&Value::constant(formula(2, &[16, 16], 1.7)), Mode::Train).unwrap();
     let images = numbers(images.tensor());
     let (low, high) = images.iter().fold((1.0_f32, 0.0_f32), |(low, high), &x| (low.min(x), high.max(x)));
     assert!(low > 0.0 && high < 1.0 && high - low > 0.1, "{low} {high}");
 }
 
 #[test]
-fn a_generator_needs_a_side_that_is_a_multiple_of_four() {
-    let error = Generator::new(16, 8, 30, 3, Store::new(&device()).builder()).err().unwrap().to_string();
-    assert!(error.contains("multiple of 4, not 30"), "{error}");
+fn a_generator_makes_images_of_any_size() {
+    for size in [[30, 30], [8, 12], [7, 9], [96, 96], [100, 72], [224, 224], [60, 80]] {
+        let store = Store::seeded(&device(), 1);
+        let generator = Generator::new(4, 16, size, 3, &store).unwrap();
+        let images = generator.forward(&Value::constant(formula(2, &[2, 4], 1.7)), Mode::TrainFrozen).unwrap();
+        assert_eq!(images.dims(), [2, size[0], size[1], 3]);
+    }
 }
 
 #[test]
-fn a_refused_size_names_the_nearest_that_the_generator_makes() {
-    let refused = |height, width| Generator::check_size(height, width).unwrap_err();
-    assert!(refused(63, 63).ends_with("the nearest are 60 and 64"), "{}", refused(63, 63));
-    assert!(refused(3, 3).ends_with("the nearest are 4"), "{}", refused(3, 3));
-    assert!(refused(0, 0).ends_with("the nearest are 4"), "{}", refused(0, 0));
-    assert!(refused(64, 32).contains("square images, not 64 by 32"), "{}", refused(64, 32));
-    assert_eq!(Generator::check_size(64, 64), Ok(()));
+fn a_generator_of_large_images_spends_little_on_its_first_layer() {
+    let store = Store::new(&device());
+    Generator::new(256, 64, [224, 224], 3, &store).unwrap();
+    let first = store.parameters().into_iter().find(|(name, _)| name == "l1.0.weight").unwrap().1;
+    assert_eq!(first.dims(), [7 * 7 * 128, 256]);
+    assert!(store.num_parameters() < 2_500_000, "{}", store.num_parameters());
 }
 
 fn spec_of(architecture: &str, side: usize) -> ssdkd_nn::NetworkSpec {
     ssdkd_nn::NetworkSpec {
         architecture: architecture.parse().unwrap(),
-        names: Names::default(),
         classes: 4,
         input: [3, side, side],
         mean: vec![0.4, 0.5, 0.6],
@@ -278,9 +283,9 @@ fn a_frozen_network_gives_the_same_numbers_and_gradients() {
         let (plain, frozen) = (make(), make().frozen());
         let images = formula(4, &[3, 32, 32, 3], 1.0).affine(0.5, 0.5).unwrap();
         // Twice: the second time from what the first one left.
-        for pass in [Pass::eval, Pass::tapped, Pass::train_frozen, Pass::eval, Pass::tapped] {
+        for mode in [Mode::Eval, Mode::Tapped, Mode::TrainFrozen, Mode::Eval, Mode::Tapped] {
             let of = |network: &ssdkd_nn::Network| {
-                let logits = network.forward(&Value::leaf(&images), &pass()).unwrap().logits;
+                let logits = network.forward(&Value::leaf(&images), mode).unwrap().logits;
                 let found = numbers(logits.tensor());
                 let gradients = ops::cross_entropy(&logits, &targets(&logits), None).unwrap().backward().unwrap();
                 [found, numbers(gradients.get(&images).unwrap())]
@@ -294,7 +299,7 @@ fn a_frozen_network_gives_the_same_numbers_and_gradients() {
             }
         }
         // Training is as it was: its weights are parameters.
-        let output = frozen.forward(&Value::constant(images.clone()), &Pass::train()).unwrap();
+        let output = frozen.forward(&Value::constant(images.clone()), Mode::Train).unwrap();
         let targets = targets(&output.logits);
         let gradients = ops::cross_entropy(&output.logits, &targets, None).unwrap().backward().unwrap();
         assert_eq!(gradients.len(), frozen.store().parameters().len(), "{architecture}");
@@ -337,9 +342,10 @@ fn logits_do_not_depend_on_the_rest_of_the_batch() {
         images.narrow(3, channel, 1)?.affine(1.0 / f64::from(std[channel]), f64::from(-mean[channel] / std[channel]))
     };
     let normalised = Tensor::cat(&[channel(0).unwrap(), channel(1).unwrap(), channel(2).unwrap()], 3).unwrap();
-    let (bare, store) = classifier("resnet8", &Names::default(), 4);
-    fill(&store);
-    let expected = bare.forward(&Value::constant(normalised), &Pass::eval()).unwrap().logits;
+    let bare =
+        Network::create(&NetworkSpec { mean: vec![0.0; 3], std: vec![1.0; 3], ..spec.clone() }, 3, &device()).unwrap();
+    fill(bare.store());
+    let expected = bare.forward(&Value::constant(normalised), Mode::Eval).unwrap().logits;
     let difference = (expected.tensor() - &all).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     assert!(difference < 1e-4, "{difference}");
 

@@ -51,7 +51,6 @@ fn network(tensors: &BTreeMap<String, Tensor>, mean: [f32; 3], std: [f32; 3]) ->
         identify(&tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect()).unwrap();
     let spec = NetworkSpec {
         architecture: found.architecture,
-        names: found.names,
         classes: found.classes,
         input: [found.channels, 32, 32],
         mean: mean.into(),

@@ -35,7 +35,7 @@ pub fn find(path: &Path, found: &Identity) -> Result<Beside, StageError> {
         let notice = format!("{} is not used: it is the card of other weights", place.display());
         return Ok(Beside { card: None, notice: Some(notice) });
     }
-    if (card.architecture, card.classes, card.input[0]) != (found.architecture, found.classes, found.channels) {
+    if (&card.architecture, card.classes, card.input[0]) != (&found.architecture, found.classes, found.channels) {
         let what = format!(
             "{} says {} with {} classes, and its weights are a {} with {}\nhint: export the model again",
             place.display(),

@@ -15,9 +15,7 @@ use clap::Args;
 use ssdkd_context::preflight::{enforce, preflight_teacher};
 use ssdkd_evaluate::SplitChoice;
 use ssdkd_nn::weights::{Choice, Import, WeightsError};
-use ssdkd_nn::{
-    Architecture, CARD_VERSION, Generator, Identity, Network, TeacherCard, adopt, identify, identify_as, weights,
-};
+use ssdkd_nn::{CARD_VERSION, Identity, Network, TeacherCard, ZooArchitecture, adopt, identify, identify_as, weights};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{CommonArgs, StageError, exit, write_file};
 
@@ -41,7 +39,7 @@ pub struct ImportArgs {
 
     /// The architecture [default: identified from the tensors]
     #[arg(long)]
-    architecture: Option<Architecture>,
+    architecture: Option<ZooArchitecture>,
 
     /// Height and width of the images [default: 32, or those of the card beside the file]
     #[arg(long, value_name = "PIXELS")]
@@ -137,7 +135,6 @@ fn card_of(arguments: &ImportArgs, found: &Identity, beside: Option<&TeacherCard
         (None, Some(card)) => [card.input[1], card.input[2]],
         (None, None) => [SIZE, SIZE],
     };
-    Generator::check_size(height, width).map_err(|reason| StageError::Usage(format!("--size {height}: {reason}")))?;
     let given = arguments.normalization.values(found.channels)?;
     let kept = || beside.map(Values::of);
     let Values { mean, std, source } = given.or_else(kept).unwrap_or_else(|| Values::assumed(found.channels));
@@ -149,8 +146,8 @@ fn card_of(arguments: &ImportArgs, found: &Identity, beside: Option<&TeacherCard
     let source_text = arguments.source.clone().or_else(|| beside.map(|card| card.source.clone()));
     Ok(TeacherCard {
         card_version: CARD_VERSION,
-        architecture: found.architecture,
-        names: found.names.clone(),
+        architecture: found.architecture.clone(),
+        names: None,
         classes: found.classes,
         input: [found.channels, height, width],
         mean,
@@ -164,7 +161,7 @@ fn card_of(arguments: &ImportArgs, found: &Identity, beside: Option<&TeacherCard
     })
 }
 
-fn identity(architecture: Option<Architecture>, tensors: &BTreeMap<String, Tensor>) -> Result<Identity, String> {
+fn identity(architecture: Option<ZooArchitecture>, tensors: &BTreeMap<String, Tensor>) -> Result<Identity, String> {
     let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
     match architecture {
         Some(architecture) => identify_as(architecture, &shapes),

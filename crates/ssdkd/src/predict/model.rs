@@ -111,7 +111,7 @@ impl Model {
     /// What it predicts.
     pub fn kind(&self) -> Kind {
         match &self.body {
-            Body::Zoo(network) => match (network.spec().architecture.task, network.spec().input) {
+            Body::Zoo(network) => match (network.spec().architecture.task(), network.spec().input) {
                 (Task::Images, _) => Kind::Classifier,
                 (Task::Pixels, [_, height, width]) => Kind::Segmentation([height, width]),
             },
