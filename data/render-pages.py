@@ -112,6 +112,7 @@ class Page:
 
     def table(self, left, right):
         columns, rows = self.rng.randrange(3, 6), self.rng.randrange(3, 9)
+        columns = max(2, min(columns, int((right - left) / (5.5 * self.size))))
         step, height = (right - left) / columns, self.size * 1.7
         rows = min(rows, int((self.bottom - self.y) / height) - 1)
         if rows < 2:
