@@ -35,7 +35,7 @@ pub fn open_unlabeled(folder: &Path, input: [usize; 3]) -> Result<UnlabeledImage
 /// Classes are matched by name where both sides have names, and by index otherwise. `class_names` is empty for a model without names.
 ///
 /// # Errors
-/// As [`open_data`]; also where the names of both sides are numbers in different orders, so that they may be names or indices.
+/// As [`open_data`]; also where the names of both sides are consecutive numbers in different orders, so that they may be names or indices.
 pub fn open_data_for(
     spec: &str,
     split: Split,
@@ -58,10 +58,7 @@ pub fn open_data_for(
         return Ok(dataset);
     }
     let moved = own.iter().enumerate().any(|(class, name)| class_names.get(class) != Some(name));
-    if moved
-        && own.iter().all(|name| is_number(name) && class_names.contains(name))
-        && class_names.iter().all(is_number)
-    {
+    if moved && own.iter().all(|name| class_names.contains(name)) && may_be_indices(class_names) {
         return Err(StageError::Usage(format!(
             "the classes of {spec} ({}, …) and of the model ({}, …) are numbers in different orders: are they names or indices?\n\
              hint: if the model's outputs are in the order of the data, as torchvision sorts folders, import it without \
@@ -79,6 +76,14 @@ pub fn open_data_for(
         );
     }
     Ok(dataset)
+}
+
+/// Whether names may be indices: numbers from 0 or 1 without a gap. The angles 0, 90, 180 and 270 are names.
+fn may_be_indices(names: &[String]) -> bool {
+    let mut numbers = names.iter().filter_map(|name| name.parse::<u32>().ok()).collect::<Vec<_>>();
+    numbers.sort_unstable();
+    let Some(&first @ (0 | 1)) = numbers.first() else { return false };
+    numbers.len() == names.len() && numbers.iter().zip(first..).all(|(&number, index)| number == index)
 }
 
 /// Reads one image file as bytes (C, H, W) of the shape `input`; see [`ssdkd_data::open_image`].

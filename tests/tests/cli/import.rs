@@ -144,6 +144,15 @@ fn numbers_in_two_orders_are_refused() {
 }
 
 #[test]
+fn numbers_with_gaps_are_names_in_any_order() {
+    let scratch = scratch();
+    let angles = (0..CLASSES).map(|class| (class * 30).to_string()).collect::<Vec<_>>();
+    scratch.succeed("ssdkd", &[&IMPORT[..], &["--class-names", &angles.join(",")]].concat());
+    write_folders(&scratch, &angles);
+    assert!((accuracy(&scratch, "data") - 1.0).abs() < 1e-9);
+}
+
+#[test]
 fn an_assumed_normalization_is_said_until_somebody_gives_one() {
     let scratch = scratch();
     let (out, err) = scratch.succeed("ssdkd", &IMPORT[..6]);
