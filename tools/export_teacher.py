@@ -114,13 +114,15 @@ def hf_network(name, options):
     mean, std = (said["image_mean"], said["image_std"]) if said.get("do_normalize") else ([0.0] * 3, [1.0] * 3)
     channels = "bgr" if said.get("do_flip_channel_order") else "rgb"
     preprocessing = values(mean, std, RESAMPLE.get(said.get("resample", 2)), channels, [round(value, 6) for value in span])
-    size, crop = dict(said.get("size") or {}), dict(said.get("crop_size") or {}) if said.get("do_center_crop") else {}
+    size = dict(said.get("size") or {}) if said.get("do_resize", True) else {}
+    crop = dict(said.get("crop_size") or {}) if said.get("do_center_crop") else {}
     crop = [crop["height"], crop["width"]] if crop else None
     short = size.get("shortest_edge")
     if short and said.get("crop_pct"):  # ConvNeXt's rule, which ResNets share
         resize, crop = ({"short_side": int(short / said["crop_pct"])}, [short] * 2) if short < 384 else ({"exact": [short] * 2}, None)
     else:
-        resize = {"short_side": short} if short and crop else {"exact": [short, short] if short else [size["height"], size["width"]]}
+        exact = [short, short] if short else [size["height"], size["width"]] if "height" in size else None
+        resize = {"short_side": short} if short and crop else exact and {"exact": exact}
     preprocessing |= {"resize": resize, "crop": crop}
     classes = [config.id2label[index] for index in range(config.num_labels)] if options.pretrained else None
     published = options.pretrained and not pathlib.Path(name).exists()
@@ -171,7 +173,9 @@ def load(network, path):
 def resized(preprocessing, size):
     """Returns the size of the network's images, after it has put another size into the preprocessing."""
     resize, crop = preprocessing["resize"], preprocessing["crop"]
-    if size and "short_side" in resize and size[0] == size[1] and crop[0] == crop[1]:
+    if not size and not resize and not crop:
+        fail("the network does not say the size of its images", "add --size HxW")
+    if size and crop and "short_side" in (resize or {}) and size[0] == size[1] and crop[0] == crop[1]:
         preprocessing["resize"] = {"short_side": round(resize["short_side"] * size[0] / crop[0])}
         preprocessing["crop"] = size
     elif size:
