@@ -143,6 +143,7 @@ fn build(found: &ssdkd_nn::Identity, tensors: BTreeMap<String, Tensor>) {
         input: [found.channels, 32, 32],
         mean: vec![0.5; 3],
         std: vec![0.25; 3],
+        preprocessing: ssdkd_nn::Preprocessing::default(),
     };
     match Network::load(&spec, tensors, &Device::Cpu) {
         Ok(network) => assert!(network.store().num_parameters() > 0),

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use candle_core::Device;
 use serde_json::json;
 use ssdkd_method::FailedCheck;
-use ssdkd_nn::{Architecture, CardError, NetworkSpec, OPEN_GPU, TeacherCard, device_name};
+use ssdkd_nn::{Architecture, CardError, NetworkSpec, OPEN_GPU, Preprocessing, TeacherCard, device_name};
 use ssdkd_shards::{FileEntry, Timing, canonical, digest};
 use ssdkd_stage::exit::{self, Code};
 use ssdkd_stage::{
@@ -413,10 +413,14 @@ impl Context {
     /// Stands for everything about the teacher that results depend on: not its name, not where it came from.
     pub fn teacher_digest(&self) -> String {
         let card = &self.card;
-        let what = json!({
+        let mut what = json!({
             "weights": card.digest, "architecture": card.architecture, "classes": card.classes,
             "input": card.input, "mean": card.mean, "std": card.std, "class_names": card.class_labels(),
         });
+        // Runs of teachers without any keep the digest that they had before cards knew of it.
+        if card.preprocessing != Preprocessing::default() {
+            what["preprocessing"] = json!(card.preprocessing);
+        }
         digest::of_bytes(canonical::to_string(&what).as_bytes())
     }
 

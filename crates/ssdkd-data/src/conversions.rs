@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use image::DynamicImage;
 use rayon::prelude::*;
 
-use crate::{DataError, adapt, encoded, read};
+use crate::{DataError, Fit, adapt, encoded, read};
 
 /// The images of many files, in one shape.
 pub(crate) struct Decoded {
@@ -18,20 +18,17 @@ pub(crate) struct Decoded {
     pub(crate) notices: Vec<String>,
 }
 
-/// Decodes image files into the shape `adapt_to`, or without it into the shape of the first. `place` is for messages.
-pub(crate) fn decode_files(
-    place: &Path,
-    files: &[PathBuf],
-    adapt_to: Option<[usize; 3]>,
-) -> Result<Decoded, DataError> {
-    let shape = match (adapt_to, files.first()) {
-        (Some(shape), _) => shape,
-        (None, Some(first)) => encoded::planes(&encoded::open(first)?).0,
-        (None, None) => [1, 1, 1],
+/// Decodes image files into the shape of `adapt_to`, or without it into the shape of the first. `place` is for messages.
+pub(crate) fn decode_files(place: &Path, files: &[PathBuf], adapt_to: Option<Fit>) -> Result<Decoded, DataError> {
+    let fit = match (adapt_to, files.first()) {
+        (Some(fit), _) => fit,
+        (None, Some(first)) => encoded::planes(&encoded::open(first)?).0.into(),
+        (None, None) => [1, 1, 1].into(),
     };
+    let shape = fit.shape();
     let size = shape.iter().product::<usize>();
     read::within_limit(place, files.len().saturating_mul(size) as u64)?;
-    let conversions = Conversions::new(shape, adapt_to.is_some());
+    let conversions = Conversions::new(fit, adapt_to.is_some());
     let mut images = vec![0; files.len() * size];
     images.par_chunks_exact_mut(size).zip(files).try_for_each(|(image, path)| {
         image.copy_from_slice(&conversions.fit(path, &encoded::open(path)?)?);
@@ -42,7 +39,7 @@ pub(crate) fn decode_files(
 
 /// The shape that images are brought into, and how many of them were of another.
 pub(crate) struct Conversions {
-    shape: [usize; 3],
+    fit: Fit,
     /// Whether images of another size are resized.
     resize: bool,
     images: AtomicUsize,
@@ -51,13 +48,13 @@ pub(crate) struct Conversions {
 }
 
 impl Conversions {
-    pub(crate) fn new(shape: [usize; 3], resize: bool) -> Self {
-        Self { shape, resize, images: 0.into(), gray: 0.into(), resized: 0.into() }
+    pub(crate) fn new(fit: Fit, resize: bool) -> Self {
+        Self { fit, resize, images: 0.into(), gray: 0.into(), resized: 0.into() }
     }
 
     /// \[C, H, W\]
     pub(crate) fn shape(&self) -> [usize; 3] {
-        self.shape
+        self.fit.shape()
     }
 
     /// The bytes (C, H, W) of an image in the shape. Without resizing only gray among colored images is converted.
@@ -68,25 +65,26 @@ impl Conversions {
 
     /// The same of bytes (C, H, W) of the shape `found`.
     pub(crate) fn fit_bytes(&self, place: &Path, found: [usize; 3], bytes: Vec<u8>) -> Result<Vec<u8>, DataError> {
-        let differs = found[1..] != self.shape[1..];
+        let shape = self.shape();
+        let differs = found[1..] != shape[1..];
         self.images.fetch_add(1, Ordering::Relaxed);
         self.gray.fetch_add(usize::from(found[0] == 1), Ordering::Relaxed);
         self.resized.fetch_add(usize::from(differs), Ordering::Relaxed);
-        if found == self.shape {
+        if found == shape {
             return Ok(bytes);
         }
         // A gray picture in a folder of colored ones is still one of them.
         if self.resize || (!differs && found[0] == 1) {
-            return adapt::convert(&bytes, found, self.shape);
+            return adapt::convert(&bytes, found, &self.fit);
         }
-        Err(DataError::Shapes { place: place.into(), found, expected: self.shape })
+        Err(DataError::Shapes { place: place.into(), found, expected: shape })
     }
 
     /// What a user should know of it.
     pub(crate) fn notices(&self) -> impl Iterator<Item = String> {
         let [images, gray, resized] =
             [&self.images, &self.gray, &self.resized].map(|count| count.load(Ordering::Relaxed));
-        let [channels, height, width] = self.shape;
+        let [channels, ..] = self.shape();
         let mixed = (0 < gray && gray < images).then(|| {
             let remedy = if channels == 1 {
                 "the colored ones are turned to gray"
@@ -95,8 +93,7 @@ impl Conversions {
             };
             format!("{gray} of {images} images are gray and the others colored: {remedy}")
         });
-        let resized = (resized > 0)
-            .then(|| format!("{resized} of {images} images are resized to {height}×{width} (height × width)"));
+        let resized = (resized > 0).then(|| format!("{resized} of {images} images are {}", self.fit));
         mixed.into_iter().chain(resized)
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::conversions::Conversions;
 use crate::listing::{self, Ignored, images_below};
-use crate::{DataError, Dataset, Split, conversions, encoded, read, splits};
+use crate::{DataError, Dataset, Fit, Split, conversions, encoded, read, splits};
 
 const LAYOUT: &str = "an image folder has train/CLASS/*.png and test/CLASS/*.png";
 /// The folder of images that are not sorted by class.
@@ -191,12 +191,13 @@ fn unlabelled(place: &Path) -> Result<DataError, DataError> {
     Ok(DataError::Missing { path: place.join("CLASS"), what, hint })
 }
 
-/// Reads one image file as bytes (C, H, W) of a shape, as an image of a folder is read: resized, and gray or colored as needed.
+/// Reads one image file as bytes (C, H, W) of the shape of `fit`, as an image of a folder is read: resized, and gray or colored as needed.
 ///
 /// # Errors
 /// If the file cannot be read, is damaged, or is no image. The error names it.
-pub fn open_image(path: &Path, shape: [usize; 3]) -> Result<Vec<u8>, DataError> {
-    Conversions::new(shape, true).fit(path, &encoded::open(path)?).map_err(|error| match error {
+pub fn open_image(path: &Path, fit: &Fit) -> Result<Vec<u8>, DataError> {
+    fit.check()?;
+    Conversions::new(*fit, true).fit(path, &encoded::open(path)?).map_err(|error| match error {
         DataError::Invalid { what } => {
             DataError::Image { place: path.into(), reason: what, hint: encoded::DAMAGED.into() }
         }
@@ -205,7 +206,7 @@ pub fn open_image(path: &Path, shape: [usize; 3]) -> Result<Vec<u8>, DataError> 
 }
 
 /// Reads a split.
-pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
+pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<Fit>) -> Result<Dataset, DataError> {
     let Files { place, names, images: files, notices } = files(folder, split)?;
     let (files, labels) = files.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
     let decoded = conversions::decode_files(&place, &files, adapt_to)?;

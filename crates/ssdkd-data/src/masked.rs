@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use crate::conversions::Conversions;
 use crate::listing::{self, Ignored};
 use crate::read::MAX_SIDE;
-use crate::{DataError, Dataset, Split, UNLABELLED, adapt, encoded, read, splits};
+use crate::{DataError, Dataset, Fit, Split, UNLABELLED, encoded, read, splits};
 
 const CLASSES: &str = "classes.txt";
 /// The line of a number that is no class.
@@ -143,16 +143,16 @@ fn numbered(lines: &[String]) -> (Vec<String>, Vec<u8>) {
 }
 
 /// Reads a split. The label of an image is the class that most of its pixels are of.
-pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
+pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<Fit>) -> Result<Dataset, DataError> {
     let Files { place, names, classes, pairs, notices } = files(folder, split)?;
     let Some((first, _)) = pairs.first() else {
         return Dataset::new([1, 1, 1], Vec::new(), Vec::new(), names)?.with_masks(Vec::new());
     };
-    let shape = match adapt_to {
-        Some(shape) => shape,
-        None => encoded::planes(&encoded::open(first)?).0,
+    let fit = match adapt_to {
+        Some(fit) => fit,
+        None => encoded::planes(&encoded::open(first)?).0.into(),
     };
-    let conversions = Conversions::new(shape, adapt_to.is_some());
+    let (shape, conversions) = (fit.shape(), Conversions::new(fit, adapt_to.is_some()));
     let (size, pixels) = (shape.iter().product::<usize>(), shape[1] * shape[2]);
     read::within_limit(&place, pairs.len().saturating_mul(size + pixels) as u64)?;
     let (mut images, mut masks) = (vec![0; pairs.len() * size], vec![0; pairs.len() * pixels]);
@@ -170,7 +170,7 @@ pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<[usize; 3]>) ->
                 return Err(DataError::broken(mask_path, what, "a mask has the size of its image"));
             }
             image.copy_from_slice(&conversions.fit(image_path, &picture)?);
-            mask.copy_from_slice(&adapt::nearest(&found.classes, found.sides, [shape[1], shape[2]]));
+            mask.copy_from_slice(&fit.mask(&found.classes, found.sides));
             Ok(())
         },
     )?;

@@ -2,17 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{DataError, Dataset, Split, adapt, checks, cifar, folder, hints, idx, masked, read, shapes, table};
+use crate::{DataError, Dataset, Fit, Split, adapt, checks, cifar, folder, hints, idx, masked, read, shapes, table};
 
 /// Opens a split of `spec`: `shapes[:SEED]`, `shapes-masks[:SEED]`, or the path of a folder or a `.parquet` file.
 ///
-/// With `adapt_to` = \[C, H, W\] every image is brought into the shape a model takes: resized bilinearly, gray repeated over the
-/// channels, colour turned to gray. Without it images keep the shape they have.
+/// With `adapt_to` every image is brought into the shape that a model takes: resized and cropped as it says, gray repeated over the
+/// channels, color turned to gray. Without it images keep the shape they have.
 ///
 /// # Errors
 /// Says which file is missing, broken or of no known format, and what would help.
-pub fn open(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
-    adapt_to.map_or(Ok(()), adapt::check_shape)?;
+pub fn open(spec: &str, split: Split, adapt_to: Option<Fit>) -> Result<Dataset, DataError> {
+    adapt_to.map_or(Ok(()), |fit| fit.check())?;
     let count = match split {
         Split::Train => shapes::TRAIN_IMAGES,
         Split::Test => shapes::TEST_IMAGES,
@@ -29,7 +29,7 @@ pub fn open(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Da
         return Err(DataError::Spec { spec: spec.into(), what, hint });
     }
     let dataset = match adapt_to {
-        Some(shape) => adapt::adapt(dataset, shape)?,
+        Some(fit) => adapt::adapt(dataset, &fit)?,
         None => dataset,
     };
     let notices = checks::notices(&dataset, split);
@@ -132,7 +132,7 @@ fn nested(path: &Path) -> Option<PathBuf> {
     first.iter().cloned().chain(second).find(|folder| matches!(format_of(folder), Ok(Some(_))))
 }
 
-fn load(path: &Path, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
+fn load(path: &Path, split: Split, adapt_to: Option<Fit>) -> Result<Dataset, DataError> {
     match recognise(path)? {
         Format::Table => table::load(&[path.into()], adapt_to),
         Format::Tables(tables) => {

@@ -9,11 +9,11 @@ use rayon::prelude::*;
 use crate::conversions::Conversions;
 use crate::dataset::MAX_CLASSES;
 use crate::tensors::Tensors;
-use crate::{DataError, Dataset, encoded, read};
+use crate::{DataError, Dataset, Fit, encoded, read};
 
 /// What is read of the rows so far.
 pub(crate) struct Rows {
-    adapt_to: Option<[usize; 3]>,
+    adapt_to: Option<Fit>,
     /// The shape that images are brought into, known from the first row on.
     conversions: Option<Conversions>,
     images: Vec<u8>,
@@ -25,7 +25,7 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    pub(crate) fn new(adapt_to: Option<[usize; 3]>) -> Self {
+    pub(crate) fn new(adapt_to: Option<Fit>) -> Self {
         let (images, labels, path) = (Vec::new(), Vec::new(), PathBuf::new());
         Self { adapt_to, conversions: None, images, labels, path, classes: None, row: 0 }
     }
@@ -95,8 +95,8 @@ impl Rows {
 
     /// The conversions, into the shape of the first row unless another is wanted.
     fn conversions(&mut self, first: [usize; 3]) -> &Conversions {
-        let (shape, resize) = (self.adapt_to.unwrap_or(first), self.adapt_to.is_some());
-        self.conversions.get_or_insert_with(|| Conversions::new(shape, resize))
+        let (fit, resize) = (self.adapt_to.unwrap_or(first.into()), self.adapt_to.is_some());
+        self.conversions.get_or_insert_with(|| Conversions::new(fit, resize))
     }
 
     /// Appends encoded image files.

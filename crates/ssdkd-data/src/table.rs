@@ -18,7 +18,7 @@ use ssdkd_shards::{guard, row_bytes};
 
 use crate::listing::some;
 use crate::rows::Rows;
-use crate::{DataError, Dataset, Split, pages, read};
+use crate::{DataError, Dataset, Fit, Split, pages, read};
 
 /// Names of the columns, the first that exists is taken.
 const IMAGE_COLUMNS: [&str; 2] = ["image", "img"];
@@ -163,7 +163,7 @@ fn is_unlabelled(path: &Path) -> bool {
 }
 
 /// Reads Parquet files as one data set.
-pub(crate) fn load(files: &[PathBuf], adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
+pub(crate) fn load(files: &[PathBuf], adapt_to: Option<Fit>) -> Result<Dataset, DataError> {
     let mut rows = Rows::new(adapt_to);
     let mut names: Option<Option<Vec<String>>> = None;
     for path in files {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::listing::{Ignored, images_below};
-use crate::{DataError, adapt, conversions, dataset, encoded};
+use crate::{DataError, Fit, conversions, dataset, encoded};
 
 /// Images of one shape in memory, 8 bit, without labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,13 +56,13 @@ impl UnlabeledImages {
 
 /// Opens a folder of image files at any depth. The names of its folders mean nothing.
 ///
-/// With `adapt_to` = \[C, H, W\] every image is brought into this shape, as [`open`](crate::open()) does it. Without it all images need
+/// With `adapt_to` every image is brought into its shape, as [`open`](crate::open()) does it. Without it all images need
 /// the shape of the first. The files come in the order of their names.
 ///
 /// # Errors
 /// If the folder is missing, is a file or holds no image; if an image is damaged. The error names the file.
-pub fn open_unlabeled(path: &Path, adapt_to: Option<[usize; 3]>) -> Result<UnlabeledImages, DataError> {
-    adapt_to.map_or(Ok(()), adapt::check_shape)?;
+pub fn open_unlabeled(path: &Path, adapt_to: Option<Fit>) -> Result<UnlabeledImages, DataError> {
+    adapt_to.map_or(Ok(()), |fit| fit.check())?;
     if !path.exists() {
         let (what, hint) = ("no such folder".into(), "check the path; give a folder of image files".into());
         return Err(DataError::Missing { path: path.into(), what, hint });

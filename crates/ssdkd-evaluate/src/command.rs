@@ -198,9 +198,9 @@ fn measure_on(
     model: &Model,
     teacher: Option<&Network>,
 ) -> Result<(), StageError> {
-    let Model { network, class_names, .. } = model;
+    let Model { network, class_names, fit, .. } = model;
     let split = Split::from(arguments.split);
-    let mut dataset = open_data_for(data, split, network.spec().input, class_names)?;
+    let mut dataset = open_data_for(data, split, *fit, class_names)?;
     if let Some(limit) = arguments.limit {
         dataset.truncate(limit as usize);
     }
@@ -235,7 +235,7 @@ fn compare_on(
     card: &TeacherCard,
     teacher: &Network,
 ) -> Result<(), StageError> {
-    let Model { network, class_names, .. } = model;
+    let Model { network, class_names, fit, .. } = model;
     if let ([own, ..], [other, ..]) = (&class_names[..], card.names_of_classes())
         && class_names != card.names_of_classes()
     {
@@ -244,7 +244,7 @@ fn compare_on(
         );
         tracing::warn!("{}", exit::plain(&what));
     }
-    let mut images = open_unlabeled(folder, network.spec().input)?;
+    let mut images = open_unlabeled(folder, *fit)?;
     if let Some(limit) = arguments.limit {
         images.truncate(limit as usize);
     }

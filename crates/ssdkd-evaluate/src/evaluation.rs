@@ -384,6 +384,7 @@ mod tests {
             input: [1, 4, 4],
             mean: vec![0.5],
             std: vec![0.5],
+            preprocessing: ssdkd_nn::Preprocessing::default(),
         };
         let network = Network::create(&spec, 1, &candle_core::Device::Cpu).unwrap();
         let images = (0..32).map(|at| at * 8).collect::<Vec<u8>>();

@@ -4,16 +4,40 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use candle_core::Device;
-use ssdkd_data::{DataError, Dataset, Split, UnlabeledImages};
+use ssdkd_data::{DataError, Dataset, Filter, Fit, Resizing, Scale, Split, UnlabeledImages};
 use ssdkd_nn::weights::{self, Choice, WeightsError};
-use ssdkd_nn::{Architecture, CardError, Network, NetworkSpec, TeacherCard, adopt, identify};
+use ssdkd_nn::{
+    Architecture, CardError, Interpolation, Network, NetworkSpec, Preprocessing, Resize, TeacherCard, adopt, identify,
+};
 use ssdkd_stage::StageError;
 use ssdkd_stage::exit::{self, Code};
 
 use crate::evaluation::check_masks;
 
+/// Returns how image files become the input \[C, H, W\] of a network with this preprocessing.
+pub fn fit_of(preprocessing: &Preprocessing, input: [usize; 3]) -> Fit {
+    if preprocessing.is_plain_resize() {
+        return input.into();
+    }
+    let [_, height, width] = input;
+    let Preprocessing { resize, interpolation, crop, .. } = preprocessing.at_size([height, width]);
+    let scale = match (resize, crop) {
+        (_, None) => Scale::Exact([height, width]),
+        (None, Some(_)) => Scale::Keep,
+        (Some(Resize::ShortSide(length)), Some(_)) => Scale::ShortSide(length),
+        (Some(Resize::Exact(size)), Some(_)) => Scale::Exact(size),
+    };
+    let filter = match interpolation {
+        Interpolation::Nearest => Filter::Nearest,
+        Interpolation::Bilinear => Filter::Bilinear,
+        Interpolation::Bicubic => Filter::Bicubic,
+        Interpolation::Lanczos => Filter::Lanczos,
+    };
+    Fit::new(input, Resizing { scale, filter })
+}
+
 /// Opens a split of a data set; see [`ssdkd_data::open`].
-pub fn open_data(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Result<Dataset, StageError> {
+pub fn open_data(spec: &str, split: Split, adapt_to: Option<Fit>) -> Result<Dataset, StageError> {
     let dataset = ssdkd_data::open(spec, split, adapt_to).map_err(data_error)?;
     for notice in dataset.notices() {
         tracing::warn!("{}", exit::plain(notice));
@@ -22,27 +46,22 @@ pub fn open_data(spec: &str, split: Split, adapt_to: Option<[usize; 3]>) -> Resu
 }
 
 /// Opens a folder of images without labels, in the shape that a model takes; see [`ssdkd_data::open_unlabeled`].
-pub fn open_unlabeled(folder: &Path, input: [usize; 3]) -> Result<UnlabeledImages, StageError> {
-    let images = ssdkd_data::open_unlabeled(folder, Some(input)).map_err(data_error)?;
+pub fn open_unlabeled(folder: &Path, fit: Fit) -> Result<UnlabeledImages, StageError> {
+    let images = ssdkd_data::open_unlabeled(folder, Some(fit)).map_err(data_error)?;
     for notice in images.notices() {
         tracing::warn!("{}", exit::plain(notice));
     }
     Ok(images)
 }
 
-/// Opens a split for a model: its images have the model's shape, its classes the model's indices.
+/// Opens a split for a model: its images have the shape of `fit`, its classes the model's indices.
 ///
 /// Classes are matched by name where both sides have names, and by index otherwise. `class_names` is empty for a model without names.
 ///
 /// # Errors
 /// As [`open_data`]; also where the names of both sides are consecutive numbers in different orders, so that they may be names or indices.
-pub fn open_data_for(
-    spec: &str,
-    split: Split,
-    input: [usize; 3],
-    class_names: &[String],
-) -> Result<Dataset, StageError> {
-    let dataset = open_data(spec, split, Some(input))?;
+pub fn open_data_for(spec: &str, split: Split, fit: Fit, class_names: &[String]) -> Result<Dataset, StageError> {
+    let dataset = open_data(spec, split, Some(fit))?;
     let first = |names: &[String]| names.iter().take(4).map(String::as_str).collect::<Vec<_>>().join(", ");
     let Some(own) = dataset.class_names().filter(|own| *own != class_names) else { return Ok(dataset) };
     let own = own.to_vec();
@@ -86,12 +105,12 @@ fn may_be_indices(names: &[String]) -> bool {
     numbers.len() == names.len() && numbers.iter().zip(first..).all(|(&number, index)| number == index)
 }
 
-/// Reads one image file as bytes (C, H, W) of the shape `input`; see [`ssdkd_data::open_image`].
+/// Reads one image file as bytes (C, H, W) of the shape of `fit`; see [`ssdkd_data::open_image`].
 ///
 /// # Errors
 /// If the file is missing, damaged, or no image. The error names it.
-pub fn open_image(path: &Path, input: [usize; 3]) -> Result<Vec<u8>, StageError> {
-    ssdkd_data::open_image(path, input).map_err(|error| match error {
+pub fn open_image(path: &Path, fit: &Fit) -> Result<Vec<u8>, StageError> {
+    ssdkd_data::open_image(path, fit).map_err(|error| match error {
         DataError::Read { ref source, .. } if source.kind() == ErrorKind::NotFound => {
             StageError::other(Code::MissingInput, error)
         }
@@ -144,6 +163,8 @@ pub struct Model {
     pub network: Network,
     /// The names of its classes; empty where they have none.
     pub class_names: Vec<String>,
+    /// How image files become its input.
+    pub fit: Fit,
     /// What a user must know before relying on it.
     pub warning: Option<String>,
 }
@@ -166,7 +187,8 @@ pub fn load_model(path: &Path, teacher: Option<&TeacherCard>, device: &Device) -
             error => error,
         })?;
         let warning = card.warning(path);
-        return Ok(Model { network, class_names: card.names_of_classes().to_vec(), warning });
+        let fit = fit_of(&card.preprocessing, card.input);
+        return Ok(Model { network, class_names: card.names_of_classes().to_vec(), fit, warning });
     };
     let imported = weights::import(path, &Choice::default()).map_err(|error| {
         let code = if matches!(error, WeightsError::Read { .. }) { Code::MissingInput } else { Code::Integrity };
@@ -192,5 +214,38 @@ pub fn load_model(path: &Path, teacher: Option<&TeacherCard>, device: &Device) -
     }
     let spec = NetworkSpec { architecture: identity.architecture, ..teacher.spec() };
     let network = Network::load(&spec, tensors, device).map_err(|error| unusable(error.to_string()))?;
-    Ok(Model { network, class_names: teacher.names_of_classes().to_vec(), warning: None })
+    let fit = fit_of(&teacher.preprocessing, teacher.input);
+    Ok(Model { network, class_names: teacher.names_of_classes().to_vec(), fit, warning: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_crop(resize: Option<Resize>) -> Preprocessing {
+        let interpolation = Interpolation::Lanczos;
+        Preprocessing { resize, interpolation, crop: Some([224, 224]), ..Preprocessing::default() }
+    }
+
+    fn lanczos(input: [usize; 3], scale: Scale) -> Fit {
+        Fit::new(input, Resizing { scale, filter: Filter::Lanczos })
+    }
+
+    #[test]
+    fn a_network_at_another_size_gets_images_in_proportion() {
+        let fit = fit_of(&with_crop(Some(Resize::ShortSide(256))), [3, 160, 160]);
+        assert_eq!(fit, lanczos([3, 160, 160], Scale::ShortSide(183)));
+    }
+
+    #[test]
+    fn a_crop_alone_leaves_the_size() {
+        assert_eq!(fit_of(&with_crop(None), [3, 224, 224]), lanczos([3, 224, 224], Scale::Keep));
+    }
+
+    #[test]
+    fn without_a_crop_images_get_the_input_s_size() {
+        let uncropped = Preprocessing { crop: None, ..with_crop(Some(Resize::ShortSide(520))) };
+        assert_eq!(fit_of(&uncropped, [3, 24, 40]), lanczos([3, 24, 40], Scale::Exact([24, 40])));
+        assert_eq!(fit_of(&Preprocessing::default(), [3, 24, 40]), Fit::from([3, 24, 40]));
+    }
 }

@@ -12,4 +12,6 @@ mod inputs;
 pub use agreement::{Agreement, compare};
 pub use command::{EvaluateArgs, SplitChoice, run};
 pub use evaluation::{Evaluation, check_fit, check_task, evaluate, evaluate_beside};
-pub use inputs::{Model, load_card, load_model, look_for_data, open_data, open_data_for, open_image, open_unlabeled};
+pub use inputs::{
+    Model, fit_of, load_card, load_model, look_for_data, open_data, open_data_for, open_image, open_unlabeled,
+};

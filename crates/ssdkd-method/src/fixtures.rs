@@ -106,6 +106,7 @@ fn network_of(architecture: &str, salt: u32) -> Network {
         input: [3, 8, 8],
         mean: vec![0.4, 0.5, 0.6],
         std: vec![0.2, 0.25, 0.3],
+        preprocessing: ssdkd_nn::Preprocessing::default(),
     };
     let network = Network::create(&spec, 0, &device()).unwrap();
     fill(network.store(), salt);

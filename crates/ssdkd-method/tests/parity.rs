@@ -36,6 +36,7 @@ fn network(architecture: &str, seed: u64, device: &Device) -> Result<Network> {
         input: [3, 32, 32],
         mean: vec![0.4, 0.5, 0.6],
         std: vec![0.2, 0.25, 0.3],
+        preprocessing: ssdkd_nn::Preprocessing::default(),
     };
     Network::create(&spec, seed, device)
 }

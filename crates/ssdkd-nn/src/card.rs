@@ -1,7 +1,8 @@
 //! The card of a model: what must be known besides its weights to use it.
 //!
-//! Version 2 says where mean and standard deviation come from, and has no class names where nobody gave any. Version 3 has networks that
-//! came as graphs. A card of version 1 opens as one whose normalization was given.
+//! Version 2 says where mean and standard deviation come from, and has no class names where nobody gave any. Version 3 says how images
+//! are preprocessed, and has networks that came as graphs. A card of version 1 opens as one whose normalization was given, and cards before
+//! version 3 as those of networks of RGB images that are resized to the input.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::architecture::{Architecture, Names, Task};
 use crate::network::{Network, NetworkSpec};
+use crate::preprocessing::Preprocessing;
 use crate::weights;
 
 /// The layout of this file; older ones can be read.
@@ -34,10 +36,13 @@ pub struct TeacherCard {
     pub classes: usize,
     /// Channels, height, width.
     pub input: [usize; 3],
-    /// Subtracted from an image in `[0, 1]`, for each channel.
+    /// Subtracted from an image in the [range](Preprocessing::range) of the network, for each channel in the network's order.
     pub mean: Vec<f32>,
     /// Divided by after that.
     pub std: Vec<f32>,
+    /// What else happens to an image file before the first layer. Not in cards before version 3.
+    #[serde(default)]
+    pub preprocessing: Preprocessing,
     /// Where mean and std come from. Not in a card of version 1, where they count as given.
     #[serde(default)]
     pub normalization: Normalization,
@@ -168,6 +173,7 @@ impl TeacherCard {
         if card.input.iter().any(|&side| side == 0 || side > 4096) {
             return Err(unusable(format!("an input of {:?} is out of range", card.input)));
         }
+        card.preprocessing.check(card.input[0]).map_err(unusable)?;
         Ok(card)
     }
 
@@ -211,6 +217,7 @@ impl TeacherCard {
             input: self.input,
             mean: self.mean.clone(),
             std: self.std.clone(),
+            preprocessing: self.preprocessing,
         }
     }
 

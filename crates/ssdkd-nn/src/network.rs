@@ -8,6 +8,7 @@ use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
 use crate::architecture::{Architecture, Backbone, Stem, Task};
+use crate::preprocessing::{ChannelOrder, Preprocessing};
 use crate::store::Store;
 use crate::zoo::Blueprint;
 
@@ -26,10 +27,12 @@ pub struct NetworkSpec {
     pub classes: usize,
     /// Channels, height, width of its input.
     pub input: [usize; 3],
-    /// Subtracted from an image in `[0, 1]`, for each channel.
+    /// Subtracted from an image in the [range](Preprocessing::range) of the network, for each channel in the network's order.
     pub mean: Vec<f32>,
     /// Divided by after that.
     pub std: Vec<f32>,
+    /// The order and the range of the network's channels, and how image files are brought to its size.
+    pub preprocessing: Preprocessing,
 }
 
 impl NetworkSpec {
@@ -147,14 +150,13 @@ impl Network {
     }
 
     fn build(spec: &NetworkSpec, store: Store) -> Result<Self> {
-        let NetworkSpec { mean, std, .. } = spec;
+        let NetworkSpec { mean, std, preprocessing, .. } = spec;
         let blueprint = spec.blueprint()?;
         let tensors = store.tensors_of(&blueprint)?;
         let Blueprint { graph, maps, features, .. } = blueprint;
         let kept = maps.into_iter().chain(features).collect::<Vec<NodeId>>();
         let executor = Executor::new(graph, tensors, &kept).map_err(candle_core::Error::wrap)?;
-        let scale = std.iter().map(|std| 1.0 / std).collect();
-        let shift = mean.iter().zip(std).map(|(mean, std)| -mean / std).collect();
+        let (scale, shift) = preprocessing.scale_and_shift(mean, std);
         let has_features = features.is_some();
         Ok(Self { spec: spec.clone(), store, executor, has_features, is_frozen: false, scale, shift })
     }
@@ -254,6 +256,15 @@ impl Network {
 
     /// What the graph takes. A network whose weights do not move may compute in fewer bits.
     fn normalised(&self, images: &Value) -> Result<Value> {
+        let images = match self.spec.preprocessing.channels {
+            ChannelOrder::Rgb => images.clone(),
+            ChannelOrder::Bgr => {
+                let channels = [2, 1, 0].map(|channel| ops::slice_channels(images, channel, 1));
+                let channels = channels.into_iter().collect::<Result<Vec<_>>>()?;
+                ops::concat_channels(&channels.iter().collect::<Vec<_>>())?
+            }
+        };
+        let images = &images;
         let images = ops::affine_channels(images, &self.scale, &self.shift)?;
         if self.is_frozen { ops::to_reduced_precision(&images) } else { Ok(images) }
     }

@@ -64,6 +64,7 @@ fn frozen_networks() {
             input: [3, side, side],
             mean: vec![0.4, 0.5, 0.6],
             std: vec![0.2, 0.25, 0.3],
+            preprocessing: ssdkd_nn::Preprocessing::default(),
         };
         let network = Network::create(&spec, 1, &device).unwrap();
         // Statistics of images like those that come, so that activations are of the size of trained networks'; and not of the

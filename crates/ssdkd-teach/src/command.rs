@@ -7,9 +7,9 @@ use std::time::Instant;
 use candle_core::Device;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
-use ssdkd_data::{BINARY_MASKS, Dataset, MaskPixels, Split};
+use ssdkd_data::{BINARY_MASKS, Dataset, Fit, MaskPixels, Split};
 use ssdkd_evaluate::{Evaluation, check_task, evaluate, open_data};
-use ssdkd_nn::{CARD_VERSION, Normalization, OPEN_GPU, TeacherCard, weights};
+use ssdkd_nn::{CARD_VERSION, Normalization, OPEN_GPU, Preprocessing, TeacherCard, weights};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{CommonArgs, Progress, StageError, remove_unfinished, signals, write_file};
 
@@ -135,10 +135,10 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
         <[usize; 3]>::try_from(sides)
             .map_err(|_| StageError::Usage("--input must be channels,height,width, as in 3,32,32".into()))
     });
-    let train = open_data(&arguments.data, Split::Train, input.transpose()?)?;
+    let train = open_data(&arguments.data, Split::Train, input.transpose()?.map(Fit::from))?;
     check_count(&arguments.data, &train)?;
     check_masks(&arguments.data, &train)?;
-    let test = open_data(&arguments.data, Split::Test, Some(train.shape()))?;
+    let test = open_data(&arguments.data, Split::Test, Some(train.shape().into()))?;
     let test = match train.class_names() {
         Some(names) => test.numbered_as(names),
         None => test,
@@ -399,6 +399,7 @@ fn write_teacher(
         input: spec.input,
         mean: spec.mean.clone(),
         std: spec.std.clone(),
+        preprocessing: Preprocessing::default(),
         normalization: Normalization::Given,
         class_names: train.class_names().unwrap_or_default().to_vec(),
         weights: files.weights.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),

@@ -89,6 +89,7 @@ impl<'a> Trainer<'a> {
             input: data.shape(),
             mean: settings.mean.clone().unwrap_or(mean),
             std: settings.std.clone().unwrap_or(std),
+            preprocessing: ssdkd_nn::Preprocessing::default(),
         };
         let network = Network::create(&spec, settings.seed, device)?;
         let average =

@@ -60,6 +60,7 @@ pub fn export(arguments: &ExportArgs) -> Result<()> {
         input: spec.input,
         mean: spec.mean,
         std: spec.std,
+        preprocessing: teacher.preprocessing,
         normalization: teacher.normalization.clone(),
         class_names: teacher.names_of_classes().to_vec(),
         weights: STUDENT.into(),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use ssdkd_context::preflight::enforce;
 use ssdkd_context::{Context, Finding, Recipe, SHARD, STUDENT, quote};
 use ssdkd_data::{Dataset, Split};
-use ssdkd_evaluate::{check_fit, open_data_for};
+use ssdkd_evaluate::{check_fit, fit_of, open_data_for};
 use ssdkd_method::Diagnostics;
 use ssdkd_nn::random::stream;
 use ssdkd_nn::{Architecture, CropFlipSettings, Network};
@@ -234,7 +234,7 @@ pub fn rounds_to_measure(context: &Context) -> Result<Vec<u32>> {
 /// Opens the data set to measure on, as far as the recipe wants it.
 fn open(spec: &str, context: &Context) -> Result<Dataset, StageError> {
     let (card, limit) = (context.teacher_card(), context.recipe().evaluate.limit);
-    let mut data = open_data_for(spec, Split::Test, card.input, card.names_of_classes())?;
+    let mut data = open_data_for(spec, Split::Test, fit_of(&card.preprocessing, card.input), card.names_of_classes())?;
     if limit > 0 {
         data.truncate(limit);
     }

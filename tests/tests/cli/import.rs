@@ -31,6 +31,7 @@ fn weights_that_know_the_pictures() -> BTreeMap<String, Tensor> {
         input: [1, SIDE, SIDE],
         mean: vec![0.5],
         std: vec![0.5],
+        preprocessing: ssdkd_nn::Preprocessing::default(),
     };
     let network = Network::create(&spec, 3, &Device::Cpu).unwrap();
     let pixels = pictures().concat().into_iter().map(|pixel| f32::from(pixel) / 255.0).collect::<Vec<_>>();

@@ -19,7 +19,7 @@ fn refusals(place: &TempDir, name: &str, bytes: &[u8]) -> usize {
         let flipped = |bits: u8| [&bytes[..at], &[bytes[at] ^ bits], &bytes[at + 1..]].concat();
         for damaged in [flipped(1 << (at % 8)), flipped(0xff), bytes[..at].to_vec()] {
             fs::write(&file, damaged).unwrap();
-            for adapt_to in [None, Some([1, 3, 3])] {
+            for adapt_to in [None, Some([1, 3, 3].into())] {
                 if let Err(error) = open(folder, Split::Train, adapt_to) {
                     assert!(error.to_string().contains(folder), "{name}, byte {at}: {error}");
                     refused += 1;

@@ -176,7 +176,7 @@ fn a_file_that_ends_early_within_parquet_is_named_by_its_row() {
     let whole = write(&picture(), ImageFormat::Jpeg);
     let files = [whole.clone(), whole[..whole.len() - 30].to_vec()];
     let place = parquet_folder("train.parquet", encoded(&files), labels("label", &[0, 0]));
-    for adapt_to in [None, Some([3, 9, 7])] {
+    for adapt_to in [None, Some([3, 9, 7].into())] {
         check_error(
             open(place.path().to_str().unwrap(), Split::Train, adapt_to),
             &["train.parquet row 1", "not a readable image", "truncated"],

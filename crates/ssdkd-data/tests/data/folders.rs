@@ -24,7 +24,7 @@ fn an_image_folder_numbers_its_classes_by_name() {
 
     // A gray file among colour ones is taken as one of them.
     assert_eq!(open_at(&place, Split::Test).unwrap().shape(), [3, 9, 9]);
-    let adapted = open(place.path().to_str().unwrap(), Split::Test, Some([3, 4, 4])).unwrap();
+    let adapted = open(place.path().to_str().unwrap(), Split::Test, Some([3, 4, 4].into())).unwrap();
     assert_eq!((adapted.shape(), adapted.labels()), ([3, 4, 4], &[0, 1][..]));
 }
 
@@ -55,7 +55,7 @@ fn what_can_be_wrong_with_an_image_folder() {
     let place = folder(&[("train/1.png", &good), ("test/a/1.png", &good)]);
     check_error(open_at(&place, Split::Train), &["/train", "1 file", "in no class folder"]);
     let spec = place.path().to_str().unwrap();
-    check_error(open(spec, Split::Train, Some([3, 4, 4])), &["in no class folder"]);
+    check_error(open(spec, Split::Train, Some([3, 4, 4].into())), &["in no class folder"]);
     assert!(ssdkd_data::look_for(spec, Split::Train).is_err());
 }
 

@@ -16,7 +16,7 @@ fn idx_files_are_gray_and_adapt_to_a_model() {
         ]);
         let train = open_at(&place, Split::Train).unwrap();
         assert_eq!((train.shape(), train.labels(), train.classes()), ([1, 28, 28], &[4, 9][..], 10));
-        let test = open(place.path().to_str().unwrap(), Split::Test, Some([3, 32, 32])).unwrap();
+        let test = open(place.path().to_str().unwrap(), Split::Test, Some([3, 32, 32].into())).unwrap();
         assert_eq!((test.shape(), test.label(0), test.classes()), ([3, 32, 32], 5, 10));
         assert!(test.image(0).iter().all(|&value| value == 200));
     }
@@ -57,5 +57,5 @@ fn what_can_be_wrong_with_idx() {
         ("t10k-images-idx3-ubyte", &idx(&[1, 1, 20_000], &vec![0; 20_000])),
         ("t10k-labels-idx1-ubyte", &idx(&[1], &[0])),
     ]);
-    check_error(open(long.path().to_str().unwrap(), Split::Test, Some([3, 8, 8])), &["1×20000", "too large"]);
+    check_error(open(long.path().to_str().unwrap(), Split::Test, Some([3, 8, 8].into())), &["1×20000", "too large"]);
 }

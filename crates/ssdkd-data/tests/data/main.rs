@@ -11,6 +11,7 @@ mod notices;
 mod pages;
 mod parquet;
 mod recognition;
+mod resizing;
 mod support;
 mod tensors;
 mod unlabeled;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use png::{BitDepth, ColorType};
-use ssdkd_data::{DataError, Dataset, Split, look_for, open};
+use ssdkd_data::{DataError, Dataset, Filter, Fit, Resizing, Scale, Split, look_for, open};
 use tempfile::TempDir;
 
 /// A PNG whose numbers are `rows` as they are.
@@ -57,7 +57,7 @@ fn place() -> TempDir {
     place
 }
 
-fn open_at(place: &Path, adapt_to: Option<[usize; 3]>) -> Result<Dataset, DataError> {
+fn open_at(place: &Path, adapt_to: Option<Fit>) -> Result<Dataset, DataError> {
     open(place.to_str().unwrap(), Split::Test, adapt_to)
 }
 
@@ -90,9 +90,18 @@ fn numbers_may_be_no_class() {
 
 #[test]
 fn images_and_masks_are_brought_into_a_shape_together() {
-    let data = open_at(place().path(), Some([3, 4, 6])).unwrap();
+    let data = open_at(place().path(), Some([3, 4, 6].into())).unwrap();
     assert_eq!((data.shape(), data.images().len()), ([3, 4, 6], 2 * 3 * 24));
     assert_eq!(data.mask(0).unwrap()[..12], [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2]);
+}
+
+#[test]
+fn a_crop_cuts_the_same_window_out_of_image_and_mask() {
+    let resizing = Resizing { scale: Scale::ShortSide(4), filter: Filter::Nearest };
+    let data = open_at(place().path(), Some(Fit::new([1, 2, 4], resizing))).unwrap();
+    // 2×3 becomes 4×6: rows 1 and 2, columns 1 to 4.
+    assert_eq!(data.image(0), [10, 20, 20, 30, 40, 50, 50, 60]);
+    assert_eq!(data.mask(0), Some(&[0, 1, 1, 2, 255, 1, 1, 1][..]));
 }
 
 #[track_caller]

@@ -64,19 +64,19 @@ fn gray_among_colored_images_is_said() {
     let place = folder(&[("train/a/1.png", &colored), ("train/a/2.png", &gray), ("train/a/3.png", &gray)]);
     check(&notices_at(&place, Split::Train), &[&["2 of 3 images are gray", "gray is repeated"]]);
     let place = parquet_folder("train.parquet", encoded(&[colored, gray]), labels("label", &[0, 0]));
-    let adapted = open(place.path().to_str().unwrap(), Split::Train, Some([1, 2, 2])).unwrap();
+    let adapted = open(place.path().to_str().unwrap(), Split::Train, Some([1, 2, 2].into())).unwrap();
     check(adapted.notices(), &[&["1 of 2 images are gray", "colored ones are turned to gray"]]);
 }
 
 #[test]
 fn resizing_is_said() {
     let place = folder(&[("test/a/1.png", &png([3, 4, 6], 1)), ("test/a/2.png", &png([3, 2, 2], 1))]);
-    let adapted = open(place.path().to_str().unwrap(), Split::Test, Some([3, 2, 2])).unwrap();
+    let adapted = open(place.path().to_str().unwrap(), Split::Test, Some([3, 2, 2].into())).unwrap();
     check(adapted.notices(), &[&["1 of 2 images are resized to 2×2"]]);
     let digits = folder(&[
         ("t10k-images-idx3-ubyte", &idx(&[1, 2, 2], &pixels(0, 4))),
         ("t10k-labels-idx1-ubyte", &idx(&[1], &[0])),
     ]);
-    let adapted = open(digits.path().to_str().unwrap(), Split::Test, Some([3, 4, 4])).unwrap();
-    check(adapted.notices(), &[&["all images are resized from 2×2 to 4×4"]]);
+    let adapted = open(digits.path().to_str().unwrap(), Split::Test, Some([3, 4, 4].into())).unwrap();
+    check(adapted.notices(), &[&["all images of 2×2 are resized to 4×4"]]);
 }

@@ -140,7 +140,7 @@ fn shards_of_this_project() {
             assert_eq!((dataset.shape(), dataset.labels(), dataset.images()), ([3, 2, 2], &[2, 0][..], &bytes[..]));
         }
         let file = place.path().join("samples/part-00000.parquet");
-        let adapted = open(file.to_str().unwrap(), Split::Test, Some([1, 4, 4])).unwrap();
+        let adapted = open(file.to_str().unwrap(), Split::Test, Some([1, 4, 4].into())).unwrap();
         assert_eq!((adapted.shape(), adapted.classes()), ([1, 4, 4], 3));
     }
 }
@@ -169,7 +169,7 @@ fn what_can_be_wrong_with_parquet() {
     let field = Field::new("image", list.data_type().clone(), true);
     check((field, Arc::new(list)), labels("label", &[0]), &["does not say its shape"]);
     let place = parquet_folder("train.parquet", empty_tensor(), labels("label", &[0]));
-    check_error(open(place.path().to_str().unwrap(), Split::Train, Some([3, 2, 2])), &["train.parquet"]);
+    check_error(open(place.path().to_str().unwrap(), Split::Train, Some([3, 2, 2].into())), &["train.parquet"]);
 
     let place = parquet_folder("train.parquet", image(), labels("label", &[0]));
     check_error(open_at(&place, Split::Test), &["test-*.parquet", "is missing"]);

@@ -20,7 +20,7 @@ fn unknown_things_are_named_with_what_was_looked_for() {
     );
     check_error(open("", Split::Train, None), &["it is empty"]);
     check_error(open("shapes:many", Split::Train, None), &["shapes:many", "whole number"]);
-    check_error(open("shapes", Split::Test, Some([3, 0, 32])), &["[3, 0, 32]"]);
+    check_error(open("shapes", Split::Test, Some([3, 0, 32].into())), &["[3, 0, 32]"]);
 }
 
 /// Before a long run, to know that the data is there is worth much, and to read it twice is not.

@@ -52,7 +52,7 @@ fn images_are_resized_and_ignored_files_are_counted() {
         ("notes.txt", b"no image"),
         ("deep/labels.csv", b"no image"),
     ]);
-    let images = open_unlabeled(place.path(), Some([3, 4, 4])).unwrap();
+    let images = open_unlabeled(place.path(), Some([3, 4, 4].into())).unwrap();
     assert_eq!((images.len(), images.shape()), (2, [3, 4, 4]));
     let told = images.notices().join("\n");
     for part in ["2 files ignored: .csv (1), .txt (1)", "1 of 2 images are gray", "1 of 2 images are resized to 4×4"] {

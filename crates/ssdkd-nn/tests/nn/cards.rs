@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use ssdkd_nn::{Architecture, CARD_VERSION, Names, Network, Normalization, TeacherCard, weights};
+use ssdkd_nn::{
+    Architecture, CARD_VERSION, ChannelOrder, Interpolation, Names, Network, Normalization, Preprocessing, Resize,
+    TeacherCard, weights,
+};
 
 use crate::formula::{formula, numbers};
 use crate::place::device;
@@ -27,6 +30,7 @@ impl Model {
             input: [3, 8, 8],
             mean: vec![0.5; 3],
             std: vec![0.25; 3],
+            preprocessing: Preprocessing::default(),
             normalization: Normalization::Given,
             class_names: ["a", "b", "c"].map(String::from).to_vec(),
             weights: "model.safetensors".into(),
@@ -79,6 +83,8 @@ fn a_card_that_does_not_hold_is_refused() {
     check_refused("\"resnet8\"", "\"resnet14\"", "layer1.1.bn1.bias is missing");
     check_refused("\"fc\"", "\"linear\"", "linear.weight is missing");
     check_refused("\"card_version\": 3", "\"card_version\": 4", "version 4");
+    check_refused("\"rgb\"", "\"grb\"", "grb");
+    check_refused("\"crop\": null", "\"crop\": [8, 0]", "side of 0 pixels");
     check_refused("\"source\"", "\"sauce\"", "sauce");
     check_refused("\"model.safetensors\"", "\"../model.safetensors\"", "beside the card");
     check_refused("\"classes\": 3", "\"classes\": 4", "3 class names for 4 classes");
@@ -114,17 +120,42 @@ fn weights_that_changed_are_refused() {
     assert!(error.contains("model.safetensors") && error.contains("hint:"), "{error}");
 }
 
-/// The same card as version 1 had it.
+/// The same card as version 2 had it: without a preprocessing, and with the names of tensors in a field of their own.
+fn in_version_2(card: &TeacherCard) -> String {
+    let mut json = serde_json::to_value(card).unwrap();
+    json.as_object_mut().unwrap().remove("preprocessing").expect("a card has it");
+    json["names"] = json["architecture"]["names"].clone();
+    json["architecture"] = json["architecture"]["zoo"].clone();
+    json["card_version"] = 2.into();
+    json.to_string()
+}
+
+/// The same card as version 1 had it: it does not say either where the normalization comes from.
 fn in_version_1(card: &TeacherCard) -> String {
-    let json = card.to_json();
-    let json = serde_json::from_str::<serde_json::Value>(&json).unwrap();
-    let mut old = json.as_object().unwrap().clone();
-    old.insert("card_version".into(), 1.into());
-    old.insert("names".into(), json["architecture"]["names"].clone());
-    old.insert("architecture".into(), json["architecture"]["zoo"].clone());
-    old.remove("normalization").unwrap();
-    let old = serde_json::to_string_pretty(&old).unwrap();
-    old
+    let mut json: serde_json::Value = serde_json::from_str(&in_version_2(card)).unwrap();
+    json.as_object_mut().unwrap().remove("normalization").expect("a card has it");
+    json["card_version"] = 1.into();
+    json.to_string()
+}
+
+#[test]
+fn a_card_of_version_2_has_the_preprocessing_of_its_time() {
+    let card = Model::new().card;
+    let old = TeacherCard::parse(in_version_2(&card).as_bytes(), "card.json".as_ref()).unwrap();
+    assert_eq!(old, TeacherCard { card_version: 2, ..card });
+}
+
+#[test]
+fn a_card_keeps_its_preprocessing() {
+    let preprocessing = Preprocessing {
+        channels: ChannelOrder::Bgr,
+        range: [0.0, 255.0],
+        resize: Some(Resize::ShortSide(256)),
+        interpolation: Interpolation::Lanczos,
+        crop: Some([224, 192]),
+    };
+    let card = TeacherCard { preprocessing, ..Model::new().card };
+    assert_eq!(TeacherCard::parse(card.to_json().as_bytes(), "card.json".as_ref()).unwrap(), card);
 }
 
 #[test]

@@ -19,6 +19,7 @@ fn classifier(architecture: &str, names: &Names, classes: usize, channels: usize
         input: [channels, SIZE, SIZE],
         mean: vec![0.0; channels],
         std: vec![1.0; channels],
+        preprocessing: ssdkd_nn::Preprocessing::default(),
     };
     Network::create(&spec, 1, &device()).unwrap()
 }
@@ -268,6 +269,7 @@ fn spec_of(architecture: &str, side: usize) -> ssdkd_nn::NetworkSpec {
         input: [3, side, side],
         mean: vec![0.4, 0.5, 0.6],
         std: vec![0.2, 0.25, 0.3],
+        preprocessing: ssdkd_nn::Preprocessing::default(),
     }
 }
 

@@ -55,6 +55,7 @@ fn network(tensors: &BTreeMap<String, Tensor>, mean: [f32; 3], std: [f32; 3]) ->
         input: [found.channels, 32, 32],
         mean: mean.into(),
         std: std.into(),
+        preprocessing: ssdkd_nn::Preprocessing::default(),
     };
     Network::load(&spec, tensors.clone(), &device()).unwrap()
 }

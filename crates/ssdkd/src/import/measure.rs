@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use candle_core::{Device, Tensor};
 use clap::ValueEnum;
 use ssdkd_data::{Dataset, Split};
-use ssdkd_evaluate::{evaluate, open_data_for};
+use ssdkd_evaluate::{evaluate, fit_of, open_data_for};
 use ssdkd_nn::{Network, NetworkSpec, Normalization, OPEN_GPU, TeacherCard};
 use ssdkd_stage::{CommonArgs, StageError, signals};
 
@@ -53,7 +53,8 @@ pub fn measure(
     common: &CommonArgs,
 ) -> Result<Measured> {
     let device = common.device.open(Device::Cpu, OPEN_GPU)?;
-    let images = spread(open_data_for(data, split, card.input, card.names_of_classes())?)?;
+    let fit = fit_of(&card.preprocessing, card.input);
+    let images = spread(open_data_for(data, split, fit, card.names_of_classes())?)?;
     let mut rows = Vec::<Row>::new();
     for (flag, values) in candidates(card) {
         signals::check()?;

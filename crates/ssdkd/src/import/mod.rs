@@ -152,6 +152,7 @@ fn card_of(arguments: &ImportArgs, found: &Identity, beside: Option<&TeacherCard
         input: [found.channels, height, width],
         mean,
         std,
+        preprocessing: beside.map(|card| card.preprocessing).unwrap_or_default(),
         normalization: source,
         class_names,
         weights: String::new(),

@@ -86,9 +86,12 @@ impl Values {
     /// Those that a file gives.
     ///
     /// # Errors
-    /// If the numbers do not fit the channels, or are for images from 0 to 255.
-    pub fn checked(mean: Vec<f32>, std: Vec<f32>, channels: usize) -> Result<Self, String> {
+    /// If the numbers do not fit the channels, or for images from 0 to 1 are for images from 0 to 255.
+    pub fn checked(mean: Vec<f32>, std: Vec<f32>, channels: usize, range: [f32; 2]) -> Result<Self, String> {
         check(&mean, &std, channels)?;
+        if range == [0.0, 1.0] {
+            check_scale(&mean, &std)?;
+        }
         Ok(Self { mean, std, source: Normalization::Given })
     }
 
@@ -125,12 +128,14 @@ impl NormalizationArgs {
         if self.mean.is_empty() {
             return Ok(None);
         }
-        check(&self.mean, &self.std, channels).map_err(StageError::Usage)?;
+        check(&self.mean, &self.std, channels)
+            .and_then(|()| check_scale(&self.mean, &self.std))
+            .map_err(StageError::Usage)?;
         Ok(Some(Values { mean: self.mean.clone(), std: self.std.clone(), source: Normalization::Given }))
     }
 }
 
-/// Whether mean and std can be those of images from 0 to 1.
+/// Whether mean and std can be those of images of so many channels.
 fn check(mean: &[f32], std: &[f32], channels: usize) -> Result<(), String> {
     for (flag, given) in [("--mean", mean), ("--std", std)] {
         if given.len() != channels {
@@ -146,6 +151,11 @@ fn check(mean: &[f32], std: &[f32], channels: usize) -> Result<(), String> {
     if std.iter().any(|&std| std <= 0.0) {
         return Err(format!("--std {} is not above 0\nhint: give the standard deviation of each channel", listed(std)));
     }
+    Ok(())
+}
+
+/// Whether mean and std can be those of images from 0 to 1.
+fn check_scale(mean: &[f32], std: &[f32]) -> Result<(), String> {
     let is_large = |values: &[f32]| values.iter().any(|&value| value > 1.0);
     let large = |(_, values): &(&str, &[f32])| is_large(values);
     let Some((what, values)) = [("mean", mean), ("std", std)].into_iter().find(large) else { return Ok(()) };
@@ -174,7 +184,7 @@ mod tests {
 
     #[track_caller]
     fn check_refused(mean: &[f32], std: &[f32], message: &str) {
-        let error = check(mean, std, 3).unwrap_err();
+        let error = check(mean, std, 3).and_then(|()| check_scale(mean, std)).unwrap_err();
         assert!(error.contains(message), "{error}");
     }
 

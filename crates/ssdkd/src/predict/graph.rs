@@ -7,6 +7,7 @@ use anyhow::Result;
 use candle_core::{Device, Tensor};
 use serde_json::Value as Json;
 use ssdkd_graph::{Executor, Graph, GraphError, Imported, Mode, Shape, import};
+use ssdkd_nn::Preprocessing;
 use ssdkd_ops::{self as ops, Value};
 use ssdkd_stage::StageError;
 use ssdkd_stage::exit::{self, Code};
@@ -16,7 +17,7 @@ use super::model::Kind;
 use crate::import::normalization::Values;
 use crate::network_file::read_error;
 
-/// The extra text of a file that may hold mean, std and class names together, as a JSON object.
+/// The extra text of a file that may hold mean, std, class names and the preprocessing together, as a JSON object.
 const PREPROCESSING: &str = "preprocessing.json";
 /// Outputs that an error lists, at most.
 const LISTED: usize = 16;
@@ -24,6 +25,7 @@ const LISTED: usize = 16;
 /// A graph with the normalization of its images.
 pub struct GraphModel {
     executor: Executor,
+    preprocessing: Preprocessing,
     scale: Vec<f32>,
     shift: Vec<f32>,
 }
@@ -51,16 +53,16 @@ pub fn load(arguments: &PredictArgs, device: &Device) -> Result<(GraphModel, Vec
         return Err(StageError::Usage(what).into());
     }
     let [channels, ..] = graph.input();
-    let Values { mean, std, .. } = normalization(arguments, channels, &extra)?;
+    let preprocessing = preprocessing(path, channels, &extra)?;
+    let Values { mean, std, .. } = normalization(arguments, channels, &preprocessing, &extra)?;
     let class_names = class_names(classes, &extra);
     tensors.retain(|name, _| graph.tensors().contains_key(name));
     for tensor in tensors.values_mut() {
         *tensor = tensor.to_device(device)?;
     }
     let executor = Executor::new(graph, tensors, &[]).map_err(unusable)?.frozen();
-    let scale = std.iter().map(|std| 1.0 / std).collect();
-    let shift = mean.iter().zip(&std).map(|(mean, std)| -mean / std).collect();
-    Ok((GraphModel { executor, scale, shift }, class_names))
+    let (scale, shift) = preprocessing.scale_and_shift(&mean, &std);
+    Ok((GraphModel { executor, preprocessing, scale, shift }, class_names))
 }
 
 /// The position of the output to predict with.
@@ -85,6 +87,7 @@ fn output(path: &Path, graph: &Graph, wanted: Option<usize>) -> Result<usize, St
 fn normalization(
     arguments: &PredictArgs,
     channels: usize,
+    preprocessing: &Preprocessing,
     extra: &BTreeMap<String, Vec<u8>>,
 ) -> Result<Values, StageError> {
     if let Some(values) = arguments.normalization.values(channels)? {
@@ -96,12 +99,29 @@ fn normalization(
         return Err(StageError::Usage(format!("{path} does not say how images are normalized\n{hint}")));
     };
     let [mean, std] = [mean, std].map(|value| numbers(&value).unwrap_or_default());
-    let values = Values::checked(mean, std, channels).map_err(|_| {
-        let what = format!("the mean and the std in {path} do not fit images of {channels} channels from 0 to 1");
+    let [low, high] = preprocessing.range;
+    let values = Values::checked(mean, std, channels, preprocessing.range).map_err(|_| {
+        let what =
+            format!("the mean and the std in {path} do not fit images of {channels} channels from {low} to {high}");
         StageError::Usage(format!("{what}\n{hint}"))
     })?;
     tracing::info!("mean {:?} and std {:?} are those of the file", values.mean, values.std);
     Ok(values)
+}
+
+/// The preprocessing of the file's texts. They have the names that a card has for them.
+fn preprocessing(path: &Path, channels: usize, extra: &BTreeMap<String, Vec<u8>>) -> Result<Preprocessing, StageError> {
+    let named = ["channels", "range", "resize", "interpolation", "crop"].into_iter();
+    let fields = named.filter_map(|key| Some((key.to_string(), text(extra, key)?))).collect();
+    let parsed = serde_json::from_value::<Preprocessing>(Json::Object(fields)).map_err(|error| error.to_string());
+    let checked = parsed.and_then(|preprocessing| preprocessing.check(channels).map(|()| preprocessing));
+    checked.map_err(|reason| {
+        StageError::Usage(format!(
+            "the preprocessing in {} cannot be used: {reason}\nhint: export the network again, as in \
+             {{\"channels\": \"bgr\", \"range\": [0, 255], \"resize\": {{\"short_side\": 256}}, \"interpolation\": \"bilinear\", \"crop\": [224, 224]}}",
+            path.display()
+        ))
+    })
 }
 
 /// The names of the file's texts where they are as many as the classes, else the indices.
@@ -144,6 +164,11 @@ impl GraphModel {
         self.executor.graph().input()
     }
 
+    /// How image files become its input.
+    pub fn preprocessing(&self) -> &Preprocessing {
+        &self.preprocessing
+    }
+
     /// What it predicts. A map of one pixel is a class of the image.
     pub fn kind(&self) -> Kind {
         let graph = self.executor.graph();
@@ -153,11 +178,12 @@ impl GraphModel {
         }
     }
 
-    /// The output for images (B, H, W, C) from 0 to 1: rows (B, K), or maps (B, H, W, K).
+    /// The output for RGB images (B, H, W, C) from 0 to 1: rows (B, K), or maps (B, H, W, K).
     ///
     /// # Errors
     /// If the network cannot be computed.
     pub fn logits(&self, images: Tensor) -> candle_core::Result<Tensor> {
+        let images = self.preprocessing.channels.of_rgb(&images)?;
         let images = ops::affine_channels(&Value::constant(images), &self.scale, &self.shift)?;
         Ok(self.executor.run(&images, Mode::Eval)?.outputs[0].tensor().clone())
     }
@@ -165,6 +191,8 @@ impl GraphModel {
 
 #[cfg(test)]
 mod tests {
+    use ssdkd_nn::ChannelOrder;
+
     use super::*;
 
     fn extra(texts: &[(&str, &str)]) -> BTreeMap<String, Vec<u8>> {
@@ -176,6 +204,29 @@ mod tests {
         for given in [("mean", "0.5, 0.25"), ("mean", "[0.5, 0.25]"), (PREPROCESSING, r#"{"mean": [0.5, 0.25]}"#)] {
             let value = text(&extra(&[given]), "mean").unwrap();
             assert_eq!(numbers(&value), Some(vec![0.5, 0.25]), "{given:?}");
+        }
+    }
+
+    fn preprocessing_in(texts: &[(&str, &str)]) -> Result<Preprocessing, StageError> {
+        preprocessing(Path::new("m.pt2"), 3, &extra(texts))
+    }
+
+    #[test]
+    fn the_preprocessing_is_read_from_the_texts_of_a_file() {
+        let json = r#"{"channels": "bgr", "crop": [24, 40], "mean": [0.5, 0.5, 0.5]}"#;
+        let expected = Preprocessing { channels: ChannelOrder::Bgr, crop: Some([24, 40]), ..Preprocessing::default() };
+        assert_eq!(preprocessing_in(&[(PREPROCESSING, json)]).unwrap(), expected);
+        assert_eq!(preprocessing_in(&[("channels", "bgr"), ("crop", "[24, 40]")]).unwrap(), expected);
+        assert_eq!(preprocessing_in(&[("mean", "0.5")]).unwrap(), Preprocessing::default());
+    }
+
+    #[test]
+    fn a_preprocessing_that_makes_no_sense_is_refused() {
+        for (key, value, part) in
+            [("channels", "gbr", "gbr"), ("crop", "[0, 8]", "side of 0"), ("range", "[1, 0]", "[1, 0]")]
+        {
+            let error = preprocessing_in(&[(key, value)]).unwrap_err().to_string();
+            assert!(error.contains(part) && error.contains("m.pt2") && error.contains("hint:"), "{error}");
         }
     }
 

@@ -25,7 +25,7 @@ pub struct PredictArgs {
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 
-    /// The image files; they are resized to the model's input size
+    /// The image files; they are resized and cropped as the model's card or file says, or resized to its input size
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
 
@@ -61,7 +61,7 @@ pub fn predict(arguments: &PredictArgs) -> Result<()> {
     let progress = Progress::start("predict", arguments.images.len() as u64);
     let (mut scores, mut written) = (Vec::new(), Vec::new());
     for paths in arguments.images.chunks(model.batch()) {
-        let images = paths.iter().map(|path| open_image(path, model.input())).collect::<Result<Vec<_>, _>>()?;
+        let images = paths.iter().map(|path| open_image(path, model.fit())).collect::<Result<Vec<_>, _>>()?;
         let logits = model.logits(&images, &device)?;
         for (path, logits) in paths.iter().zip(logits.chunks_exact(logits.len() / paths.len())) {
             if let Some(bad) = logits.iter().find(|logit| !logit.is_finite()) {

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result};
 use candle_core::{Device, Tensor};
 use ssdkd_context::Context;
-use ssdkd_evaluate::load_card;
+use ssdkd_data::Fit;
+use ssdkd_evaluate::{fit_of, load_card};
 use ssdkd_nn::{Network, Task};
 use ssdkd_stage::{RunArgs, RunFolder, StageError, exit};
 
@@ -40,6 +41,7 @@ enum Body {
 /// A model that predicts.
 pub struct Model {
     body: Body,
+    fit: Fit,
     class_names: Vec<String>,
 }
 
@@ -52,7 +54,8 @@ pub fn load(arguments: &PredictArgs, threads: usize, device: &Device) -> Result<
     let is_card = path.extension().is_some_and(|ending| ending == "json");
     if !path.is_dir() && !is_card && is_network(path)? {
         let (graph, class_names) = graph::load(arguments, device)?;
-        return Ok(Model { body: Body::Graph(Box::new(graph)), class_names });
+        let fit = fit_of(graph.preprocessing(), graph.input());
+        return Ok(Model { body: Body::Graph(Box::new(graph)), fit, class_names });
     }
     if arguments.normalization.is_given() || arguments.output.is_some() {
         return Err(StageError::Usage(format!(
@@ -81,7 +84,8 @@ fn from_card(path: &Path, device: &Device) -> Result<Model> {
     if let Some(warning) = card.warning(path) {
         tracing::warn!("{}", exit::plain(&warning));
     }
-    Ok(Model { body: Body::Zoo(Rc::new(network)), class_names: card.class_labels() })
+    let fit = fit_of(&card.preprocessing, card.input);
+    Ok(Model { body: Body::Zoo(Rc::new(network)), fit, class_names: card.class_labels() })
 }
 
 /// The last student of a run.
@@ -95,13 +99,19 @@ fn from_run(arguments: &PredictArgs, threads: usize) -> Result<Model> {
         format!("the run {root} has no student yet\nhint: `ssdkd run {root}` makes one")
     })?;
     tracing::info!("the student of round {round}");
-    let class_names = context.teacher_card().class_labels();
-    Ok(Model { body: Body::Zoo(context.student_after(round)?), class_names })
+    let card = context.teacher_card();
+    let (fit, class_names) = (fit_of(&card.preprocessing, card.input), card.class_labels());
+    Ok(Model { body: Body::Zoo(context.student_after(round)?), fit, class_names })
 }
 
 impl Model {
+    /// How image files become its images.
+    pub fn fit(&self) -> &Fit {
+        &self.fit
+    }
+
     /// Channels, height and width of its images.
-    pub fn input(&self) -> [usize; 3] {
+    fn input(&self) -> [usize; 3] {
         match &self.body {
             Body::Zoo(network) => network.spec().input,
             Body::Graph(graph) => graph.input(),
