@@ -1,7 +1,9 @@
-//! Resizes planes of 8 bit pixels with Pillow's filters, to the bit.
+//! Resizes planes of 8 bit pixels with Pillow's filters.
 //!
 //! A pixel of the resized axis is a weighted mean of those under a filter. The filter is as wide as one pixel of the larger of both scales,
 //! so that shrinking averages. Rows come first and are rounded to 8 bits, then columns. Weights are integers with 22 bits of fraction.
+//! So the pixels are Pillow's to the bit, but where a height shrinks more than its width: there Pillow 13 takes the columns first, and pixels
+//! differ by 1 of 255.
 
 /// How the pixels of a resized image are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

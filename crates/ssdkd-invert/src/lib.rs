@@ -143,10 +143,11 @@ fn shard(batches: &[Synthesis], format: ImageFormat, job: &Job, context: &mut Co
         ImageFormat::U8 => PixelFormat::U8,
         ImageFormat::F32 => PixelFormat::F32,
     };
+    let (mean, std) = teacher.preprocessing.normalization_of_rgb(&teacher.mean, &teacher.std);
     let info = ImageInfo {
         origin: job.origin(),
         shape: teacher.input,
-        normalisation: Normalisation { mean: teacher.mean.clone(), std: teacher.std.clone() },
+        normalisation: Normalisation { mean, std },
         class_names: teacher.class_labels(),
     };
     let teacher_masks = (!masks.is_empty()).then_some(masks);

@@ -11,7 +11,7 @@
 //! Good figures are necessary, not sufficient: recognisable, varied, stable images can still teach little. What they do
 //! show early is a generator that has collapsed or has learnt to make noise.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::views::view;
@@ -33,8 +33,9 @@ pub struct Diagnostics {
     pub pixel_spread: f64,
 }
 
-/// Images judged at a time: bounds the memory, changes no figure.
-const CHUNK: usize = 256;
+/// Pixels in one forward pass, and images of fewer pixels: bounds the memory, changes no figure.
+const PIXELS: usize = 256 * 32 * 32;
+const IMAGES: usize = 256;
 
 /// The figures of `images` (N, H, W, C) in `[0, 1]`.
 pub fn diagnose(
@@ -43,13 +44,14 @@ pub fn diagnose(
     views: CropFlipSettings,
     rng: &mut ChaCha8Rng,
 ) -> Result<Diagnostics> {
-    let total = images.dim(0)?;
+    let (total, height, width, _) = images.dims4()?;
+    let most = (PIXELS / (height * width).max(1)).clamp(1, IMAGES);
     let mut classes = Vec::with_capacity(total);
     let mut features = Vec::with_capacity(total);
     let rows = teacher.rows_per_image();
     let (mut stable, mut seen) = (0, 0);
-    for start in (0..total).step_by(CHUNK) {
-        let chunk = Value::constant(images.narrow(0, start, CHUNK.min(total - start))?.contiguous()?);
+    for start in (0..total).step_by(most) {
+        let chunk = Value::constant(images.narrow(0, start, most.min(total - start))?.contiguous()?);
         let clean = teacher.forward(&chunk, Mode::Eval)?;
         let how = views.draw(chunk.dims()[0], rng);
         let viewed = teacher.forward(&view(&chunk, how.as_ref())?, Mode::Eval)?;
@@ -57,9 +59,8 @@ pub fn diagnose(
         let viewed_classes = ops::argmax(viewed.logits.tensor())?;
         let expected = match &how {
             Some(how) if rows > 1 => {
-                let [batch, height, width, _] = *chunk.dims() else { bail!("images have four sides") };
                 let clean = clean_classes.into_iter().map(Some).collect::<Vec<_>>();
-                ops::crop_flip_masks(&clean, [batch, height, width], how)?
+                ops::crop_flip_masks(&clean, [chunk.dims()[0], height, width], how)?
             }
             _ => clean_classes.into_iter().map(Some).collect(),
         };

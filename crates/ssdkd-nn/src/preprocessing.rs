@@ -136,6 +136,18 @@ impl Preprocessing {
         (scale, shift)
     }
 
+    /// Returns mean and std for RGB images in `[0, 1]`, red first, from those of the network.
+    pub fn normalization_of_rgb(&self, mean: &[f32], std: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let [low, high] = self.range;
+        let mut mean = mean.iter().map(|mean| (mean - low) / (high - low)).collect::<Vec<_>>();
+        let mut std = std.iter().map(|std| std / (high - low)).collect::<Vec<_>>();
+        if self.channels == ChannelOrder::Bgr {
+            mean.reverse();
+            std.reverse();
+        }
+        (mean, std)
+    }
+
     /// Checks that images of so many channels can be preprocessed this way.
     ///
     /// # Errors
@@ -218,6 +230,15 @@ mod tests {
     fn a_range_below_0_is_applied_before_mean_and_std() {
         let signed = Preprocessing { range: [-1.0, 1.0], ..Preprocessing::default() };
         assert_eq!(signed.scale_and_shift(&[0.0], &[1.0]), (vec![2.0], vec![-1.0]));
+    }
+
+    #[test]
+    fn the_normalization_of_rgb_images_has_red_first() {
+        let bgr = Preprocessing { channels: ChannelOrder::Bgr, range: [0.0, 255.0], ..Preprocessing::default() };
+        let (mean, std) = bgr.normalization_of_rgb(&[0.0, 127.5, 255.0], &[255.0, 510.0, 51.0]);
+        assert_eq!((mean, std), (vec![1.0, 0.5, 0.0], vec![0.2, 2.0, 1.0]));
+        let given = (vec![0.485, 0.456, 0.406], vec![0.229, 0.224, 0.225]);
+        assert_eq!(Preprocessing::default().normalization_of_rgb(&given.0, &given.1), given);
     }
 
     #[test]

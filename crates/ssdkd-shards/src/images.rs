@@ -134,7 +134,7 @@ impl Pixels {
     }
 }
 
-/// What the teacher expects of its input; both lists have an entry for each channel.
+/// What the teacher expects of its input; both lists have an entry for each channel of the shard's images, red first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Normalisation {

@@ -97,10 +97,13 @@ def load_into(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
-    """images: (B, C, H, W) in [0, 1]."""
+    """images: RGB or gray, (B, C, H, W) in [0, 1], resized and cropped as card["preprocessing"] says."""
+    low, high = card["preprocessing"]["range"]
+    if card["preprocessing"]["channels"] == "bgr":
+        images = images.flip(1)
     mean = torch.tensor(card["mean"]).view(1, -1, 1, 1)
     std = torch.tensor(card["std"]).view(1, -1, 1, 1)
-    return (images - mean) / std
+    return (low + (high - low) * images - mean) / std
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use clap::ValueEnum;
 use ssdkd_data::{Dataset, Split};
 use ssdkd_evaluate::{evaluate, fit_of, open_data_for};
-use ssdkd_nn::{Network, NetworkSpec, Normalization, OPEN_GPU, TeacherCard};
+use ssdkd_nn::{ChannelOrder, Network, NetworkSpec, Normalization, OPEN_GPU, TeacherCard};
 use ssdkd_stage::{CommonArgs, StageError, signals};
 
 use super::normalization::{Preset, Values, listed};
@@ -71,14 +71,22 @@ pub fn measure(
 
 /// The normalization of the card, where somebody gave it, and the presets.
 fn candidates(card: &TeacherCard) -> Vec<(String, Values)> {
+    let numbers = |values: &Values| format!("--mean {} --std {}", listed(&values.mean), listed(&values.std));
     let presets = Preset::value_variants().iter().filter_map(|preset| {
-        let (mean, std) = preset.values(card.input[0])?;
-        Some((format!("--normalization {}", preset.name()), Values { mean, std, source: Normalization::Given }))
+        let (mut mean, mut std) = preset.values(card.input[0])?;
+        let is_bgr = card.preprocessing.channels == ChannelOrder::Bgr;
+        if is_bgr {
+            mean.reverse();
+            std.reverse();
+        }
+        let values = Values { mean, std, source: Normalization::Given }.in_range(card.preprocessing.range);
+        let flag = if is_bgr { numbers(&values) } else { format!("--normalization {}", preset.name()) };
+        Some((flag, values))
     });
     let mut all = presets.collect::<Vec<_>>();
     let own = Values::of(card);
     if all.iter().all(|(_, values)| (&values.mean, &values.std) != (&own.mean, &own.std)) {
-        all.insert(0, (format!("--mean {} --std {}", listed(&own.mean), listed(&own.std)), own));
+        all.insert(0, (numbers(&own), own));
     }
     all
 }

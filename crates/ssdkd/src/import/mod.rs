@@ -4,6 +4,7 @@ mod beside;
 mod class_names;
 mod measure;
 pub mod normalization;
+pub mod preprocessing;
 mod report;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use ssdkd_stage::exit::Code;
 use ssdkd_stage::{CommonArgs, StageError, exit, write_file};
 
 use normalization::{NormalizationArgs, Values};
+use preprocessing::{PreprocessingArgs, Size};
 
 /// Images of a card that nobody gave a size for.
 const SIZE: usize = 32;
@@ -41,12 +43,15 @@ pub struct ImportArgs {
     #[arg(long)]
     architecture: Option<ZooArchitecture>,
 
-    /// Height and width of the images [default: 32, or those of the card beside the file]
-    #[arg(long, value_name = "PIXELS")]
-    size: Option<usize>,
+    /// The size of the images: a side, as in 32, or height and width, as in 160x224 [default: 32, or that of the card beside the file]
+    #[arg(long, value_name = "PIXELS", value_parser = preprocessing::size)]
+    size: Option<Size>,
 
     #[command(flatten)]
     normalization: NormalizationArgs,
+
+    #[command(flatten)]
+    preprocessing: PreprocessingArgs,
 
     /// Names of the classes in the order of the outputs, with commas between them; or a file with one name a line
     #[arg(long, value_name = "NAMES")]
@@ -131,13 +136,16 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
 /// The card as flags, the card beside the file, and defaults have it; without weights.
 fn card_of(arguments: &ImportArgs, found: &Identity, beside: Option<&TeacherCard>) -> Result<TeacherCard, StageError> {
     let [height, width] = match (arguments.size, beside) {
-        (Some(size), _) => [size, size],
+        (Some(Size(size)), _) => size,
         (None, Some(card)) => [card.input[1], card.input[2]],
         (None, None) => [SIZE, SIZE],
     };
-    let given = arguments.normalization.values(found.channels)?;
+    let known = beside.map(|card| card.preprocessing).unwrap_or_default();
+    let preprocessing = arguments.preprocessing.applied_to(known, found.channels)?;
+    let given = arguments.normalization.values(found.channels, &preprocessing)?;
     let kept = || beside.map(Values::of);
-    let Values { mean, std, source } = given.or_else(kept).unwrap_or_else(|| Values::assumed(found.channels));
+    let assumed = || Values::assumed(found.channels).in_range(preprocessing.range);
+    let Values { mean, std, source } = given.or_else(kept).unwrap_or_else(assumed);
     let class_names = match (&arguments.class_names, beside) {
         (Some(names), _) => class_names::read(names, found.classes)?,
         (None, Some(card)) => card.names_of_classes().to_vec(),
@@ -152,7 +160,7 @@ fn card_of(arguments: &ImportArgs, found: &Identity, beside: Option<&TeacherCard
         input: [found.channels, height, width],
         mean,
         std,
-        preprocessing: beside.map(|card| card.preprocessing).unwrap_or_default(),
+        preprocessing,
         normalization: source,
         class_names,
         weights: String::new(),

@@ -1,7 +1,7 @@
 //! Mean and standard deviation: known ones, given ones, and the check of given ones.
 
 use clap::{Args, ValueEnum};
-use ssdkd_nn::{Normalization, TeacherCard};
+use ssdkd_nn::{ChannelOrder, Normalization, Preprocessing, TeacherCard};
 use ssdkd_stage::StageError;
 
 /// A normalization that many public models were trained with.
@@ -57,11 +57,11 @@ pub struct NormalizationArgs {
     #[arg(long, value_name = "NAME", value_enum, conflicts_with_all = ["mean", "std"])]
     normalization: Option<Preset>,
 
-    /// The mean of each channel, for images from 0 to 1, such as 0.485,0.456,0.406
+    /// The mean of each channel, in the network's order and on the scale of --range, such as 0.485,0.456,0.406
     #[arg(long, value_delimiter = ',', requires = "std", allow_negative_numbers = true)]
     mean: Vec<f32>,
 
-    /// The standard deviation of each channel, for images from 0 to 1, such as 0.229,0.224,0.225
+    /// The standard deviation of each channel, in that order and on that scale, such as 0.229,0.224,0.225
     #[arg(long, value_delimiter = ',', requires = "mean")]
     std: Vec<f32>,
 }
@@ -95,6 +95,14 @@ impl Values {
         Ok(Self { mean, std, source: Normalization::Given })
     }
 
+    /// The same for images whose values have this range, from those for images from 0 to 1.
+    #[must_use]
+    pub fn in_range(mut self, [low, high]: [f32; 2]) -> Self {
+        self.mean.iter_mut().for_each(|mean| *mean = low + *mean * (high - low));
+        self.std.iter_mut().for_each(|std| *std *= high - low);
+        self
+    }
+
     /// A guess: ImageNet's for three channels, one half for others.
     pub fn assumed(channels: usize) -> Self {
         let guess =
@@ -113,8 +121,9 @@ impl NormalizationArgs {
     /// Returns what the flags say; `None` without any.
     ///
     /// # Errors
-    /// If the numbers do not fit the channels, or are for images from 0 to 255.
-    pub fn values(&self, channels: usize) -> Result<Option<Values>, StageError> {
+    /// If the numbers do not fit the channels, or for images from 0 to 1 are for images from 0 to 255; for a preset of RGB images, if the
+    /// network's channels have another order.
+    pub fn values(&self, channels: usize, preprocessing: &Preprocessing) -> Result<Option<Values>, StageError> {
         if let Some(preset) = self.normalization {
             let (mean, std) = preset.values(channels).ok_or_else(|| {
                 let name = preset.name();
@@ -123,15 +132,22 @@ impl NormalizationArgs {
                      hint: give --mean and --std, with {channels} numbers each"
                 ))
             })?;
-            return Ok(Some(Values { mean, std, source: Normalization::Given }));
+            let is_alike = |values: &[f32]| values.iter().all(|value| *value == values[0]);
+            if preprocessing.channels != ChannelOrder::Rgb && !(is_alike(&mean) && is_alike(&std)) {
+                let name = preset.name();
+                return Err(StageError::Usage(format!(
+                    "--normalization {name} is for RGB images, and the network's channels have another order\n\
+                     hint: give --mean and --std in the order of its channels"
+                )));
+            }
+            let values = Values { mean, std, source: Normalization::Given };
+            return Ok(Some(values.in_range(preprocessing.range)));
         }
         if self.mean.is_empty() {
             return Ok(None);
         }
-        check(&self.mean, &self.std, channels)
-            .and_then(|()| check_scale(&self.mean, &self.std))
-            .map_err(StageError::Usage)?;
-        Ok(Some(Values { mean: self.mean.clone(), std: self.std.clone(), source: Normalization::Given }))
+        let values = Values::checked(self.mean.clone(), self.std.clone(), channels, preprocessing.range);
+        values.map(Some).map_err(StageError::Usage)
     }
 }
 
@@ -165,7 +181,7 @@ fn check_scale(mean: &[f32], std: &[f32]) -> Result<(), String> {
         listed(&values.iter().map(|value| if divide { value / 255.0 } else { *value }).collect::<Vec<_>>())
     };
     Err(format!(
-        "a {what} of {} is on the scale 0–255, and images here are from 0 to 1\nhint: --mean {} --std {}",
+        "a {what} of {} is on the scale 0–255, and images here are from 0 to 1\nhint: --mean {} --std {}, or --range 0,255 if the network takes such images",
         values.iter().find(|&&value| value > 1.0).copied().unwrap_or_default(),
         scaled(mean, is_large(mean)),
         scaled(std, is_large(std) || has_no_std)
@@ -210,6 +226,30 @@ mod tests {
         check_refused(&[0.5; 3], &[0.0; 3], "--std 0,0,0 is not above 0");
         check_refused(&[f32::NAN, 0.5, 0.5], &[0.5; 3], "not finite");
         assert_eq!(check(&[-0.1, 0.0, 1.0], &[1.0; 3], 3), Ok(()));
+    }
+
+    #[test]
+    fn images_to_255_may_have_a_mean_of_their_scale() {
+        let (mean, std) = (vec![123.7, 116.3, 103.5], vec![58.4, 57.1, 57.4]);
+        assert_eq!(Values::checked(mean.clone(), std, 3, [0.0, 255.0]).unwrap().mean, mean);
+    }
+
+    #[test]
+    fn a_preset_is_scaled_to_the_range() {
+        let half = NormalizationArgs { normalization: Some(Preset::Half), mean: vec![], std: vec![] };
+        let bytes = Preprocessing { range: [0.0, 255.0], ..Preprocessing::default() };
+        let values = half.values(3, &bytes).unwrap().unwrap();
+        assert_eq!((values.mean, values.std), (vec![127.5; 3], vec![127.5; 3]));
+    }
+
+    #[test]
+    fn a_preset_of_rgb_images_is_refused_for_bgr() {
+        let bgr = Preprocessing { channels: ChannelOrder::Bgr, ..Preprocessing::default() };
+        let given =
+            |preset| NormalizationArgs { normalization: Some(preset), mean: vec![], std: vec![] }.values(3, &bgr);
+        let error = given(Preset::Imagenet).unwrap_err().to_string();
+        assert!(error.contains("RGB") && error.contains("hint: give --mean and --std"), "{error}");
+        assert!(given(Preset::Half).unwrap().is_some());
     }
 
     #[test]

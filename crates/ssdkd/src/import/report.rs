@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use ssdkd_evaluate::fit_of;
 use ssdkd_nn::weights::Import;
-use ssdkd_nn::{Normalization, TeacherCard};
+use ssdkd_nn::{ChannelOrder, Interpolation, Normalization, Preprocessing, TeacherCard};
 
 use super::measure::Measured;
 use super::normalization::listed;
@@ -70,6 +71,7 @@ pub fn text(
         ("mean", listed(&card.mean)),
         ("std", listed(&card.std)),
         ("normalization", normalization),
+        ("preprocessing", preprocessing(card)),
         ("source", card.source.clone()),
     ]);
     lines.extend(measured.map(Measured::lines).unwrap_or_default());
@@ -80,6 +82,25 @@ pub fn text(
         writeln!(text, "{word:<14} {fact}").expect("a string grows");
     }
     text
+}
+
+/// What else happens to image files, in words.
+fn preprocessing(card: &TeacherCard) -> String {
+    let Preprocessing { channels, range: [low, high], interpolation, .. } = card.preprocessing;
+    let order = match channels {
+        _ if card.input[0] != 3 => None,
+        ChannelOrder::Rgb => Some("RGB".to_string()),
+        ChannelOrder::Bgr => Some("BGR".to_string()),
+    };
+    let filter = match interpolation {
+        Interpolation::Nearest => "nearest",
+        Interpolation::Bilinear => "bilinear",
+        Interpolation::Bicubic => "bicubic",
+        Interpolation::Lanczos => "Lanczos",
+    };
+    let fit = fit_of(&card.preprocessing, card.input);
+    let parts = order.into_iter().chain([format!("values {low} to {high}"), format!("{fit}, {filter}")]);
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 fn names(card: &TeacherCard) -> String {

@@ -53,7 +53,7 @@ pub fn load(arguments: &PredictArgs, device: &Device) -> Result<(GraphModel, Vec
         return Err(StageError::Usage(what).into());
     }
     let [channels, ..] = graph.input();
-    let preprocessing = preprocessing(path, channels, &extra)?;
+    let preprocessing = arguments.preprocessing.applied_to(preprocessing(path, channels, &extra)?, channels)?;
     let Values { mean, std, .. } = normalization(arguments, channels, &preprocessing, &extra)?;
     let class_names = class_names(classes, &extra);
     tensors.retain(|name, _| graph.tensors().contains_key(name));
@@ -90,7 +90,7 @@ fn normalization(
     preprocessing: &Preprocessing,
     extra: &BTreeMap<String, Vec<u8>>,
 ) -> Result<Values, StageError> {
-    if let Some(values) = arguments.normalization.values(channels)? {
+    if let Some(values) = arguments.normalization.values(channels, preprocessing)? {
         return Ok(values);
     }
     let path = arguments.model.display();

@@ -15,6 +15,7 @@ use ssdkd_nn::OPEN_GPU;
 use ssdkd_stage::{CommonArgs, Progress, StageError, exit, signals};
 
 use crate::import::normalization::NormalizationArgs;
+use crate::import::preprocessing::PreprocessingArgs;
 use masks::Masks;
 use model::{Kind, Model};
 
@@ -47,6 +48,9 @@ pub struct PredictArgs {
 
     #[command(flatten)]
     normalization: NormalizationArgs,
+
+    #[command(flatten)]
+    preprocessing: PreprocessingArgs,
 
     #[command(flatten)]
     common: CommonArgs,

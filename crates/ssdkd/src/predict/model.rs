@@ -57,10 +57,11 @@ pub fn load(arguments: &PredictArgs, threads: usize, device: &Device) -> Result<
         let fit = fit_of(graph.preprocessing(), graph.input());
         return Ok(Model { body: Body::Graph(Box::new(graph)), fit, class_names });
     }
-    if arguments.normalization.is_given() || arguments.output.is_some() {
+    if arguments.normalization.is_given() || arguments.preprocessing.is_given() || arguments.output.is_some() {
         return Err(StageError::Usage(format!(
-            "{} has a card, which says how images are normalized\n\
-             hint: leave out --normalization, --mean, --std and --output, which are for .onnx and .pt2 files",
+            "{} has a card, which says how images are preprocessed\n\
+             hint: leave out --normalization, --mean, --std, --channel-order, --range, --resize, --interpolation, --crop and --output, \
+             which are for .onnx and .pt2 files",
             path.display()
         ))
         .into());
