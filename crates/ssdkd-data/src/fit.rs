@@ -104,7 +104,7 @@ impl std::fmt::Display for Fit {
             Some(Scale::Keep) => {}
             Some(Scale::ShortSide(length)) => write!(f, "resized to a short side of {length}, then ")?,
             Some(Scale::Exact(size)) if size != [height, width] => {
-                write!(f, "resized to {}×{}, then ", size[0], size[1])?
+                write!(f, "resized to {}×{}, then ", size[0], size[1])?;
             }
             Some(Scale::Exact(_)) | None => return write!(f, "resized to {height}×{width} (height × width)"),
         }

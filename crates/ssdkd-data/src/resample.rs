@@ -97,7 +97,9 @@ fn taps(span: Span, filter: Filter) -> Vec<Taps> {
         let mut weights = (low..high).map(|at| weight((at as f64 - center + 0.5) / width)).collect::<Vec<_>>();
         let total = weights.iter().sum::<f64>();
         if total != 0.0 {
-            weights.iter_mut().for_each(|weight| *weight /= total);
+            for weight in &mut weights {
+                *weight /= total;
+            }
         }
         let fixed = |weight: &f64| (weight * f64::from(1 << FRACTION)).round() as i64;
         Taps { first: low, weights: weights.iter().map(fixed).collect() }

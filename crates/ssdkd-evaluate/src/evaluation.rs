@@ -401,6 +401,28 @@ mod tests {
     }
 
     #[test]
+    fn masks_of_oblong_images_are_compared_pixel_by_pixel() {
+        let spec = ssdkd_nn::NetworkSpec {
+            architecture: "fpn-resnet8".parse().unwrap(),
+            names: ssdkd_nn::Names::default(),
+            classes: 3,
+            input: [3, 24, 40],
+            mean: vec![0.5; 3],
+            std: vec![0.5; 3],
+        };
+        let network = Network::create(&spec, 1, &candle_core::Device::Cpu).unwrap();
+        let images = (0..2 * 3 * 24 * 40).map(|at| (at * at / 7 % 256) as u8).collect::<Vec<_>>();
+        let names = ["a", "b", "c"].map(String::from).to_vec();
+        let data = Dataset::new([3, 24, 40], images, vec![0, 0], names).unwrap();
+        let batch = Tensor::from_vec(data.gather(&[0, 1]), (2, 24, 40, 3), &candle_core::Device::Cpu).unwrap();
+        let masks =
+            logits(&network, &batch).unwrap().chunks_exact(3).map(|logits| largest(logits) as u8).collect::<Vec<_>>();
+        let is_varied = masks.iter().any(|class| *class != masks[0]);
+        let found = evaluate(&network, &data.with_masks(masks).unwrap(), 1).unwrap();
+        assert_eq!((is_varied, found.top1, found.mean_iou), (true, 1.0, Some(1.0)));
+    }
+
+    #[test]
     fn a_label_behind_five_others_is_not_in_the_top_five() {
         let logits = [6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0];
         let found = tally(&[(4, &logits, None), (5, &logits, None)], 7);

@@ -358,7 +358,7 @@ fn gradient_norm(store: &Store, gradients: &Gradients) -> Result<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{Golden, assert_repeated, formula, network, numbers, pixel_network};
+    use crate::fixtures::{Golden, assert_repeated, formula, network, numbers, oblong_networks, pixel_network};
     use ssdkd_nn::NetworkSpec;
     use ssdkd_nn::random::{stream, uniform_tensor};
     use ssdkd_nn::views::jitter_color;
@@ -538,6 +538,23 @@ mod tests {
             let mean = |reports: &[StepReport]| reports.iter().map(|report| report.loss).sum::<f32>() / 5.0;
             let (first, last) = (mean(&reports[..5]), mean(&reports[25..]));
             assert!(last < most * first, "{first} fell only to {last}");
+        }
+    }
+
+    #[test]
+    fn oblong_images_are_labeled_and_learned() {
+        let views = ViewSettings { channel_mix: 0.5, mixup: 0.5, color_jitter: 1.0, ..ViewSettings::default() };
+        let settings = DistillSettings { feature_distillation: 2.0, lr: 0.05, views, ..Default::default() };
+        for (teacher, student) in oblong_networks(1).into_iter().zip(oblong_networks(2)) {
+            let mut distiller = Distiller::new(settings.clone(), &teacher, &student, 0).unwrap();
+            let images = (formula(8, &[4, 24, 40, 3], 0.5) + 0.5).unwrap();
+            let mut step = |step| {
+                let rng = &mut stream(1, "test", &[]);
+                distiller.step(&teacher, &student, &images, None, (step, 30), rng).unwrap()
+            };
+            let (first, last) = (step(0), (1..12).map(&mut step).last().unwrap());
+            assert_eq!(last.disagreement.len(), 4);
+            assert!(last.loss < first.loss, "{first:?} became {last:?}");
         }
     }
 

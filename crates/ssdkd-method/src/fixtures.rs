@@ -91,19 +91,24 @@ pub(crate) fn fill(store: &Store, salt: u32) {
 
 /// A ResNet-8 for four classes of 8×8 images with formula weights.
 pub(crate) fn network(salt: u32) -> Network {
-    network_of("resnet8", salt)
+    network_of("resnet8", [8, 8], salt)
 }
 
 /// The same with a head for their pixels.
 pub(crate) fn pixel_network(salt: u32) -> Network {
-    network_of("fpn-resnet8", salt)
+    network_of("fpn-resnet8", [8, 8], salt)
 }
 
-fn network_of(architecture: &str, salt: u32) -> Network {
+/// Networks of images, and of pixels, of 24×40.
+pub(crate) fn oblong_networks(salt: u32) -> [Network; 2] {
+    ["resnet8", "fpn-resnet8"].map(|architecture| network_of(architecture, [24, 40], salt))
+}
+
+fn network_of(architecture: &str, [height, width]: [usize; 2], salt: u32) -> Network {
     let spec = NetworkSpec {
         architecture: architecture.parse().unwrap(),
         classes: 4,
-        input: [3, 8, 8],
+        input: [3, height, width],
         mean: vec![0.4, 0.5, 0.6],
         std: vec![0.2, 0.25, 0.3],
         preprocessing: ssdkd_nn::Preprocessing::default(),

@@ -218,6 +218,38 @@ mod tests {
     }
 
     #[test]
+    fn a_view_of_an_oblong_image_is_a_window_of_its_size() {
+        let (height, width) = (24, 40);
+        let number = |row: usize, column: usize| (1 + row * width + column) as f32;
+        let image = (0..height).flat_map(|row| (0..width).map(move |column| number(row, column))).collect::<Vec<_>>();
+        let image = Tensor::from_vec(image, (1, height, width, 1), &place::device()).unwrap();
+        let settings = CropFlipSettings::default();
+        let how = settings.draw(8, &mut rng(6)).unwrap();
+        let images = Value::constant(image.repeat((8, 1, 1, 1)).unwrap());
+        let views = numbers(view(&images, Some(&how)).unwrap().tensor());
+        for (slot, found) in views.chunks_exact(height * width).enumerate() {
+            let (down, right) = how.offsets[slot];
+            for (at, &found) in found.iter().enumerate() {
+                let (row, column) = (at / width, at % width);
+                let column = if how.flips[slot] { width - 1 - column } else { column };
+                let (row, column) = (row + down, column + right);
+                let is_inside = (4..height + 4).contains(&row) && (4..width + 4).contains(&column);
+                let expected = if is_inside { number(row - 4, column - 4) } else { 0.0 };
+                assert_eq!(found, expected, "image {slot}, pixel {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_views_of_oblong_images_keep_their_shape() {
+        let all = ViewSettings { channel_mix: 0.5, mixup: 0.5, color_jitter: 1.0, ..ViewSettings::default() };
+        let images = uniform_tensor(&mut rng(52), (0.0, 1.0), (3, 24, 40, 3), &place::device()).unwrap();
+        let views = all.view(&images, &mut rng(7)).unwrap();
+        assert_eq!(views.dims(), [3, 24, 40, 3]);
+        assert!(numbers(&views).iter().all(|x| (0.0..=1.0).contains(x)));
+    }
+
+    #[test]
     fn a_mixture_lies_between_its_images() {
         let mixed = numbers(&mix_up(&images(), 0.5, &mut rng(1)).unwrap());
         let (plain, size) = (numbers(&images()), 4 * 4 * 3);

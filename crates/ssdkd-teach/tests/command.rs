@@ -304,3 +304,13 @@ fn masks_of_0_and_255_are_refused() {
     write_masks(1);
     check(&teach_small(scratch.path(), &flags), 0, &["mean IoU"]);
 }
+
+#[test]
+fn a_teacher_of_oblong_images_is_trained() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path();
+    write_data(&folder.join("data"));
+    let trained = training(folder, "oblong", &["--epochs", "1", "--input", "3,24,40"]).output().unwrap();
+    check(&trained, 0, &["all images of 32×32 are resized to 24×40"]);
+    assert_eq!(TeacherCard::load(&folder.join("oblong/resnet8.json")).unwrap().input, [3, 24, 40]);
+}

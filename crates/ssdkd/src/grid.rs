@@ -103,6 +103,17 @@ mod tests {
     }
 
     #[test]
+    fn oblong_images_keep_their_shape() {
+        // Each pixel's column.
+        let image = (0..24 * 40).map(|at| (at % 40) as u8).collect::<Vec<_>>();
+        let sheet = sheet(&[vec![&image, &image], vec![&image]], [1, 24, 40]);
+        assert_eq!(sheet.dimensions(), (2 * (80 + 2) + 2, 2 * (48 + 2) + 2));
+        for (x, y, column) in [(2, 2, 0), (2 + 79, 2, 39), (84 + 78, 2 + 47, 39), (2 + 41, 52 + 47, 20)] {
+            assert_eq!(sheet.get_pixel(x, y).0, [column; 3], "{x}, {y}");
+        }
+    }
+
+    #[test]
     fn hundreds_of_rows_and_empty_ones_are_drawn() {
         let image = [7; 12];
         let rows = (0..300).map(|class| if class == 299 { vec![&image[..]] } else { vec![] }).collect::<Vec<_>>();

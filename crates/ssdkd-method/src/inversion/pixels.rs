@@ -137,12 +137,16 @@ impl Inversion for PixelOptimization {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{assert_repeated, device, network, numbers};
+    use crate::fixtures::{assert_repeated, device, network, numbers, oblong_networks};
     use crate::inversion::synthesis::{ImageFormat, TargetRule};
     use crate::modulation::{Modulation, ModulationSettings};
     use ssdkd_nn::CropFlipSettings;
 
     fn synthesize(steps: usize) -> Synthesis {
+        synthesize_for(&network(1), steps)
+    }
+
+    fn synthesize_for(teacher: &Network, steps: usize) -> Synthesis {
         let modulation = Modulation::new(ModulationSettings::OFF, &[]);
         let position = Position { seed: 3, round: 0, distilling_round: None, batch: 0 };
         let batch = BatchSettings {
@@ -154,8 +158,7 @@ mod tests {
         };
         // This teacher's statistics are a formula's, of no image.
         let loss = LossSettings { batch_norm: 0.01, total_variation: 1e-3, l2: 1e-3, ..PixelsSettings::LOSS };
-        let teacher = network(1);
-        let objective = Objective::new(loss, &teacher, None, &modulation);
+        let objective = Objective::new(loss, teacher, None, &modulation);
         let settings = PixelsSettings { beta1: 0.5, ..PixelsSettings::default() };
         PixelOptimization::new(settings, batch, &device()).synthesize(&objective, position).unwrap()
     }
@@ -170,6 +173,14 @@ mod tests {
         };
         assert_eq!(right(&made), 6, "the teacher sees the targets");
         assert!(numbers(&made.images).iter().all(|x| (0.0..=1.0).contains(x)));
+    }
+
+    #[test]
+    fn images_have_the_size_of_an_oblong_teacher() {
+        let [teacher, _] = oblong_networks(1);
+        let [noise, made] = [1, 10].map(|steps| synthesize_for(&teacher, steps));
+        assert_eq!(made.images.dims(), [6, 24, 40, 3]);
+        assert!(made.loss.total < noise.loss.total, "{:?} from {:?}", made.loss, noise.loss);
     }
 
     #[test]

@@ -98,8 +98,10 @@ impl Values {
     /// The same for images whose values have this range, from those for images from 0 to 1.
     #[must_use]
     pub fn in_range(mut self, [low, high]: [f32; 2]) -> Self {
-        self.mean.iter_mut().for_each(|mean| *mean = low + *mean * (high - low));
-        self.std.iter_mut().for_each(|std| *std *= high - low);
+        for (mean, std) in self.mean.iter_mut().zip(&mut self.std) {
+            *mean = low + *mean * (high - low);
+            *std *= high - low;
+        }
         self
     }
 
