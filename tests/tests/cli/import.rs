@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use ssdkd_nn::{Mode, Network, NetworkSpec, Normalization, TeacherCard, weights};
+use ssdkd_nn::{
+    ChannelOrder, Interpolation, Mode, Network, NetworkSpec, Normalization, Preprocessing, Resize, TeacherCard, weights,
+};
 
 use crate::support::{Scratch, workspace};
 
@@ -204,6 +206,40 @@ fn a_size_that_no_generator_makes_is_refused() {
     let scratch = scratch();
     let parts = ["--size 63", "multiple of 4", "60 and 64"];
     scratch.fail("ssdkd", &["import", "gray.safetensors", "--out", "gray.json", "--size", "63"], 2, &parts);
+}
+
+#[test]
+fn flags_put_the_preprocessing_into_the_card() {
+    let scratch = Scratch::new();
+    let weights = std::fs::read(workspace().join("data/teachers/shapes-resnet20.safetensors")).unwrap();
+    scratch.write("whole.safetensors", weights);
+    let flags = ["--channel-order", "bgr", "--range", "0,255", "--resize", "37", "--crop", "32", "--interpolation"];
+    let numbers = ["bicubic", "--mean", "103.5,116.3,123.7", "--std", "57.4,57.1,58.4"];
+    let import = ["import", "whole.safetensors", "--out", "t.json"];
+    let (out, _) = scratch.succeed("ssdkd", &[&import[..], &flags, &numbers].concat());
+    let said = "preprocessing  BGR, values 0 to 255, resized to a short side of 37, then cropped to 32×32 (height × width), bicubic";
+    assert!(out.contains(said), "{out}");
+    let expected = Preprocessing {
+        channels: ChannelOrder::Bgr,
+        range: [0.0, 255.0],
+        resize: Some(Resize::ShortSide(37)),
+        interpolation: Interpolation::Bicubic,
+        crop: Some([32, 32]),
+    };
+    assert_eq!(card(&scratch, "t.json").preprocessing, expected);
+    assert_eq!(card(&scratch, "t.json").mean, [103.5, 116.3, 123.7]);
+}
+
+#[test]
+fn the_crop_is_the_size_where_no_other_is_given() {
+    let scratch = scratch();
+    let size = |more: &[&str]| {
+        let import = ["import", "gray.safetensors", "--out", "gray.json", "--normalization=half", "--force"];
+        scratch.succeed("ssdkd", &[&import[..], more].concat());
+        card(&scratch, "gray.json").input
+    };
+    assert_eq!(size(&["--crop", "64"]), [1, 64, 64]);
+    assert_eq!(size(&["--crop", "64", "--size", "48"]), [1, 48, 48]);
 }
 
 #[test]

@@ -33,10 +33,20 @@ fn color(seed: usize, x: usize, y: usize, channel: usize) -> u8 {
 }
 
 /// Writes a picture as PNG.
-fn write_png(scratch: &Scratch, name: &str, [height, width]: [usize; 2], seed: usize) {
+fn write_png(scratch: &Scratch, name: &str, size: [usize; 2], seed: usize) {
+    write_pixels(scratch, name, size, |x, y, channel| color(seed, x, y, channel));
+}
+
+/// Writes the picture whose pixels are `pixel(x, y, channel)` as PNG.
+fn write_pixels(
+    scratch: &Scratch,
+    name: &str,
+    [height, width]: [usize; 2],
+    pixel: impl Fn(usize, usize, usize) -> u8 + Copy,
+) {
     let mut lines = ZlibEncoder::new(Vec::new(), Compression::default());
     for y in 0..height {
-        let pixels = (0..width).flat_map(|x| (0..3).map(move |channel| color(seed, x, y, channel)));
+        let pixels = (0..width).flat_map(|x| (0..3).map(move |channel| pixel(x, y, channel)));
         // The first byte of a line is its filter: none.
         lines.write_all(&[0].into_iter().chain(pixels).collect::<Vec<u8>>()).expect("memory takes it");
     }
@@ -118,6 +128,46 @@ fn the_same_network_as_onnx_and_pt2_predicts_the_same_logits() {
 }
 
 #[test]
+fn a_network_of_bgr_images_gets_blue_first() {
+    let scratch = Scratch::new();
+    write_png(&scratch, "rgb.png", [24, 32], 1);
+    write_pixels(&scratch, "bgr.png", [24, 32], |x, y, channel| color(1, x, y, 2 - channel));
+    let with = |more: &[&str]| predict(&scratch, &golden("resnet.onnx"), &[more, &NORMALIZATION].concat());
+    let (given, swapped) = (with(&["bgr.png"]), with(&["rgb.png", "--channel-order", "bgr"]));
+    assert_eq!(swapped[0]["logits"], given[0]["logits"]);
+    assert_ne!(swapped[0]["logits"], with(&["rgb.png"])[0]["logits"]);
+}
+
+#[test]
+fn a_network_of_images_to_255_has_a_mean_of_that_scale() {
+    let scratch = Scratch::new();
+    write_png(&scratch, "a.png", [24, 32], 1);
+    let bytes = ["a.png", "--range", "0,255", "--mean", "127.5,127.5,127.5", "--std", "63.75,63.75,63.75"];
+    let expected = predict(&scratch, &golden("resnet.onnx"), &[&["a.png"][..], &NORMALIZATION].concat());
+    let found = predict(&scratch, &golden("resnet.onnx"), &bytes);
+    assert_close(&numbers(&found[0]["logits"]), &numbers(&expected[0]["logits"]));
+}
+
+#[test]
+fn the_crop_of_a_flag_or_a_card_is_the_middle_of_an_image() {
+    let scratch = Scratch::new();
+    write_png(&scratch, "whole.png", [40, 42], 1);
+    write_pixels(&scratch, "middle.png", [24, 32], |x, y, channel| color(1, x + 5, y + 8, channel));
+    let with = |more: &[&str]| predict(&scratch, &golden("resnet.onnx"), &[more, &NORMALIZATION].concat());
+    assert_eq!(with(&["whole.png", "--crop", "24x32"])[0]["logits"], with(&["middle.png"])[0]["logits"]);
+
+    let mut card = TeacherCard::load(&card("shapes-resnet20.json")).unwrap();
+    fs::copy(workspace().join("data/teachers").join(&card.weights), scratch.path(&card.weights)).unwrap();
+    card.input = [3, 24, 32];
+    scratch.write("plain.json", card.to_json());
+    card.preprocessing.crop = Some([24, 32]);
+    scratch.write("crop.json", card.to_json());
+    let [cropped, middle] = [("crop.json", "whole.png"), ("plain.json", "middle.png")]
+        .map(|(card, image)| predict(&scratch, card, &[image]));
+    assert_eq!(cropped[0]["logits"], middle[0]["logits"]);
+}
+
+#[test]
 fn a_run_and_its_exported_student_predict_the_same() {
     let scratch = Scratch::new();
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
@@ -164,7 +214,7 @@ fn a_file_without_a_normalization_needs_a_flag_and_a_card_refuses_one() {
     scratch.fail("ssdkd", &["predict", &golden("resnet.onnx"), "a.png"], 2, &said);
     let path = card("shapes-resnet20.json");
     let flags = ["predict", text(&path), "a.png", "--normalization", "half"];
-    scratch.fail("ssdkd", &flags, 2, &["has a card, which says how images are normalized", "hint: leave out"]);
+    scratch.fail("ssdkd", &flags, 2, &["has a card, which says how images are preprocessed", "hint: leave out"]);
 }
 
 #[test]

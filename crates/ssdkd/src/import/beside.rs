@@ -46,6 +46,6 @@ pub fn find(path: &Path, found: &Identity) -> Result<Beside, StageError> {
         );
         return Err(StageError::other(Code::Integrity, what));
     }
-    let notice = format!("took size, normalization, class names and source from {}; flags go first", place.display());
+    let notice = format!("took size, preprocessing, class names and source from {}; flags go first", place.display());
     Ok(Beside { card: Some(card), notice: Some(notice) })
 }

@@ -43,7 +43,7 @@ pub struct ImportArgs {
     #[arg(long)]
     architecture: Option<ZooArchitecture>,
 
-    /// The size of the images: a side, as in 32, or height and width, as in 160x224 [default: 32, or that of the card beside the file]
+    /// The size of the images: a side, as in 32, or height and width, as in 160x224 [default: the crop's, that of the card beside the file, or 32]
     #[arg(long, value_name = "PIXELS", value_parser = preprocessing::size)]
     size: Option<Size>,
 
@@ -135,7 +135,7 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
 
 /// The card as flags, the card beside the file, and defaults have it; without weights.
 fn card_of(arguments: &ImportArgs, found: &Identity, beside: Option<&TeacherCard>) -> Result<TeacherCard, StageError> {
-    let [height, width] = match (arguments.size, beside) {
+    let [height, width] = match (arguments.size.or(arguments.preprocessing.crop), beside) {
         (Some(Size(size)), _) => size,
         (None, Some(card)) => [card.input[1], card.input[2]],
         (None, None) => [SIZE, SIZE],

@@ -25,7 +25,7 @@ pub struct PreprocessingArgs {
 
     /// The window that is cut out of the middle of image files: its side, as in 224, or height and width, as in 224x288
     #[arg(long, value_name = "PIXELS", value_parser = size)]
-    crop: Option<Size>,
+    pub crop: Option<Size>,
 }
 
 /// Height and width of images. clap takes an array for several values of a flag.
