@@ -404,11 +404,11 @@ mod tests {
     fn masks_of_oblong_images_are_compared_pixel_by_pixel() {
         let spec = ssdkd_nn::NetworkSpec {
             architecture: "fpn-resnet8".parse().unwrap(),
-            names: ssdkd_nn::Names::default(),
             classes: 3,
             input: [3, 24, 40],
             mean: vec![0.5; 3],
             std: vec![0.5; 3],
+            preprocessing: ssdkd_nn::Preprocessing::default(),
         };
         let network = Network::create(&spec, 1, &candle_core::Device::Cpu).unwrap();
         let images = (0..2 * 3 * 24 * 40).map(|at| (at * at / 7 % 256) as u8).collect::<Vec<_>>();

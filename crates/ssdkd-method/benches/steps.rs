@@ -219,7 +219,14 @@ fn convolution(direction: &str, shape: &str, batch: usize, device: &Device) -> R
 
 fn build(architecture: &str, device: &Device) -> Result<Network> {
     let architecture = architecture.parse::<Architecture>().map_err(candle_core::Error::msg)?;
-    let spec = NetworkSpec { architecture, classes: 10, input: [3, 32, 32], mean: vec![0.5; 3], std: vec![0.25; 3], preprocessing: ssdkd_nn::Preprocessing::default() };
+    let spec = NetworkSpec {
+        architecture,
+        classes: 10,
+        input: [3, 32, 32],
+        mean: vec![0.5; 3],
+        std: vec![0.25; 3],
+        preprocessing: ssdkd_nn::Preprocessing::default(),
+    };
     Network::create(&spec, 0, device)
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use ssdkd_nn::{Architecture, Network, NetworkSpec, adopt, identify};
+use ssdkd_nn::{Architecture, Network, NetworkSpec, Preprocessing, adopt, identify};
 
 use crate::formula::{fill, formula, numbers};
 use crate::place::device;
@@ -11,7 +11,14 @@ use crate::place::device;
 type Tensors = BTreeMap<String, Tensor>;
 
 fn spec(architecture: Architecture) -> NetworkSpec {
-    NetworkSpec { architecture, classes: 5, input: [3, 16, 16], mean: vec![0.0; 3], std: vec![1.0; 3] }
+    NetworkSpec {
+        architecture,
+        classes: 5,
+        input: [3, 16, 16],
+        mean: vec![0.0; 3],
+        std: vec![1.0; 3],
+        preprocessing: Preprocessing::default(),
+    }
 }
 
 /// Tensors of a network, on the CPU.
