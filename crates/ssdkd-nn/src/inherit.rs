@@ -102,6 +102,7 @@ mod tests {
             input: [3, 8, 8],
             mean: vec![0.5; 3],
             std: vec![0.25; 3],
+            preprocessing: crate::preprocessing::Preprocessing::default(),
         };
         Network::create(&spec, seed, &Device::Cpu).unwrap()
     }
