@@ -56,6 +56,9 @@ pub struct TeacherCard {
     pub parameters: usize,
     /// Where the model came from.
     pub source: String,
+    /// The license of the model, as it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
 }
 
 /// Where the mean and the standard deviation of a card come from.

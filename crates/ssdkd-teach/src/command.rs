@@ -406,6 +406,7 @@ fn write_teacher(
         digest: blake3::hash(&bytes).to_hex().to_string(),
         parameters: network.store().num_parameters(),
         source: format!("{origin}; {}", score(measured)),
+        license: None,
     };
     write_file(&files.weights, &bytes)?;
     write_file(&files.card, card.to_json().as_bytes())?;

@@ -73,6 +73,7 @@ pub fn export(arguments: &ExportArgs) -> Result<()> {
             context.recipe().run.name,
             context.recipe().run.seed
         ),
+        license: None,
     };
     write_file(&arguments.out.join(STUDENT), &bytes)?;
     write_file(&arguments.out.join("student.json"), card.to_json().as_bytes())?;

@@ -37,6 +37,7 @@ impl Model {
             digest: String::new(),
             parameters: 0,
             source: "a test".into(),
+            license: None,
         };
         let network = Network::create(&card.spec(), 7, &device()).unwrap();
         let bytes = weights::to_safetensors_bytes(&network.store().to_tensors()).unwrap();

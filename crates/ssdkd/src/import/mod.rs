@@ -16,12 +16,16 @@ use clap::Args;
 use ssdkd_context::preflight::{enforce, preflight_teacher};
 use ssdkd_evaluate::SplitChoice;
 use ssdkd_nn::weights::{Choice, Import, WeightsError};
-use ssdkd_nn::{CARD_VERSION, Identity, Network, TeacherCard, ZooArchitecture, adopt, identify, identify_as, weights};
+use ssdkd_nn::{
+    CARD_VERSION, Identity, Network, Preprocessing, TeacherCard, ZooArchitecture, adopt, identify, identify_as, weights,
+};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{CommonArgs, StageError, exit, write_file};
 
 use normalization::{NormalizationArgs, Values};
 use preprocessing::{PreprocessingArgs, Size};
+
+use crate::network_file::{self, About, FromFile, is_network};
 
 /// Images of a card that nobody gave a size for.
 const SIZE: usize = 32;
@@ -29,21 +33,23 @@ const SIZE: usize = 32;
 /// `ssdkd import`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: ssdkd import resnet20.pth --out teacher.json --normalization cifar10 --class-names names.txt"
+    after_help = "Examples:\n  ssdkd import resnet20.pth --out teacher.json --normalization cifar10 --class-names names.txt\n  \
+                  ssdkd import model.pt2 --out teacher.json --size 160\n\n\
+                  tools/export_teacher.py writes a .pt2 of a network of torchvision, timm or Hugging Face."
 )]
 pub struct ImportArgs {
-    /// The weight file: .pth, .th, .pt or .safetensors with a state_dict
+    /// The model: a network (.pt2, .onnx), or weights (.pth, .th, .pt or .safetensors with a state_dict)
     file: PathBuf,
 
     /// The card to write (.json); the weights go beside it
     #[arg(long, value_name = "CARD")]
     out: PathBuf,
 
-    /// The architecture [default: identified from the tensors]
+    /// The architecture of weights [default: identified from the tensors]
     #[arg(long)]
     architecture: Option<ZooArchitecture>,
 
-    /// The size of the images: a side, as in 32, or height and width, as in 160x224 [default: the crop's, that of the card beside the file, or 32]
+    /// The size of the images: a side, as in 32, or height and width, as in 160x224 [default: the crop's, that of the network or of the card beside the weights, or 32]
     #[arg(long, value_name = "PIXELS", value_parser = preprocessing::size)]
     size: Option<Size>,
 
@@ -64,6 +70,10 @@ pub struct ImportArgs {
     /// The split of --data
     #[arg(long, value_name = "SPLIT", value_enum, default_value_t, requires = "data")]
     split: SplitChoice,
+
+    /// The output of a network that has several, from 0
+    #[arg(long, value_name = "N")]
+    output: Option<usize>,
 
     /// The entry of the file that holds the weights, such as state_dict_ema or checkpoint.model [default: found by itself]
     #[arg(long)]
@@ -93,19 +103,11 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
     if weights_path == arguments.out {
         return Err(StageError::Usage("--out names the card: let it end in .json".into()).into());
     }
-    let choice = Choice { key: arguments.key.as_deref(), prefix: arguments.prefix.as_deref() };
-    let imported = weights::import(path, &choice).map_err(weights_error)?;
     let damaged =
         |reason: String| StageError::other(Code::Integrity, format!("{} cannot be imported: {reason}", path.display()));
-    let taken = report::taken(path, &imported);
-    let Import { tensors, notices: read, .. } = imported;
-    let adopted = adopt(tensors).map_err(|error| damaged(error.to_string()))?;
-    let (tensors, mut notices) = (adopted.tensors, adopted.notices);
-    let found = identity(arguments.architecture, &tensors).map_err(|reason| damaged(with_choices(reason, &read)))?;
-    let beside = beside::find(path, &found)?;
-    notices.extend(beside.notice);
-
-    let mut card = card_of(arguments, &found, beside.card.as_ref())?;
+    let Found { identity, tensors, known, taken, notices } =
+        if is_network(path)? { network(arguments)? } else { state_dict(arguments)? };
+    let mut card = card_of(arguments, &identity, known)?;
     card.weights = file_name(&weights_path);
     let network =
         Network::load(&card.spec(), tensors.clone(), &Device::Cpu).map_err(|error| damaged(error.to_string()))?;
@@ -133,25 +135,102 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
     Ok(exit::print(&exit::plain(&text))?)
 }
 
-/// The card as flags, the card beside the file, and defaults have it; without weights.
-fn card_of(arguments: &ImportArgs, found: &Identity, beside: Option<&TeacherCard>) -> Result<TeacherCard, StageError> {
-    let [height, width] = match (arguments.size.or(arguments.preprocessing.crop), beside) {
-        (Some(Size(size)), _) => size,
-        (None, Some(card)) => [card.input[1], card.input[2]],
-        (None, None) => [SIZE, SIZE],
-    };
-    let known = beside.map(|card| card.preprocessing).unwrap_or_default();
-    let preprocessing = arguments.preprocessing.applied_to(known, found.channels)?;
+/// A model in a file, and all that is known of it without the flags.
+struct Found {
+    identity: Identity,
+    tensors: BTreeMap<String, Tensor>,
+    known: Known,
+    /// What was taken of the file.
+    taken: Vec<report::Line>,
+    /// What was changed.
+    notices: Vec<String>,
+}
+
+/// What the file of a network, or the card beside weights, says.
+#[derive(Default)]
+struct Known {
+    size: Option<[usize; 2]>,
+    values: Option<Values>,
+    preprocessing: Preprocessing,
+    class_names: Vec<String>,
+    source: Option<String>,
+    license: Option<String>,
+}
+
+/// Reads a network from a `.pt2` or ONNX file.
+fn network(arguments: &ImportArgs) -> Result<Found, StageError> {
+    let path = &arguments.file;
+    for (flag, is_given) in [
+        ("--architecture", arguments.architecture.is_some()),
+        ("--key", arguments.key.is_some()),
+        ("--prefix", arguments.prefix.is_some()),
+    ] {
+        if is_given {
+            return Err(StageError::Usage(format!(
+                "{flag} is for weights, and {} holds a network\nhint: leave {flag} out",
+                path.display()
+            )));
+        }
+    }
+    let size = arguments.size.or(arguments.preprocessing.crop).map(|Size(size)| size);
+    let file = network_file::load(path, arguments.output, size)?;
+    file.check_teacher(path)?;
+    let taken = report::taken_network(path, &file)?;
+    let FromFile { identity, size, tensors, about, notices, .. } = file;
+    let About { values, preprocessing, class_names, source, license } = about;
+    let known = Known { size: Some(size), values, preprocessing, class_names, source, license };
+    Ok(Found { identity, tensors, known, taken, notices })
+}
+
+/// Reads weights, and identifies their network.
+fn state_dict(arguments: &ImportArgs) -> Result<Found, StageError> {
+    let path = &arguments.file;
+    if arguments.output.is_some() {
+        let what = format!("--output is for networks, and {} holds weights\nhint: leave --output out", path.display());
+        return Err(StageError::Usage(what));
+    }
+    let choice = Choice { key: arguments.key.as_deref(), prefix: arguments.prefix.as_deref() };
+    let imported = weights::import(path, &choice).map_err(weights_error)?;
+    let damaged =
+        |reason: String| StageError::other(Code::Integrity, format!("{} cannot be imported: {reason}", path.display()));
+    let taken = report::taken(path, &imported);
+    let Import { tensors, notices: read, .. } = imported;
+    let adopted = adopt(tensors).map_err(|error| damaged(error.to_string()))?;
+    let (tensors, mut notices) = (adopted.tensors, adopted.notices);
+    let identity = identify_tensors(arguments.architecture, &tensors);
+    let identity = identity.map_err(|reason| damaged(with_choices(reason, &read)))?;
+    let beside = beside::find(path, &identity)?;
+    notices.extend(beside.notice);
+    let known = beside.card.map(Known::of_card).unwrap_or_default();
+    Ok(Found { identity, tensors, known, taken, notices })
+}
+
+impl Known {
+    fn of_card(card: TeacherCard) -> Self {
+        Self {
+            size: Some([card.input[1], card.input[2]]),
+            values: Some(Values::of(&card)),
+            preprocessing: card.preprocessing,
+            class_names: card.names_of_classes().to_vec(),
+            source: Some(card.source),
+            license: card.license,
+        }
+    }
+}
+
+/// The card as flags, what is known, and defaults have it; without weights.
+fn card_of(arguments: &ImportArgs, found: &Identity, known: Known) -> Result<TeacherCard, StageError> {
+    let given_size = arguments.size.or(arguments.preprocessing.crop).map(|Size(size)| size);
+    let [height, width] = given_size.or(known.size).unwrap_or([SIZE, SIZE]);
+    let preprocessing = arguments.preprocessing.applied_to(known.preprocessing, found.channels)?;
     let given = arguments.normalization.values(found.channels, &preprocessing)?;
-    let kept = || beside.map(Values::of);
     let assumed = || Values::assumed(found.channels).in_range(preprocessing.range);
-    let Values { mean, std, source } = given.or_else(kept).unwrap_or_else(assumed);
-    let class_names = match (&arguments.class_names, beside) {
-        (Some(names), _) => class_names::read(names, found.classes)?,
-        (None, Some(card)) => card.names_of_classes().to_vec(),
-        (None, None) => Vec::new(),
+    let Values { mean, std, source } = given.or(known.values).unwrap_or_else(assumed);
+    let class_names = match &arguments.class_names {
+        Some(names) => class_names::read(names, found.classes)?,
+        None => known.class_names,
     };
-    let source_text = arguments.source.clone().or_else(|| beside.map(|card| card.source.clone()));
+    let source_text = arguments.source.clone().or(known.source);
     Ok(TeacherCard {
         card_version: CARD_VERSION,
         architecture: found.architecture.clone(),
@@ -167,10 +246,14 @@ fn card_of(arguments: &ImportArgs, found: &Identity, beside: Option<&TeacherCard
         digest: String::new(),
         parameters: 0,
         source: source_text.unwrap_or_else(|| format!("imported from {}", file_name(&arguments.file))),
+        license: known.license,
     })
 }
 
-fn identity(architecture: Option<ZooArchitecture>, tensors: &BTreeMap<String, Tensor>) -> Result<Identity, String> {
+fn identify_tensors(
+    architecture: Option<ZooArchitecture>,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<Identity, String> {
     let shapes = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
     match architecture {
         Some(architecture) => identify_as(architecture, &shapes),

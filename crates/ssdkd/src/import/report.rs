@@ -1,17 +1,21 @@
 //! What `import` prints: one fact a line.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use ssdkd_evaluate::fit_of;
+use ssdkd_graph::Graph;
 use ssdkd_nn::weights::Import;
 use ssdkd_nn::{ChannelOrder, Interpolation, Normalization, Preprocessing, TeacherCard};
+use ssdkd_stage::StageError;
 
 use super::measure::Measured;
 use super::normalization::listed;
+use crate::network_file::{FromFile, format_name};
 
 /// A word, and what is said under it.
-type Line = (&'static str, String);
+pub type Line = (&'static str, String);
 
 /// Class names, entries and tensors that are printed.
 const FEW: usize = 6;
@@ -34,6 +38,24 @@ pub fn taken(path: &Path, imported: &Import) -> Vec<Line> {
         lines.push(("left out", format!("{}: not part of a network", few(&imported.dropped))));
     }
     lines
+}
+
+/// Says what was taken from the file of a network.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn taken_network(path: &Path, file: &FromFile) -> Result<Vec<Line>, StageError> {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for node in file.identity.architecture.graph().map(Graph::nodes).unwrap_or_default().iter().skip(1) {
+        *counts.entry(node.op.kind()).or_default() += 1;
+    }
+    let norms = counts.get("batch_norm").copied().unwrap_or(0);
+    let operations = counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>().join(", ");
+    Ok(vec![
+        ("file", format!("{} ({})", path.display(), format_name(path)?)),
+        ("operations", operations),
+        ("batch norms", norms.to_string()),
+    ])
 }
 
 /// Names what the file holds beside networks; `None` if there is nothing.
@@ -62,6 +84,10 @@ pub fn text(
     lines.extend([
         ("architecture", card.architecture.to_string()),
         ("parameters", card.parameters.to_string()),
+        (
+            "multiply-adds",
+            card.spec().multiply_adds().map_or_else(|error| error.to_string(), |count| count.to_string()),
+        ),
         ("classes", card.classes.to_string()),
         ("class names", names(card)),
         (
@@ -74,6 +100,7 @@ pub fn text(
         ("preprocessing", preprocessing(card)),
         ("source", card.source.clone()),
     ]);
+    lines.extend(card.license.iter().map(|license| ("license", license.clone())));
     lines.extend(measured.map(Measured::lines).unwrap_or_default());
     lines.push(("card", path.display().to_string()));
     lines.push(("next", format!("ssdkd-evaluate {} --data DATA", path.display())));

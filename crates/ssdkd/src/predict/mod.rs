@@ -1,6 +1,5 @@
 //! `ssdkd predict`: what a model says of images.
 
-mod graph;
 mod masks;
 mod model;
 mod scores;

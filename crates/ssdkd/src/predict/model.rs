@@ -1,4 +1,4 @@
-//! The model of a prediction: a network of the model zoo, or a graph from a file.
+//! The model of a prediction: one with a card, the student of a run, or a network's file.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -8,13 +8,14 @@ use candle_core::{Device, Tensor};
 use ssdkd_context::Context;
 use ssdkd_data::Fit;
 use ssdkd_evaluate::{fit_of, load_card};
-use ssdkd_nn::{Network, Task};
+use ssdkd_nn::{Identity, Network, NetworkSpec, Task};
+use ssdkd_stage::exit::Code;
 use ssdkd_stage::{RunArgs, RunFolder, StageError, exit};
 
 use super::PredictArgs;
-use super::graph::{self, GraphModel};
 use crate::current::count_only_current;
-use crate::network_file::is_network;
+use crate::import::normalization::Values;
+use crate::network_file::{self, is_network};
 
 /// Pixels in one forward pass: bounds the memory.
 const PIXELS: usize = 256 * 32 * 32;
@@ -32,15 +33,9 @@ pub enum Kind {
     Segmentation([usize; 2]),
 }
 
-/// The network itself.
-enum Body {
-    Zoo(Rc<Network>),
-    Graph(Box<GraphModel>),
-}
-
 /// A model that predicts.
 pub struct Model {
-    body: Body,
+    network: Rc<Network>,
     fit: Fit,
     class_names: Vec<String>,
 }
@@ -53,9 +48,7 @@ pub fn load(arguments: &PredictArgs, threads: usize, device: &Device) -> Result<
     let path = &arguments.model;
     let is_card = path.extension().is_some_and(|ending| ending == "json");
     if !path.is_dir() && !is_card && is_network(path)? {
-        let (graph, class_names) = graph::load(arguments, device)?;
-        let fit = fit_of(graph.preprocessing(), graph.input());
-        return Ok(Model { body: Body::Graph(Box::new(graph)), fit, class_names });
+        return from_file(arguments, device);
     }
     if arguments.normalization.is_given() || arguments.preprocessing.is_given() || arguments.output.is_some() {
         return Err(StageError::Usage(format!(
@@ -80,13 +73,44 @@ pub fn load(arguments: &PredictArgs, threads: usize, device: &Device) -> Result<
     Err(StageError::Missing { what: "a model".into(), path: card, hint }.into())
 }
 
+/// A network from an `.onnx` or `.pt2` file.
+fn from_file(arguments: &PredictArgs, device: &Device) -> Result<Model> {
+    let path = &arguments.model;
+    let file = network_file::load(path, arguments.output, None)?;
+    for notice in &file.notices {
+        tracing::warn!("{}", exit::plain(notice));
+    }
+    let Identity { architecture, classes, channels } = file.identity;
+    let preprocessing = arguments.preprocessing.applied_to(file.about.preprocessing, channels)?;
+    let values = arguments.normalization.values(channels, &preprocessing)?.or(file.about.values);
+    let Some(Values { mean, std, .. }) = values else {
+        return Err(StageError::Usage(format!(
+            "{} does not say how images are normalized\n\
+             hint: add --normalization imagenet, cifar10, cifar100, half or none, or --mean and --std",
+            path.display()
+        ))
+        .into());
+    };
+    let [height, width] = file.size;
+    let input = [channels, height, width];
+    let fit = fit_of(&preprocessing, input);
+    let spec = NetworkSpec { architecture, classes, input, mean, std, preprocessing };
+    let network = Network::load(&spec, file.tensors, device)
+        .map_err(|error| StageError::other(Code::Integrity, format!("{} cannot be used: {error}", path.display())))?;
+    let class_names = match file.about.class_names {
+        names if names.is_empty() => (0..classes).map(|class| class.to_string()).collect(),
+        names => names,
+    };
+    Ok(Model { network: Rc::new(network.frozen()), fit, class_names })
+}
+
 fn from_card(path: &Path, device: &Device) -> Result<Model> {
     let (card, network) = load_card(path, device)?;
     if let Some(warning) = card.warning(path) {
         tracing::warn!("{}", exit::plain(&warning));
     }
     let fit = fit_of(&card.preprocessing, card.input);
-    Ok(Model { body: Body::Zoo(Rc::new(network)), fit, class_names: card.class_labels() })
+    Ok(Model { network: Rc::new(network), fit, class_names: card.class_labels() })
 }
 
 /// The last student of a run.
@@ -102,7 +126,7 @@ fn from_run(arguments: &PredictArgs, threads: usize) -> Result<Model> {
     tracing::info!("the student of round {round}");
     let card = context.teacher_card();
     let (fit, class_names) = (fit_of(&card.preprocessing, card.input), card.class_labels());
-    Ok(Model { body: Body::Zoo(context.student_after(round)?), fit, class_names })
+    Ok(Model { network: context.student_after(round)?, fit, class_names })
 }
 
 impl Model {
@@ -113,20 +137,14 @@ impl Model {
 
     /// Channels, height and width of its images.
     fn input(&self) -> [usize; 3] {
-        match &self.body {
-            Body::Zoo(network) => network.spec().input,
-            Body::Graph(graph) => graph.input(),
-        }
+        self.network.spec().input
     }
 
     /// What it predicts.
     pub fn kind(&self) -> Kind {
-        match &self.body {
-            Body::Zoo(network) => match (network.spec().architecture.task(), network.spec().input) {
-                (Task::Images, _) => Kind::Classifier,
-                (Task::Pixels, [_, height, width]) => Kind::Segmentation([height, width]),
-            },
-            Body::Graph(graph) => graph.kind(),
+        match (self.network.spec().architecture.task(), self.input()) {
+            (Task::Images, _) => Kind::Classifier,
+            (Task::Pixels, [_, height, width]) => Kind::Segmentation([height, width]),
         }
     }
 
@@ -160,10 +178,6 @@ impl Model {
             }
         }
         let batch = Tensor::from_vec(batch, (images.len(), height, width, channels), device)?;
-        let logits = match &self.body {
-            Body::Zoo(network) => network.logits(&batch)?,
-            Body::Graph(graph) => graph.logits(batch)?,
-        };
-        Ok(logits.flatten_all()?.to_vec1()?)
+        Ok(self.network.logits(&batch)?.flatten_all()?.to_vec1()?)
     }
 }

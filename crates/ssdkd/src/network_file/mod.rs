@@ -1,8 +1,13 @@
 //! Files that hold a whole network: `.pt2` and ONNX.
 
+mod about;
+mod load;
+
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
+pub use about::About;
+pub use load::{FromFile, load};
 use ssdkd_graph::ReadError;
 use ssdkd_stage::StageError;
 use ssdkd_stage::exit::Code;
