@@ -45,35 +45,48 @@ def statistics(x):
     return x.mean((0, 1, 2)), x.var((0, 1, 2), unbiased=False)
 
 
-def bn_loss(layers, averages, momentum):
+def rms(x):
+    return x.pow(2).mean().sqrt()
+
+
+def bn_loss(layers, averages, momentum, relative=False):
     loss = 0.0
     for i, x in enumerate(layers):
         mean, variance = statistics(x)
         if averages is not None:
             mean = (1 - momentum) * mean + momentum * averages[i][0]
             variance = (1 - momentum) * variance + momentum * averages[i][1]
-        loss = loss + torch.norm(mean - running[i][0]) + torch.norm(variance - running[i][1])
+        if relative:
+            alive = running[i][1].clone()
+            alive[0] *= 1e-5  # a dead channel
+            unit = alive.maximum(0.01 * alive.mean())
+            term = rms((mean - running[i][0]) / unit.sqrt()) + rms((variance - alive) / unit)
+            loss = loss + term / len(layers)
+        else:
+            loss = loss + torch.norm(mean - running[i][0]) + torch.norm(variance - running[i][1])
     return loss
 
 
-first = [x.clone().requires_grad_() for x in inputs]
-loss = bn_loss(first, None, 0.9)
-loss.backward()
-keep("bn.first.loss", loss)
-for i, x in enumerate(first):
-    keep(f"bn.first.grad.{i}", x.grad)
+for name, relative in [("bn", False), ("bn.relative", True)]:
+    first = [x.clone().requires_grad_() for x in inputs]
+    loss = bn_loss(first, None, 0.9, relative)
+    loss.backward()
+    keep(f"{name}.first.loss", loss)
+    for i, x in enumerate(first):
+        keep(f"{name}.first.grad.{i}", x.grad)
 
-averages = [tuple(s.detach() for s in statistics(x)) for x in inputs]
-second = [(x * 0.5 + 0.25).requires_grad_() for x in inputs]
-loss = bn_loss(second, averages, 0.9)
-loss.backward()
-keep("bn.second.loss", loss)
-for i, x in enumerate(second):
-    keep(f"bn.second.grad.{i}", x.grad)
-averages = [
-    tuple(0.9 * a + 0.1 * s.detach() for a, s in zip(average, statistics(x))) for average, x in zip(averages, second)
-]
-keep("bn.third.loss", bn_loss(inputs, averages, 0.9))
+    averages = [tuple(s.detach() for s in statistics(x)) for x in inputs]
+    second = [(x * 0.5 + 0.25).requires_grad_() for x in inputs]
+    loss = bn_loss(second, averages, 0.9, relative)
+    loss.backward()
+    keep(f"{name}.second.loss", loss)
+    for i, x in enumerate(second):
+        keep(f"{name}.second.grad.{i}", x.grad)
+    averages = [
+        tuple(0.9 * a + 0.1 * s.detach() for a, s in zip(average, statistics(x)))
+        for average, x in zip(averages, second)
+    ]
+    keep(f"{name}.third.loss", bn_loss(inputs, averages, 0.9, relative))
 
 # --- φ, task, balance and adversarial terms over logits ---------------------------------------------------------------
 

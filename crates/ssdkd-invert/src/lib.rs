@@ -25,7 +25,7 @@ const GENERATOR: &str = "generator.safetensors";
 pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let distilling_round = context.recipe().distilling_round(round);
     let settings = context.recipe().invert.relevant(distilling_round);
-    let mut plan = Plan::new(STAGE, VERSION, round, json!({ "invert": settings })).reads_teacher();
+    let mut plan = Plan::new(STAGE, VERSION, round, json!({ "invert": settings.fingerprint() })).reads_teacher();
     if let Some(previous) = round.checked_sub(1) {
         plan = plan.reads(STAGE, previous);
         if settings.phi.diversity != Diversity::Off {

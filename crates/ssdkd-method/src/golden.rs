@@ -7,14 +7,21 @@ use ssdkd_ops::Value;
 
 use crate::distillation::{disagreement, distillation_loss};
 use crate::fixtures::{Golden, assert_repeated, formula, numbers};
-use crate::inversion::BatchNormMomentum;
 use crate::inversion::batch_norm::statistics;
 use crate::inversion::loss::{adversarial_loss, class_loss};
+use crate::inversion::{BatchNormForm, BatchNormMomentum};
 use crate::modulation::{Diversity, Modulation, ModulationSettings};
 
-fn taps(layers: &[Value]) -> Vec<Tap> {
+/// The taps of two layers. In the relative form the first channel of each is dead.
+fn taps(layers: &[Value], form: BatchNormForm) -> Vec<Tap> {
     let running = [(3, 4, 2), (5, 6, 5)].map(|(mean, variance, channels)| {
-        (formula(mean, &[channels], 1.0), (formula(variance, &[channels], 1.0) + 1.5).unwrap())
+        let variance = (formula(variance, &[channels], 1.0) + 1.5).unwrap();
+        let mut alive = vec![1.0_f32; channels];
+        if form == BatchNormForm::Relative {
+            alive[0] = 1e-5;
+        }
+        let alive = Tensor::from_vec(alive, channels, variance.device()).unwrap();
+        (formula(mean, &[channels], 1.0), (variance * alive).unwrap())
     });
     let tap = |(x, (running_mean, running_variance))| {
         let (mean, variance) = ops::channel_moments(x).unwrap();
@@ -25,32 +32,38 @@ fn taps(layers: &[Value]) -> Vec<Tap> {
 
 #[test]
 fn batch_norm_statistics_with_and_without_momentum() {
+    check_batch_norm("bn", BatchNormForm::Absolute);
+    check_batch_norm("bn.relative", BatchNormForm::Relative);
+}
+
+#[track_caller]
+fn check_batch_norm(prefix: &str, form: BatchNormForm) {
     let golden = Golden::load();
     let inputs = [formula(1, &[3, 4, 4, 2], 1.0), formula(2, &[3, 2, 2, 5], 2.0)];
     let halves = inputs.clone().map(|x| ((x * 0.5).unwrap() + 0.25).unwrap());
-    let mut momentum = BatchNormMomentum::new(0.9);
+    let mut momentum = BatchNormMomentum::new(form, 0.9);
     for (name, layers) in [("first", &inputs), ("second", &halves)] {
-        let taps = taps(&layers.each_ref().map(Value::leaf));
+        let taps = taps(&layers.each_ref().map(Value::leaf), form);
         let loss = momentum.loss(&taps).unwrap();
-        golden.check(&format!("bn.{name}.loss"), &[loss.scalar().unwrap()], 1e-6);
+        golden.check(&format!("{prefix}.{name}.loss"), &[loss.scalar().unwrap()], 1e-6);
         let gradients = loss.backward().unwrap();
         for (index, layer) in layers.iter().enumerate() {
-            golden.check(&format!("bn.{name}.grad.{index}"), &numbers(gradients.get(layer).unwrap()), 1e-5);
+            golden.check(&format!("{prefix}.{name}.grad.{index}"), &numbers(gradients.get(layer).unwrap()), 1e-5);
         }
         momentum.update(taps.iter().map(statistics).collect()).unwrap();
     }
-    let third = taps(&inputs.each_ref().map(Value::leaf));
-    golden.check("bn.third.loss", &[momentum.loss(&third).unwrap().scalar().unwrap()], 1e-6);
+    let third = taps(&inputs.each_ref().map(Value::leaf), form);
+    golden.check(&format!("{prefix}.third.loss"), &[momentum.loss(&third).unwrap().scalar().unwrap()], 1e-6);
 
     // Restored averages are the same averages; rate 0 has none.
-    let mut restored = BatchNormMomentum::new(0.9);
+    let mut restored = BatchNormMomentum::new(form, 0.9);
     restored.load_state(&momentum.state_tensors()).unwrap();
     let loss = |momentum: &BatchNormMomentum| [momentum.loss(&third).unwrap().scalar().unwrap()];
     assert_repeated("loss of the restored averages", &loss(&restored), &loss(&momentum));
-    let mut without = BatchNormMomentum::new(0.0);
+    let mut without = BatchNormMomentum::new(form, 0.0);
     without.update(third.iter().map(statistics).collect()).unwrap();
     assert!(without.state_tensors().is_empty());
-    golden.check("bn.first.loss", &[without.loss(&third).unwrap().scalar().unwrap()], 1e-6);
+    golden.check(&format!("{prefix}.first.loss"), &[without.loss(&third).unwrap().scalar().unwrap()], 1e-6);
     let error = momentum.loss(&third[..1]).err().unwrap();
     assert!(error.to_string().contains("another teacher"), "{error}");
 }

@@ -58,8 +58,8 @@ pub use diagnostics::{Diagnostics, diagnose};
 pub use distillation::{DistillSettings, Distiller, OptimizerKind, StepReport};
 pub use health::FailedCheck;
 pub use inversion::{
-    BatchNormMomentum, Discrepancy, ImageFormat, Inversion, InvertSettings, LossSettings, Objective, Position,
-    Strategy, StrategyName, Synthesis, TargetRule, Term,
+    BatchNormForm, BatchNormMomentum, Discrepancy, ImageFormat, Inversion, InvertSettings, LossSettings, Objective,
+    Position, Strategy, StrategyName, Synthesis, TargetRule, Term,
 };
 pub use modulation::{Diversity, Factors, Modulation, ModulationSettings};
 pub use passes::Labelled;

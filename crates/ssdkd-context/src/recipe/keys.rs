@@ -225,7 +225,7 @@ mod tests {
         let at = paths.iter().position(|path| *path == "invert").unwrap();
         assert_eq!(paths[at..at + 6], of_invert);
         let keys = sections[at + 5].keys.iter().map(|key| key.path.rsplit('.').next().unwrap()).collect::<Vec<_>>();
-        assert_eq!(keys[6..], ["adversarial_mask", "batch_norm_momentum", "total_variation", "l2", "contrastive"]);
+        assert_eq!(keys[7..], ["adversarial_mask", "batch_norm_momentum", "total_variation", "l2", "contrastive"]);
     }
 
     #[test]

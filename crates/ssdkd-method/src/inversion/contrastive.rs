@@ -191,7 +191,7 @@ impl Inversion for ContrastiveInversion {
         let latents = Var::from_tensor(&batch.latents(settings.latent_size, position, 0, &self.device)?)?;
         let mut generator_adam = Adam::new(weights.parameters(), settings.beta1, settings.beta2, 0.0)?;
         let mut latent_adam = Adam::new(vec![("z".into(), latents.clone())], settings.beta1, settings.beta2, 0.0)?;
-        let averages = BatchNormMomentum::new(0.0);
+        let averages = BatchNormMomentum::new(objective.loss.batch_norm_form, 0.0);
 
         let mut best: Option<(Tensor, Tensor, Loss)> = None;
         for step in 0..batch.steps {

@@ -128,6 +128,7 @@ const BATCH_NORM: &str = "batch_norm.";
 mod tests {
     use super::*;
     use crate::fixtures::{device, network, numbers};
+    use crate::inversion::loss_settings::LossSettings;
 
     fn position(round: u32, distilling_round: Option<u32>, batch: u32) -> Position {
         Position { seed: 9, round, distilling_round, batch }
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_first_layer_is_re_initialized_once() {
-        let (sizes, averages) = (Sizes { inputs: 8, width: 4 }, BatchNormMomentum::new(0.0));
+        let (sizes, averages) = (Sizes { inputs: 8, width: 4 }, BatchNormMomentum::of(&LossSettings::NONE));
         let generator = TrainedGenerator::new(sizes, (0.5, 0.999), averages, &network(1), 9, &device()).unwrap();
         let once = ResetSchedule { round: 2, every: 0 };
         let tensors = || generator.store.deep_clone().unwrap().to_tensors();

@@ -3,7 +3,7 @@
 //! Per image x, with teacher logits t = f_t(x), student logits s = f_s(x) and target label y:
 //!
 //! ```text
-//! batch_norm      = Σ_l ‖μ_l(x) − μ_run,l‖₂ + ‖σ²_l(x) − σ²_run,l‖₂                                              [R][C]
+//! batch_norm      = Σ_l ‖μ_l(x) − μ_run,l‖₂ + ‖σ²_l(x) − σ²_run,l‖₂, or relative to deviations                    [R][C]
 //! class           = mean_i φ(x_i) · CE(t_i, y_i)                                                                    [R]
 //! balance         = Σ_c p̄_c ln p̄_c            p̄: batch mean of softmax(t)                                  [C: DAFL][O]
 //! activation      = − mean |penultimate features of the teacher|                                              [C: DAFL]

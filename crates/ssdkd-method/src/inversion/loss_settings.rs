@@ -50,6 +50,8 @@ settings_with_defaults! {
         /// Factor of the batch-norm term: the distance between batch statistics and the teacher's running statistics \[O: 1\] \[C: 10\].
         #[schemars(range(min = 0.0))]
         pub batch_norm: f64,
+        /// What the batch-norm term measures distances in.
+        pub batch_norm_form: BatchNormForm,
         /// Factor of the class term: cross-entropy with the target classes, weighted by φ \[O: 0.5\] \[C: 0.4 or 0.5\].
         #[schemars(range(min = 0.0))]
         pub class: f64,
@@ -82,6 +84,16 @@ settings_with_defaults! {
     }
 }
 
+/// What the batch-norm term measures distances in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchNormForm {
+    /// The teacher's activations, summed over layers \[R\]\[C\]. The factor depends on the teacher.
+    Absolute,
+    /// Deviations of the teacher's channels, as a mean over channels and layers \[O\]. The factor is the same for any teacher.
+    Relative,
+}
+
 /// What two networks disagree in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -96,6 +108,7 @@ impl LossSettings {
     /// No term.
     pub const NONE: Self = Self {
         batch_norm: 0.0,
+        batch_norm_form: BatchNormForm::Absolute,
         class: 0.0,
         balance: 0.0,
         activation: 0.0,

@@ -97,14 +97,13 @@ impl MetaGenerator {
     pub fn new(
         settings: MetaSettings,
         batch: BatchSettings,
-        batch_norm_momentum: f64,
+        averages: BatchNormMomentum,
         teacher: &Network,
         seed: u64,
         device: &Device,
     ) -> Result<Self> {
         let sizes = Sizes { inputs: settings.latent_size, width: settings.width };
         let betas = (settings.beta1, settings.beta2);
-        let averages = BatchNormMomentum::new(batch_norm_momentum);
         let generator = TrainedGenerator::new(sizes, betas, averages, teacher, seed, device)?;
         Ok(Self { settings, batch, generator })
     }
@@ -205,7 +204,8 @@ mod tests {
         let modulation =
             Modulation::new(ModulationSettings { diversity: Diversity::Share, gamma: 1.0 }, &[5, 0, 12, 3]);
         let objective = Objective::new(loss, &teacher, Some(&student), &modulation);
-        let mut meta = MetaGenerator::new(settings, batch, 0.9, &teacher, 0, &device()).unwrap();
+        let mut meta =
+            MetaGenerator::new(settings, batch, BatchNormMomentum::of(&loss), &teacher, 0, &device()).unwrap();
         fill(&meta.generator.store, 3);
         let position = Position { seed: 0, round: 0, distilling_round: Some(0), batch: 0 };
         for batch in 0..2 {

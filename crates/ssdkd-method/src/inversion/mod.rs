@@ -30,19 +30,19 @@ use ssdkd_nn::Network;
 
 pub use batch_norm::BatchNormMomentum;
 pub use loss::{Evaluated, Loss, Objective, Term, Terms};
-pub use loss_settings::{Discrepancy, LossSettings};
+pub use loss_settings::{BatchNormForm, Discrepancy, LossSettings};
 pub use settings::{InvertSettings, Strategy, StrategyName, strategies_of};
 pub use synthesis::{BatchSettings, ImageFormat, Inversion, Position, Synthesis, TargetRule};
 
 /// Starts the strategy of `settings` for a teacher's images; what is drawn is a function of `seed`.
 pub fn start(settings: &InvertSettings, teacher: &Network, seed: u64, device: &Device) -> Result<Box<dyn Inversion>> {
     settings.check_teacher(&teacher.spec().architecture).map_err(candle_core::Error::msg)?;
-    let (batch, momentum) = (settings.batch_settings(), settings.loss.batch_norm_momentum);
+    let (batch, averages) = (settings.batch_settings(), BatchNormMomentum::of(&settings.loss));
     Ok(match settings.strategy.clone() {
         Strategy::Persistent(own) => {
-            Box::new(persistent::PersistentGenerator::new(own, batch, momentum, teacher, seed, device)?)
+            Box::new(persistent::PersistentGenerator::new(own, batch, averages, teacher, seed, device)?)
         }
-        Strategy::Meta(own) => Box::new(meta::MetaGenerator::new(own, batch, momentum, teacher, seed, device)?),
+        Strategy::Meta(own) => Box::new(meta::MetaGenerator::new(own, batch, averages, teacher, seed, device)?),
         Strategy::Pixels(own) => Box::new(pixels::PixelOptimization::new(own, batch, device)),
         Strategy::Contrastive(own) => {
             Box::new(contrastive::ContrastiveInversion::new(own, batch, teacher, seed, device)?)

@@ -99,7 +99,7 @@ impl PersistentGenerator {
     pub fn new(
         settings: PersistentSettings,
         batch: BatchSettings,
-        batch_norm_momentum: f64,
+        averages: BatchNormMomentum,
         teacher: &Network,
         seed: u64,
         device: &Device,
@@ -110,7 +110,6 @@ impl PersistentGenerator {
         };
         let sizes = Sizes { inputs: settings.latent_size + embeddings, width: settings.width };
         let betas = (settings.beta1, settings.beta2);
-        let averages = BatchNormMomentum::new(batch_norm_momentum);
         let generator = TrainedGenerator::new(sizes, betas, averages, teacher, seed, device)?;
         Ok(Self { settings, batch, generator })
     }
@@ -211,7 +210,8 @@ mod tests {
         let settings = PersistentSettings { latent_size: 8, width: 4, ..settings };
         let (image_format, views) = (ImageFormat::U8, CropFlipSettings::OFF);
         let batch = BatchSettings { batch, steps: 1, targets, image_format, views };
-        PersistentGenerator::new(settings, batch, 0.0, &network(1), 0, &device()).unwrap()
+        let averages = BatchNormMomentum::of(&PersistentSettings::LOSS);
+        PersistentGenerator::new(settings, batch, averages, &network(1), 0, &device()).unwrap()
     }
 
     #[track_caller]

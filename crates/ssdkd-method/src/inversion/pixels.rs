@@ -77,7 +77,7 @@ impl PixelOptimization {
     ) -> Result<(Tensor, Loss)> {
         let settings = &self.settings;
         let mut adam = Adam::new(vec![("x".into(), pixels.clone())], settings.beta1, settings.beta2, 0.0)?;
-        let averages = BatchNormMomentum::new(0.0);
+        let averages = BatchNormMomentum::new(objective.loss.batch_norm_form, 0.0);
         let gray = Tensor::full(0.5f32, pixels.dims(), &self.device)?;
         let mut best: Option<(Tensor, Loss)> = None;
         for step in 0..self.batch.steps {

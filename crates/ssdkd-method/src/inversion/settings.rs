@@ -2,10 +2,11 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use ssdkd_nn::{Architecture, CropFlipSettings, Task};
 
 use crate::inversion::contrastive::ContrastiveSettings;
-use crate::inversion::loss_settings::{Discrepancy, LossSettings, LossTable};
+use crate::inversion::loss_settings::{BatchNormForm, Discrepancy, LossSettings, LossTable};
 use crate::inversion::meta::MetaSettings;
 use crate::inversion::persistent::PersistentSettings;
 use crate::inversion::pixels::PixelsSettings;
@@ -343,6 +344,9 @@ impl InvertSettings {
         if self.loss.class == 0.0 {
             settings.phi = ModulationSettings::OFF;
         }
+        if self.loss.batch_norm == 0.0 {
+            settings.loss.batch_norm_form = LossSettings::NONE.batch_norm_form;
+        }
         let trains = self.loss.any(self.looks_at_student(distilling_round));
         let resets = (0, u32::from(self.resets(distilling_round)));
         match &mut settings.strategy {
@@ -360,6 +364,18 @@ impl InvertSettings {
             }
             Strategy::Meta(own) => (own.reset_round, own.reset_every) = resets,
             Strategy::Pixels(_) | Strategy::Contrastive(_) => {}
+        }
+        settings
+    }
+
+    /// Returns what a stage's fingerprint holds of these settings. A key that came after the first runs is left out where it has no
+    /// effect, so that their rounds stay fresh.
+    pub fn fingerprint(&self) -> Value {
+        let mut settings = json!(self);
+        if self.loss.batch_norm_form == BatchNormForm::Absolute
+            && let Some(loss) = settings["loss"].as_object_mut()
+        {
+            loss.remove("batch_norm_form");
         }
         settings
     }
@@ -421,6 +437,16 @@ mod tests {
         let error = read(serde_json::json!({ "strategy": "meta", "loss": { "l2": 0.1 } })).unwrap_err().to_string();
         let expected = "invert.loss.l2 belongs to strategy \"pixels\"; this recipe's strategy is \"meta\"";
         assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn the_fingerprint_of_runs_from_before_a_key_stays() {
+        let absolute = InvertSettings::default();
+        assert_eq!(absolute.fingerprint()["loss"].get("batch_norm_form"), None);
+        assert_eq!(absolute.fingerprint()["loss"]["batch_norm"], 1.0);
+        let mut relative = absolute;
+        relative.loss.batch_norm_form = BatchNormForm::Relative;
+        assert_eq!(relative.fingerprint()["loss"]["batch_norm_form"], "relative");
     }
 
     #[test]

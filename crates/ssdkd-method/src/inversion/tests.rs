@@ -93,6 +93,7 @@ fn strategies_with_a_generator_of_their_own_resume_to_the_same_bits() {
     check_resumes(&persistent(|_, _| {}));
     check_resumes(&persistent(|all, own| (all.targets, own.embeddings_per_class) = (TargetRule::Random, 3)));
     check_resumes(&settings(StrategyName::Meta));
+    check_resumes(&persistent(|all, _| all.loss.batch_norm_form = BatchNormForm::Relative));
     let (teacher, student) = (pixel_network(1), pixel_network(2));
     for name in [StrategyName::Persistent, StrategyName::Meta] {
         let phi = ModulationSettings { diversity: Diversity::Off, gamma: 1.0 };
@@ -144,6 +145,15 @@ fn phi_is_irrelevant_without_the_class_term() {
     for (class, relevant) in [(0.0, false), (0.5, true)] {
         let settings = persistent(|all, _| all.loss.class = class);
         check_relevance(&settings, Some(1), |all, _| all.phi.gamma = 0.5, relevant);
+    }
+}
+
+#[test]
+fn the_form_is_irrelevant_without_the_batch_norm_term() {
+    for (batch_norm, relevant) in [(0.0, false), (1.0, true)] {
+        let settings = persistent(|all, _| all.loss.batch_norm = batch_norm);
+        let change = |all: &mut InvertSettings, _: &mut _| all.loss.batch_norm_form = BatchNormForm::Relative;
+        check_relevance(&settings, Some(1), change, relevant);
     }
 }
 
