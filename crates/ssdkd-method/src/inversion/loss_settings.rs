@@ -48,6 +48,7 @@ settings_with_defaults! {
     /// The terms of the generator's loss: the factor of each, and their switches. A term with factor 0 is not computed.
     pub struct LossSettings, read as LossTable {
         /// Factor of the batch-norm term: the distance between batch statistics and the teacher's running statistics \[O: 1\] \[C: 10\].
+        /// In the relative form the default is 100 times as large \[O\].
         #[schemars(range(min = 0.0))]
         pub batch_norm: f64,
         /// What the batch-norm term measures distances in.

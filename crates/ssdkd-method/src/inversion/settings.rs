@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use ssdkd_nn::{Architecture, CropFlipSettings, Task};
 
+use crate::inversion::batch_norm::RELATIVE_FACTOR;
 use crate::inversion::contrastive::ContrastiveSettings;
 use crate::inversion::loss_settings::{BatchNormForm, Discrepancy, LossSettings, LossTable};
 use crate::inversion::meta::MetaSettings;
@@ -169,7 +170,10 @@ impl TryFrom<InvertTable> for InvertSettings {
                 ));
             }
         }
-        let default = Self::of(name);
+        let mut default = Self::of(name);
+        if table.loss.batch_norm_form == Some(BatchNormForm::Relative) {
+            default.loss.batch_norm *= RELATIVE_FACTOR;
+        }
         Ok(Self {
             strategy: match name {
                 StrategyName::Persistent => Strategy::Persistent(table.persistent.unwrap_or_default()),
@@ -447,6 +451,14 @@ mod tests {
         let mut relative = absolute;
         relative.loss.batch_norm_form = BatchNormForm::Relative;
         assert_eq!(relative.fingerprint()["loss"]["batch_norm_form"], "relative");
+    }
+
+    #[test]
+    fn the_relative_form_has_a_larger_default_factor() {
+        let read = |json: serde_json::Value| serde_json::from_value::<InvertSettings>(json).unwrap().loss.batch_norm;
+        assert_eq!(read(json!({ "loss": { "batch_norm_form": "relative" } })), RELATIVE_FACTOR);
+        assert_eq!(read(json!({ "loss": { "batch_norm_form": "relative", "batch_norm": 2.0 } })), 2.0);
+        assert_eq!(read(json!({ "loss": { "batch_norm_form": "absolute" } })), 1.0);
     }
 
     #[test]
