@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use serde_json::json;
 use ssdkd_context::{Context, Outcome, Plan};
-use ssdkd_method::{FailedCheck, Member, Modulation, ReplayBuffer};
+use ssdkd_method::{Diversity, FailedCheck, Member, Modulation, ReplayBuffer};
 use ssdkd_nn::Task;
 use ssdkd_shards::{BufferRow, ClassRow, ImageShard};
 
@@ -24,7 +24,11 @@ const VERSION: u32 = 3;
 pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let settings = context.recipe().balance.relevant();
     let phi = context.recipe().invert.phi;
-    let parameters = json!({ "balance": settings, "invert": { "phi": phi } });
+    let mut parameters = json!({ "balance": settings, "invert": { "phi": phi } });
+    let prior = &context.recipe().teacher.class_prior;
+    if !prior.is_empty() && (settings.eviction.looks_at_classes() || phi.diversity != Diversity::Off) {
+        parameters["class_prior"] = json!(prior);
+    }
     let mut plan = Plan::new(STAGE, VERSION, round, parameters).reads("invert", round);
     if let Some(previous) = round.checked_sub(1) {
         plan = plan.reads(STAGE, previous);
@@ -39,8 +43,9 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
         Some(previous) => members_of(context, previous)?,
         None => Vec::new(),
     };
-    let mut buffer = ReplayBuffer::from_members(settings, classes, held)?;
-    let modulation = Modulation::new(phi, &buffer.class_counts());
+    let prior = context.class_prior()?;
+    let mut buffer = ReplayBuffer::from_members(settings, classes, held)?.with_prior(prior.clone());
+    let modulation = Modulation::new(phi, &buffer.class_counts()).with_prior(&prior);
     let new_samples = new_samples(&*context.shard(round)?, &modulation, round);
     let added = new_samples.len();
     let evicted = buffer.insert(new_samples)?.len();

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use candle_core::Device;
 use serde_json::json;
-use ssdkd_method::FailedCheck;
+use ssdkd_method::{ClassPrior, FailedCheck};
 use ssdkd_nn::{Architecture, CardError, NetworkSpec, OPEN_GPU, Preprocessing, TeacherCard, device_name};
 use ssdkd_shards::{FileEntry, Timing, canonical, digest};
 use ssdkd_stage::exit::{self, Code};
@@ -195,7 +195,7 @@ impl Context {
     /// may differ.
     fn has_recipe(&self) -> Option<bool> {
         let mut frozen = Recipe::load(&self.run.recipe(), &[]).ok()?;
-        frozen.teacher = self.recipe.teacher.clone();
+        frozen.teacher.card.clone_from(&self.recipe.teacher.card);
         (frozen.evaluate, frozen.keep) = (self.recipe.evaluate.clone(), self.recipe.keep.clone());
         Some(frozen == self.recipe)
     }
@@ -240,6 +240,11 @@ impl Context {
         let before = self.command().filter(|_| arguments.recipe.is_dir());
         let toml = with_command(command_of(&arguments, before.as_deref()).as_deref(), &frozen.to_toml());
         write_if_changed(&self.run.recipe(), toml.as_bytes())
+    }
+
+    /// How common the recipe says that the teacher's classes are.
+    pub fn class_prior(&self) -> Result<ClassPrior, StageError> {
+        ClassPrior::new(&self.recipe.teacher.class_prior, self.card.classes).map_err(StageError::Usage)
     }
 
     /// The recipe, with all changes of the command line.

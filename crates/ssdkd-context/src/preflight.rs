@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use ssdkd_method::ClassPrior;
 use ssdkd_nn::{Architecture, NetworkSpec, Task, TeacherCard, ZooArchitecture};
 use ssdkd_stage::StageError;
 
@@ -60,6 +61,7 @@ pub fn enforce(findings: &[Finding]) -> Result<(), StageError> {
 /// Checks a recipe with its teacher and its student.
 pub fn preflight(recipe: &Recipe, teacher: &TeacherCard, student: &Architecture) -> Vec<Finding> {
     let mut found = one_class(teacher).into_iter().collect::<Vec<_>>();
+    found.extend(class_prior(recipe, teacher));
     found.extend(networks(recipe, teacher, student));
     found.extend(buffer(recipe, teacher));
     found.extend(amounts(recipe, teacher));
@@ -78,6 +80,13 @@ fn one_class(teacher: &TeacherCard) -> Option<Finding> {
             "take a teacher with two classes or more",
         )
     })
+}
+
+/// Whether the recipe's prior is one of the teacher's classes.
+fn class_prior(recipe: &Recipe, teacher: &TeacherCard) -> Option<Finding> {
+    let error = ClassPrior::new(&recipe.teacher.class_prior, teacher.classes).err()?;
+    let (message, hint) = error.split_once("\nhint: ").unwrap_or((&error, "leave teacher.class_prior out"));
+    Some(Finding::error(message, hint))
 }
 
 /// Whether teacher and student are of one kind, and the student is the smaller one.
@@ -239,6 +248,13 @@ mod tests {
     fn a_teacher_with_one_class_is_an_error() {
         check_one(&[], &with_classes(1), Severity::Error, &["one class", "two classes or more"]);
         assert_eq!(preflight_teacher(&with_classes(1)).len(), 1);
+    }
+
+    #[test]
+    fn a_prior_of_other_classes_is_an_error() {
+        let parts = ["teacher.class_prior has 2 numbers", "10 classes", "in the order of the card's class_names"];
+        check_one(&["teacher.class_prior=[1, 2.5]"], &teacher(), Severity::Error, &parts);
+        assert_eq!(check(&["teacher.class_prior=[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]"], &teacher()), []);
     }
 
     #[test]

@@ -85,8 +85,9 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     };
     let steps_so_far = u64::from(distilling_round) * settings.steps as u64 + steps.len() as u64;
     let (loss, agreement) = (mean(|row| row.loss), mean(|row| row.agreement));
+    let prior = context.class_prior()?;
     // Most pixels are background: a guess of it is right more often than one in so many classes.
-    let guess = (teacher.rows_per_image() == 1).then(|| 1.0 / teacher.classes() as f64);
+    let guess = (teacher.rows_per_image() == 1).then(|| prior.largest(teacher.classes()));
     let failed = FailedCheck::of_student(loss, before, agreement, steps_so_far, guess);
     context.report_health(STAGE, round, failed)?;
     job.metric("steps", steps.len() as f64);

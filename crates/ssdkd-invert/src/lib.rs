@@ -5,11 +5,12 @@
 //! | teacher; generator of the round before; for φ the class counts of the buffer; after the warm-up, for the adversarial term, the student of the round before | one shard of images with the teacher's labels; the generator and all of its state |
 
 use anyhow::Result;
-use serde_json::json;
-use ssdkd_context::{Context, Job, Outcome, Plan, Role, SHARD, images};
+use serde_json::{Value, json};
+use ssdkd_context::{Context, Job, Outcome, Plan, Recipe, Role, SHARD, images};
 use ssdkd_method::inversion::start;
 use ssdkd_method::{
-    Diversity, FailedCheck, ImageFormat, Inversion, Modulation, Objective, Position, Predictions, Synthesis, Term,
+    Diversity, FailedCheck, ImageFormat, Inversion, InvertSettings, Modulation, Objective, Position, Predictions,
+    Synthesis, Term,
 };
 use ssdkd_nn::weights;
 use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, PixelFormat, Pixels, SampleRow};
@@ -25,7 +26,7 @@ const GENERATOR: &str = "generator.safetensors";
 pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let distilling_round = context.recipe().distilling_round(round);
     let settings = context.recipe().invert.relevant(distilling_round);
-    let mut plan = Plan::new(STAGE, VERSION, round, json!({ "invert": settings.fingerprint() })).reads_teacher();
+    let mut plan = Plan::new(STAGE, VERSION, round, parameters(&settings, context.recipe())).reads_teacher();
     if let Some(previous) = round.checked_sub(1) {
         plan = plan.reads(STAGE, previous);
         if settings.phi.diversity != Diversity::Off {
@@ -47,13 +48,16 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
         Some(previous) if settings.phi.diversity != Diversity::Off => context.class_counts(previous)?,
         _ => Vec::new(),
     };
-    let modulation = Modulation::new(settings.phi, &class_counts);
+    let prior = context.class_prior()?;
+    let modulation = Modulation::new(settings.phi, &class_counts).with_prior(&prior);
     let seed = context.recipe().run.seed;
     let mut inversion = generator_before(context, round)?;
 
     let mut batches = Vec::with_capacity(settings.batches);
     let interrupt = || job.check_interrupted().map_err(candle_core::Error::msg);
-    let objective = Objective::new(settings.loss, &teacher, student.as_deref(), &modulation).interruptible(&interrupt);
+    let objective = Objective::new(settings.loss, &teacher, student.as_deref(), &modulation)
+        .with_prior(&prior)
+        .interruptible(&interrupt);
     let progress = context.progress(STAGE, round, settings.batches as u64);
     for batch in 0..settings.batches as u32 {
         let position = Position { seed, round, distilling_round, batch };
@@ -87,6 +91,15 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     context.finish(job)?;
     context.kept().put("generator", &digest, inversion);
     Ok(Outcome::Done)
+}
+
+/// What decides a round's images beside what it reads. A prior stands there only where it changes them.
+fn parameters(settings: &InvertSettings, recipe: &Recipe) -> Value {
+    let mut parameters = json!({ "invert": settings.fingerprint() });
+    if !recipe.teacher.class_prior.is_empty() && settings.looks_at_prior() {
+        parameters["class_prior"] = json!(recipe.teacher.class_prior);
+    }
+    parameters
 }
 
 /// The generator that the round before left, or a fresh one.

@@ -9,7 +9,7 @@
 //! - `fifo`: the oldest
 //! - `lowest-priority`: the one with the lowest priority, whatever its class
 //!
-//! Where two are alike the older one goes. A new sample enters with the highest priority in the buffer, so that it is
+//! With a [prior](crate::prior) the largest class is the one with the most samples for its share. Where two are alike the older one goes. A new sample enters with the highest priority in the buffer, so that it is
 //! seen before it is judged \[C: prioritised experience replay\], or with the mean one \[O\], and with importance weight
 //! 1 \[R\]. The highest one is what the buffer's worst outlier has: where a round brings many new samples, most draws
 //! fall on them.
@@ -23,6 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::modulation::Factors;
+use crate::prior::ClassPrior;
 use crate::range;
 
 /// The replay buffer: how many images it holds, and which it evicts.
@@ -77,6 +78,11 @@ impl Eviction {
     /// Whether who has to go depends on priorities, and so on what the student knows.
     pub fn looks_at_priorities(self) -> bool {
         matches!(self, Self::ClassBalanced | Self::LowestPriority)
+    }
+
+    /// Whether who has to go depends on how common the classes are.
+    pub fn looks_at_classes(self) -> bool {
+        matches!(self, Self::ClassBalanced | Self::ClassBalancedFifo)
     }
 }
 
@@ -166,13 +172,14 @@ pub enum BufferError {
 pub struct ReplayBuffer {
     settings: BalanceSettings,
     classes: usize,
+    prior: ClassPrior,
     members: Vec<Member>,
 }
 
 impl ReplayBuffer {
     /// An empty buffer for a teacher with `classes` classes.
     pub fn new(settings: BalanceSettings, classes: usize) -> Self {
-        Self { settings, classes, members: Vec::new() }
+        Self { settings, classes, prior: ClassPrior::default(), members: Vec::new() }
     }
 
     /// The buffer of an earlier round, with whatever priorities its members have by now.
@@ -183,6 +190,12 @@ impl ReplayBuffer {
         let mut buffer = Self::new(settings, classes);
         buffer.admit(members)?;
         Ok(buffer)
+    }
+
+    /// The same buffer where the classes are not equally common: see [`prior`](crate::prior).
+    #[must_use]
+    pub fn with_prior(self, prior: ClassPrior) -> Self {
+        Self { prior, ..self }
     }
 
     /// Inserts `new_samples`, then evicts what is above the capacity; returns the evicted, the oldest new sample first.
@@ -275,9 +288,11 @@ impl ReplayBuffer {
         }
         let mut leaving = HashSet::new();
         for _ in 0..surplus {
-            // `rev`: `max_by_key` gives the last of equals.
-            let largest = queues.iter_mut().rev().max_by_key(|queue| queue.len());
-            leaving.extend(largest.and_then(Vec::pop));
+            let size = |class: usize, queue: &Vec<usize>| queue.len() as f64 / self.prior.relative(class);
+            // `rev`: `max_by` gives the last of equals.
+            let largest = queues.iter_mut().enumerate().rev();
+            let largest = largest.max_by(|(a, of_a), (b, of_b)| size(*a, of_a).total_cmp(&size(*b, of_b)));
+            leaving.extend(largest.and_then(|(_, queue)| queue.pop()));
         }
         leaving
     }
@@ -328,6 +343,14 @@ mod tests {
         // The same classes give, but their oldest.
         check_evicted(Eviction::ClassBalancedFifo, &[0, 0], &[0, 1]);
         check_evicted(Eviction::ClassBalancedFifo, &[1, 1], &[0, 3]);
+    }
+
+    #[test]
+    fn a_prior_levels_the_classes_at_its_shares() {
+        let prior = ClassPrior::new(&[6.0, 3.0, 1.0], 3).unwrap();
+        let mut buffer = buffer(10, Eviction::ClassBalancedFifo, &[]).with_prior(prior);
+        buffer.insert((0..60).map(|id| member(id, (id % 3) as u32, 0.0)).collect()).unwrap();
+        assert_eq!(buffer.class_counts(), [6, 3, 1]);
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! | [`priority`] | δ, the sampling probabilities, the importance weights, the draws |
 //! | [`distillation`], `feature_distillation.rs` | one step of the student; what it learns from the teacher's feature maps |
 //! | [`predictions`] | the teacher's prediction for a whole image, for segmentation networks too |
+//! | [`prior`] | how common the teacher's classes are |
 //! | [`diagnostics`] | figures that say whether the images are any good |
 //! | [`health`] | checks that see that a run has gone wrong |
 //! | [`range`] | the ranges of settings, and their JSON schema |
@@ -50,6 +51,7 @@ pub mod inversion;
 pub mod modulation;
 pub mod passes;
 pub mod predictions;
+pub mod prior;
 pub mod priority;
 pub mod range;
 
@@ -64,4 +66,5 @@ pub use inversion::{
 pub use modulation::{Diversity, Factors, Modulation, ModulationSettings};
 pub use passes::Labelled;
 pub use predictions::Predictions;
+pub use prior::ClassPrior;
 pub use priority::{Prioritised, Refresh, SampleSettings, Scale};

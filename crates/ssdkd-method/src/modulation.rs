@@ -22,6 +22,8 @@ use candle_core::{Result, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::prior::ClassPrior;
+
 /// φ: how much an image counts in the class term.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -76,23 +78,37 @@ impl Factors {
 #[derive(Debug, Clone)]
 pub struct Modulation {
     settings: ModulationSettings,
-    class_counts: Vec<u64>,
-    total: u64,
+    /// Whole numbers, unless a prior scales them.
+    class_counts: Vec<f64>,
+    total: f64,
 }
 
 impl Modulation {
     /// φ for a buffer that holds `class_counts[c]` images of teacher class `c`; an empty slice is an empty buffer.
     pub fn new(settings: ModulationSettings, class_counts: &[u64]) -> Self {
-        Self { settings, class_counts: class_counts.to_vec(), total: class_counts.iter().sum() }
+        let class_counts = class_counts.iter().map(|&count| count as f64).collect::<Vec<_>>();
+        Self { settings, total: class_counts.iter().sum(), class_counts }
+    }
+
+    /// The same where the classes are not equally common: see [`prior`](crate::prior).
+    #[must_use]
+    pub fn with_prior(mut self, prior: &ClassPrior) -> Self {
+        if !prior.is_uniform() {
+            for (class, count) in self.class_counts.iter_mut().enumerate() {
+                *count /= prior.relative(class);
+            }
+            self.total = self.class_counts.iter().sum();
+        }
+        self
     }
 
     /// The factors of an image that the teacher takes for `class` with probability `confidence`.
     pub fn factors(&self, class: u32, confidence: f32) -> Factors {
-        let of_class = self.class_counts.get(class as usize).copied().unwrap_or(0) as f64;
+        let of_class = self.class_counts.get(class as usize).copied().unwrap_or(0.0);
         let diversity = match self.settings.diversity {
-            _ if self.total == 0 => 1.0,
-            Diversity::Share => 1.0 - of_class / self.total as f64,
-            Diversity::Ratio => 1.0 / (1.0 + of_class * self.class_counts.len() as f64 / self.total as f64),
+            _ if self.total == 0.0 => 1.0,
+            Diversity::Share => 1.0 - of_class / self.total,
+            Diversity::Ratio => 1.0 / (1.0 + of_class * self.class_counts.len() as f64 / self.total),
             Diversity::Off => 1.0,
         };
         let doubt = f64::from(1.0 - confidence).max(0.0);
@@ -132,6 +148,20 @@ mod tests {
         check(Diversity::Ratio, 1.0, &[0, 10, 10], 0, 0.0, (1.0, 1.0));
         check(Diversity::Ratio, 1.0, &[20, 5, 5], 0, 1.0, (1.0 / 3.0, 0.0));
         check(Diversity::Off, 1.0, &[20, 5, 5], 0, 0.4, (1.0, 0.6));
+    }
+
+    #[test]
+    fn a_prior_makes_a_class_with_its_share_as_common_as_any_other() {
+        let prior = ClassPrior::new(&[6.0, 3.0, 1.0], 3).unwrap();
+        for diversity in [Diversity::Share, Diversity::Ratio] {
+            let settings = ModulationSettings { diversity, gamma: 0.0 };
+            let of = |counts: &[u64], class| Modulation::new(settings, counts).with_prior(&prior).factors(class, 0.5);
+            let even = Modulation::new(settings, &[10; 3]).factors(0, 0.5);
+            for class in 0..3 {
+                assert!((of(&[60, 30, 10], class).diversity - even.diversity).abs() < 1e-6);
+            }
+            assert!(of(&[60, 30, 20], 2).diversity < even.diversity, "twice too common");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::settings::Recipe;
 pub struct Key {
     /// Such as `invert.persistent.lr`.
     pub path: String,
-    /// `number`, `whole number`, `string`, `true or false`.
+    /// `number`, `whole number`, `string`, `true or false`, `list of numbers`.
     pub kind: &'static str,
     /// Its value where the recipe says nothing, as TOML; `None` if a recipe must have the key.
     pub default: Option<String>,
@@ -144,6 +144,7 @@ fn key(path: String, schema: &Value, values: &[(StrategyName, Value)]) -> Key {
         Some("integer") => "whole number",
         Some("number") => "number",
         Some("boolean") => "true or false",
+        Some("array") => "list of numbers",
         _ => "string",
     };
     let strategies = path.strip_prefix("invert.").map(strategies_of).unwrap_or_default();

@@ -196,6 +196,7 @@ mod tests {
         check_error(MINIMAL, &["run.rounds"], &["section.key=value"]);
         check_error(MINIMAL, &["run.rounds=0"], &["run.rounds is 0; it must be a whole number from 1 to 9999"]);
         check_error(MINIMAL, &["run.name=../up"], &["run.name"]);
+        check_error(MINIMAL, &["teacher.class_prior=[1, -2]"], &["teacher.class_prior has -2 for class 1", "above 0"]);
         let short = ["distill.steps=4", "distill.warmup_steps=12"];
         check_error(MINIMAL, &short, &["distill.warmup_steps is 12", "the run has 12 steps"]);
         check_error(MINIMAL, &["keep.checkpoint=-1.0"], &["keep.checkpoint is -1"]);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssdkd_method::{BalanceSettings, DistillSettings, InvertSettings, SampleSettings, range};
+use ssdkd_method::{BalanceSettings, DistillSettings, InvertSettings, SampleSettings, prior, range};
 use ssdkd_stage::StageError;
 
 /// The version of recipes that this program reads.
@@ -91,6 +91,9 @@ fn default_method() -> String {
 pub struct TeacherSettings {
     /// Path of the teacher's card. A relative path starts at the recipe's folder.
     pub card: PathBuf,
+    /// How common the classes are: one positive number for each, of any sum, in the order of the card's class_names. Empty: all alike.
+    #[serde(default)]
+    pub class_prior: Vec<f64>,
 }
 
 /// The student: the network to train.
@@ -228,6 +231,7 @@ impl Recipe {
                 self.run.warmup_rounds, self.run.rounds
             ));
         }
+        prior::check_weights(&self.teacher.class_prior)?;
         self.invert.validate()?;
         self.balance.validate()?;
         self.sample.validate()?;

@@ -184,7 +184,7 @@ impl Inversion for ContrastiveInversion {
     fn synthesize(&mut self, objective: &Objective<'_>, position: Position) -> Result<Synthesis> {
         let (settings, batch) = (self.settings.clone(), self.batch);
         let contrasts = objective.loss.contrastive != 0.0;
-        let targets = batch.targets(position, objective.teacher.classes());
+        let targets = batch.targets(position, objective.teacher.classes(), objective.prior);
         let weights = Store::seeded(&self.device, position.stream("invert/generator", 0).random());
         let sizes = Sizes { inputs: settings.latent_size, width: settings.width };
         let generator = sizes.build(objective.teacher, &weights)?;

@@ -30,6 +30,7 @@ use ssdkd_ops::Value;
 use crate::inversion::batch_norm::{BatchNormMomentum, statistics};
 use crate::inversion::loss_settings::{Discrepancy, LossSettings};
 use crate::modulation::Modulation;
+use crate::prior::ClassPrior;
 
 /// A term of the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub enum Term {
     BatchNorm,
     /// Cross-entropy of the teacher's logits with the classes that the images should be of, times φ.
     Class,
-    /// How unevenly a batch is spread over the classes, in nats: −ln(classes) when it is even, 0 when it is of one class.
+    /// How unevenly a batch is spread over the classes, in nats: −ln(classes) when it is as even as the prior, which is the least.
     Balance,
     /// Minus the mean activation of the teacher's features.
     Activation,
@@ -183,6 +184,8 @@ pub struct Objective<'a> {
     pub loss: LossSettings,
     /// φ.
     pub modulation: &'a Modulation,
+    /// How common the classes should be.
+    pub prior: &'a ClassPrior,
     interrupt: &'a dyn Fn() -> Result<()>,
 }
 
@@ -204,7 +207,13 @@ impl<'a> Objective<'a> {
         student: Option<&'a Network>,
         modulation: &'a Modulation,
     ) -> Self {
-        Self { teacher, student, loss, modulation, interrupt: &|| Ok(()) }
+        Self { teacher, student, loss, modulation, prior: ClassPrior::uniform(), interrupt: &|| Ok(()) }
+    }
+
+    /// Wants images of classes that are as common as `prior` says.
+    #[must_use]
+    pub fn with_prior(self, prior: &'a ClassPrior) -> Self {
+        Self { prior, ..self }
     }
 
     /// Calls `interrupt` before each evaluation, which is once a step. Its error ends the batch.
@@ -230,7 +239,7 @@ impl<'a> Objective<'a> {
         let mut terms = Terms::new(self.loss);
         terms.add(Term::BatchNorm, || momentum.loss(&taps))?;
         terms.add(Term::Class, || class_loss(&teacher_logits, targets, self.modulation))?;
-        terms.add(Term::Balance, || ops::mean_softmax_negentropy(&teacher_logits))?;
+        terms.add(Term::Balance, || self.prior.balance(&teacher_logits))?;
         // Features are pooled behind a ReLU: none is negative.
         terms.add(Term::Activation, || ops::scale(&ops::mean_all(&features)?, -1.0))?;
         if let Some(student_logits) = student_logits {

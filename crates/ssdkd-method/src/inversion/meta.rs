@@ -165,7 +165,7 @@ impl Inversion for MetaGenerator {
         self.generator.reset_if_due(self.settings.resets(), position)?;
         let device = self.generator.store.device();
         let latents = self.batch.latents(self.settings.latent_size, position, 0, device)?;
-        let targets = self.batch.targets(position, objective.teacher.classes());
+        let targets = self.batch.targets(position, objective.teacher.classes(), objective.prior);
         let (images, loss) = self.meta_step(objective, &latents, targets.as_deref(), position)?;
         self.batch.finish(objective.teacher, &images, targets, loss)
     }

@@ -167,7 +167,7 @@ impl Inversion for PersistentGenerator {
     fn synthesize(&mut self, objective: &Objective<'_>, position: Position) -> Result<Synthesis> {
         self.generator.reset_if_due(self.settings.resets(), position)?;
         let classes = objective.teacher.classes();
-        let targets = self.batch.targets(position, classes);
+        let targets = self.batch.targets(position, classes, objective.prior);
         if !objective.loss.any(objective.student.is_some()) {
             // A generator that only follows the student has nothing to learn in the warm-up.
             let inputs = self.inputs(position, 0, targets.as_deref(), classes)?;

@@ -115,7 +115,7 @@ impl PixelOptimization {
 
 impl Inversion for PixelOptimization {
     fn synthesize(&mut self, objective: &Objective<'_>, position: Position) -> Result<Synthesis> {
-        let targets = self.batch.targets(position, objective.teacher.classes());
+        let targets = self.batch.targets(position, objective.teacher.classes(), objective.prior);
         let pixels = Var::from_tensor(&self.noise(objective.teacher, position)?)?;
         let (images, loss) = self.optimize(objective, &pixels, targets.as_deref(), position)?;
         self.batch.finish(objective.teacher, &images, targets, loss)

@@ -389,6 +389,12 @@ impl InvertSettings {
         self.loss.adversarial != 0.0 && distilling_round.is_some()
     }
 
+    /// Returns whether a class prior changes the images.
+    pub fn looks_at_prior(&self) -> bool {
+        let phi = self.loss.class != 0.0 && self.phi.diversity != Diversity::Off;
+        self.targets != TargetRule::Predicted || self.loss.balance != 0.0 || phi
+    }
+
     /// Returns whether the generator's first linear layer is re-initialized at the start of this round.
     pub fn resets(&self, distilling_round: Option<u32>) -> bool {
         match &self.strategy {

@@ -14,6 +14,7 @@ use ssdkd_ops as ops;
 
 use crate::inversion::loss::{Loss, Objective};
 use crate::predictions::Predictions;
+use crate::prior::ClassPrior;
 
 /// One way to make images, with all of its state.
 pub trait Inversion {
@@ -109,10 +110,13 @@ impl BatchSettings {
         normal_tensor(&mut position.stream("invert/latents", step), (self.batch, latent_size), device)
     }
 
-    /// Draws the classes that the images of a batch should be of. `None`: whatever the teacher predicts.
-    pub(crate) fn targets(&self, position: Position, classes: usize) -> Option<Vec<u32>> {
+    /// Draws the classes that the images of a batch should be of, of `classes` with a prior. `None`: whatever the teacher predicts.
+    pub(crate) fn targets(&self, position: Position, classes: usize, prior: &ClassPrior) -> Option<Vec<u32>> {
         let mut rng = position.stream("invert/targets", 0);
         let batch = self.batch;
+        if let Some(shares) = prior.shares() {
+            return self.targets_of(shares, &mut rng);
+        }
         match self.targets {
             TargetRule::Predicted => None,
             TargetRule::Random => Some((0..batch).map(|_| rng.random_range(0..classes as u32)).collect()),
@@ -123,6 +127,34 @@ impl BatchSettings {
                 Some(order.into_iter().cycle().take(batch).collect())
             }
         }
+    }
+
+    /// Draws classes with these shares: each image's for itself, or as near to the shares as whole images allow.
+    fn targets_of(&self, shares: &[f64], rng: &mut ChaCha8Rng) -> Option<Vec<u32>> {
+        let mut order = (0..shares.len() as u32).collect::<Vec<_>>();
+        // Where in [0, 1) each image falls: the classes' shares lie there end to end.
+        let places = match self.targets {
+            TargetRule::Predicted => return None,
+            TargetRule::Random => (0..self.batch).map(|_| rng.random::<f64>()).collect::<Vec<_>>(),
+            TargetRule::Balanced => {
+                // Which classes get the remainder is left to chance.
+                order.shuffle(rng);
+                let start = rng.random::<f64>();
+                (0..self.batch).map(|image| (image as f64 + start) / self.batch as f64).collect()
+            }
+        };
+        let ends = order.iter().scan(0.0, |end, &class| {
+            *end += shares[class as usize];
+            Some(*end)
+        });
+        let ends = ends.collect::<Vec<_>>();
+        // The sum of the shares is 1 but for rounding: what lies behind it is of the last class.
+        let class = |place: f64| order[ends.partition_point(|&end| end <= place).min(order.len() - 1)];
+        let mut targets = places.into_iter().map(class).collect::<Vec<_>>();
+        if self.targets == TargetRule::Balanced {
+            targets.shuffle(rng);
+        }
+        Some(targets)
     }
 
     /// Rounds the images (B, H, W, C) if that is the format. The teacher labels what will be stored.
@@ -148,22 +180,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn balanced_targets_are_even_and_random_ones_are_not_always() {
-        let counts = |targets, batch| {
+    fn targets_are_as_common_as_the_rule_and_the_prior_say() {
+        let counts = |targets, batch, prior: &ClassPrior| {
             let (image_format, views) = (ImageFormat::U8, CropFlipSettings::OFF);
             let settings = BatchSettings { batch, steps: 1, targets, image_format, views };
             let position = Position { seed: 9, round: 0, distilling_round: None, batch: 0 };
-            let mut counts = [0; 4];
-            for class in settings.targets(position, 4).unwrap() {
+            let mut counts = [0_i32; 4];
+            for class in settings.targets(position, 4, prior).unwrap() {
                 counts[class as usize] += 1;
             }
             counts
         };
-        assert_eq!(counts(TargetRule::Balanced, 40), [10; 4]);
-        let remainder = counts(TargetRule::Balanced, 42);
+        let uniform = ClassPrior::uniform();
+        assert_eq!(counts(TargetRule::Balanced, 40, uniform), [10; 4]);
+        let remainder = counts(TargetRule::Balanced, 42, uniform);
         assert!(remainder.iter().all(|count| (10..=11).contains(count)), "{remainder:?}");
-        let random = counts(TargetRule::Random, 4000);
+        let random = counts(TargetRule::Random, 4000, uniform);
         assert!(random.iter().all(|count| (900..1100).contains(count)), "{random:?}");
         assert_ne!(random, [1000; 4]);
+        // With a prior the classes are as common as it says.
+        let prior = ClassPrior::new(&[4.0, 3.0, 2.0, 1.0], 4).unwrap();
+        let even = counts(TargetRule::Balanced, 100, &prior);
+        assert!(even.iter().zip([40_i32, 30, 20, 10]).all(|(&count, share)| (count - share).abs() <= 1), "{even:?}");
+        let random = counts(TargetRule::Random, 4000, &prior);
+        let near = |(&count, share): (&i32, i32)| (count - share).abs() < 100;
+        assert!(random.iter().zip([1600, 1200, 800, 400]).all(near), "{random:?}");
     }
 }
