@@ -1,7 +1,8 @@
 //! The context of a run: opened once by a program, passed to each stage.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::mem::Discriminant;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
@@ -81,6 +82,8 @@ pub struct Context {
     /// In a dry run: stages that would have been run by now.
     would_run: HashSet<(&'static str, u32)>,
     judgements: Vec<Judgement>,
+    /// Kinds of failed health checks that were warned of.
+    warned: RefCell<Vec<Discriminant<FailedCheck>>>,
     card: Rc<TeacherCard>,
     card_path: PathBuf,
     /// Who asked, as long as their recipe and teacher are not the run's.
@@ -160,6 +163,7 @@ impl Context {
             own: None,
             would_run: HashSet::new(),
             judgements: Vec::new(),
+            warned: RefCell::default(),
             card: Rc::new(card),
             card_path,
             unfrozen: (options.mode == Mode::Work).then(|| arguments.clone()),
@@ -429,7 +433,7 @@ impl Context {
         digest::of_bytes(canonical::to_string(&what).as_bytes())
     }
 
-    /// Reports a failed health check. Ends the stage if the recipe says so.
+    /// Reports a failed health check: a warning, once in a process for each kind of check. Ends the stage instead if the recipe says so.
     ///
     /// Call it before [`finish`](Self::finish): finished output is fresh, and the run would resume from it.
     pub fn report_health(&self, stage: &str, round: u32, failed: Option<FailedCheck>) -> Result<()> {
@@ -437,7 +441,11 @@ impl Context {
         if self.recipe.run.on_failed_check == OnFailedCheck::Stop {
             bail!("{stage} {round:04}: {failed}\nhint: run.on_failed_check = \"warn\" continues the run all the same");
         }
-        tracing::warn!("{stage} {round:04}: {failed}");
+        let kind = std::mem::discriminant(&failed);
+        if !self.warned.borrow().contains(&kind) {
+            self.warned.borrow_mut().push(kind);
+            tracing::warn!("{stage} {round:04}: {failed}");
+        }
         Ok(())
     }
 

@@ -20,6 +20,9 @@ pub const STAGE: &str = "invert";
 /// Raised by hand when the same recipe gives other results.
 const VERSION: u32 = 3;
 
+/// The round whose terms are checked: the generator has left its random start, and little is lost yet.
+const CHECKED_ROUND: u32 = 2;
+
 const GENERATOR: &str = "generator.safetensors";
 
 /// Makes round `round`'s images, unless they are there already.
@@ -77,12 +80,14 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let confidences = shard.samples.iter().map(|row| row.teacher_confidence).collect::<Vec<_>>();
     let classes = context.teacher_card().classes;
     context.report_health(STAGE, round, FailedCheck::of_images(&shard.pixels.to_unit(), &confidences, classes))?;
+    let terms = mean_terms(&batches);
+    if round == CHECKED_ROUND.min(context.recipe().total_rounds() - 1) {
+        let failed = FailedCheck::of_terms(&terms, &settings.loss, classes, right(&shard.samples));
+        context.report_health(STAGE, round, failed)?;
+    }
     job.metric("images", shard.samples.len() as f64);
-    for term in Term::ALL {
-        let values = batches.iter().filter_map(|made| made.loss.term(term)).collect::<Vec<_>>();
-        if !values.is_empty() {
-            job.metric(&format!("loss_{}", term.name()), mean(&values));
-        }
+    for (term, value) in terms {
+        job.metric(&format!("loss_{}", term.name()), value);
     }
     job.metric("loss", mean(&batches.iter().map(|made| made.loss.total).collect::<Vec<_>>()));
     job.write(SHARD, &shard.encode()?, Some(shard.samples.len() as u64), Role::Shard)?;
@@ -100,6 +105,21 @@ fn parameters(settings: &InvertSettings, recipe: &Recipe) -> Value {
         parameters["class_prior"] = json!(recipe.teacher.class_prior);
     }
     parameters
+}
+
+/// The mean of every term that was computed, before its factor.
+fn mean_terms(batches: &[Synthesis]) -> Vec<(Term, f64)> {
+    let of = |term| {
+        let values = batches.iter().filter_map(|made| made.loss.term(term)).collect::<Vec<_>>();
+        (!values.is_empty()).then(|| (term, mean(&values)))
+    };
+    Term::ALL.into_iter().filter_map(of).collect()
+}
+
+/// The teacher's mean confidence in the target class; 0 where it names another.
+fn right(samples: &[SampleRow]) -> f64 {
+    let right = |row: &SampleRow| if row.teacher_class == row.target { row.teacher_confidence } else { 0.0 };
+    mean(&samples.iter().map(right).collect::<Vec<_>>())
 }
 
 /// The generator that the round before left, or a fresh one.

@@ -24,6 +24,18 @@ fn an_exploding_loss_is_said_and_ends_the_run_if_wanted() {
 }
 
 #[test]
+fn a_term_that_drowns_the_others_is_named_once_with_a_remedy() {
+    let scratch = Scratch::new();
+    let (_, err) = scratch.succeed("ssdkd", &["run", "tiny.toml", "--set", "invert.loss.batch_norm=1000"]);
+    let said = ["invert 0002: the batch_norm term is", "invert.loss.batch_norm_form to \"relative\"", "from 1000 to"];
+    for part in said {
+        assert_eq!(err.matches(part).count(), 1, "{part:?} is not once in:\n{err}");
+    }
+    let (_, err) = scratch.succeed("ssdkd", &["run", "tiny.toml", "--set", "run.name=sound"]);
+    assert!(!err.contains("term is"), "{err}");
+}
+
+#[test]
 fn a_loss_that_is_no_number_ends_the_run() {
     let scratch = Scratch::new();
     let arguments = ["run", "tiny.toml", "--set", "distill.lr=1000"];
