@@ -4,6 +4,8 @@ PIPELINE ?= pipelines/shapes.toml
 RUNS     ?= $(or $(SSDKD_RUNS),runs)
 DATA     ?= $(SSDKD_DATA)
 ARGS     ?=
+TEACHER  ?=
+STUDENT  ?=
 ROUND    ?=
 GPU      ?=
 SECONDS  ?= 60
@@ -12,7 +14,7 @@ KILLED   ?= 200
 
 CARGO ?= cargo
 BIN   := $(if $(GPU),target-cuda,target)/release
-FLAGS := --runs $(RUNS) $(ARGS)
+FLAGS := --runs $(RUNS) $(if $(TEACHER),--set teacher.card=$(abspath $(TEACHER))) $(if $(STUDENT),--set student.architecture=$(STUDENT)) $(ARGS)
 
 # What knows the feature `cuda` and has tests of a GPU.
 OF_A_GPU := -p ssdkd-ops -p ssdkd-nn -p ssdkd-method --features cuda
@@ -41,7 +43,7 @@ gpu-check: ## on a machine with a GPU: tests, steps beside PyTorch's and whole r
 .cuda/cargo.toml: crates/ssdkd-ops/cuda-toolkit.sh
 	crates/ssdkd-ops/cuda-toolkit.sh
 
-pipeline: build ## distil: all stages of all rounds, each stage its own process (PIPELINE=, RUNS=, ARGS=; DATA= for a recipe that names no data)
+pipeline: build ## distil: all stages of all rounds, each stage its own process (PIPELINE=, RUNS=, ARGS=; DATA= for a recipe that names no data, TEACHER= and STUDENT= for one that names neither)
 	@plan=$$($(BIN)/ssdkd plan $(PIPELINE) $(FLAGS) --shell $(BIN)) && printf '%s\n' "$$plan" | sh -e
 
 run: build ## the same in one process, models kept in memory

@@ -134,6 +134,7 @@ impl Context {
             let carried = run.teacher().join(CARD);
             card_path = if carried.is_file() { carried } else { card_path };
         }
+        check_is_named(&recipe)?;
         student_architecture(&recipe)?;
         check_is_card(&recipe.teacher.card, &card_path)?;
         let card = TeacherCard::load(&card_path).map_err(card_error)?;
@@ -565,6 +566,25 @@ pub fn start_command(arguments: &RunArgs) -> String {
     let command = command_of(arguments, None).unwrap_or_else(|| "ssdkd run RECIPE".into());
     let runs = arguments.runs.to_string_lossy();
     if runs == "runs" { command } else { format!("{command} --runs {}", quote(&runs)) }
+}
+
+/// Refuses a recipe for any teacher that was given none, or no student.
+fn check_is_named(recipe: &Recipe) -> Result<(), StageError> {
+    if recipe.teacher.card.as_os_str().is_empty() {
+        return Err(StageError::Usage(
+            "teacher.card is empty: this recipe is for any teacher, and needs yours\n\
+             hint: add `--set teacher.card=$PWD/CARD.json`; `ssdkd import WEIGHTS --out CARD.json` makes a card"
+                .into(),
+        ));
+    }
+    if recipe.student.architecture.is_empty() {
+        return Err(StageError::Usage(
+            "student.architecture is empty: this recipe is for any student, and needs yours\n\
+             hint: add `--set student.architecture=NAME`, a smaller network than the teacher, such as resnet8 or wrn-16-1"
+                .into(),
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses a weight file given as a card. `named` is what the recipe says, `path` where that is.

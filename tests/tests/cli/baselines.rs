@@ -19,7 +19,12 @@ fn every_recipe_is_valid() {
     let all = [recipes(&pipelines), recipes(&pipelines.join("baselines"))].concat();
     assert!(all.len() > 20, "{all:?}");
     for recipe in all {
-        let (plan, _) = scratch.succeed("ssdkd", &["plan", recipe.to_str().expect("a UTF-8 path")]);
+        // One recipe is for any teacher and any student.
+        let teacher = format!("teacher.card={}", workspace().join("data/teachers/shapes-resnet20.json").display());
+        let any = ["--set", &teacher, "--set", "student.architecture=resnet8"];
+        let given = if recipe.ends_with("default.toml") { &any[..] } else { &[] };
+        let path = recipe.to_str().expect("a UTF-8 path");
+        let (plan, _) = scratch.succeed("ssdkd", &[&["plan", path][..], given].concat());
         assert!(plan.contains("distilling"), "{plan}");
     }
 }
@@ -47,6 +52,20 @@ fn tiny(recipe: &Path) -> Vec<String> {
     ];
     let settings = settings.iter().map(ToString::to_string).chain(generator.into_iter().flatten());
     settings.flat_map(|setting| ["--set".to_string(), setting]).collect()
+}
+
+#[test]
+fn the_recipe_for_any_teacher_asks_for_a_teacher_and_a_student() {
+    let scratch = Scratch::new();
+    let recipe = workspace().join("pipelines/default.toml");
+    let teacher = format!("teacher.card={}", workspace().join("data/teachers/shapes-resnet20.json").display());
+    let run = ["run", recipe.to_str().expect("a UTF-8 path")];
+    scratch.fail("ssdkd", &run, 2, &["teacher.card is empty", "hint: add `--set teacher.card=", "ssdkd import"]);
+    let with_teacher = [&run[..], &["--set", &teacher]].concat();
+    scratch.fail("ssdkd", &with_teacher, 2, &["student.architecture is empty", "--set student.architecture=NAME"]);
+    assert!(!scratch.path("runs").exists());
+    let tiny = tiny(&recipe);
+    scratch.succeed("ssdkd", &[&run[..], &tiny.iter().map(String::as_str).collect::<Vec<_>>()].concat());
 }
 
 #[test]
