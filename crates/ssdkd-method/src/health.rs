@@ -62,12 +62,12 @@ pub enum FailedCheck {
 const ENOUGH: f64 = 20.0;
 /// Images that should have been made of a class before it is missed.
 const ENOUGH_MADE: f64 = 50.0;
-/// Size of a term over that of all others from which on it drowns them: recipes that work have 2 to 40.
+/// Size of a term over that of all others from which on it drowns them: runs that work have 1 to 41 (docs/experiments.md).
 const DROWNING: f64 = 100.0;
 /// The ratio that the remedy aims at.
 const BALANCED: f64 = 10.0;
-/// Share of images that are surely of their class from which on no term is drowned.
-const RIGHT: f64 = 0.5;
+/// Confidence in the target class from which on no term is drowned. On images of nothing it is often above one half.
+const RIGHT: f64 = 0.9;
 /// Factor between the losses of two rounds from which on the loss explodes.
 const EXPLOSION: f64 = 5.0;
 /// Steps after which a student should know something.
