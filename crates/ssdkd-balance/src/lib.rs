@@ -57,7 +57,8 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     job.metric("evicted", evicted as f64);
     let counts = buffer.class_counts();
     // Of pixels, a class may be in every image and the most of none. Before the student trains, a class may still come.
-    if context.teacher_card().architecture.task() == Task::Images && context.recipe().distilling_round(round).is_some() {
+    if context.teacher_card().architecture.task() == Task::Images && context.recipe().distilling_round(round).is_some()
+    {
         let invert = &context.recipe().invert;
         let made = (invert.batch * invert.batches) as u64 * u64::from(round + 1);
         context.report_health(STAGE, round, FailedCheck::of_buffer(&counts, made, &prior))?;

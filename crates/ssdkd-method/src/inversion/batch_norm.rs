@@ -209,7 +209,7 @@ impl BatchNormMomentum {
 mod tests {
     use super::*;
     use crate::fixtures::{device, formula, network, numbers};
-    use ssdkd_nn::{Network, Pass};
+    use ssdkd_nn::{Mode, Network};
 
     fn tensor(numbers: &[f32]) -> Tensor {
         Tensor::new(numbers, &device()).unwrap()
@@ -301,9 +301,7 @@ mod tests {
         let loss = |factor: f64, form: BatchNormForm, layers: usize| {
             let network = network(1);
             in_other_units(&network, factor);
-            let pass = Pass::tapped();
-            network.forward(&images, &pass).unwrap();
-            let taps = pass.take_taps();
+            let taps = network.forward(&images, Mode::Tapped).unwrap().taps;
             let taps = &taps[..layers.min(taps.len())];
             BatchNormMomentum::new(form, 0.0).loss(taps).unwrap().scalar().unwrap()
         };
