@@ -27,7 +27,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use candle_core::{Result, Tensor, TensorId, bail};
+use candle_core::{Result, Tensor, bail};
 use ssdkd_nn::Tap;
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
@@ -48,8 +48,6 @@ pub(crate) fn statistics(tap: &Tap) -> (Tensor, Tensor) {
 /// What one layer's statistics are measured in, in the relative form.
 #[derive(Debug, Clone)]
 struct Units {
-    /// The running variance that they are of.
-    layer: TensorId,
     /// 1/s (C,).
     of_mean: Tensor,
     /// 1/s² (C,).
@@ -69,21 +67,20 @@ impl Units {
         let of_variance = numbers.into_iter().map(inverse).collect::<Vec<_>>();
         let tensor = |numbers: Vec<f32>| Tensor::from_vec(numbers, variance.dims(), variance.device());
         Ok(Self {
-            layer: variance.id(),
             of_mean: tensor(of_variance.iter().map(|number| number.sqrt() as f32).collect())?,
             of_variance: tensor(of_variance.iter().map(|&number| number as f32).collect())?,
         })
     }
 }
 
-/// The batch-norm term, with the running averages of the batch statistics of synthetic images, layer by layer.
+/// The batch-norm term of one teacher, with the running averages of the batch statistics of synthetic images, layer by layer.
 #[derive(Debug, Clone)]
 pub struct BatchNormMomentum {
     form: BatchNormForm,
     rate: f64,
     /// Mean and variance (C,) of each layer; empty before the first update.
     averages: Vec<(Tensor, Tensor)>,
-    /// Of the layers of the last pass; empty in the absolute form.
+    /// Of the teacher's layers, after the first pass; empty in the absolute form.
     units: RefCell<Vec<Units>>,
 }
 
@@ -135,11 +132,10 @@ impl BatchNormMomentum {
         }
     }
 
-    /// Works out the units of these layers, unless they are those of the last pass: a GPU would be waited for.
+    /// Works out the units of the teacher's layers in the first pass, and not again: each time would wait for a GPU.
     fn measure(&self, taps: &[Tap]) -> Result<()> {
         let mut units = self.units.borrow_mut();
-        let layers = || taps.iter().map(|tap| tap.running_variance.id());
-        if self.form == BatchNormForm::Relative && !units.iter().map(|units| units.layer).eq(layers()) {
+        if self.form == BatchNormForm::Relative && units.len() != taps.len() {
             *units = taps.iter().map(Units::of).collect::<Result<_>>()?;
         }
         Ok(())
