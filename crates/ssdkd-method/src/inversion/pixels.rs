@@ -18,7 +18,7 @@ use candle_core::{Device, Result, Tensor, Var, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::random::normal_tensor;
-use ssdkd_nn::{Adam, Network};
+use ssdkd_nn::{Adam, Network, NetworkSpec};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
@@ -102,13 +102,15 @@ impl PixelOptimization {
         }
     }
 
-    /// Draws standard normal numbers after the teacher's normalization, cut to `[0, 1]`: (B, H, W, C).
+    /// Draws RGB images (B, H, W, C) that the teacher's normalization makes standard normal, cut to `[0, 1]`.
     fn noise(&self, teacher: &Network, position: Position) -> Result<Tensor> {
         let (height, width, channels) = teacher.input_shape();
         let shape = (self.batch.batch, height, width, channels);
         let noise = normal_tensor(&mut position.stream("invert/pixels", 0), shape, &self.device)?;
-        let of = |numbers: &[f32]| Tensor::new(numbers, &self.device);
-        let noise = noise.broadcast_mul(&of(&teacher.spec().std)?)?.broadcast_add(&of(&teacher.spec().mean)?)?;
+        let NetworkSpec { mean, std, preprocessing, .. } = teacher.spec();
+        let (mean, std) = preprocessing.normalization_of_rgb(mean, std);
+        let of = |numbers: Vec<f32>| Tensor::new(numbers, &self.device);
+        let noise = noise.broadcast_mul(&of(std)?)?.broadcast_add(&of(mean)?)?;
         noise.clamp(0f32, 1f32)
     }
 }
@@ -140,7 +142,7 @@ mod tests {
     use crate::fixtures::{assert_repeated, device, network, numbers, oblong_networks};
     use crate::inversion::synthesis::{ImageFormat, TargetRule};
     use crate::modulation::{Modulation, ModulationSettings};
-    use ssdkd_nn::CropFlipSettings;
+    use ssdkd_nn::{ChannelOrder, CropFlipSettings, Preprocessing};
 
     fn synthesize(steps: usize) -> Synthesis {
         synthesize_for(&network(1), steps)
@@ -181,6 +183,29 @@ mod tests {
         let [noise, made] = [1, 10].map(|steps| synthesize_for(&teacher, steps));
         assert_eq!(made.images.dims(), [6, 24, 40, 3]);
         assert!(made.loss.total < noise.loss.total, "{:?} from {:?}", made.loss, noise.loss);
+    }
+
+    #[test]
+    fn noise_is_rgb_whatever_order_and_range_the_teacher_takes() {
+        let rgb = network(1);
+        let spec = rgb.spec().clone();
+        let to_bgr = |numbers: &[f32]| numbers.iter().rev().map(|number| 255.0 * number).collect::<Vec<_>>();
+        let (mean, std) = (to_bgr(&spec.mean), to_bgr(&spec.std));
+        let preprocessing =
+            Preprocessing { channels: ChannelOrder::Bgr, range: [0.0, 255.0], ..Preprocessing::default() };
+        let bgr = Network::create(&NetworkSpec { mean, std, preprocessing, ..spec }, 0, &device()).unwrap();
+        let batch = BatchSettings {
+            batch: 2,
+            steps: 1,
+            targets: TargetRule::Balanced,
+            image_format: ImageFormat::U8,
+            views: CropFlipSettings::OFF,
+        };
+        let pixels = PixelOptimization::new(PixelsSettings::default(), batch, &device());
+        let position = Position { seed: 3, round: 0, distilling_round: None, batch: 0 };
+        let [of_rgb, of_bgr] = [&rgb, &bgr].map(|teacher| numbers(&pixels.noise(teacher, position).unwrap()));
+        let largest = of_rgb.iter().zip(&of_bgr).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(largest < 1e-5, "{largest}");
     }
 
     #[test]

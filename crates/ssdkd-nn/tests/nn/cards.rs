@@ -64,6 +64,22 @@ fn a_card_and_its_weights_make_the_network() {
     assert_eq!(numbers(&network.logits(&images).unwrap()), numbers(&model.network.logits(&images).unwrap()));
 }
 
+#[test]
+fn a_network_of_bgr_images_to_255_takes_rgb_images_to_1() {
+    let model = Model::new();
+    let preprocessing = Preprocessing { channels: ChannelOrder::Bgr, range: [0.0, 255.0], ..Preprocessing::default() };
+    let (mean, std) = (vec![127.5; 3], vec![63.75; 3]);
+    let bgr = TeacherCard { mean, std, preprocessing, ..model.card.clone() }.network(&model.path(), &device()).unwrap();
+    let images = formula(1, &[2, 8, 8, 3], 0.5);
+    let swapped = ChannelOrder::Bgr.of_rgb(&images).unwrap().contiguous().unwrap();
+    let (found, expected) = (numbers(&bgr.logits(&images).unwrap()), numbers(&model.network.logits(&swapped).unwrap()));
+    assert!(
+        found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-4 * b.abs().max(1.0)),
+        "{found:?} {expected:?}"
+    );
+    assert_ne!(found, numbers(&model.network.logits(&images).unwrap()));
+}
+
 #[track_caller]
 fn check_refused(from: &str, to: &str, message: &str) {
     let model = Model::new();
