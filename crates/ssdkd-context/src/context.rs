@@ -23,7 +23,7 @@ use crate::command::{command_in, command_of, quote, with_command};
 use crate::job::{Job, Plan, Spent};
 use crate::kept::Kept;
 use crate::preflight::{Finding, preflight};
-use crate::recipe::{OnFailedCheck, Recipe, RecipeError};
+use crate::recipe::{OnFailedCheck, Recipe, RecipeError, Start};
 use crate::tables::Line;
 
 /// How a stage deals with what is there.
@@ -86,6 +86,8 @@ pub struct Context {
     warned: RefCell<Vec<Discriminant<FailedCheck>>>,
     card: Rc<TeacherCard>,
     card_path: PathBuf,
+    /// The card of the student and where it is, for a network that is not of the zoo.
+    student_card: Option<(TeacherCard, PathBuf)>,
     /// Who asked, as long as their recipe and teacher are not the run's.
     unfrozen: Option<RunArgs>,
     _lock: Option<RunLock>,
@@ -122,7 +124,7 @@ impl Context {
     }
 
     fn open_with(arguments: &RunArgs, command: &str, threads: usize, options: Options) -> Result<Self> {
-        let (recipe, mut card_path) = load_recipe(arguments)?;
+        let (mut recipe, mut card_path, mut student_path) = load_recipe(arguments)?;
         let root =
             if arguments.recipe.is_dir() { arguments.recipe.clone() } else { arguments.runs.join(&recipe.run.name) };
         refuse_older_run(&RunFolder::at(&root))?;
@@ -133,11 +135,26 @@ impl Context {
             }
             let carried = run.teacher().join(CARD);
             card_path = if carried.is_file() { carried } else { card_path };
+            let carried = run.student().join(CARD);
+            student_path = student_path.map(|named| if carried.is_file() { carried } else { named });
         }
         check_is_named(&recipe)?;
-        student_architecture(&recipe)?;
-        check_is_card(&recipe.teacher.card, &card_path)?;
+        check_is_card("teacher.card", &recipe.teacher.card, &card_path)?;
         let card = TeacherCard::load(&card_path).map_err(card_error)?;
+        let student_card = match student_path {
+            Some(path) => {
+                check_is_card("student.card", &recipe.student.card, &path)?;
+                let student = TeacherCard::load(&path).map_err(card_error)?;
+                check_student_card(&path, &student, &card)?;
+                // Wherever it was, the run carries a copy, and a digest stands for it.
+                recipe.student.card = Path::new("student").join(CARD);
+                Some((student, path))
+            }
+            None => {
+                student_architecture(&recipe)?;
+                None
+            }
+        };
         let choice = arguments.common.device;
         choice.check(OPEN_GPU.is_some())?;
         if options.resume && RunFolder::at(&root).latest_complete("invert")?.is_none() {
@@ -167,6 +184,7 @@ impl Context {
             warned: RefCell::default(),
             card: Rc::new(card),
             card_path,
+            student_card,
             unfrozen: (options.mode == Mode::Work).then(|| arguments.clone()),
             _lock: lock,
         };
@@ -187,13 +205,18 @@ impl Context {
         if self.was_begun() {
             return Ok(Vec::new());
         }
-        Ok(preflight(&self.recipe, &self.card, &student_architecture(&self.recipe)?))
+        Ok(preflight(&self.recipe, &self.card, &self.student_spec()?.architecture))
     }
 
     /// Returns whether the run folder holds this recipe and this teacher already.
     pub fn was_begun(&self) -> bool {
         let carried = TeacherCard::load(&self.run.teacher().join(CARD));
-        self.has_recipe() == Some(true) && carried.is_ok_and(|carried| carried.digest == self.card.digest)
+        let same_student = self.student_card.as_ref().is_none_or(|(card, _)| {
+            TeacherCard::load(&self.run.student().join(CARD)).is_ok_and(|carried| carried.digest == card.digest)
+        });
+        self.has_recipe() == Some(true)
+            && same_student
+            && carried.is_ok_and(|carried| carried.digest == self.card.digest)
     }
 
     /// Returns whether the run folder's recipe is this one; `None` if it has none or a damaged one. What to measure and what to keep
@@ -240,6 +263,16 @@ impl Context {
             write_if_changed(&card_path, card.to_json().as_bytes())?;
         }
         (self.card, self.card_path) = (Rc::new(card), card_path);
+        if let Some((student, path)) = &mut self.student_card {
+            let (mut copy, place) = (student.clone(), self.run.student().join(CARD));
+            copy.weights = WEIGHTS.into();
+            if *path != place {
+                let weights = student.read_weights(path).map_err(card_error)?;
+                write_if_changed(&self.run.student().join(WEIGHTS), &weights)?;
+                write_if_changed(&place, copy.to_json().as_bytes())?;
+            }
+            (*student, *path) = (copy, place);
+        }
         let mut frozen = self.recipe.clone();
         frozen.teacher.card = Path::new("teacher").join(CARD);
         let before = self.command().filter(|_| arguments.recipe.is_dir());
@@ -293,10 +326,23 @@ impl Context {
         &self.card_path
     }
 
+    /// Stands for everything about the teacher that results depend on.
+    pub fn teacher_digest(&self) -> String {
+        digest_of(&self.card)
+    }
+
     /// The student, without weights.
     pub fn student_spec(&self) -> Result<NetworkSpec> {
-        let architecture = student_architecture(&self.recipe)?;
-        Ok(NetworkSpec { architecture, ..self.card.spec() })
+        let teacher = self.card.spec();
+        match &self.student_card {
+            Some((card, _)) => Ok(NetworkSpec { input: teacher.input, classes: teacher.classes, ..card.spec() }),
+            None => Ok(NetworkSpec { architecture: student_architecture(&self.recipe)?, ..teacher }),
+        }
+    }
+
+    /// The card of the student and where it is; `None` for a student of the zoo.
+    pub(crate) fn student_card(&self) -> Option<&(TeacherCard, PathBuf)> {
+        self.student_card.as_ref()
     }
 
     /// The index of `round` among the distilling rounds; a warm-up round is an error, as `stage` has no part in it.
@@ -409,6 +455,9 @@ impl Context {
         if plan.teacher {
             wanted.inputs.insert("teacher".into(), self.teacher_digest());
         }
+        if let Some((student, _)) = &self.student_card {
+            wanted.inputs.insert("student".into(), digest_of(student));
+        }
         for (stage, round) in plan.inputs {
             let digest = self.complete(stage, round)?.digest.clone();
             wanted.inputs.insert(format!("{stage}/{round:04}"), digest);
@@ -418,20 +467,6 @@ impl Context {
             wanted.inputs.insert(format!("class counts of {round:04}"), digest::of_bytes(counts.as_bytes()));
         }
         Ok(wanted)
-    }
-
-    /// Stands for everything about the teacher that results depend on: not its name, not where it came from.
-    pub fn teacher_digest(&self) -> String {
-        let card = &self.card;
-        let mut what = json!({
-            "weights": card.digest, "architecture": card.architecture, "classes": card.classes,
-            "input": card.input, "mean": card.mean, "std": card.std, "class_names": card.class_labels(),
-        });
-        // Runs of teachers without any keep the digest that they had before cards knew of it.
-        if card.preprocessing != Preprocessing::default() {
-            what["preprocessing"] = json!(card.preprocessing);
-        }
-        digest::of_bytes(canonical::to_string(&what).as_bytes())
     }
 
     /// Reports a failed health check: a warning, once in a process for each kind of check. Ends the stage instead if the recipe says so.
@@ -532,7 +567,7 @@ impl Context {
 }
 
 /// The recipe that `arguments` name, and where its teacher's card is.
-pub(crate) fn load_recipe(arguments: &RunArgs) -> Result<(Recipe, PathBuf), StageError> {
+pub(crate) fn load_recipe(arguments: &RunArgs) -> Result<(Recipe, PathBuf, Option<PathBuf>), StageError> {
     let path = &arguments.recipe;
     let (path, recipe) = if path.is_dir() {
         let path = RunFolder::open(path)?.recipe();
@@ -545,8 +580,10 @@ pub(crate) fn load_recipe(arguments: &RunArgs) -> Result<(Recipe, PathBuf), Stag
         (path.clone(), Recipe::load(path, &arguments.set))
     };
     let recipe = recipe.map_err(|error: RecipeError| StageError::other(Code::Usage, error))?;
-    let card_path = path.parent().unwrap_or(Path::new("")).join(&recipe.teacher.card);
-    Ok((recipe, card_path))
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let teacher = folder.join(&recipe.teacher.card);
+    let student = Some(&recipe.student.card).filter(|card| !card.as_os_str().is_empty()).map(|card| folder.join(card));
+    Ok((recipe, teacher, student))
 }
 
 /// Returns the error for the folder of a run that is not there.
@@ -559,6 +596,19 @@ fn no_such_run(arguments: &RunArgs) -> StageError {
         "name a recipe, such as pipelines/shapes.toml, or the folder of a run, such as runs/shapes".into()
     };
     StageError::Missing { what: "the recipe or run".into(), path: named.clone(), hint }
+}
+
+/// Stands for everything about a network that results depend on: not its name, not where it came from.
+fn digest_of(card: &TeacherCard) -> String {
+    let mut what = json!({
+        "weights": card.digest, "architecture": card.architecture, "classes": card.classes,
+        "input": card.input, "mean": card.mean, "std": card.std, "class_names": card.class_labels(),
+    });
+    // Runs of teachers without any keep the digest that they had before cards knew of it.
+    if card.preprocessing != Preprocessing::default() {
+        what["preprocessing"] = json!(card.preprocessing);
+    }
+    digest::of_bytes(canonical::to_string(&what).as_bytes())
 }
 
 /// Returns the command that starts the run that `arguments` name.
@@ -577,25 +627,56 @@ fn check_is_named(recipe: &Recipe) -> Result<(), StageError> {
                 .into(),
         ));
     }
-    if recipe.student.architecture.is_empty() {
-        return Err(StageError::Usage(
+    let is_card = !recipe.student.card.as_os_str().is_empty();
+    let problem = match (recipe.student.architecture.as_str(), is_card) {
+        ("", false) => {
             "student.architecture is empty: this recipe is for any student, and needs yours\n\
-             hint: add `--set student.architecture=NAME`, a smaller network than the teacher, such as resnet8 or wrn-16-1"
-                .into(),
-        ));
+             hint: add `--set student.architecture=NAME`, a smaller network than the teacher, such as resnet8 or \
+             torchvision/mobilenet_v2*0.5; or `--set student.card=$PWD/CARD.json` for a network of your own"
+        }
+        ("", true) => return Ok(()),
+        (_, true) => {
+            "student.architecture and student.card are both set, and each names a student\n\
+             hint: remove one, or set it to \"\""
+        }
+        (_, false) if recipe.student.start == Start::Card => {
+            "student.start is \"card\", and there is no student.card\n\
+             hint: set student.card, or set student.start to \"random\""
+        }
+        (_, false) => return Ok(()),
+    };
+    Err(StageError::Usage(problem.into()))
+}
+
+/// Refuses a student of a network that cannot learn what the teacher knows. `path` is that of the student's card.
+fn check_student_card(path: &Path, student: &TeacherCard, teacher: &TeacherCard) -> Result<(), StageError> {
+    let path = path.display();
+    if student.classes != teacher.classes {
+        return Err(StageError::Usage(format!(
+            "the student of {path} has {} classes, and the teacher has {}\n\
+             hint: give the student's last layer {} outputs, export it and import it again",
+            student.classes, teacher.classes, teacher.classes
+        )));
+    }
+    if student.input[0] != teacher.input[0] {
+        return Err(StageError::Usage(format!(
+            "the student of {path} takes images of {} channels, and the teacher takes {}\n\
+             hint: take a student for {} channels",
+            student.input[0], teacher.input[0], teacher.input[0]
+        )));
     }
     Ok(())
 }
 
-/// Refuses a weight file given as a card. `named` is what the recipe says, `path` where that is.
-fn check_is_card(named: &Path, path: &Path) -> Result<(), StageError> {
+/// Refuses a weight file given as a card. `named` is what the recipe says under `key`, `path` where that is.
+fn check_is_card(key: &str, named: &Path, path: &Path) -> Result<(), StageError> {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
     if !ending.is_some_and(|ending| WEIGHT_FILES.contains(&ending.as_str())) {
         return Ok(());
     }
     let card = path.with_extension("json");
     let hint = if card.is_file() {
-        format!("set teacher.card to {}", named.with_extension("json").display())
+        format!("set {key} to {}", named.with_extension("json").display())
     } else {
         format!(
             "`ssdkd import {} --out {}` makes a card",
@@ -603,10 +684,7 @@ fn check_is_card(named: &Path, path: &Path) -> Result<(), StageError> {
             quote(&card.to_string_lossy())
         )
     };
-    Err(StageError::Usage(format!(
-        "teacher.card is {}, a file of weights and not a card\nhint: {hint}",
-        path.display()
-    )))
+    Err(StageError::Usage(format!("{key} is {}, a file of weights and not a card\nhint: {hint}", path.display())))
 }
 
 /// Endings of files that hold weights.

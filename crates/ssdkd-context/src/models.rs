@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use candle_core::Tensor;
 use ssdkd_nn::{Network, inherit, weights};
 
@@ -65,8 +65,14 @@ impl Context {
     fn fresh_student(&mut self) -> Result<Rc<Network>> {
         let seed = self.recipe().run.seed;
         let student = Network::create(&self.student_spec()?, seed, self.device()?)?;
-        if self.recipe().student.start == Start::Teacher {
-            inherit(&student, &*self.teacher()?)?;
+        match (self.recipe().student.start, self.student_card()) {
+            (Start::Random, _) => {}
+            (Start::Teacher, _) => inherit(&student, &*self.teacher()?)?,
+            (Start::Card, Some((card, path))) => {
+                let bytes = card.read_weights(path).map_err(card_error)?;
+                student.store().load_tensors(weights::from_safetensors_bytes(&bytes, self.device()?)?)?;
+            }
+            (Start::Card, None) => bail!("student.start is \"card\", and there is no student.card"),
         }
         Ok(Rc::new(student))
     }

@@ -57,7 +57,7 @@ fn stage_body(
 ) -> Result<()> {
     let threads = arguments.run.common.set_up()?;
     // Before the run is opened: who cannot be served leaves it as it is.
-    let (recipe, _) = load_recipe(&arguments.run)?;
+    let (recipe, ..) = load_recipe(&arguments.run)?;
     if arguments.ask.print_config {
         return Ok(exit::print(&recipe.to_toml())?);
     }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use candle_core::{Result, Tensor, Var, bail};
 use rand::Rng;
 use ssdkd_nn::random::stream;
-use ssdkd_nn::{Draw, Network, Store};
+use ssdkd_nn::{Draw, FeatureMap, Network, NetworkSpec, Store};
 use ssdkd_ops as ops;
 use ssdkd_ops::{Activation, Conv2dSpec, Value};
 
@@ -40,10 +40,10 @@ impl FeatureDistillation {
     /// If the networks have no resolution in common.
     pub(crate) fn new(teacher: &Network, student: &Network, seed: u64) -> Result<Self> {
         let store = Store::seeded(student.store().device(), stream(seed, "distill/projector", &[]).random());
-        let (theirs, ours) = (teacher.map_shapes()?, student.map_shapes()?);
+        let (theirs, ours) = (teacher.spec().feature_maps()?, student.spec().feature_maps()?);
         let mut pairs = Vec::new();
         for (student, teacher) in matched(&ours, &theirs) {
-            let (from, to) = (ours[student].2, theirs[teacher].2);
+            let (from, to) = (ours[student].channels, theirs[teacher].channels);
             let projector = if from == to {
                 None
             } else {
@@ -102,18 +102,25 @@ impl FeatureDistillation {
     }
 }
 
-/// Height, width and channels of a map.
-type Shape = (usize, usize, usize);
+/// Returns which map of the student learns to be like which of the teacher, in the student's order.
+///
+/// # Errors
+/// If a network cannot be built.
+pub fn feature_pairs(teacher: &NetworkSpec, student: &NetworkSpec) -> Result<Vec<(FeatureMap, FeatureMap)>> {
+    let (theirs, ours) = (teacher.feature_maps()?, student.feature_maps()?);
+    let pairs = matched(&ours, &theirs).into_iter();
+    Ok(pairs.map(|(student, teacher)| (ours[student].clone(), theirs[teacher].clone())).collect())
+}
 
 /// Which of the student's maps goes with which of the teacher's: of the same resolution, and as deep there.
-fn matched(student: &[Shape], teacher: &[Shape]) -> Vec<(usize, usize)> {
-    let of_resolution = |maps: &[Shape], shape: Shape| {
-        let same = maps.iter().enumerate().filter(|(_, map)| (map.0, map.1) == (shape.0, shape.1));
+fn matched(student: &[FeatureMap], teacher: &[FeatureMap]) -> Vec<(usize, usize)> {
+    let of_resolution = |maps: &[FeatureMap], size: [usize; 2]| {
+        let same = maps.iter().enumerate().filter(|(_, map)| map.size == size);
         same.map(|(index, _)| index).collect::<Vec<_>>()
     };
     let mut pairs = Vec::new();
-    for (index, &shape) in student.iter().enumerate() {
-        let (ours, theirs) = (of_resolution(student, shape), of_resolution(teacher, shape));
+    for (index, map) in student.iter().enumerate() {
+        let (ours, theirs) = (of_resolution(student, map.size), of_resolution(teacher, map.size));
         if theirs.is_empty() {
             continue;
         }
@@ -132,7 +139,8 @@ mod tests {
     fn blocks_go_with_those_as_deep() {
         let maps = |counts: [usize; 3]| {
             let sizes = [32, 16, 8].into_iter().zip(counts);
-            sizes.flat_map(|(size, count)| vec![(size, size, 16); count]).collect::<Vec<_>>()
+            let map = |size| FeatureMap { name: String::new(), size: [size; 2], channels: 16 };
+            sizes.flat_map(|(size, count)| vec![map(size); count]).collect::<Vec<_>>()
         };
         let nine = maps([9, 9, 9]);
         let expected = [2, 5, 8, 11, 14, 17, 20, 23, 26];

@@ -58,6 +58,7 @@ pub mod range;
 pub use buffer::{BalanceSettings, Eviction, Member, NewSamplePriority, ReplayBuffer};
 pub use diagnostics::{Diagnostics, diagnose};
 pub use distillation::{DistillSettings, Distiller, OptimizerKind, StepReport};
+pub use feature_distillation::feature_pairs;
 pub use health::FailedCheck;
 pub use inversion::{
     BatchNormForm, BatchNormMomentum, Discrepancy, ImageFormat, Inversion, InvertSettings, LossSettings, Objective,

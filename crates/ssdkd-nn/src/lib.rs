@@ -24,7 +24,7 @@ pub use architecture::{
 pub use card::{CARD_VERSION, CardError, Normalization, TeacherCard};
 pub use device::{OPEN_GPU, OpenGpu, device_name};
 pub use inherit::inherit;
-pub use network::{Network, NetworkSpec, Output};
+pub use network::{FeatureMap, Network, NetworkSpec, Output};
 pub use optimizer::{Adam, Sgd};
 pub use preprocessing::{ChannelOrder, Interpolation, Preprocessing, Resize};
 pub use ssdkd_graph::{Mode, Tap};

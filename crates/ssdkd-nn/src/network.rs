@@ -52,6 +52,19 @@ impl NetworkSpec {
         Ok(self.blueprint()?.graph.total_multiply_adds())
     }
 
+    /// Returns its feature maps, in order.
+    ///
+    /// # Errors
+    /// As [`Network::create`].
+    pub fn feature_maps(&self) -> Result<Vec<FeatureMap>> {
+        let Blueprint { graph, maps, .. } = self.blueprint()?;
+        let map = |id: NodeId| {
+            let (shape, name) = (graph.shape(id), graph.node(id).name.clone());
+            FeatureMap { name, size: shape.size(), channels: shape.channels() }
+        };
+        Ok(maps.into_iter().map(map).collect())
+    }
+
     /// Returns the graph at the size of the input.
     ///
     /// # Errors
@@ -62,6 +75,17 @@ impl NetworkSpec {
         let blueprint = self.architecture.blueprint(self.classes, self.input);
         blueprint.map_err(|error| candle_core::Error::Msg(format!("a {} cannot be built: {error}", self.architecture)))
     }
+}
+
+/// One of the feature maps that a network makes of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeatureMap {
+    /// The node of the graph that makes it.
+    pub name: String,
+    /// Height and width.
+    pub size: [usize; 2],
+    /// Channels.
+    pub channels: usize,
 }
 
 /// Whether mean and std fit the channels.
@@ -195,11 +219,6 @@ impl Network {
     /// Numbers in its penultimate features.
     pub fn features(&self) -> Result<usize> {
         Ok(self.probe()?.features.dims()[1])
-    }
-
-    /// Height, width and channels of the [maps](Output::maps) it makes of an image.
-    pub fn map_shapes(&self) -> Result<Vec<(usize, usize, usize)>> {
-        Ok(self.probe()?.maps.iter().map(|map| (map.dims()[1], map.dims()[2], map.dims()[3])).collect())
     }
 
     fn probe(&self) -> Result<Output> {

@@ -88,6 +88,11 @@ impl RunFolder {
         self.root.join("teacher")
     }
 
+    /// The card and the weights of a student that is not of the zoo.
+    pub fn student(&self) -> PathBuf {
+        self.root.join("student")
+    }
+
     /// Measurements on real data.
     pub fn evaluate(&self) -> PathBuf {
         self.root.join("evaluate")

@@ -15,7 +15,7 @@ use ssdkd_data::{Dataset, Split};
 use ssdkd_evaluate::{check_fit, fit_of, open_data_for};
 use ssdkd_method::Diagnostics;
 use ssdkd_nn::random::stream;
-use ssdkd_nn::{Architecture, CropFlipSettings, Network};
+use ssdkd_nn::{CropFlipSettings, Network};
 use ssdkd_stage::{AskArgs, Progress, RunArgs, RunLock, StageError, signals, write_file};
 
 use crate::current::count_only_current;
@@ -277,9 +277,7 @@ fn no_data(context: &Context) -> Finding {
 /// If the data is missing, of no known layout, or of another kind.
 pub fn look_for_data(context: &Context, recipe: &Recipe) -> Result<Vec<Finding>, StageError> {
     let Some(spec) = data_spec(recipe) else { return Ok(vec![no_data(context)]) };
-    let architecture = recipe.student.architecture.parse::<Architecture>();
-    let architecture = architecture.map_err(|error| StageError::Usage(format!("student.architecture: {error}")))?;
-    ssdkd_evaluate::look_for_data(&spec, Split::Test, &architecture)?;
+    ssdkd_evaluate::look_for_data(&spec, Split::Test, &context.teacher_card().architecture)?;
     Ok(Vec::new())
 }
 

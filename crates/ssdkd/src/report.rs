@@ -199,7 +199,7 @@ fn summarise(context: &mut Context) -> Result<Summary> {
         seed: context.recipe().run.seed,
         command: command(context),
         teacher: card.architecture.to_string(),
-        student: context.recipe().student.architecture.clone(),
+        student: context.student_spec()?.architecture.to_string(),
         labels_pixels: card.architecture.task() == Task::Pixels,
         teacher_parameters: card.parameters,
         student_parameters: student.store().num_parameters(),

@@ -8,6 +8,7 @@ use candle_core::Device;
 use clap::Args;
 use ssdkd_context::preflight::enforce;
 use ssdkd_context::{Context, Outcome, Recipe, quote};
+use ssdkd_method::feature_pairs;
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{AskArgs, DeviceChoice, RunArgs, StageArgs, StageError, exit, signals};
 
@@ -153,6 +154,10 @@ pub fn plan(arguments: &PlanArgs) -> Result<()> {
         writeln!(text, "rounds     {} warm-up + {} distilling", recipe.run.warmup_rounds, recipe.run.rounds)?;
         writeln!(text, "images     {images} synthesised, {} kept", recipe.balance.capacity.min(images))?;
         writeln!(text, "steps      {} of {} images", recipe.run.rounds as usize * distill.steps, distill.batch)?;
+        let networks = cost.is_ok().then(|| Context::look(run, false, threads)).transpose()?;
+        if let Some(context) = networks {
+            describe_networks(&mut text, &context, run.common.verbose > 0)?;
+        }
         match cost {
             Ok(Estimate { synthesis_s, distillation_s, memory, disk }) => {
                 let total = synthesis_s + distillation_s;
@@ -190,6 +195,32 @@ pub fn plan(arguments: &PlanArgs) -> Result<()> {
     writeln!(text, "{folder}/ssdkd report {recipe_path}{}", shell_flags(run, &[dry]))?;
     writeln!(text, "exit ${{failed:-0}}")?;
     Ok(exit::print(&text)?)
+}
+
+/// Adds what teacher and student cost, and in detail which of their feature maps are compared.
+fn describe_networks(text: &mut String, context: &Context, in_detail: bool) -> Result<()> {
+    let (teacher, student) = (context.teacher_card().spec(), context.student_spec()?);
+    for (word, spec) in [("teacher", &teacher), ("student", &student)] {
+        let [_, height, width] = spec.input;
+        let (parameters, multiply_adds) = (spec.num_parameters()?, spec.multiply_adds()?);
+        writeln!(
+            text,
+            "{word:<10} {}: {parameters} parameters, {:.1} million multiply-adds for an image of {height}×{width}",
+            spec.architecture,
+            multiply_adds as f64 / 1e6
+        )?;
+    }
+    if in_detail && context.recipe().distill.feature_distillation > 0.0 {
+        for (ours, theirs) in feature_pairs(&teacher, &student)? {
+            let [height, width] = ours.size;
+            writeln!(
+                text,
+                "features   {} ({height}×{width}, {} channels) is like the teacher's {} ({} channels)",
+                ours.name, ours.channels, theirs.name, theirs.channels
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// The flags of `plan` that all of its commands need, and of the others those that are given among `(given, flag)`.

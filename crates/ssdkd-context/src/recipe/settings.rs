@@ -100,8 +100,13 @@ pub struct TeacherSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StudentSettings {
-    /// Architecture, such as "resnet8" or "wrn-16-1".
+    /// Architecture of the zoo, such as "resnet8" or "torchvision/mobilenet_v2*0.5". Empty: [student.card](Self::card) says it.
+    #[serde(default)]
     pub architecture: String,
+    /// Path of the card of a network of your own, from `ssdkd import`, in the place of an architecture. A relative path starts at the
+    /// recipe's folder.
+    #[serde(default)]
+    pub card: PathBuf,
     /// Weights before the first step.
     #[serde(default)]
     pub start: Start,
@@ -116,6 +121,8 @@ pub enum Start {
     Random,
     /// Blocks of the teacher, which must be a deeper network of the same family and width.
     Teacher,
+    /// The weights of student.card.
+    Card,
 }
 
 /// Evaluation on real data, after the fact. It changes nothing in a run.
