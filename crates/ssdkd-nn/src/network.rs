@@ -138,6 +138,7 @@ pub struct Network {
     spec: NetworkSpec,
     store: Store,
     executor: Executor,
+    maps_count: usize,
     has_features: bool,
     is_frozen: bool,
     scale: Vec<f32>,
@@ -177,12 +178,13 @@ impl Network {
         let NetworkSpec { mean, std, preprocessing, .. } = spec;
         let blueprint = spec.blueprint()?;
         let tensors = store.tensors_of(&blueprint)?;
-        let Blueprint { graph, maps, features, .. } = blueprint;
-        let kept = maps.into_iter().chain(features).collect::<Vec<NodeId>>();
+        let Blueprint { graph, maps, features, apart, .. } = blueprint;
+        let maps_count = maps.len();
+        let kept = maps.into_iter().chain(features).chain(apart).collect::<Vec<NodeId>>();
         let executor = Executor::new(graph, tensors, &kept).map_err(candle_core::Error::wrap)?;
         let (scale, shift) = preprocessing.scale_and_shift(mean, std);
         let has_features = features.is_some();
-        Ok(Self { spec: spec.clone(), store, executor, has_features, is_frozen: false, scale, shift })
+        Ok(Self { spec: spec.clone(), store, executor, maps_count, has_features, is_frozen: false, scale, shift })
     }
 
     /// The same network, whose weights will not move any more: what passes compute from them alone is kept. Whoever moves them all
@@ -247,8 +249,11 @@ impl Network {
             );
         }
         let Run { outputs, mut maps, taps } = self.executor.run(&self.normalised(images)?, mode)?;
-        let features =
-            if self.has_features { maps.pop() } else { maps.last().map(ops::global_avg_pool).transpose()? };
+        let features = maps.split_off(self.maps_count).into_iter().next().filter(|_| self.has_features);
+        let features = match features {
+            Some(features) => Some(features),
+            None => maps.last().map(ops::global_avg_pool).transpose()?,
+        };
         let (Some(features), Some(output)) = (features, outputs.first()) else {
             bail!("a {} has no feature maps", self.spec.architecture)
         };

@@ -76,6 +76,7 @@ pub(super) struct Builder {
     graph: Graph,
     fresh: BTreeMap<String, Init>,
     maps: Vec<NodeId>,
+    apart: Vec<NodeId>,
     /// Epsilon and momentum of the batch norms.
     pub norms: (f64, f64),
 }
@@ -85,7 +86,7 @@ impl Builder {
     pub(super) fn new(input: [usize; 3]) -> Result<(Self, NodeId), GraphError> {
         let graph = Graph::new("input", input)?;
         let first = graph.ids().next().ok_or_else(|| GraphError::Graph("the graph has no input".into()))?;
-        Ok((Self { graph, fresh: BTreeMap::new(), maps: Vec::new(), norms: (1e-5, 0.1) }, first))
+        Ok((Self { graph, fresh: BTreeMap::new(), maps: Vec::new(), apart: Vec::new(), norms: (1e-5, 0.1) }, first))
     }
 
     /// Channels of a node's result.
@@ -220,6 +221,11 @@ impl Builder {
         self.maps.push(map);
     }
 
+    /// Has a node computed by itself.
+    pub(super) fn keep_apart(&mut self, node: NodeId) {
+        self.apart.push(node);
+    }
+
     /// The feature maps so far.
     pub(super) fn maps(&self) -> &[NodeId] {
         &self.maps
@@ -228,6 +234,7 @@ impl Builder {
     /// The network that ends in `output`, whose penultimate row is `features`.
     pub(super) fn finish(mut self, output: NodeId, features: Option<NodeId>) -> Result<Blueprint, GraphError> {
         self.graph.set_outputs(&[output])?;
-        Ok(Blueprint { graph: self.graph, maps: self.maps, features, fresh: self.fresh })
+        let Self { graph, maps, apart, fresh, .. } = self;
+        Ok(Blueprint { graph, maps, features, apart, fresh })
     }
 }

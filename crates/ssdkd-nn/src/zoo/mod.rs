@@ -30,6 +30,8 @@ pub struct Blueprint {
     pub maps: Vec<NodeId>,
     /// The node whose rows (B, F) the last layer sees. `None`: the last map, averaged over height and width.
     pub features: Option<NodeId>,
+    /// Nodes that are computed by themselves, though they could be folded into the next one.
+    pub apart: Vec<NodeId>,
     /// How the tensors are drawn, by name.
     pub fresh: BTreeMap<String, Init>,
 }
@@ -115,7 +117,7 @@ impl Blueprint {
                 });
             }
         }
-        Ok(Self { graph, maps, features, fresh })
+        Ok(Self { graph, maps, features, apart: Vec::new(), fresh })
     }
 }
 
