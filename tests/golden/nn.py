@@ -7,9 +7,9 @@ precision, so that only the other side rounds.
 
 import pathlib
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from formula import fill, formula, summary
 from networks import Generator, PixelWideResNet, Vgg11, WideResNet, cifar, pixel_cifar, wide_stem
 from safetensors.torch import save_file
 from torch import nn
@@ -18,47 +18,8 @@ torch.set_num_threads(1)
 golden = {}
 
 
-def formula(seed: int, shape, scale: float = 1.0) -> torch.Tensor:
-    """Numbers in [-scale, scale) by an integer hash of (seed, position)."""
-    h = np.arange(int(np.prod(shape)), dtype=np.uint32) * np.uint32(2654435761) + np.uint32(seed * 40503 + 12345)
-    h ^= h >> np.uint32(15)
-    h *= np.uint32(2246822519)
-    h ^= h >> np.uint32(13)
-    values = (h.astype(np.float64) / 2.0**32 - 0.5) * (2.0 * scale)
-    return torch.from_numpy(values.astype(np.float32)).reshape(shape)
-
-
-def fill(net):
-    """Formula weights: seeds from the names, so that the order of tensors does not matter."""
-    for name, value in net.state_dict().items():
-        if value.dtype != torch.float32:
-            continue
-        seed = 0x811C9DC5
-        for byte in name.encode():  # FNV-1a
-            seed = ((seed ^ byte) * 0x01000193) & 0xFFFFFFFF
-        h = formula(seed % 100_003, tuple(value.shape))
-        if name.endswith("running_mean"):
-            h = 0.2 * h
-        elif name.endswith("running_var"):
-            h = 1.0 + 0.5 * h
-        elif value.ndim > 1:
-            h = h * float(np.float32(np.sqrt(6.0 / value[0].numel())))
-        elif name.endswith("weight"):
-            h = 1.0 + 0.2 * h
-        else:
-            h = 0.1 * h
-        value.copy_(h)
-    return net.double()
-
-
 def keep(name, value):
     golden[name] = torch.as_tensor(value).detach().float().contiguous().clone()
-
-
-def summary(tensor):
-    """The norm and the first four entries."""
-    flat = F.pad(tensor.detach().flatten(), (0, 4))
-    return torch.cat([flat.norm()[None], flat[:4]])
 
 
 # --- how many numbers are trained, and how many tensors there are ---------------------------------------------------------
@@ -114,8 +75,7 @@ for name, net in {
     "fpn-resnet8": pixel_cifar(8, classes=CLASSES),
     "fpn-wrn-16-1": PixelWideResNet(16, 1, CLASSES),
 }.items():
-    with torch.no_grad():
-        fill(net)
+    fill(net)
     images = formula(7, (BATCH, SIZE, SIZE, 3), 2.0).double()  # (B, H, W, C), normalised
 
     net.eval()
@@ -153,8 +113,7 @@ for name, net in {
 # --- the generator ------------------------------------------------------------------------------------------------------------
 
 net = Generator(16, 6, 16, 3)
-with torch.no_grad():
-    fill(net)
+fill(net)
 latents = formula(8, (5, 16), 2.0).double()
 keep("generator.eval.images", net.eval()(latents).permute(0, 2, 3, 1))
 leaf = latents.clone().requires_grad_()

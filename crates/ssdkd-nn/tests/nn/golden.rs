@@ -1,10 +1,11 @@
 //! Forward and backward passes of every family against PyTorch, in evaluation, in inversion and in training.
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::Tensor;
 use ssdkd_nn::{Architecture, Generator, Mode, Names, Network, NetworkSpec, Store};
-use ssdkd_ops::{self as ops, Gradients, Value};
+use ssdkd_ops::{self as ops, Value};
 
-use crate::formula::{Golden, close, fill, formula, numbers, summary};
+use crate::formula::{Golden, close, fill, formula, numbers};
+use crate::passes::{Case, buffer_rows, gradient_rows};
 use crate::place::{device, on_cuda};
 
 const SIZE: usize = 16;
@@ -24,31 +25,6 @@ fn classifier(architecture: &str, names: &Names, classes: usize, channels: usize
     Network::create(&spec, 1, &device()).unwrap()
 }
 
-/// The class of each image, for all of its rows.
-fn targets(logits: &Value) -> Vec<u32> {
-    let rows = logits.dims()[0] / TARGETS.len();
-    TARGETS.iter().flat_map(|&target| std::iter::repeat_n(target, rows)).collect()
-}
-
-fn gradient_rows(store: &Store, gradients: &Gradients) -> Vec<(String, [f32; 5])> {
-    let row = |(name, var): (String, Var)| {
-        let gradient = gradients.get(&var).unwrap_or_else(|| panic!("{name} has no gradient"));
-        assert_eq!(gradient.dims(), var.dims(), "{name}");
-        (name, summary(gradient))
-    };
-    store.parameters().into_iter().map(row).collect()
-}
-
-fn buffer_rows(store: &Store) -> Vec<(String, [f32; 5])> {
-    let floats = store.buffers().into_iter().filter(|(_, var)| var.dtype() == DType::F32);
-    floats.map(|(name, var)| (name, summary(&var))).collect()
-}
-
-fn batch_counts(store: &Store) -> Vec<i64> {
-    let counts = store.buffers().into_iter().filter(|(_, var)| var.dtype() == DType::I64);
-    counts.map(|(_, var)| var.to_scalar().unwrap()).collect()
-}
-
 /// Rounding decides the sign of a few numbers before a ReLU, and with it whether a pixel's part is in a gradient. That the
 /// direct convolution rounds as PyTorch's does makes the narrow comparison possible; noise of 3·10⁻⁶ in PyTorch's own
 /// convolutions moves the gradients of the smallest network by 10⁻².
@@ -65,53 +41,13 @@ fn check(architecture: &str, names: &Names) {
 fn check_within(architecture: &str, names: &Names, of_gradients: f32) {
     let golden = Golden::load();
     let network = classifier(architecture, names, CLASSES, 3);
-    let store = network.store();
-    fill(store);
+    fill(network.store());
     let images = formula(7, &[TARGETS.len(), SIZE, SIZE, 3], 2.0);
-    let name = |part: &str| format!("{architecture}.{part}");
-
-    // Evaluation, and the gradient into the images through network and taps: what inversion follows.
-    let output = network.forward(&Value::constant(images.clone()), Mode::Eval).unwrap();
-    assert!(output.taps.is_empty() && !output.logits.wants_gradient());
-    golden.check(&name("eval.features"), &numbers(output.features.tensor()), 2e-5);
-    golden.check(&name("eval.logits"), &numbers(output.logits.tensor()), 5e-5);
-
-    let output = network.forward(&Value::leaf(&images), Mode::Tapped).unwrap();
-    golden.check(&name("eval.logits"), &numbers(output.logits.tensor()), 5e-5);
-    let distance = |tap: &ssdkd_nn::Tap| {
-        let mean = ops::l2_distance(&tap.mean, &tap.running_mean).unwrap();
-        let variance = ops::l2_distance(&tap.variance, &tap.running_variance).unwrap();
-        ops::add(&mean, &variance).unwrap()
-    };
-    let distances = output.taps.iter().map(distance).collect::<Vec<_>>();
-    let mut sorted = distances.iter().map(|distance| distance.scalar().unwrap()).collect::<Vec<_>>();
-    sorted.sort_by(f32::total_cmp);
-    golden.check(&name("taps"), &sorted, 2e-5);
-    let task = ops::cross_entropy(&output.logits, &targets(&output.logits), None).unwrap();
-    let mut terms = distances.iter().map(|distance| (0.1, distance)).collect::<Vec<_>>();
-    terms.push((1.0, &task));
-    let gradients = ops::weighted_sum(&terms).unwrap().backward().unwrap();
-    golden.check(&name("inverted"), &summary(gradients.get(&images).unwrap()), 2e-4);
-    assert_eq!(gradients.len(), 1, "a network that is looked through gets no gradients");
-    assert!(batch_counts(store).iter().all(|&count| count == 0));
-
-    // A frozen network with batch statistics gives the logits of training, and stays as it is.
-    let before = buffer_rows(store);
-    let frozen = network.forward(&Value::constant(images.clone()), Mode::TrainFrozen).unwrap();
-    golden.check(&name("train.logits"), &numbers(frozen.logits.tensor()), 1e-4);
-    assert!(!frozen.logits.wants_gradient());
-    assert_eq!(buffer_rows(store), before);
-
-    // One training step.
-    let output = network.forward(&Value::leaf(&images), Mode::Train).unwrap();
-    golden.check(&name("train.logits"), &numbers(output.logits.tensor()), 1e-4);
-    let loss = ops::cross_entropy(&output.logits, &targets(&output.logits), None).unwrap();
-    golden.check(&name("train.loss"), &[loss.scalar().unwrap()], 1e-5);
-    let gradients = loss.backward().unwrap();
-    golden.check(&name("train.images"), &summary(gradients.get(&images).unwrap()), of_gradients);
-    golden.check_rows(&name("train.gradients"), &gradient_rows(store, &gradients), of_gradients);
-    golden.check_rows(&name("train.buffers"), &buffer_rows(store), 2e-5);
-    assert!(batch_counts(store).iter().all(|&count| count == 1));
+    let case =
+        Case { golden: &golden, name: architecture, network: &network, images, targets: &TARGETS, is_short: false };
+    case.check_evaluation();
+    case.check_inversion();
+    case.check_training(of_gradients);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod golden;
 mod hostile;
 mod optimizers;
 mod parts;
+mod passes;
 #[path = "../../../ssdkd-ops/tests/common/place.rs"]
 mod place;
 mod prefixes;
