@@ -312,7 +312,7 @@ fn a_network_that_is_not_supported_is_described() {
             "bottleneck residual network",
             "3, 4, 6, 3 blocks (ResNet-50)",
             "ImageNet stem (7×7)",
-            "cannot run it yet",
+            "cannot build it from its tensors alone",
             "hint:",
         ],
     );

@@ -2,8 +2,10 @@
 //!
 //! A network that is not supported must not be called by the name of one that is.
 
-use super::KNOWN;
+use ssdkd_graph::read::EXPORT_HINT;
+
 use super::identify::Shapes;
+use super::zoo::{CIFAR_DEPTHS, WIDE_DEPTHS};
 
 /// Things that a list in an error has.
 const LISTED: usize = 5;
@@ -18,7 +20,7 @@ fn listed(mut items: impl Iterator<Item = String>) -> String {
 /// Says what the tensors of an unknown network are called.
 pub(super) fn unknown(shapes: &Shapes) -> String {
     let first = listed(shapes.keys().cloned());
-    format!("no known network has these {} tensors ({first})\nhint: supported are {KNOWN}", shapes.len())
+    format!("no known network has these {} tensors ({first})\n{EXPORT_HINT}", shapes.len())
 }
 
 /// Describes a network that is not supported, as in "it is …". `None` for a supported one, and where nothing is known.
@@ -48,8 +50,11 @@ fn by_a_word(shapes: &Shapes) -> Option<String> {
     WORDS.iter().find(|(word, _)| has(word)).map(|(_, what)| (*what).to_string())
 }
 
-/// MobileNets, EfficientNets, ConvNeXts.
+/// MobileNets, EfficientNets, ConvNeXts. `None` for the MobileNets of torchvision that are supported: some tensor is wrong then.
 fn depthwise(shapes: &Shapes) -> Option<String> {
+    if shapes.contains_key("features.17.conv.2.weight") || shapes.contains_key("features.12.0.weight") {
+        return None;
+    }
     let is_depthwise = |shape: &&Vec<usize>| matches!(shape[..], [outputs, 1, height, _] if outputs > 1 && height > 1);
     // The first convolution of a network for gray images has one input channel, too.
     let count = shapes.values().filter(is_depthwise).count();
@@ -71,6 +76,8 @@ struct Residual {
     pre_activation: bool,
     /// Where it differs from a supported network in more than names.
     remark: &'static str,
+    /// Channels of the convolutions within the blocks of each group, where they are bottlenecks.
+    inner: Vec<usize>,
     /// The 3×3 convolutions are grouped.
     grouped: bool,
     /// Modules of a block that an ordinary one does not have.
@@ -96,6 +103,8 @@ impl Residual {
         if blocks.is_empty() {
             return None;
         }
+        let inner =
+            |group: usize| shape(format!("layer{group}.0.conv1.weight")).and_then(|shape| shape.first().copied());
         let last = |group: usize| ["conv3", "conv2", "conv1"].map(|conv| format!("layer{group}.0.{conv}.weight"));
         let outputs = |group| last(group).into_iter().find_map(shape).and_then(|shape| shape.first().copied());
         let first = shape("layer1.0.conv1.weight".into())?;
@@ -123,6 +132,7 @@ impl Residual {
         }
         Some(Self {
             channels: (1..=blocks.len()).filter_map(outputs).collect(),
+            inner: (1..=blocks.len()).filter_map(inner).collect(),
             stem: shape("conv1.weight".into())
                 .and_then(|shape| if let [outputs, _, kernel, _] = *shape { Some((kernel, outputs)) } else { None }),
             bottleneck: shape("layer1.0.conv3.weight".into()).is_some() && first.last() == Some(&1),
@@ -143,15 +153,21 @@ impl Residual {
 
     /// Whether these are the shapes of a supported network: some other tensor is wrong then.
     fn is_supported(&self) -> bool {
-        let plain = !self.bottleneck && !self.pre_activation && !self.grouped && self.others.is_empty();
-        let shaped = match (&self.channels[..], &self.blocks[..]) {
-            ([64, 128, 256, 512], [2, 2, 2, 2] | [3, 4, 6, 3]) => self.stem == Some((3, 64)),
-            ([16, 32, 64], &[first, second, third]) => {
-                first == second
-                    && second == third
-                    && super::zoo::CIFAR_DEPTHS.contains(&(6 * first + 2))
-                    && self.stem == Some((3, 16))
+        let plain = !self.pre_activation && !self.grouped && self.others.is_empty();
+        let widths = if self.bottleneck { &self.inner } else { &self.channels };
+        let depth_of = |blocks: &[usize]| match *blocks {
+            [first, second, third] if first == second && second == third => 6 * first + 2,
+            _ => 0,
+        };
+        let shaped = match (&widths[..], &self.blocks[..]) {
+            ([64, 128, 256, 512], blocks) => {
+                let known: &[_] =
+                    if self.bottleneck { &[[3, 4, 6, 3], [3, 4, 23, 3]] } else { &[[2, 2, 2, 2], [3, 4, 6, 3]] };
+                known.iter().any(|known| known == blocks) && matches!(self.stem, Some((3 | 7, 64)))
             }
+            _ if self.bottleneck => false,
+            ([16, 32, 64], blocks) => CIFAR_DEPTHS.contains(&depth_of(blocks)) && self.stem == Some((3, 16)),
+            ([64, 128, 256], blocks) => WIDE_DEPTHS.contains(&depth_of(blocks)) && self.stem == Some((3, 32)),
             _ => false,
         };
         plain && shaped
@@ -168,7 +184,10 @@ impl Residual {
         let name = self.usual_name().map(|name| format!(" ({name})")).unwrap_or_default();
         let channels = match &self.channels[..] {
             [] => String::new(),
-            _ if self.bottleneck => String::new(),
+            _ if self.bottleneck && [16, 64].map(|first| self.inner.first() == Some(&first)).contains(&true) => {
+                String::new()
+            }
+            _ if self.bottleneck => format!(", {} channels within blocks", list(&self.inner)),
             channels => format!(", {} channels", list(channels)),
         };
         let stem = match self.stem {
@@ -223,7 +242,7 @@ fn wide(shapes: &Shapes) -> Option<String> {
     ))
 }
 
-/// A VGG of another depth, or with torchvision's names.
+/// A VGG of another depth, or without batch norm.
 fn vgg(shapes: &Shapes) -> Option<String> {
     let named = |start: &str| {
         let of_convolution = |(name, shape): (&String, &Vec<usize>)| match name.split('.').collect::<Vec<_>>()[..] {
@@ -239,15 +258,18 @@ fn vgg(shapes: &Shapes) -> Option<String> {
     if convolutions.is_empty() || !convolutions.iter().all(|shape| shape[2..] == [3, 3]) {
         return None;
     }
-    let usual = match convolutions.len() {
-        8 if !blocks.is_empty() => return None,
-        10 => " (VGG-13)",
-        13 => " (VGG-16)",
-        16 => " (VGG-19)",
+    let has_norms = shapes.keys().any(|name| name.ends_with(".running_mean"));
+    let usual = match (convolutions.len(), blocks.is_empty()) {
+        (8, false) | (8 | 10 | 13 | 16, true) if has_norms => return None,
+        (8, _) => " (VGG-11)",
+        (10, _) => " (VGG-13)",
+        (13, _) => " (VGG-16)",
+        (16, _) => " (VGG-19)",
         _ => "",
     };
-    let layout = if blocks.is_empty() { ", named `features` as in torchvision" } else { "" };
-    Some(format!("a VGG network with {} convolutions{usual}{layout}", convolutions.len()))
+    let norms = if has_norms { "" } else { " and no batch norm" };
+    let layout = if blocks.is_empty() { "" } else { ", named `block0` and so on" };
+    Some(format!("a VGG network with {} convolutions{usual}{norms}{layout}", convolutions.len()))
 }
 
 #[cfg(test)]
@@ -286,32 +308,47 @@ mod tests {
     fn check(shapes: &Shapes, description: &str) {
         let error = identify(shapes).unwrap_err();
         assert!(error.starts_with(&format!("it is {description}")), "{error}");
-        assert!(error.contains("cannot run it yet\nhint: supported are resnet8"), "{error}");
+        assert!(error.contains(&format!("cannot build it from its tensors alone\n{EXPORT_HINT}")), "{error}");
     }
 
     #[test]
-    fn deeper_residual_networks_are_described() {
+    fn other_residual_networks_are_described() {
         let widths = [64, 128, 256, 512];
         check(
-            &residual_network(&[3, 4, 6, 3], &widths, true, 7),
-            "a bottleneck residual network with groups of 3, 4, 6, 3 blocks (ResNet-50) and an ImageNet stem (7×7)",
+            &residual_network(&[3, 8, 36, 3], &widths, true, 7),
+            "a bottleneck residual network with groups of 3, 8, 36, 3 blocks (ResNet-152) and an ImageNet stem (7×7)",
         );
         check(
             &residual_network(&[18, 18, 18], &[16, 32, 64], true, 3),
             "a bottleneck residual network with groups of 18, 18, 18 blocks (ResNet-164) and a CIFAR stem (3×3, 16 channels)",
         );
         check(
-            &residual_network(&[2, 2, 2, 2], &widths, false, 7),
-            "a residual network with groups of 2, 2, 2, 2 blocks (ResNet-18), 64, 128, 256, 512 channels and an ImageNet stem",
+            &residual_network(&[1, 1, 1, 1], &widths, false, 7),
+            "a residual network with groups of 1, 1, 1, 1 blocks (ResNet-10), 64, 128, 256, 512 channels and an ImageNet stem",
         );
         check(
-            &residual_network(&[3, 4, 6, 3], &widths, false, 7),
-            "a residual network with groups of 3, 4, 6, 3 blocks (ResNet-34)",
+            &residual_network(&[3, 4, 6, 3], &[128, 256, 512, 1024], true, 7),
+            "a bottleneck residual network with groups of 3, 4, 6, 3 blocks (ResNet-50), 128, 256, 512, 1024 channels within blocks",
         );
         check(
             &residual_network(&[5, 5, 5], &[64, 128, 256], false, 3),
             "a residual network with groups of 5, 5, 5 blocks, 64, 128, 256 channels and a CIFAR stem (3×3, 64 channels)",
         );
+    }
+
+    /// These lack tensors, but they are of networks that are known.
+    #[test]
+    fn a_supported_network_is_not_called_unsupported() {
+        let widths = [64, 128, 256, 512];
+        for (shapes, name) in [
+            (residual_network(&[2, 2, 2, 2], &widths, false, 7), "torchvision/resnet18"),
+            (residual_network(&[3, 4, 6, 3], &widths, false, 3), "resnet34"),
+            (residual_network(&[3, 4, 6, 3], &widths, true, 7), "torchvision/resnet50"),
+            (residual_network(&[3, 4, 23, 3], &widths, true, 3), "resnet101"),
+        ] {
+            let error = identify(&shapes).unwrap_err();
+            assert!(error.starts_with(&format!("its tensors are close to those of a {name}, but")), "{error}");
+        }
     }
 
     #[test]
@@ -328,8 +365,12 @@ mod tests {
         assert!(identify(&shapes).unwrap_err().contains("its shortcuts start before batch norm"));
     }
 
-    fn convolutions(names: &[String], inputs: usize) -> Shapes {
-        let mut shapes = names.iter().map(|name| (name.clone(), vec![64, inputs, 3, 3])).collect::<Shapes>();
+    /// A network of convolutions of these names, each with a batch norm of the name that follows.
+    fn convolutions(names: &[(String, String)], inputs: usize) -> Shapes {
+        let tensors = |(conv, norm): &(String, String)| {
+            [(format!("{conv}.weight"), vec![64, inputs, 3, 3]), (format!("{norm}.running_mean"), vec![64])]
+        };
+        let mut shapes = names.iter().flat_map(tensors).collect::<Shapes>();
         shapes.insert("classifier.weight".into(), vec![10, 64]);
         shapes
     }
@@ -338,15 +379,24 @@ mod tests {
     fn other_families_are_described() {
         let places = |counts: &[usize]| {
             let of = |(block, &count): (usize, &usize)| {
-                (0..count).map(move |layer| format!("block{block}.{}.weight", 3 * layer))
+                (0..count).map(move |layer| {
+                    (format!("block{block}.{}", 3 * layer), format!("block{block}.{}", 3 * layer + 1))
+                })
             };
             counts.iter().enumerate().flat_map(of).collect::<Vec<_>>()
         };
         check(&convolutions(&places(&[2, 2, 2, 2, 2]), 64), "a VGG network with 10 convolutions (VGG-13)");
         check(&convolutions(&places(&[2, 2, 4, 4, 4]), 64), "a VGG network with 16 convolutions (VGG-19)");
-        let features = (0..8).map(|layer| format!("features.{}.weight", 4 * layer)).collect::<Vec<_>>();
-        check(&convolutions(&features, 64), "a VGG network with 8 convolutions, named `features` as in torchvision");
-        check(&convolutions(&features, 1), "a network with 8 depthwise convolutions");
+        let features = |count: usize| {
+            (0..count)
+                .map(|layer| (format!("features.{}", 4 * layer), format!("features.{}", 4 * layer + 1)))
+                .collect::<Vec<_>>()
+        };
+        check(&convolutions(&features(7), 64), "a VGG network with 7 convolutions;");
+        let mut bare = convolutions(&features(8), 64);
+        bare.retain(|name, _| !name.ends_with("running_mean"));
+        check(&bare, "a VGG network with 8 convolutions (VGG-11) and no batch norm");
+        check(&convolutions(&features(8), 1), "a network with 8 depthwise convolutions");
         let transformer = Shapes::from([("pos_embed".into(), vec![1, 65, 192]), ("head.weight".into(), vec![10, 192])]);
         check(&transformer, "a vision transformer");
     }

@@ -15,7 +15,7 @@ use ssdkd_graph::{Graph, GraphError};
 
 pub use adopt::{Adopted, adopt};
 pub use identify::{Identity, identify, identify_as};
-pub use zoo::{Backbone, KNOWN, Names, Shortcut, Stem, ZooArchitecture};
+pub use zoo::{Backbone, KNOWN, Names, Shortcut, Stem, VggHead, ZooArchitecture};
 
 use crate::zoo::Blueprint;
 

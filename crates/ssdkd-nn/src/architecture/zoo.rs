@@ -47,10 +47,12 @@ pub enum Backbone {
     },
     /// `vgg11`, with batch norm, as the public code of CMI has it.
     Vgg11,
-    /// `torchvision/vgg11_bn` and so on.
+    /// `torchvision/vgg11_bn`, `vgg11_bn`, `vgg11_bn-mlp` and so on.
     Vgg {
-        /// 11, 13 or 16.
+        /// 11, 13, 16 or 19.
         depth: usize,
+        /// The linear layers behind the convolutions.
+        head: VggHead,
     },
     /// `torchvision/mobilenet_v2`, or with half of its channels `torchvision/mobilenet_v2*0.5`.
     MobileNetV2 {
@@ -73,6 +75,17 @@ pub enum Stem {
     Cifar,
     /// A 7×7 convolution with stride 2, and max pooling with stride 2.
     ImageNet,
+}
+
+/// The linear layers of a VGG network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VggHead {
+    /// Three on 7×7 pixels, with 4096 features between them, as in torchvision.
+    ImageNet,
+    /// One on the mean of the last map, as in kuangliu/pytorch-cifar.
+    Linear,
+    /// Three on the mean of the last map, with 512 features between them, as in chenyaofo/pytorch-cifar-models.
+    Mlp,
 }
 
 /// The shortcut of a residual block whose shape changes.
@@ -109,17 +122,22 @@ impl Names {
 
 pub(super) const CIFAR_DEPTHS: [usize; 7] = [8, 14, 20, 32, 44, 56, 110];
 const RESNET_DEPTHS: [usize; 4] = [18, 34, 50, 101];
-const WIDE_DEPTHS: [usize; 4] = [8, 14, 20, 32];
+pub(super) const WIDE_DEPTHS: [usize; 4] = [8, 14, 20, 32];
 
-/// What there is, for messages.
-pub const KNOWN: &str = "resnet8, resnet14, resnet20, resnet32, resnet44, resnet56, resnet110 (each also with -conv), \
-                         resnet8x4, resnet32x4, resnet18, resnet34, resnet50, resnet101, wrn-DEPTH-WIDTH (such as wrn-40-2), vgg11; \
-                         torchvision/ with resnet18, resnet34, resnet50, resnet101, vgg11_bn, vgg13_bn, vgg16_bn, mobilenet_v2, \
-                         mobilenet_v2*0.5, mobilenet_v3_small, deeplabv3_resnet50, deeplabv3_resnet101; \
-                         to label pixels all but VGG and deeplabv3 with fpn- before the name (fpn-resnet20)";
+const VGG_DEPTHS: [usize; 4] = [11, 13, 16, 19];
+
+/// What there is, for messages: a line for each family.
+pub const KNOWN: &str = "\x20 CIFAR ResNets: resnet8, resnet14, resnet20, resnet32, resnet44, resnet56, resnet110, each also with -conv (resnet20-conv)
+  wide CIFAR ResNets: resnet8x4, resnet14x4, resnet20x4, resnet32x4, and wrn-DEPTH-WIDTH (such as wrn-40-2)
+  ResNets with a CIFAR stem: resnet18, resnet34, resnet50, resnet101
+  ResNets with an ImageNet stem: torchvision/resnet18, torchvision/resnet34, torchvision/resnet50, torchvision/resnet101
+  VGG for CIFAR: vgg11 (of CMI), vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn, the last four also with -mlp (vgg16_bn-mlp)
+  VGG for ImageNet: torchvision/vgg11_bn, torchvision/vgg13_bn, torchvision/vgg16_bn, torchvision/vgg19_bn
+  MobileNets: torchvision/mobilenet_v2, also at other widths (torchvision/mobilenet_v2*0.5), torchvision/mobilenet_v3_small
+  to label pixels: torchvision/deeplabv3_resnet50, torchvision/deeplabv3_resnet101, and fpn- before any other name but VGG (fpn-resnet20)";
 
 /// Those that a misspelt name is compared with.
-pub(super) const COMMON: [&str; 36] = [
+pub(super) const COMMON: [&str; 42] = [
     "resnet8",
     "resnet14",
     "resnet20",
@@ -151,10 +169,16 @@ pub(super) const COMMON: [&str; 36] = [
     "torchvision/vgg11_bn",
     "torchvision/vgg13_bn",
     "torchvision/vgg16_bn",
+    "vgg11_bn",
+    "vgg13_bn",
+    "vgg16_bn",
+    "vgg19_bn",
+    "vgg16_bn-mlp",
     "torchvision/mobilenet_v2",
     "torchvision/mobilenet_v2*0.5",
     "torchvision/mobilenet_v3_small",
     "torchvision/deeplabv3_resnet50",
+    "torchvision/deeplabv3_resnet101",
     "fpn-torchvision/resnet18",
 ];
 
@@ -164,7 +188,7 @@ fn unknown(text: &str) -> String {
     let near = COMMON.into_iter().filter(|name| text.len() <= name.len() + 3);
     let nearest = near.min_by_key(distance).filter(|name| distance(name) <= 3);
     let question = nearest.map(|name| format!("did you mean {name}? ")).unwrap_or_default();
-    format!("there is no architecture {text:?}\nhint: {question}There are {KNOWN}")
+    format!("there is no architecture {text:?}\nhint: {question}There are\n{KNOWN}")
 }
 
 impl ZooArchitecture {
@@ -222,8 +246,8 @@ fn torchvision(name: &str, text: &str) -> Result<Backbone, String> {
         Some(Backbone::ResNet { depth, stem: Stem::ImageNet }).filter(|_| RESNET_DEPTHS.contains(&depth))
     } else if let Some(depth) = name.strip_prefix("deeplabv3_resnet").and_then(number) {
         Some(Backbone::DeepLabV3 { depth }).filter(|_| [50, 101].contains(&depth))
-    } else if let Some(depth) = name.strip_prefix("vgg").and_then(|rest| rest.strip_suffix("_bn")).and_then(number) {
-        Some(Backbone::Vgg { depth }).filter(|_| [11, 13, 16].contains(&depth))
+    } else if name.starts_with("vgg") {
+        vgg(name, VggHead::ImageNet)
     } else if name == "mobilenet_v3_small" {
         Some(Backbone::MobileNetV3Small)
     } else if name == "mobilenet_v2" {
@@ -237,6 +261,12 @@ fn torchvision(name: &str, text: &str) -> Result<Backbone, String> {
     backbone.ok_or_else(|| unknown(text))
 }
 
+/// The VGG network called `name`, such as `vgg11_bn`.
+fn vgg(name: &str, head: VggHead) -> Option<Backbone> {
+    let depth = name.strip_prefix("vgg")?.strip_suffix("_bn")?.parse().ok()?;
+    VGG_DEPTHS.contains(&depth).then_some(Backbone::Vgg { depth, head })
+}
+
 /// The backbone called `name`, in the architecture called `text`.
 fn backbone(name: &str, text: &str) -> Result<Backbone, String> {
     let unknown = || unknown(text);
@@ -246,6 +276,13 @@ fn backbone(name: &str, text: &str) -> Result<Backbone, String> {
     }
     if let Some(name) = name.strip_prefix("torchvision/") {
         return torchvision(name, text);
+    }
+    if name.starts_with("vgg") {
+        let network = match name.strip_suffix("-mlp") {
+            Some(name) => vgg(name, VggHead::Mlp),
+            None => vgg(name, VggHead::Linear),
+        };
+        return network.ok_or_else(unknown);
     }
     if let Some(rest) = name.strip_prefix("wrn-") {
         let (depth, width) = rest.split_once('-').ok_or_else(unknown)?;
@@ -292,7 +329,9 @@ impl fmt::Display for ZooArchitecture {
             Backbone::WideCifarResNet { depth } => write!(f, "resnet{depth}x4"),
             Backbone::Wrn { depth, width } => write!(f, "wrn-{depth}-{width}"),
             Backbone::Vgg11 => write!(f, "vgg11"),
-            Backbone::Vgg { depth } => write!(f, "torchvision/vgg{depth}_bn"),
+            Backbone::Vgg { depth, head: VggHead::ImageNet } => write!(f, "torchvision/vgg{depth}_bn"),
+            Backbone::Vgg { depth, head: VggHead::Linear } => write!(f, "vgg{depth}_bn"),
+            Backbone::Vgg { depth, head: VggHead::Mlp } => write!(f, "vgg{depth}_bn-mlp"),
             Backbone::MobileNetV2 { percent: 100 } => write!(f, "torchvision/mobilenet_v2"),
             Backbone::MobileNetV2 { percent } => write!(f, "torchvision/mobilenet_v2*{}", percent as f64 / 100.0),
             Backbone::MobileNetV3Small => write!(f, "torchvision/mobilenet_v3_small"),
@@ -319,7 +358,12 @@ mod tests {
             "wrn-16",
             "wrn-+16-1",
             "vgg16",
+            "vgg12_bn",
+            "torchvision/vgg11_bn-mlp",
+            "torchvision/mobilenet_v2*1",
             "fpn-vgg11",
+            "fpn-vgg11_bn",
+            "fpn-torchvision/deeplabv3_resnet50",
             "fpn-",
             "fpn-fpn-resnet20",
             "",

@@ -1,6 +1,6 @@
 //! `MobileNetV2` (Sandler et al. 2018) and `MobileNetV3`-small (Howard et al. 2019), with torchvision's names and settings.
 //!
-//! Fresh convolutions are He et al.'s normal ones by the number of outputs, linear layers normal with 0.01, biases zero.
+//! They have no dropout. Fresh convolutions are He et al.'s normal ones by the number of outputs, linear layers normal with 0.01, biases zero.
 
 use candle_nn::Init;
 use ssdkd_graph::op::Activation;
@@ -25,19 +25,27 @@ fn depthwise(channels: usize, kernel: usize, stride: usize) -> Convolution {
     Convolution { groups: channels, ..convolution(channels, kernel, stride) }
 }
 
+/// Factor of the channels in between, channels, blocks, stride of the first.
+const V2: [(usize, usize, usize, usize); 7] =
+    [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)];
+
+/// Channels of the first convolution and of the blocks of each kind, with `percent` of the channels.
+pub(crate) fn v2_channels(percent: usize) -> [usize; 8] {
+    let wide = |channels: usize| of_eight(channels as f64 * percent as f64 / 100.0);
+    let [first, second, third, fourth, fifth, sixth, seventh] = V2.map(|(_, channels, ..)| wide(channels));
+    [wide(32), first, second, third, fourth, fifth, sixth, seventh]
+}
+
 /// All but the last layer, with `percent` of the channels.
 pub(super) fn v2(net: &mut Builder, x: NodeId, percent: usize) -> Built {
-    let wide = |channels: usize| of_eight(channels as f64 * percent as f64 / 100.0);
+    let [first, channels @ ..] = v2_channels(percent);
     let names = ("features.0.0", "features.0.1");
-    let mut x = net.conv_norm(x, names, convolution(wide(32), 3, 2), Some(RELU6))?;
+    let mut x = net.conv_norm(x, names, convolution(first, 3, 2), Some(RELU6))?;
     let mut place = 1;
-    // Factor of the channels in between, channels, blocks, stride of the first.
-    for (expansion, channels, blocks, stride) in
-        [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
-    {
+    for ((expansion, _, blocks, stride), channels) in V2.into_iter().zip(channels) {
         for index in 0..blocks {
             let stride = if index == 0 { stride } else { 1 };
-            x = inverted_residual(net, x, place, expansion, wide(channels), stride)?;
+            x = inverted_residual(net, x, place, expansion, channels, stride)?;
             net.mark(x);
             place += 1;
         }

@@ -17,6 +17,7 @@ use ssdkd_graph::{Graph, GraphError, NodeId, Op, feature_maps};
 
 pub use builder::Draw;
 pub use generator::Generator;
+pub(crate) use mobilenet::v2_channels;
 
 use crate::architecture::{Backbone, Names, Stem, Task, ZooArchitecture};
 use builder::Builder;
@@ -40,8 +41,23 @@ impl Blueprint {
     /// Returns a network of the zoo for images of `input` (channels, height, width).
     ///
     /// # Errors
-    /// If an image is too small for the network.
+    /// If an image is too small for the network. The error names the layer that it does not reach.
     pub fn of_zoo(
+        architecture: ZooArchitecture,
+        names: &Names,
+        classes: usize,
+        input: [usize; 3],
+    ) -> Result<Self, GraphError> {
+        let [_, height, width] = input;
+        Self::build(architecture, names, classes, input).map_err(|error| match error {
+            GraphError::Node { node, op, reason } => {
+                GraphError::Node { node, op, reason: format!("{reason}, for images of {height} by {width} pixels") }
+            }
+            other => other,
+        })
+    }
+
+    fn build(
         architecture: ZooArchitecture,
         names: &Names,
         classes: usize,
@@ -54,7 +70,7 @@ impl Blueprint {
             Backbone::WideCifarResNet { depth } => resnet::four_times_wide(&mut net, x, depth, names)?,
             Backbone::Wrn { depth, width } => wrn::body(&mut net, x, depth, width)?,
             Backbone::Vgg11 => vgg::of_blocks(&mut net, x)?,
-            Backbone::Vgg { depth } => vgg::torchvision(&mut net, x, depth)?,
+            Backbone::Vgg { depth, .. } => vgg::torchvision(&mut net, x, depth)?,
             Backbone::MobileNetV2 { percent } => mobilenet::v2(&mut net, x, percent)?,
             Backbone::MobileNetV3Small => mobilenet::v3_small(&mut net, x)?,
             Backbone::DeepLabV3 { depth } => return deeplab::deeplab(net, x, depth, classes),
@@ -65,7 +81,7 @@ impl Blueprint {
             return net.finish(scores, None);
         }
         let (output, features) = match architecture.backbone {
-            Backbone::Vgg { .. } => vgg::head(&mut net, x, classes)?,
+            Backbone::Vgg { head, .. } => vgg::head(&mut net, x, head, classes)?,
             Backbone::MobileNetV2 { .. } => mobilenet::v2_head(&mut net, x, classes)?,
             Backbone::MobileNetV3Small => mobilenet::v3_head(&mut net, x, classes)?,
             backbone => {

@@ -7,13 +7,15 @@ use ssdkd_graph::op::{Activation, PoolKind};
 use ssdkd_graph::{GraphError, NodeId, Op};
 
 use super::builder::{Builder, Built, Convolution, Draw};
+use crate::architecture::VggHead;
 
-/// Convolutions of each block, of VGG-11, -13 and -16.
+/// Convolutions of each block, of VGG-11, -13, -16 and -19.
 fn layers(depth: usize) -> [usize; 5] {
     match depth {
         11 => [1, 1, 2, 2, 2],
         13 => [2, 2, 2, 2, 2],
-        _ => [2, 2, 3, 3, 3],
+        16 => [2, 2, 3, 3, 3],
+        _ => [2, 2, 4, 4, 4],
     }
 }
 
@@ -41,7 +43,7 @@ pub(super) fn of_blocks(net: &mut Builder, mut x: NodeId) -> Built {
     Ok(x)
 }
 
-/// VGG-11, -13 or -16 as torchvision has it: max pooling after each of the five blocks.
+/// VGG-11, -13, -16 or -19 as torchvision has it: max pooling after each of the five blocks.
 pub(super) fn torchvision(net: &mut Builder, mut x: NodeId, depth: usize) -> Built {
     let mut place = 0;
     for (layers, channels) in layers(depth).into_iter().zip(CHANNELS) {
@@ -57,14 +59,24 @@ pub(super) fn torchvision(net: &mut Builder, mut x: NodeId, depth: usize) -> Bui
     Ok(x)
 }
 
-/// torchvision's last three layers, on 7×7 pixels. Returns the logits and the row before them.
-pub(super) fn head(net: &mut Builder, x: NodeId, classes: usize) -> Result<(NodeId, NodeId), GraphError> {
+/// The last layers. Returns the logits and the row before them. There is no dropout.
+pub(super) fn head(
+    net: &mut Builder,
+    x: NodeId,
+    head: VggHead,
+    classes: usize,
+) -> Result<(NodeId, NodeId), GraphError> {
     let draw = Draw::PYTORCH.weight(Init::Randn { mean: 0.0, stdev: 0.01 }).zero_bias();
-    let x = net.apply("avgpool", Op::AdaptivePool { kind: PoolKind::Average, size: [7, 7] }, &[x])?;
+    let (side, hidden, last) = match head {
+        VggHead::ImageNet => (7, Some(4096), "classifier.6"),
+        VggHead::Mlp => (1, Some(512), "classifier.6"),
+        VggHead::Linear => (1, None, "classifier"),
+    };
+    let x = net.apply("avgpool", Op::AdaptivePool { kind: PoolKind::Average, size: [side; 2] }, &[x])?;
     let mut x = net.apply("flatten", Op::Flatten, &[x])?;
-    for name in ["classifier.0", "classifier.3"] {
-        x = net.linear(x, name, 4096, draw)?;
+    for (name, outputs) in ["classifier.0", "classifier.3"].into_iter().zip(hidden.into_iter().cycle()) {
+        x = net.linear(x, name, outputs, draw)?;
         x = net.relu(x)?;
     }
-    Ok((net.linear(x, "classifier.6", classes, draw)?, x))
+    Ok((net.linear(x, last, classes, draw)?, x))
 }
