@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
-use ssdkd_graph::{Executor, Mode, NodeId, Run, Tap};
+use ssdkd_graph::{Executor, GraphError, Mode, NodeId, Run, Tap};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
@@ -72,8 +72,15 @@ impl NetworkSpec {
     pub fn blueprint(&self) -> Result<Blueprint> {
         check_normalisation(self)?;
         check_sides(self)?;
-        let blueprint = self.architecture.blueprint(self.classes, self.input);
-        blueprint.map_err(|error| candle_core::Error::Msg(format!("a {} cannot be built: {error}", self.architecture)))
+        self.architecture.blueprint(self.classes, self.input).map_err(|error| {
+            let hint = match error {
+                GraphError::Node { .. } => {
+                    "\nhint: choose another size of images (--size of `ssdkd import`) or another architecture"
+                }
+                _ => "",
+            };
+            candle_core::Error::Msg(format!("a {} cannot be built: {error}{hint}", self.architecture))
+        })
     }
 }
 
@@ -151,15 +158,17 @@ impl Network {
     /// # Errors
     /// If mean or std do not fit the channels, or where pixels are labelled the sides of images its maps.
     pub fn create(spec: &NetworkSpec, seed: u64, device: &Device) -> Result<Self> {
-        Self::build(spec, Store::seeded(device, seed))
+        Self::build(spec, spec.blueprint()?, Store::seeded(device, seed))
     }
 
     /// A network with the weights of a `state_dict`.
     ///
     /// # Errors
-    /// If a tensor is missing, left over, of another shape, or not finite: the error names tensor and architecture.
+    /// If a tensor is missing, left over, of another shape, or not finite: the error names tensor and architecture. If the network
+    /// cannot work on images of that size.
     pub fn load(spec: &NetworkSpec, tensors: BTreeMap<String, Tensor>, device: &Device) -> Result<Self> {
-        let loaded = Self::build(spec, Store::expecting(device, &tensors)).and_then(|network| {
+        let blueprint = spec.blueprint()?;
+        let loaded = Self::build(spec, blueprint, Store::expecting(device, &tensors)).and_then(|network| {
             network.store.load_tensors(tensors)?;
             Ok(network)
         });
@@ -174,9 +183,8 @@ impl Network {
         }
     }
 
-    fn build(spec: &NetworkSpec, store: Store) -> Result<Self> {
+    fn build(spec: &NetworkSpec, blueprint: Blueprint, store: Store) -> Result<Self> {
         let NetworkSpec { mean, std, preprocessing, .. } = spec;
-        let blueprint = spec.blueprint()?;
         let tensors = store.tensors_of(&blueprint)?;
         let Blueprint { graph, maps, features, apart, .. } = blueprint;
         let maps_count = maps.len();
