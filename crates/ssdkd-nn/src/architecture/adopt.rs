@@ -24,18 +24,17 @@ pub struct Adopted {
 pub fn adopt(mut tensors: BTreeMap<String, Tensor>) -> Result<Adopted> {
     let mut notices = Vec::new();
     for layout in &LAYOUTS {
-        if tensors.contains_key(layout.marker) {
+        if tensors.contains_key(layout.marker) && (layout.fits)(&tensors) {
             tensors = renamed(tensors, layout.rename);
             notices.push(format!("renamed the tensors, which have the names of {}", layout.whose));
         }
     }
-    let before = tensors.len();
-    tensors.retain(|name, _| !name.starts_with(UNUSED));
-    if tensors.len() < before {
-        notices.push(format!(
-            "left out {} tensors of {UNUSED}, a block that its network never uses",
-            before - tensors.len()
-        ));
+    for (prefix, what) in UNUSED {
+        let before = tensors.len();
+        tensors.retain(|name, _| !name.starts_with(prefix));
+        if tensors.len() < before {
+            notices.push(format!("left out {} tensors of {prefix}, {what}", before - tensors.len()));
+        }
     }
     if let Some(head) = foreign_head(&tensors) {
         let ours = if tensors.contains_key("block1.layer.0.conv1.weight") { "fc" } else { "linear" };
@@ -52,31 +51,55 @@ pub fn adopt(mut tensors: BTreeMap<String, Tensor>) -> Result<Adopted> {
     Ok(Adopted { tensors, notices })
 }
 
-/// A second first block, which the wide residual networks of TRADES and of robustness benchmarks declare and do not call.
-const UNUSED: &str = "sub_block1.";
+/// What predictions do not need: a second first block, which the wide residual networks of TRADES and of robustness benchmarks declare
+/// and do not call, and the second head of torchvision's segmentation networks.
+const UNUSED: [(&str, &str); 2] = [
+    ("sub_block1.", "a block that its network never uses"),
+    ("aux_classifier.", "a second head that only torchvision's training uses"),
+];
 
 /// How one repository names the tensors of a network.
 struct Layout {
     whose: &'static str,
     /// A tensor that only this layout has.
     marker: &'static str,
+    /// Whether the network is one whose names are known, where the marker leaves that open.
+    fits: fn(&Tensors) -> bool,
     /// From its names to ours.
     rename: fn(&str) -> Option<String>,
 }
 
-const LAYOUTS: [Layout; 4] = [
-    Layout { whose: "karanchahal/distiller", marker: "layer1.layer.0.conv1.weight", rename: from_distiller },
+const LAYOUTS: [Layout; 5] = [
+    Layout {
+        whose: "karanchahal/distiller",
+        marker: "layer1.layer.0.conv1.weight",
+        fits: |_| true,
+        rename: from_distiller,
+    },
     Layout {
         whose: "pytorchcv's wide residual networks",
         marker: "features.post_activ.bn.weight",
+        fits: |_| true,
         rename: from_pytorchcv_wide,
     },
     Layout {
         whose: "pytorchcv's residual networks",
         marker: "features.stage1.unit1.body.conv1.conv.weight",
+        fits: |_| true,
         rename: from_pytorchcv,
     },
-    Layout { whose: "hysts' residual networks", marker: "stage1.block1.conv1.weight", rename: from_hysts },
+    Layout {
+        whose: "hysts' residual networks",
+        marker: "stage1.block1.conv1.weight",
+        fits: |_| true,
+        rename: from_hysts,
+    },
+    Layout {
+        whose: "timm's MobileNetV2",
+        marker: "conv_stem.weight",
+        fits: is_timm_mobilenet_v2,
+        rename: from_timm_mobilenet_v2,
+    },
 ];
 
 /// Renames the tensors that `rename` knows, unless two would have one name.
@@ -155,6 +178,52 @@ fn from_hysts(name: &str) -> Option<String> {
         }
         [stage, block, module, tensor] => {
             format!("layer{}.{}.{module}.{tensor}", stage.strip_prefix("stage")?, place(block, "block")?)
+        }
+        _ => return None,
+    })
+}
+
+/// Blocks of each stage of `MobileNetV2`.
+const MOBILENET_V2: [usize; 7] = [1, 2, 3, 4, 3, 3, 1];
+
+/// timm has many networks with these names: this one has so many blocks, and 3×3 depthwise convolutions without squeeze-excite.
+fn is_timm_mobilenet_v2(tensors: &Tensors) -> bool {
+    let depthwise = |stage: usize, index: usize| tensors.get(&format!("blocks.{stage}.{index}.conv_dw.weight"));
+    let is_small = |weight: &Tensor| weight.dims().ends_with(&[1, 3, 3]);
+    let stages = MOBILENET_V2.iter().enumerate();
+    let mut blocks = stages.clone().flat_map(|(stage, &count)| (0..count).map(move |index| (stage, index)));
+    blocks.all(|(stage, index)| depthwise(stage, index).is_some_and(is_small))
+        && stages.clone().all(|(stage, &count)| depthwise(stage, count).is_none())
+        && tensors.keys().all(|name| from_timm_mobilenet_v2(name).is_some())
+}
+
+/// `blocks.1.0.conv_pw` to `features.2.conv.0.0`, and so on.
+fn from_timm_mobilenet_v2(name: &str) -> Option<String> {
+    let parts = name.split('.').collect::<Vec<_>>();
+    Some(match parts[..] {
+        ["conv_stem", tensor] => format!("features.0.0.{tensor}"),
+        ["bn1", tensor] => format!("features.0.1.{tensor}"),
+        ["conv_head", tensor] => format!("features.18.0.{tensor}"),
+        ["bn2", tensor] => format!("features.18.1.{tensor}"),
+        ["classifier", tensor] => format!("classifier.1.{tensor}"),
+        ["blocks", stage, index, module, tensor] => {
+            let (stage, index) = (stage.parse::<usize>().ok()?, index.parse::<usize>().ok()?);
+            // The first block has no convolution that widens.
+            let entries: &[_] = if stage == 0 {
+                &[("conv_dw", "0.0"), ("bn1", "0.1"), ("conv_pw", "1"), ("bn2", "2")]
+            } else {
+                &[
+                    ("conv_pw", "0.0"),
+                    ("bn1", "0.1"),
+                    ("conv_dw", "1.0"),
+                    ("bn2", "1.1"),
+                    ("conv_pwl", "2"),
+                    ("bn3", "3"),
+                ]
+            };
+            let entry = entries.iter().find(|(theirs, _)| *theirs == module)?.1;
+            let place = 1 + MOBILENET_V2.get(..stage)?.iter().sum::<usize>() + index;
+            format!("features.{place}.conv.{entry}.{tensor}")
         }
         _ => return None,
     })

@@ -124,6 +124,71 @@ fn residual_networks_of_hysts() {
     check_renamed("resnet14-conv", rename, "hysts");
 }
 
+/// timm's name of a tensor of torchvision's `MobileNetV2`.
+fn in_timm(name: &str) -> String {
+    let stages = [1, 2, 3, 4, 3, 3, 1];
+    let Some((place, rest)) = name.strip_prefix("features.").and_then(|rest| rest.split_once(".conv.")) else {
+        let names = [
+            ("features.0.0", "conv_stem"),
+            ("features.0.1", "bn1"),
+            ("features.18.0", "conv_head"),
+            ("features.18.1", "bn2"),
+            ("classifier.1", "classifier"),
+        ];
+        return replaced(name, &names);
+    };
+    let (mut stage, mut index) = (0, place.parse::<usize>().unwrap() - 1);
+    while index >= stages[stage] {
+        index -= stages[stage];
+        stage += 1;
+    }
+    let (module, tensor) = rest.rsplit_once('.').unwrap();
+    let modules = if stage == 0 {
+        &["conv_dw", "bn1", "conv_pw", "bn2"][..]
+    } else {
+        &["conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3"]
+    };
+    let entry = match module.split_once('.') {
+        Some((conv, part)) => 2 * conv.parse::<usize>().unwrap() + part.parse::<usize>().unwrap(),
+        None if stage == 0 => module.parse::<usize>().unwrap() + 1,
+        None => module.parse::<usize>().unwrap() + 2,
+    };
+    format!("blocks.{stage}.{index}.{}.{tensor}", modules[entry])
+}
+
+#[test]
+fn mobilenet_v2_of_timm() {
+    let ours = tensors("torchvision/mobilenet_v2");
+    let theirs = ours.iter().map(|(name, tensor)| (in_timm(name), tensor.clone())).collect::<Tensors>();
+    for name in ["blocks.0.0.conv_pw.weight", "blocks.3.3.conv_pwl.weight", "blocks.6.0.bn3.bias", "conv_head.weight"] {
+        assert!(theirs.contains_key(name), "{name}");
+    }
+    let adopted = adopt(theirs.clone()).unwrap();
+    assert!(adopted.notices[0].contains("timm's MobileNetV2"), "{:?}", adopted.notices);
+    assert!(adopted.tensors.keys().eq(ours.keys()));
+    let floats = ours.iter().filter(|(_, tensor)| tensor.dtype() == DType::F32);
+    assert!(floats.into_iter().all(|(name, tensor)| numbers(tensor) == numbers(&adopted.tensors[name])));
+
+    // EfficientNet-Lite has the same names, and larger kernels.
+    let mut lite = theirs;
+    lite.insert("blocks.2.0.conv_dw.weight".into(), Tensor::zeros((144, 1, 5, 5), DType::F32, &Device::Cpu).unwrap());
+    assert_eq!(adopt(lite).unwrap().notices.len(), 0);
+}
+
+#[test]
+fn the_second_head_of_a_segmentation_network_is_left_out() {
+    let mut theirs = tensors("torchvision/deeplabv3_resnet50");
+    let names = theirs.keys().cloned().collect::<Vec<_>>();
+    theirs.insert("aux_classifier.0.weight".into(), formula(1, &[256, 1024, 3, 3], 1.0));
+    theirs.insert("aux_classifier.4.bias".into(), formula(1, &[5], 1.0));
+    let adopted = adopt(theirs).unwrap();
+    assert_eq!(
+        adopted.notices,
+        ["left out 2 tensors of aux_classifier., a second head that only torchvision's training uses"]
+    );
+    assert!(adopted.tensors.keys().eq(&names));
+}
+
 #[test]
 fn a_head_of_another_name() {
     check_renamed("resnet8", |name| replaced(name, &[("linear", "head.classifier")]), "head.classifier to linear");
