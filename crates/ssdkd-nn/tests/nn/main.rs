@@ -18,3 +18,4 @@ mod prefixes;
 mod reading;
 mod teachers;
 mod writer;
+mod zoo;
