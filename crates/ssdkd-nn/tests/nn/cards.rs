@@ -98,7 +98,7 @@ fn check_refused(from: &str, to: &str, message: &str) {
 fn a_card_that_does_not_hold_is_refused() {
     check_refused("\"resnet8\"", "\"resnet9\"", "there is no architecture \"resnet9\"");
     check_refused("\"resnet8\"", "\"resnet14\"", "layer1.1.bn1.bias is missing");
-    check_refused("\"fc\"", "\"linear\"", "linear.weight is missing");
+    check_refused("\"fc\"", "\"linear\"", "linear.bias is missing");
     check_refused("\"card_version\": 3", "\"card_version\": 4", "version 4");
     check_refused("\"rgb\"", "\"grb\"", "grb");
     check_refused("\"crop\": null", "\"crop\": [8, 0]", "side of 0 pixels");
