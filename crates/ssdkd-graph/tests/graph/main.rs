@@ -8,4 +8,5 @@ mod hostile_onnx;
 mod json;
 mod shapes;
 mod simplify;
+mod sizes;
 mod zoo;
