@@ -121,3 +121,52 @@ fn blueprint(
     let x = net.activate(x, Activation::Sigmoid)?;
     net.finish(x, None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Height and width of the first map and of what each stage makes of it.
+    fn sizes([height, width]: [usize; 2]) -> Vec<[usize; 2]> {
+        (0..=stages(height, width)).rev().map(|halvings| size_before(halvings, [height, width])).collect()
+    }
+
+    #[test]
+    fn images_up_to_64_pixels_have_the_stages_of_fast_datafree() {
+        assert_eq!(sizes([32, 32]), [[8, 8], [16, 16], [32, 32]]);
+        assert_eq!(sizes([64, 48]), [[16, 12], [32, 24], [64, 48]]);
+        assert_eq!([1, 0].map(|halvings| channels_of(halvings, 2, 64)), [128, 64]);
+    }
+
+    #[test]
+    fn larger_images_have_more_stages_and_fewer_channels_at_the_end() {
+        assert_eq!(sizes([224, 224]), [[7, 7], [14, 14], [28, 28], [56, 56], [112, 112], [224, 224]]);
+        assert_eq!(sizes([96, 160]), [[6, 10], [12, 20], [24, 40], [48, 80], [96, 160]]);
+        assert_eq!([4, 3, 2, 1, 0].map(|halvings| channels_of(halvings, 5, 64)), [128, 128, 64, 32, 16]);
+        // A narrow generator keeps enough channels for a picture.
+        assert_eq!([1, 0].map(|halvings| channels_of(halvings, 5, 12)), [8, 8]);
+    }
+
+    #[test]
+    fn every_stage_doubles_the_size_or_almost() {
+        for height in 1..=130 {
+            for width in [1, 7, 31, 64, 65, 100, 129] {
+                let sizes = sizes([height, width]);
+                assert_eq!(sizes.last(), Some(&[height, width]));
+                for pair in sizes.windows(2) {
+                    let fits = |side: usize| [2 * pair[0][side] - 1, 2 * pair[0][side]].contains(&pair[1][side]);
+                    assert!(fits(0) && fits(1), "{sizes:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_generator_makes_images_of_its_size() {
+        for size in [[1, 1], [30, 30], [7, 9], [100, 72], [161, 224]] {
+            let graph = blueprint(8, 4, size, 3).unwrap().graph;
+            let images = graph.shape(graph.outputs()[0]);
+            assert_eq!((images.channels(), images.size()), (3, size));
+        }
+    }
+}
