@@ -77,7 +77,9 @@ pub fn inspect(arguments: &InspectArgs) -> Result<()> {
             let shapes = adopted.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
             match identify(&shapes) {
                 Ok(found) => writeln!(text, "network  {}, {} classes", found.architecture, found.classes)?,
-                Err(reason) => writeln!(text, "network  not supported: {}", reason.lines().next().unwrap_or_default())?,
+                Err(reason) => {
+                    writeln!(text, "network  not identified: {}", reason.lines().next().unwrap_or_default())?
+                }
             }
         }
     }
