@@ -1,6 +1,7 @@
 //! `MobileNetV2` (Sandler et al. 2018) and `MobileNetV3`-small (Howard et al. 2019), with torchvision's names and settings.
 //!
-//! They have no dropout. Fresh convolutions are He et al.'s normal ones by the number of outputs, linear layers normal with 0.01, biases zero.
+//! They have no dropout. Fresh convolutions are He et al.'s normal ones by the number of outputs, linear layers normal with 0.01, biases
+//! zero.
 
 use candle_nn::Init;
 use ssdkd_graph::op::Activation;
