@@ -8,6 +8,7 @@ mod integrity;
 mod killed;
 mod looking;
 mod measuring;
+mod networks;
 mod oblong;
 mod pipeline;
 mod predict;
