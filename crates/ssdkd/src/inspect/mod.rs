@@ -78,7 +78,7 @@ pub fn inspect(arguments: &InspectArgs) -> Result<()> {
             match identify(&shapes) {
                 Ok(found) => writeln!(text, "network  {}, {} classes", found.architecture, found.classes)?,
                 Err(reason) => {
-                    writeln!(text, "network  not identified: {}", reason.lines().next().unwrap_or_default())?
+                    writeln!(text, "network  not identified: {}", reason.lines().next().unwrap_or_default())?;
                 }
             }
         }
