@@ -141,19 +141,16 @@ impl Context {
         check_is_named(&recipe)?;
         check_is_card("teacher.card", &recipe.teacher.card, &card_path)?;
         let card = TeacherCard::load(&card_path).map_err(card_error)?;
-        let student_card = match student_path {
-            Some(path) => {
-                check_is_card("student.card", &recipe.student.card, &path)?;
-                let student = TeacherCard::load(&path).map_err(card_error)?;
-                check_student_card(&path, &student, &card)?;
-                // Wherever it was, the run carries a copy, and a digest stands for it.
-                recipe.student.card = Path::new("student").join(CARD);
-                Some((student, path))
-            }
-            None => {
-                student_architecture(&recipe)?;
-                None
-            }
+        let student_card = if let Some(path) = student_path {
+            check_is_card("student.card", &recipe.student.card, &path)?;
+            let student = TeacherCard::load(&path).map_err(card_error)?;
+            check_student_card(&path, &student, &card)?;
+            // Wherever it was, the run carries a copy, and a digest stands for it.
+            recipe.student.card = Path::new("student").join(CARD);
+            Some((student, path))
+        } else {
+            student_architecture(&recipe)?;
+            None
         };
         let choice = arguments.common.device;
         choice.check(OPEN_GPU.is_some())?;
