@@ -94,7 +94,9 @@ fn networks(recipe: &Recipe, teacher: &TeacherCard, student: &Architecture) -> V
     let deeper = &teacher.architecture;
     if student.task() != deeper.task() {
         let like = student.zoo().map(|zoo| ZooArchitecture { task: deeper.task(), ..zoo });
-        let like = like.filter(ZooArchitecture::exists).map_or("another network".into(), |like| like.to_string());
+        let like = like.filter(ZooArchitecture::exists).or_else(|| deeper.zoo());
+        let example = if deeper.task() == Task::Pixels { "fpn-resnet20" } else { "resnet20" };
+        let like = like.map_or_else(|| example.into(), |like| like.to_string());
         let message = format!(
             "student.architecture is {student}, and the teacher is a {deeper}: one labels images and the other pixels"
         );
