@@ -113,7 +113,7 @@ fn join(path: &str, name: &str) -> String {
 /// Returns the least recipe of a strategy.
 fn example(name: StrategyName) -> Recipe {
     let text = format!(
-        "run = {{ name = 'x', warmup_rounds = 1, rounds = 1 }}\nteacher.card = 'x'\nstudent.architecture = 'resnet8'\n\
+        "run = {{ name = 'x', warmup_rounds = 1, rounds = 1 }}\nteacher.card = 'x'\nstudent = {{}}\n\
          invert.strategy = '{}'",
         name.as_str()
     );

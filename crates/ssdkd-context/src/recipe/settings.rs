@@ -100,7 +100,7 @@ pub struct TeacherSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StudentSettings {
-    /// Architecture of the zoo, such as "resnet8" or "torchvision/mobilenet_v2*0.5". Empty: [student.card](Self::card) says it.
+    /// Architecture of the zoo, such as "resnet8" or "torchvision/mobilenet_v2*0.5". Empty: `card` names the student.
     #[serde(default)]
     pub architecture: String,
     /// Path of the card of a network of your own, from `ssdkd import`, in the place of an architecture. A relative path starts at the
