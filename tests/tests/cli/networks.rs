@@ -60,7 +60,7 @@ fn plan_says_what_both_networks_cost_and_which_maps_are_compared() {
     let scratch = scratch();
     import(&scratch, "same.pt2", "teacher.json", &[]);
     let (plan, _) = scratch.succeed("ssdkd", &["plan", "tiny.toml", "-v", "--set", "distill.feature_distillation=1.0"]);
-    assert!(plan.contains("teacher    same: 2915 parameters"), "{plan}");
+    assert!(plan.contains("teacher    same: 1982 parameters"), "{plan}");
     assert!(plan.contains("student    resnet8:") && plan.contains("is like the teacher's"), "{plan}");
 }
 
@@ -94,7 +94,7 @@ fn a_student_that_does_not_fit_is_refused() {
         let settings = settings.iter().flat_map(|setting| ["--set", setting]).collect::<Vec<_>>();
         [&["plan", "tiny.toml"], &settings[..]].concat()
     };
-    let classes = ["has 6 classes, and the teacher has 5", "hint:"];
+    let classes = ["has 3 classes, and the teacher has 5", "hint:"];
     scratch.fail("ssdkd", &set(&["student.architecture=", "student.card=other.json"]), 2, &classes);
     scratch.fail("ssdkd", &set(&["student.card=other.json"]), 2, &["both set", "hint:"]);
     scratch.fail("ssdkd", &set(&["student.start=card"]), 2, &["there is no student.card", "hint:"]);
