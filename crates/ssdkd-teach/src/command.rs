@@ -129,7 +129,8 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
     arguments.common.set_up()?;
     arguments.common.device.check(OPEN_GPU.is_some())?;
     let settings = &arguments.settings;
-    let of_architecture = || settings.architecture.to_string().replace(|sign: char| !sign.is_alphanumeric() && sign != '_', "-");
+    let of_architecture =
+        || settings.architecture.to_string().replace(|sign: char| !sign.is_alphanumeric() && sign != '_', "-");
     let name = arguments.name.clone().unwrap_or_else(of_architecture);
     let files = Files::new(&arguments.out, &name)?;
     let input = arguments.input.as_deref().map(|sides| {
