@@ -108,5 +108,8 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    print(card["architecture"], card["parameters"], "parameters,", len(state), "tensors")
+    architecture = card["architecture"]  # a name; or an object with a name and a graph
+    if isinstance(architecture, dict):
+        architecture = architecture.get("zoo") or architecture["name"]
+    print(architecture, card["parameters"], "parameters,", len(state), "tensors")
 "#;
