@@ -15,21 +15,21 @@ def formula(seed: int, shape, scale: float = 1.0) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32)).reshape(shape)
 
 
-def hash_of(text: str) -> int:
-    """FNV-1a."""
-    seed = 0x811C9DC5
+def hash_of(text: str, salt: int = 0) -> int:
+    """FNV-1a; `salt` gives other numbers."""
+    seed = 0x811C9DC5 ^ salt
     for byte in text.encode():
         seed = ((seed ^ byte) * 0x01000193) & 0xFFFFFFFF
     return seed
 
 
 @torch.no_grad()
-def fill(net):
+def fill(net, salt: int = 0):
     """Formula weights in double precision: seeds from the names, so that the order of tensors does not matter."""
     for name, value in net.state_dict().items():
         if value.dtype != torch.float32:
             continue
-        h = formula(hash_of(name) % 100_003, tuple(value.shape))
+        h = formula(hash_of(name, salt) % 100_003, tuple(value.shape))
         if name.endswith("running_mean"):
             h = 0.2 * h
         elif name.endswith("running_var"):

@@ -7,24 +7,14 @@ repeat, so that the networks need no stored weights.
 
 import pathlib
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from formula import fill, formula
 from networks import Generator, ResNet
 from safetensors.torch import save_file
 
 torch.set_num_threads(1)
 golden = {}
-
-
-def formula(seed: int, shape, scale: float = 1.0) -> torch.Tensor:
-    """Numbers in [-scale, scale) by an integer hash of (seed, position)."""
-    h = np.arange(int(np.prod(shape)), dtype=np.uint32) * np.uint32(2654435761) + np.uint32(seed * 40503 + 12345)
-    h ^= h >> np.uint32(15)
-    h *= np.uint32(2246822519)
-    h ^= h >> np.uint32(13)
-    values = (h.astype(np.float64) / 2.0**32 - 0.5) * (2.0 * scale)
-    return torch.from_numpy(values.astype(np.float32)).reshape(shape)
 
 
 def nhwc(x):
@@ -164,29 +154,6 @@ class ResNet8(ResNet):
 
     def forward(self, x):
         return super().forward(normalise(x))[1]
-
-
-def fill(net, salt):
-    """Formula weights: seeds from the names, so that the order of parameters does not matter."""
-    for name, value in net.state_dict().items():
-        if value.dtype != torch.float32:
-            continue
-        seed = 0x811C9DC5 ^ salt
-        for byte in name.encode():  # FNV-1a
-            seed = ((seed ^ byte) * 0x01000193) & 0xFFFFFFFF
-        h = formula(seed % 100_003, tuple(value.shape))
-        if name.endswith("running_mean"):
-            h = 0.2 * h
-        elif name.endswith("running_var"):
-            h = 1.0 + 0.5 * h
-        elif value.ndim > 1:
-            h = h * float(np.float32(np.sqrt(6.0 / value[0].numel())))
-        elif name.endswith("weight"):
-            h = 1.0 + 0.2 * h
-        else:
-            h = 0.1 * h
-        value.copy_(h)
-    return net.double()
 
 
 with torch.no_grad():
