@@ -53,8 +53,8 @@ impl Graph {
         apply(&graph, &HashMap::<NodeId, Edit>::new())
     }
 
-    /// The network with a logit for each of two classes in the place of its only one: 0 for the class that is not, and the number itself
-    /// for the class that is. Their softmax is the number's sigmoid. The tensors of the new layer are added to `tensors`.
+    /// Returns the network with logits of two classes instead of its one number x: 0 and x. Their softmax is the sigmoid of x. The tensors
+    /// of the new layer are added to `tensors`.
     ///
     /// # Errors
     /// If the network's result is not one number, or one for each pixel.

@@ -1,7 +1,7 @@
 //! Networks as graphs.
 //!
 //! A [`Graph`] is a list of nodes over a small closed set of [operations](Op), with PyTorch's meaning and tensors named as in
-//! the `state_dict`. It comes from a file of PyTorch or ONNX ([`read`]), and is saved as `graph.json`.
+//! the `state_dict`. It comes from a file of PyTorch or ONNX ([`read`]), and is saved as JSON, within the card of its network.
 //!
 //! This crate knows nothing of the paper, of stages or of layers written by hand.
 

@@ -75,12 +75,12 @@ pub enum Eviction {
 }
 
 impl Eviction {
-    /// Whether who has to go depends on priorities, and so on what the student knows.
+    /// Returns whether priorities decide which image is evicted, and so what the student knows.
     pub fn looks_at_priorities(self) -> bool {
         matches!(self, Self::ClassBalanced | Self::LowestPriority)
     }
 
-    /// Whether who has to go depends on how common the classes are.
+    /// Returns whether the shares of the classes decide which image is evicted.
     pub fn looks_at_classes(self) -> bool {
         matches!(self, Self::ClassBalanced | Self::ClassBalancedFifo)
     }

@@ -103,7 +103,7 @@ pub struct StudentSettings {
     /// Architecture of the zoo, such as "resnet8" or "torchvision/mobilenet_v2*0.5". Empty: `card` names the student.
     #[serde(default)]
     pub architecture: String,
-    /// Path of the card of a network of your own, from `ssdkd import`, in the place of an architecture. A relative path starts at the
+    /// Path of the card of your own network, from `ssdkd import`. Then `architecture` is empty. A relative path starts at the
     /// recipe's folder.
     #[serde(default)]
     pub card: PathBuf,

@@ -42,7 +42,7 @@ pub fn inspect(arguments: &InspectArgs) -> Result<()> {
     })?;
     let ending = path.extension().and_then(|extension| extension.to_str());
     if !matches!(ending, Some("parquet" | "json" | "toml" | "jsonl")) && is_network(path)? {
-        drop(bytes); // the reader reads the file itself, and others beside it
+        drop(bytes); // the reader opens the file again, with the files of its tensors
         return Ok(exit::print(&exit::plain(&network::describe(path)?))?);
     }
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! What a `.pt2` or ONNX file holds: its network and the texts beside it.
+//! What a `.pt2` or ONNX file holds: a network and texts.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
