@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use candle_core::Device;
 use serde_json::json;
 use ssdkd_method::{ClassPrior, FailedCheck};
-use ssdkd_nn::{Architecture, CardError, NetworkSpec, OPEN_GPU, Preprocessing, TeacherCard, device_name};
+use ssdkd_nn::{Architecture, CardError, Cut, NetworkSpec, OPEN_GPU, Preprocessing, TeacherCard, device_name};
 use ssdkd_shards::{FileEntry, Timing, canonical, digest};
 use ssdkd_stage::exit::{self, Code};
 use ssdkd_stage::{
@@ -149,7 +149,7 @@ impl Context {
             recipe.student.card = Path::new("student").join(CARD);
             Some((student, path))
         } else {
-            student_architecture(&recipe)?;
+            student_architecture(&recipe, &card)?;
             None
         };
         let choice = arguments.common.device;
@@ -333,7 +333,7 @@ impl Context {
         let teacher = self.card.spec();
         match &self.student_card {
             Some((card, _)) => Ok(NetworkSpec { input: teacher.input, classes: teacher.classes, ..card.spec() }),
-            None => Ok(NetworkSpec { architecture: student_architecture(&self.recipe)?, ..teacher }),
+            None => Ok(NetworkSpec { architecture: student_architecture(&self.recipe, &self.card)?, ..teacher }),
         }
     }
 
@@ -628,7 +628,7 @@ fn check_is_named(recipe: &Recipe) -> Result<(), StageError> {
     let problem = match (recipe.student.architecture.as_str(), is_card) {
         ("", false) => {
             "student.architecture is empty: this recipe is for any student, and needs yours\n\
-             hint: add `--set student.architecture=NAME`, a smaller network than the teacher, such as resnet8 or \
+             hint: add `--set student.architecture=NAME`, such as teacher*0.5 (half of the teacher's channels), resnet8 or \
              torchvision/mobilenet_v2*0.5; or `--set student.card=$PWD/CARD.json` for a network of your own"
         }
         ("", true) => return Ok(()),
@@ -687,9 +687,11 @@ fn check_is_card(key: &str, named: &Path, path: &Path) -> Result<(), StageError>
 /// Endings of files that hold weights.
 const WEIGHT_FILES: [&str; 7] = ["safetensors", "pth", "pt", "th", "tar", "bin", "ckpt"];
 
-/// The student's architecture, by its name in the recipe.
-fn student_architecture(recipe: &Recipe) -> Result<Architecture, StageError> {
-    let architecture = recipe.student.architecture.parse::<Architecture>();
+/// Returns the student's architecture: a smaller copy of the teacher, or one of the zoo by its name.
+fn student_architecture(recipe: &Recipe, teacher: &TeacherCard) -> Result<Architecture, StageError> {
+    let name = recipe.student.architecture.as_str();
+    let architecture =
+        if Cut::is_meant_by(name) { name.parse().map(|cut| teacher.architecture.cut(cut)) } else { name.parse() };
     architecture.map_err(|error| StageError::Usage(format!("student.architecture: {error}")))
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
 use candle_core::Tensor;
-use ssdkd_nn::{Network, inherit, weights};
+use ssdkd_nn::{Network, start_from_teacher, weights};
 
 use crate::context::{Context, card_error};
 use crate::recipe::Start;
@@ -66,8 +66,8 @@ impl Context {
         let seed = self.recipe().run.seed;
         let student = Network::create(&self.student_spec()?, seed, self.device()?)?;
         match (self.recipe().student.start, self.student_card()) {
-            (Start::Random, _) => {}
-            (Start::Teacher, _) => inherit(&student, &*self.teacher()?)?,
+            (Start::Random | Start::Auto, _) => {}
+            (Start::Teacher, _) => start_from_teacher(&student, &*self.teacher()?)?,
             (Start::Card, Some((card, path))) => {
                 let bytes = card.read_weights(path).map_err(card_error)?;
                 student.store().load_tensors(weights::from_safetensors_bytes(&bytes, self.device()?)?)?;

@@ -107,10 +107,11 @@ fn networks(recipe: &Recipe, teacher: &TeacherCard, student: &Architecture) -> V
         let (message, hint) = error.split_once("\nhint: ").unwrap_or((&error, "take another teacher"));
         found.push(Finding::error(message, hint));
     }
-    if recipe.student.start == Start::Teacher && !student.is_shallower_than(deeper) {
+    if recipe.student.start == Start::Teacher && !matches!(student, Architecture::Cut(_)) {
         found.push(Finding::error(
-            format!("student.start is \"teacher\", but a {student} is not a {deeper} with fewer blocks"),
-            "set student.start to \"random\", or take a shallower student of the teacher's family and width",
+            format!("student.start is \"teacher\", but a {student} is no smaller copy of the teacher, a {deeper}"),
+            "set student.architecture to teacher*0.5 (half of the channels) or teacher-blocks*0.5 (half of the blocks), or \
+             student.start to \"random\"",
         ));
     }
     let spec = NetworkSpec { architecture: student.clone(), ..teacher.spec() };
@@ -289,9 +290,9 @@ mod tests {
     }
 
     #[test]
-    fn a_student_that_cannot_take_its_teachers_blocks_is_an_error() {
+    fn a_student_that_is_no_copy_of_its_teacher_cannot_start_from_it() {
         let set = ["student.start=teacher", "student.architecture=wrn-16-1"];
-        check_one(&set, &teacher(), Severity::Error, &["wrn-16-1 is not a resnet20", "\"random\""]);
+        check_one(&set, &teacher(), Severity::Error, &["wrn-16-1 is no smaller copy", "a resnet20", "\"random\""]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use crate::error::GraphError;
 use crate::graph::{Graph, NodeId};
-use crate::op::{Conv2d, Op};
+use crate::op::{Conv2d, ConvTranspose2d, Op};
 
 /// Channels of several nodes that have to stay equally many.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +80,9 @@ impl Graph {
                     fixed.push(run);
                     vec![run]
                 }
-                Op::Conv2d(Conv2d { groups, .. }) if *groups > 1 => {
+                Op::Conv2d(Conv2d { groups, .. }) | Op::ConvTranspose2d(ConvTranspose2d { groups, .. })
+                    if *groups > 1 =>
+                {
                     let inputs = input(0);
                     let many = self.shape(node.inputs[0]).channels();
                     if *groups == many && channels == many {
@@ -122,6 +124,9 @@ impl Graph {
                 }
                 Op::SubsamplePad { before, after, .. } if before + after > 0 => {
                     return Err(fail("it adds channels of zeros: a network with it cannot be scaled".into()));
+                }
+                Op::Unflatten { .. } => {
+                    return Err(fail("it makes a map of a row: a network with it cannot be scaled".into()));
                 }
                 _ => input(0),
             };

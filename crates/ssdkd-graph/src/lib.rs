@@ -17,6 +17,7 @@ mod json;
 pub mod op;
 pub mod read;
 mod shape;
+mod shrink;
 mod simplify;
 mod size;
 
@@ -30,4 +31,5 @@ pub use json::{GRAPH_VERSION, to_lines};
 pub use op::Op;
 pub use read::{Imported, ReadError, import, parse};
 pub use shape::Shape;
+pub use shrink::{Axis, Cut, KeptChannels, Part, Shrunk};
 pub use simplify::simplify;

@@ -342,6 +342,32 @@ impl Op {
             _ => Vec::new(),
         }
     }
+
+    /// The names of the tensors it uses.
+    pub(crate) fn tensors_mut(&mut self) -> Vec<&mut String> {
+        match self {
+            Self::Conv2d(Conv2d { weight, bias, .. })
+            | Self::ConvTranspose2d(ConvTranspose2d { weight, bias, .. })
+            | Self::Linear { weight, bias } => [weight].into_iter().chain(bias).collect(),
+            Self::BatchNorm(norm) => vec![
+                &mut norm.weight,
+                &mut norm.bias,
+                &mut norm.running_mean,
+                &mut norm.running_var,
+                &mut norm.num_batches_tracked,
+            ],
+            Self::Affine { scale, shift } => scale.iter_mut().chain(shift).collect(),
+            Self::Activation(Activation::Prelu { weight }) => vec![weight],
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Role {
+    /// Returns whether large numbers mean that a channel matters.
+    pub(crate) fn is_measured(self) -> bool {
+        matches!(self, Self::Weight | Self::Scale)
+    }
 }
 
 impl Activation {

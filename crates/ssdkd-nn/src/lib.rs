@@ -6,12 +6,12 @@
 pub mod architecture;
 mod card;
 mod device;
-mod inherit;
 mod network;
 mod optimizer;
 mod preprocessing;
 pub mod random;
 pub mod schedule;
+mod shrink;
 mod store;
 pub mod views;
 pub mod weights;
@@ -23,11 +23,11 @@ pub use architecture::{
 };
 pub use card::{CARD_VERSION, CardError, Normalization, TeacherCard};
 pub use device::{OPEN_GPU, OpenGpu, device_name};
-pub use inherit::inherit;
 pub use network::{FeatureMap, Network, NetworkSpec, Output};
 pub use optimizer::{Adam, Sgd};
 pub use preprocessing::{ChannelOrder, Interpolation, Preprocessing, Resize};
-pub use ssdkd_graph::{Mode, Tap};
+pub use shrink::start_from_teacher;
+pub use ssdkd_graph::{Cut, Mode, Tap};
 pub use store::Store;
 pub use views::{CropFlipSettings, ViewSettings};
 pub use zoo::{Blueprint, Draw, Generator};

@@ -109,7 +109,7 @@ fn check_normalisation(spec: &NetworkSpec) -> Result<()> {
 
 /// Whether the maps of a network that labels pixels fit over each other: each is half as high and wide as the one before.
 fn check_sides(spec: &NetworkSpec) -> Result<()> {
-    let halvings = match spec.architecture.zoo().map(|zoo| zoo.backbone) {
+    let halvings = match spec.architecture.original().zoo().map(|zoo| zoo.backbone) {
         Some(Backbone::ResNet { stem: Stem::Cifar, .. }) => 3,
         Some(Backbone::CifarResNet { .. } | Backbone::WideCifarResNet { .. } | Backbone::Wrn { .. }) => 2,
         _ => return Ok(()), // these bring their maps to one size themselves

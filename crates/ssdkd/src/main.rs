@@ -21,6 +21,7 @@ mod repair;
 mod report;
 mod results;
 mod run;
+mod shrink;
 mod status;
 mod verify;
 
@@ -88,6 +89,9 @@ enum Command {
     Compare(compare::CompareArgs),
     /// Import a trained model: a PyTorch checkpoint or safetensors becomes a teacher with a card
     Import(import::ImportArgs),
+    /// List smaller copies of a network: students that start from its weights
+    #[command(after_help = "Example:\n  ssdkd shrink data/teachers/shapes-resnet20.json --list")]
+    Shrink(shrink::ShrinkArgs),
     /// Predict classes of images, or masks, with any model
     #[command(after_help = "Example:\n  ssdkd predict data/teachers/shapes-resnet20.json photo.png --top 3")]
     Predict(predict::PredictArgs),
@@ -135,6 +139,7 @@ fn body(command: Command) -> Result<()> {
         Command::Report(arguments) => report::report(&arguments),
         Command::Compare(arguments) => compare::compare(&arguments),
         Command::Import(arguments) => import::import(&arguments),
+        Command::Shrink(arguments) => shrink::shrink(&arguments),
         Command::Predict(arguments) => predict::predict(&arguments),
         Command::Export(arguments) => export::export(&arguments),
         Command::Doctor(arguments) => doctor(&arguments),

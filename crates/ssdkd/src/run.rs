@@ -15,7 +15,7 @@ use ssdkd_stage::{AskArgs, DeviceChoice, RunArgs, StageArgs, StageError, exit, s
 use crate::current::count_only_current;
 use crate::estimate::{Estimate, estimate};
 use crate::preflight::{self, Has, Needs, has, resources};
-use crate::{measure, repair, report};
+use crate::{measure, repair, report, shrink};
 
 /// A stage's name, and what runs it.
 pub type Stage = (&'static str, fn(&mut Context, u32) -> Result<Outcome>);
@@ -210,6 +210,7 @@ fn describe_networks(text: &mut String, context: &Context, in_detail: bool) -> R
             multiply_adds as f64 / 1e6
         )?;
     }
+    shrink::propose(text, &teacher)?;
     if in_detail && context.recipe().distill.feature_distillation > 0.0 {
         for (ours, theirs) in feature_pairs(&teacher, &student)? {
             let [height, width] = ours.size;

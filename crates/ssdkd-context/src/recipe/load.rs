@@ -77,10 +77,11 @@ impl Recipe {
             assign(&mut table, assignment)?;
         }
         renamed::check(&table).map_err(set)?;
-        let recipe: Self = table.try_into().map_err(|error: toml::de::Error| match assignments {
+        let mut recipe: Self = table.try_into().map_err(|error: toml::de::Error| match assignments {
             [] => invalid(explain_unknown(&error.to_string())),
             _ => set(explain_unknown(&error.to_string())),
         })?;
+        recipe.student.start = recipe.student.start.of_student(&recipe.student.architecture);
         recipe.validate().map_err(invalid)?;
         Ok(recipe)
     }

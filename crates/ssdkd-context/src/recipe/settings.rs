@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssdkd_method::{BalanceSettings, DistillSettings, InvertSettings, SampleSettings, prior, range};
+use ssdkd_nn::Cut;
 use ssdkd_stage::StageError;
 
 /// The version of recipes that this program reads.
@@ -100,7 +101,9 @@ pub struct TeacherSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StudentSettings {
-    /// Architecture of the zoo, such as "resnet8" or "torchvision/mobilenet_v2*0.5". Empty: `card` names the student.
+    /// A smaller copy of the teacher: "teacher*0.5" has half of each layer's channels, "teacher-blocks*0.5" half of the residual blocks,
+    /// "teacher*0.5-blocks*0.5" both. Or an architecture of the zoo, such as "resnet8" or "torchvision/mobilenet_v2*0.5". Empty: `card`
+    /// names the student.
     #[serde(default)]
     pub architecture: String,
     /// Path of the card of your own network, from `ssdkd import`. Then `architecture` is empty. A relative path starts at the
@@ -116,13 +119,26 @@ pub struct StudentSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Start {
-    /// Random weights, as in all published methods.
+    /// "teacher" for a smaller copy of the teacher, "random" for any other network. A recipe that was read has one of the others.
     #[default]
+    Auto,
+    /// Random weights, as in all published methods.
     Random,
-    /// Blocks of the teacher, which must be a deeper network of the same family and width.
+    /// The teacher's weights, for a smaller copy of it: of each layer the channels with the largest batch-norm factors and kernels.
     Teacher,
     /// The weights of student.card.
     Card,
+}
+
+impl Start {
+    /// Returns what [`Auto`](Self::Auto) means for this student.
+    pub(super) fn of_student(self, architecture: &str) -> Self {
+        match self {
+            Self::Auto if Cut::is_meant_by(architecture) => Self::Teacher,
+            Self::Auto => Self::Random,
+            other => other,
+        }
+    }
 }
 
 /// Evaluation on real data, after the fact. It changes nothing in a run.

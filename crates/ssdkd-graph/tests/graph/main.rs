@@ -7,6 +7,7 @@ mod hostile;
 mod hostile_onnx;
 mod json;
 mod shapes;
+mod shrink;
 mod simplify;
 mod sizes;
 mod zoo;

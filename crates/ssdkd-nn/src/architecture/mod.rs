@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use ssdkd_graph::{Graph, GraphError};
+use ssdkd_graph::{Cut, Graph, GraphError};
 
 pub use adopt::{Adopted, adopt};
 pub use identify::{Identity, identify, identify_as};
@@ -33,6 +33,18 @@ pub enum Architecture {
     },
     /// A network that came as a graph.
     Graph(Arc<NamedGraph>),
+    /// A smaller copy of another network.
+    Cut(Arc<SmallerCopy>),
+}
+
+/// A smaller copy of a network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmallerCopy {
+    /// The network that it is a copy of.
+    pub of: Architecture,
+    /// How much of that it keeps.
+    pub cut: Cut,
 }
 
 /// A graph with a name for messages.
@@ -60,44 +72,54 @@ impl Architecture {
         Self::Graph(Arc::new(NamedGraph { name: name.into(), graph }))
     }
 
+    /// Returns a smaller copy of it.
+    #[must_use]
+    pub fn cut(&self, cut: Cut) -> Self {
+        Self::Cut(Arc::new(SmallerCopy { of: self.clone(), cut }))
+    }
+
+    /// Returns the network that it is a copy of, or itself.
+    pub fn original(&self) -> &Self {
+        match self {
+            Self::Cut(smaller) => smaller.of.original(),
+            other => other,
+        }
+    }
+
     /// Returns what it puts into classes.
     pub fn task(&self) -> Task {
-        match self {
+        match self.original() {
             Self::Zoo { architecture, .. } => architecture.task,
             Self::Graph(named) => {
                 let output = named.graph.outputs().first().map(|output| named.graph.shape(*output).size());
                 if output.is_some_and(|[height, width]| height * width > 1) { Task::Pixels } else { Task::Images }
             }
+            Self::Cut(_) => Task::Images,
         }
     }
 
-    /// Returns the architecture of the zoo; `None` for a graph.
+    /// Returns the architecture of the zoo; `None` for a graph or a smaller copy.
     pub fn zoo(&self) -> Option<ZooArchitecture> {
         match self {
             Self::Zoo { architecture, .. } => Some(*architecture),
-            Self::Graph(_) => None,
+            Self::Graph(_) | Self::Cut(_) => None,
         }
     }
 
-    /// Returns the graph; `None` for a network of the zoo.
+    /// Returns the graph that it, or the network that it is a copy of, came as; `None` for a network of the zoo.
     pub fn graph(&self) -> Option<&Graph> {
-        match self {
-            Self::Zoo { .. } => None,
+        match self.original() {
             Self::Graph(named) => Some(&named.graph),
+            _ => None,
         }
     }
 
     /// Returns how the tensors of a network of the zoo are named.
     pub fn names(&self) -> Names {
-        match self {
+        match self.original() {
             Self::Zoo { names, .. } => names.clone(),
-            Self::Graph(_) => Names::default(),
+            _ => Names::default(),
         }
-    }
-
-    /// Returns whether it is `deeper` with fewer blocks in its groups, and nothing else.
-    pub fn is_shallower_than(&self, deeper: &Self) -> bool {
-        self.zoo().zip(deeper.zoo()).is_some_and(|(ours, theirs)| ours.is_shallower_than(&theirs))
     }
 
     /// Returns the network for so many classes and images of `input` (channels, height, width).
@@ -115,6 +137,7 @@ impl Architecture {
                 }
                 Blueprint::of_graph(named.graph.resized(height, width)?)
             }
+            Self::Cut(smaller) => smaller.of.blueprint(classes, input)?.shrunk(smaller.cut),
         }
     }
 }
@@ -142,6 +165,7 @@ impl fmt::Display for Architecture {
         match self {
             Self::Zoo { architecture, .. } => architecture.fmt(f),
             Self::Graph(named) => f.write_str(&named.name),
+            Self::Cut(smaller) => write!(f, "{} of {}", smaller.cut, smaller.of),
         }
     }
 }
@@ -153,6 +177,7 @@ enum Written {
     Zoo(String),
     Renamed(Renamed),
     Graph(NamedGraph),
+    Cut(SmallerCopy),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -173,6 +198,11 @@ impl TryFrom<serde_json::Value> for Architecture {
                 let Renamed { zoo, names } = serde_json::from_value(renamed).map_err(unusable)?;
                 Ok(Self::Zoo { architecture: zoo.parse()?, names })
             }
+            smaller if smaller.get("cut").is_some() => {
+                let smaller = serde_json::from_value::<SmallerCopy>(smaller).map_err(unusable)?;
+                smaller.cut.check()?;
+                Ok(Self::Cut(Arc::new(smaller)))
+            }
             graph => serde_json::from_value(graph).map(|named| Self::Graph(Arc::new(named))).map_err(unusable),
         }
     }
@@ -190,6 +220,7 @@ impl From<Architecture> for Written {
                 }
             }
             Architecture::Graph(named) => Self::Graph((*named).clone()),
+            Architecture::Cut(smaller) => Self::Cut((*smaller).clone()),
         }
     }
 }

@@ -196,24 +196,6 @@ impl ZooArchitecture {
     pub fn exists(&self) -> bool {
         self.to_string().parse::<Self>().is_ok()
     }
-
-    /// Whether it is `deeper` with fewer blocks in its groups, and nothing else.
-    pub fn is_shallower_than(&self, deeper: &Self) -> bool {
-        use Backbone::{CifarResNet, ResNet, WideCifarResNet, Wrn};
-        let fewer = match (self.backbone, deeper.backbone) {
-            (CifarResNet { depth, shortcut }, CifarResNet { depth: more, shortcut: same }) => {
-                depth < more && shortcut == same
-            }
-            (ResNet { depth, stem }, ResNet { depth: more, stem: same }) => {
-                // Of 50 layers and more, blocks have three convolutions.
-                depth < more && stem == same && (depth < 50) == (more < 50)
-            }
-            (WideCifarResNet { depth }, WideCifarResNet { depth: more }) => depth < more,
-            (Wrn { depth, width }, Wrn { depth: more, width: same }) => depth < more && width == same,
-            _ => false,
-        };
-        fewer && self.task == deeper.task
-    }
 }
 
 impl FromStr for ZooArchitecture {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use candle_nn::Init;
 use ssdkd_graph::op::{Activation, ResizeMethod, ResizeTo, Role};
-use ssdkd_graph::{Graph, GraphError, NodeId, Op, feature_maps};
+use ssdkd_graph::{Cut, Graph, GraphError, NodeId, Op, feature_maps};
 
 pub use builder::Draw;
 pub use generator::Generator;
@@ -134,6 +134,46 @@ impl Blueprint {
             }
         }
         Ok(Self { graph, maps, features, apart: Vec::new(), fresh })
+    }
+}
+
+impl Blueprint {
+    /// Returns a smaller copy of the network.
+    ///
+    /// # Errors
+    /// If its blocks or channels cannot be fewer. The error names the node.
+    pub fn shrunk(self, cut: Cut) -> Result<Self, GraphError> {
+        let shrunk = self.graph.shrunk(cut).map_err(|error| {
+            GraphError::Graph(format!(
+                "{error}\nhint: `ssdkd shrink CARD --list` shows the smaller copies that a network has; or take a student of the zoo"
+            ))
+        })?;
+        let left = |ids: Vec<NodeId>| ids.into_iter().filter_map(|id| shrunk.nodes[id.index()]).collect::<Vec<_>>();
+        let inputs = |graph: &Graph, name: &str| {
+            graph.tensors().get(name).map_or(1, |spec| spec.shape.iter().skip(1).product::<usize>().max(1))
+        };
+        let mut fresh = BTreeMap::new();
+        for (name, part) in &shrunk.tensors {
+            let Some(how) = self.fresh.get(&part.name) else { continue };
+            // PyTorch draws weight and bias of a layer within ±1/√inputs, and the layer has fewer inputs now.
+            let of =
+                |tensor: &str| tensor.strip_suffix(".bias").map_or(tensor.into(), |layer| format!("{layer}.weight"));
+            let growth = (inputs(&self.graph, &of(&part.name)) as f64 / inputs(&shrunk.graph, &of(name)) as f64).sqrt();
+            fresh.insert(
+                name.clone(),
+                match *how {
+                    Init::Uniform { lo, up } => Init::Uniform { lo: lo * growth, up: up * growth },
+                    other => other,
+                },
+            );
+        }
+        Ok(Self {
+            maps: left(self.maps),
+            features: self.features.and_then(|id| shrunk.nodes[id.index()]),
+            apart: left(self.apart),
+            graph: shrunk.graph,
+            fresh,
+        })
     }
 }
 

@@ -1,0 +1,77 @@
+//! `ssdkd shrink`: the smaller copies that a network has, as students of it.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use ssdkd_context::card_error;
+use ssdkd_graph::Cut;
+use ssdkd_nn::{NetworkSpec, TeacherCard};
+use ssdkd_stage::exit;
+
+/// Arguments of `ssdkd shrink`.
+#[derive(Debug, Args)]
+pub struct ShrinkArgs {
+    /// The card of a trained network
+    card: PathBuf,
+    /// List smaller copies of the network with their parameters and multiply-adds
+    #[arg(long, required = true)]
+    list: bool,
+    /// A size of your own to list, such as teacher*0.3 (may be repeated)
+    #[arg(long = "size", value_name = "SIZE")]
+    sizes: Vec<Cut>,
+}
+
+/// The copies that are proposed.
+const PROPOSED: [Cut; 4] = [
+    Cut { width: 0.75, blocks: 1.0 },
+    Cut { width: 0.5, blocks: 1.0 },
+    Cut { width: 0.25, blocks: 1.0 },
+    Cut { width: 1.0, blocks: 0.5 },
+];
+
+/// Prints the smaller copies.
+pub fn shrink(arguments: &ShrinkArgs) -> Result<()> {
+    let card = TeacherCard::load(&arguments.card).map_err(card_error)?;
+    let mut text = String::new();
+    writeln!(text, "{:<28}{:>12}{:>26}", "student.architecture", "parameters", "million multiply-adds")?;
+    let whole = card.spec();
+    describe(&mut text, "the network", &whole, &whole)?;
+    let sizes = if arguments.sizes.is_empty() { PROPOSED.as_slice() } else { &arguments.sizes };
+    list(&mut text, &whole, sizes)?;
+    Ok(exit::print(&text)?)
+}
+
+/// Adds a line for each of `sizes`: what the copy costs, or why there is none.
+fn list(text: &mut String, whole: &NetworkSpec, sizes: &[Cut]) -> Result<()> {
+    for cut in sizes {
+        let copy = NetworkSpec { architecture: whole.architecture.cut(*cut), ..whole.clone() };
+        match copy.blueprint() {
+            Ok(_) => describe(text, &cut.to_string(), &copy, whole)?,
+            Err(error) => {
+                let reason = error.to_string();
+                let reason = reason.split("\nhint").next().unwrap_or_default();
+                let reason = reason.split_once("cannot be built: ").map_or(reason, |(_, reason)| reason);
+                writeln!(text, "{:<28}none: {}", cut.to_string(), exit::plain(reason))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn describe(text: &mut String, name: &str, spec: &NetworkSpec, whole: &NetworkSpec) -> Result<()> {
+    let (parameters, cost, all) = (spec.num_parameters()?, spec.multiply_adds()?, whole.multiply_adds()?);
+    let share = 100.0 * cost as f64 / all.max(1) as f64;
+    Ok(writeln!(text, "{name:<28}{parameters:>12}{:>18.1} ({share:.0} %)", cost as f64 / 1e6)?)
+}
+
+/// Adds the smaller copies that are proposed for a network, one in a line.
+pub fn propose(text: &mut String, whole: &NetworkSpec) -> Result<()> {
+    let mut lines = String::new();
+    list(&mut lines, whole, &PROPOSED)?;
+    for line in lines.lines().filter(|line| !line.contains("none: ")) {
+        writeln!(text, "copy       {line}")?;
+    }
+    Ok(())
+}
