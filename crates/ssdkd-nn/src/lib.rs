@@ -29,5 +29,5 @@ pub use preprocessing::{ChannelOrder, Interpolation, Preprocessing, Resize};
 pub use shrink::start_from_teacher;
 pub use ssdkd_graph::{Cut, Mode, Tap};
 pub use store::Store;
-pub use views::{CropFlipSettings, ViewSettings};
+pub use views::{Border, CropFlipSettings, ViewSettings};
 pub use zoo::{Blueprint, Draw, Generator};

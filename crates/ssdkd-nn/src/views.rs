@@ -1,7 +1,9 @@
 //! Random views: what networks see in training instead of the images themselves.
 //!
 //! ```text
-//! crop, flip:    x ← a window of x's size out of x with zeros around it, mirrored or not          [C: Fast-Datafree]
+//! crop, flip:    x ← a window of x's size out of x with zeros, or x again, around it, mirrored or not [C: Fast-Datafree]
+//! quarter turn:  x ← x turned by 0, 90, 180 or 270 degrees; an oblong image by 0 or 180           [O]
+//! cut and paste: x ← x with a random rectangle of x' in its place, of a share of the pixels in [0, cut_mix] [C: CutMix, Yun et al. 2019]
 //! channel mix:   x ← ½ + A·(x − ½), cut to [0, 1]     A = 1 + channel_mix·N, N a matrix of standard normal numbers    [O]
 //! mixup:         x ← x + λ·(x' − x)                   x' another image of the batch, λ uniform in [0, mixup]
 //! color jitter:  x ← ½ + g·(x − ½) + o, cut to [0, 1] g = e^(s·(N − 0.4)/4), o = s·(0.11·N' + 0.03·N'')             [O]
@@ -30,32 +32,46 @@ use crate::random::{normal_tensor, uniform_tensor};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CropFlipSettings {
-    /// Zeros around an image, in pixels. A random window of the image's own size is cut out \[C: 4\].
-    #[schemars(range(min = 0, max = 64))]
+    /// Border around an image, in pixels. A random window of the image's own size is cut out \[C: 4\].
+    #[schemars(range(min = 0, max = 512))]
     pub crop_padding: usize,
+    /// What lies around an image.
+    pub border: Border,
     /// Mirror half of the images, left to right. Switch it off where left and right differ in meaning.
     pub flip: bool,
 }
 
+/// What lies around an image that is cropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Border {
+    /// Black pixels.
+    #[default]
+    Zeros,
+    /// The image again, as on a tiled floor: no black edges, so the statistics of the image stay \[C: DeepInversion\].
+    Wrap,
+}
+
 impl Default for CropFlipSettings {
     fn default() -> Self {
-        Self { crop_padding: 4, flip: true }
+        Self { crop_padding: 4, border: Border::Zeros, flip: true }
     }
 }
 
 impl CropFlipSettings {
     /// Leaves images as they are.
-    pub const OFF: Self = Self { crop_padding: 0, flip: false };
+    pub const OFF: Self = Self { crop_padding: 0, border: Border::Zeros, flip: false };
 
     /// Draws one view for each of `batch` images. Returns `None` when the settings leave images as they are.
     ///
     /// An offset is uniform in `0..=2·crop_padding` both ways. Half of the images are flipped. Every image consumes the
     /// same three draws whatever the settings, so switching one off does not change the other.
     pub fn draw(&self, batch: usize, rng: &mut ChaCha8Rng) -> Option<CropFlip> {
-        if *self == Self::OFF {
+        if self.crop_padding == 0 && !self.flip {
             return None;
         }
-        let mut how = CropFlip { offsets: Vec::new(), flips: Vec::new(), padding: self.crop_padding };
+        let wrap = self.border == Border::Wrap;
+        let mut how = CropFlip { offsets: Vec::new(), flips: Vec::new(), padding: self.crop_padding, wrap };
         let positions = 2 * self.crop_padding as u64 + 1;
         for _ in 0..batch {
             let (down, right, side) = (rng.random::<u32>(), rng.random::<u32>(), rng.random::<u32>());
@@ -84,11 +100,18 @@ pub fn view(images: &Value, how: Option<&CropFlip>) -> Result<Value> {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ViewSettings {
-    /// Zeros around an image, in pixels. A random window of the image's own size is cut out \[C: 4\].
-    #[schemars(range(min = 0, max = 64))]
+    /// Border around an image, in pixels. A random window of the image's own size is cut out \[C: 4\].
+    #[schemars(range(min = 0, max = 512))]
     pub crop_padding: usize,
+    /// What lies around an image.
+    pub border: Border,
     /// Mirror half of the images, left to right. Switch it off where left and right differ in meaning.
     pub flip: bool,
+    /// Turn each image by a random multiple of 90 degrees, an oblong one of 180 \[O\]. The teacher labels the turned image.
+    pub quarter_turns: bool,
+    /// Largest share of the pixels that a rectangle of a second image covers; 0 switches it off \[C: CutMix, Yun et al. 2019\].
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub cut_mix: f64,
     /// Strength of random channel mixing; 0 switches it off \[O\].
     #[schemars(range(min = 0.0))]
     pub channel_mix: f64,
@@ -102,23 +125,34 @@ pub struct ViewSettings {
 
 impl Default for ViewSettings {
     fn default() -> Self {
-        let CropFlipSettings { crop_padding, flip } = CropFlipSettings::default();
-        Self { crop_padding, flip, ..Self::OFF }
+        let CropFlipSettings { crop_padding, border, flip } = CropFlipSettings::default();
+        Self { crop_padding, border, flip, ..Self::OFF }
     }
 }
 
 impl ViewSettings {
     /// Leaves images as they are.
-    pub const OFF: Self = Self { crop_padding: 0, flip: false, channel_mix: 0.0, mixup: 0.0, color_jitter: 0.0 };
+    pub const OFF: Self = Self {
+        crop_padding: 0,
+        border: Border::Zeros,
+        flip: false,
+        quarter_turns: false,
+        cut_mix: 0.0,
+        channel_mix: 0.0,
+        mixup: 0.0,
+        color_jitter: 0.0,
+    };
 
     /// Returns the crop and the flip alone.
     pub fn crop_flip(&self) -> CropFlipSettings {
-        CropFlipSettings { crop_padding: self.crop_padding, flip: self.flip }
+        CropFlipSettings { crop_padding: self.crop_padding, border: self.border, flip: self.flip }
     }
 
     /// Returns a random view of each image of `images` (B, H, W, C) in `[0, 1]`.
     pub fn view(&self, images: &Tensor, rng: &mut ChaCha8Rng) -> Result<Tensor> {
-        let images = mix_channels(images, self.channel_mix, rng)?;
+        let images = if self.quarter_turns { turn(images, rng)? } else { images.clone() };
+        let images = mix_channels(&images, self.channel_mix, rng)?;
+        let images = cut_and_paste(&images, self.cut_mix, rng)?;
         let images = mix_up(&images, self.mixup, rng)?;
         let view = self.crop_flip().view(&Value::constant(images), rng)?;
         jitter_color(view.tensor(), self.color_jitter, rng)
@@ -138,16 +172,60 @@ pub fn mix_channels(images: &Tensor, strength: f64, rng: &mut ChaCha8Rng) -> Res
     (centered.matmul(&matrices)? + 0.5)?.clamp(0f32, 1f32)?.reshape((batch, height, width, channels))
 }
 
+/// Turns each image (B, H, W, C) by a random multiple of 90 degrees; an oblong one, which keeps its shape, by one of 180.
+pub fn turn(images: &Tensor, rng: &mut ChaCha8Rng) -> Result<Tensor> {
+    let (batch, height, width, _) = images.dims4()?;
+    let mut turned = Vec::with_capacity(batch);
+    for image in 0..batch {
+        let quarters = rng.random_range(0..4u32) & if height == width { 3 } else { 2 };
+        let mut x = images.narrow(0, image, 1)?;
+        if quarters & 2 != 0 {
+            x = x.flip(&[1, 2])?;
+        }
+        if quarters & 1 != 0 {
+            x = x.transpose(1, 2)?.contiguous()?.flip(&[1])?;
+        }
+        turned.push(x.contiguous()?);
+    }
+    Tensor::cat(&turned, 0)
+}
+
+/// The batch turned on by a random number of images: each image gets another one as its partner, and each is the partner of one.
+fn partners(images: &Tensor, rng: &mut ChaCha8Rng) -> Result<Tensor> {
+    let batch = images.dim(0)?;
+    let turn = rng.random_range(1..batch.max(2)) % batch;
+    Tensor::cat(&[images.narrow(0, turn, batch - turn)?, images.narrow(0, 0, turn)?], 0)
+}
+
+/// Covers a random rectangle of each image (B, H, W, C) with the same part of another one of the batch: up to a share `most` of the
+/// pixels. At `most` 0 images stay as they are.
+pub fn cut_and_paste(images: &Tensor, most: f64, rng: &mut ChaCha8Rng) -> Result<Tensor> {
+    if most == 0.0 {
+        return Ok(images.clone());
+    }
+    let (batch, height, width, _) = images.dims4()?;
+    let partners = partners(images, rng)?;
+    let mut covered = vec![0f32; batch * height * width];
+    for mask in covered.chunks_exact_mut(height * width) {
+        // Height and width of the rectangle have the image's proportions.
+        let side = (most * rng.random::<f64>()).sqrt();
+        let [rows, columns] = [height, width].map(|size| ((size as f64 * side).round() as usize).min(size));
+        let (top, left) = (rng.random_range(0..=height - rows), rng.random_range(0..=width - columns));
+        for row in mask.chunks_exact_mut(width).skip(top).take(rows) {
+            row[left..left + columns].fill(1.0);
+        }
+    }
+    let covered = Tensor::from_vec(covered, (batch, height, width, 1), images.device())?;
+    images + (partners - images)?.broadcast_mul(&covered)?
+}
+
 /// Adds to each image (B, H, W, C) up to a share `most` of another one of the batch. At `most` 0 images stay as they are.
 pub fn mix_up(images: &Tensor, most: f64, rng: &mut ChaCha8Rng) -> Result<Tensor> {
     if most == 0.0 {
         return Ok(images.clone());
     }
     let (batch, device) = (images.dim(0)?, images.device());
-    // A rotation of the batch, so that each image is mixed into exactly one other.
-    let turn = rng.random_range(1..batch.max(2));
-    let partners =
-        Tensor::cat(&[images.narrow(0, turn % batch, batch - turn % batch)?, images.narrow(0, 0, turn % batch)?], 0)?;
+    let partners = partners(images, rng)?;
     let shares = uniform_tensor(rng, (0.0, most as f32), (batch, 1, 1, 1), device)?;
     images + (partners - images)?.broadcast_mul(&shares)?
 }
@@ -202,7 +280,9 @@ mod tests {
 
     #[test]
     fn switching_one_off_leaves_the_other_as_it_was() {
-        let draw = |crop_padding, flip| CropFlipSettings { crop_padding, flip }.draw(50, &mut rng(2)).unwrap();
+        let draw = |crop_padding, flip| {
+            CropFlipSettings { crop_padding, flip, ..CropFlipSettings::OFF }.draw(50, &mut rng(2)).unwrap()
+        };
         assert_eq!(draw(4, true).offsets, draw(4, false).offsets);
         assert_eq!(draw(4, true).flips, draw(0, true).flips);
         assert!(draw(4, false).flips.iter().all(|&flip| !flip));
@@ -242,11 +322,63 @@ mod tests {
 
     #[test]
     fn all_views_of_oblong_images_keep_their_shape() {
-        let all = ViewSettings { channel_mix: 0.5, mixup: 0.5, color_jitter: 1.0, ..ViewSettings::default() };
+        let all = ViewSettings {
+            channel_mix: 0.5,
+            mixup: 0.5,
+            color_jitter: 1.0,
+            quarter_turns: true,
+            cut_mix: 0.5,
+            ..ViewSettings::default()
+        };
         let images = uniform_tensor(&mut rng(52), (0.0, 1.0), (3, 24, 40, 3), &place::device()).unwrap();
         let views = all.view(&images, &mut rng(7)).unwrap();
         assert_eq!(views.dims(), [3, 24, 40, 3]);
         assert!(numbers(&views).iter().all(|x| (0.0..=1.0).contains(x)));
+    }
+
+    #[test]
+    fn a_border_that_wraps_keeps_all_pixels() {
+        let wrap = CropFlipSettings { crop_padding: 9, border: Border::Wrap, flip: true };
+        let images = Value::constant(uniform_tensor(&mut rng(53), (0.1, 1.0), (5, 6, 4, 3), &place::device()).unwrap());
+        let views = numbers(wrap.view(&images, &mut rng(8)).unwrap().tensor());
+        for (view, image) in views.chunks(72).zip(numbers(images.tensor()).chunks(72)) {
+            let [view, image] = [view, image].map(|pixels| {
+                let mut pixels = pixels.to_vec();
+                pixels.sort_by(f32::total_cmp);
+                pixels
+            });
+            assert_eq!(view, image);
+        }
+    }
+
+    #[test]
+    fn square_images_are_turned_by_four_angles_and_oblong_ones_by_two() {
+        let corners = |height: usize, width: usize| {
+            let image = (0..height * width).map(|at| at as f32).collect::<Vec<_>>();
+            let image = Tensor::from_vec(image, (1, height, width, 1), &place::device()).unwrap();
+            let turned = turn(&image.repeat((64, 1, 1, 1)).unwrap(), &mut rng(9)).unwrap();
+            assert_eq!(turned.dims(), [64, height, width, 1]);
+            let mut found = numbers(&turned).chunks(height * width).map(<[f32]>::to_vec).collect::<Vec<_>>();
+            found.sort_by(|a, b| a.partial_cmp(b).unwrap());
+            found.dedup();
+            found
+        };
+        assert_eq!(corners(2, 2), [[0., 1., 2., 3.], [1., 3., 0., 2.], [2., 0., 3., 1.], [3., 2., 1., 0.]]);
+        assert_eq!(corners(1, 3), [[0., 1., 2.], [2., 1., 0.]]);
+    }
+
+    #[test]
+    fn a_pasted_rectangle_is_of_one_other_image_and_not_too_large() {
+        let flat = (0..6).map(|image| vec![image as f32; 10 * 20]).collect::<Vec<_>>().concat();
+        let images = Tensor::from_vec(flat, (6, 10, 20, 1), &place::device()).unwrap();
+        let pasted = numbers(&cut_and_paste(&images, 0.5, &mut rng(10)).unwrap());
+        let mut covered = 0;
+        for (image, pixels) in pasted.chunks(200).enumerate() {
+            let foreign = pixels.iter().filter(|pixel| **pixel != image as f32).collect::<Vec<_>>();
+            assert!(foreign.len() <= 110 && foreign.iter().all(|pixel| *pixel == foreign[0]), "{foreign:?}");
+            covered += foreign.len();
+        }
+        assert!(covered > 100, "{covered}");
     }
 
     #[test]

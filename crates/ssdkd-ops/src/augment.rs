@@ -9,7 +9,7 @@ use crate::value::Value;
 
 /// How each image of a batch is cropped and flipped.
 ///
-/// An image is surrounded by `padding` pixels of zeros, a window of its own size is cut out at its offset (row, column)
+/// An image is surrounded by `padding` pixels, a window of its own size is cut out at its offset (row, column)
 /// from the padded corner, and the window is flipped left to right where the flip says so. An offset of
 /// (padding, padding) without a flip leaves the image as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,8 +18,10 @@ pub struct CropFlip {
     pub offsets: Vec<(usize, usize)>,
     /// For each image.
     pub flips: Vec<bool>,
-    /// Pixels of zeros on every side.
+    /// Pixels on every side.
     pub padding: usize,
+    /// Whether these pixels are the image again, as on a tiled floor, and not zeros.
+    pub wrap: bool,
 }
 
 /// Crops and flips images (B, H, W, C); the shape stays.
@@ -80,35 +82,43 @@ impl CropFlip {
     ) {
         let Images { height, width, channels, .. } = images;
         let (row_offset, column_offset) = self.offsets[image];
-        let rows = shared(row_offset, self.padding, height);
-        let columns = shared(column_offset, self.padding, width);
+        let (rows, columns) = (self.runs(row_offset, height), self.runs(column_offset, width));
         // Where padding shows in the view, or the view leaves parts of the image out, zeros stay.
-        if rows.len() < height || columns.len() < width {
+        if !self.wrap && (rows[0].0.len() < height || columns[0].0.len() < width) {
             to.fill(0.0);
-        }
-        if columns.is_empty() {
-            return;
         }
         let numbers = |row: usize, columns: Range<usize>| {
             (row * width + columns.start) * channels..(row * width + columns.end) * channels
         };
-        for row in rows {
-            let image_row = row + row_offset - self.padding;
-            if self.flips[image] {
-                for column in columns.clone() {
-                    let (flipped, image_column) = (width - 1 - column, column + column_offset - self.padding);
-                    let (source, target) = direction(
-                        numbers(row, flipped..flipped + 1),
-                        numbers(image_row, image_column..image_column + 1),
-                    );
+        for (row, image_row) in rows.into_iter().flat_map(|(rows, start)| rows.zip(start..)) {
+            for (columns, start) in columns.clone() {
+                if self.flips[image] {
+                    for (column, image_column) in columns.zip(start..) {
+                        let flipped = width - 1 - column;
+                        let (source, target) = direction(
+                            numbers(row, flipped..flipped + 1),
+                            numbers(image_row, image_column..image_column + 1),
+                        );
+                        to[target].copy_from_slice(&from[source]);
+                    }
+                } else {
+                    let image_columns = start..start + columns.len();
+                    let (source, target) = direction(numbers(row, columns), numbers(image_row, image_columns));
                     to[target].copy_from_slice(&from[source]);
                 }
-            } else {
-                let image_columns =
-                    columns.start + column_offset - self.padding..columns.end + column_offset - self.padding;
-                let (source, target) = direction(numbers(row, columns.clone()), numbers(image_row, image_columns));
-                to[target].copy_from_slice(&from[source]);
             }
+        }
+    }
+
+    /// Rows (or columns) of the unflipped view, and the first row of the image that each run of them shows.
+    fn runs(&self, offset: usize, size: usize) -> [(Range<usize>, usize); 2] {
+        if self.wrap {
+            let first = (offset + size - self.padding % size) % size;
+            [(0..size - first, first), (size - first..size, 0)]
+        } else {
+            let shown = shared(offset, self.padding, size);
+            let first = (shown.start + offset).saturating_sub(self.padding);
+            [(shown, first), (0..0, 0)]
         }
     }
 }

@@ -14,7 +14,12 @@ use ssdkd_ops::{
 
 /// The crops of the golden values.
 fn crops() -> CropFlip {
-    CropFlip { offsets: vec![(0, 3), (2, 2), (4, 1), (1, 4)], flips: vec![false, true, true, false], padding: 2 }
+    CropFlip {
+        offsets: vec![(0, 3), (2, 2), (4, 1), (1, 4)],
+        flips: vec![false, true, true, false],
+        padding: 2,
+        wrap: false,
+    }
 }
 
 #[test]
@@ -43,6 +48,7 @@ fn gradients_agree_with_differences() {
     check_gradients(|x| nchw_to_nhwc(&x[0]), &x);
     check_gradients(|x| affine_channels(&x[0], &[2.0, -1.0, 0.5], &[1.0, 2.0, 3.0]), &x);
     check_gradients(|x| crop_flip(&x[0], &crops()), &x);
+    check_gradients(|x| crop_flip(&x[0], &CropFlip { wrap: true, ..crops() }), &x);
     check_gradients(|x| add(&x[0], &x[1]), &[numbers((3, 7), 1), numbers((3, 7), 2)]);
     check_gradients(|x| weighted_sum(&[(2.0, &x[0]), (-0.5, &x[1])]), &[numbers((), 1), numbers((1, 1), 2)]);
 }
@@ -57,6 +63,7 @@ fn the_same_bytes_on_any_number_of_threads_and_path() {
             offsets: (0..shape.0).map(|image| (image % 5, (3 * image) % 5)).collect(),
             flips: (0..shape.0).map(|image| image % 2 == 1).collect(),
             padding: 2,
+            wrap: shape.0 == 3,
         };
         let (factors, shifts) = (flat(&numbers(channels, 3)), flat(&numbers(channels, 4)));
         check_same_bytes(true, || {
@@ -94,7 +101,7 @@ fn a_weighted_sum_of_nothing_is_zero() {
 #[test]
 fn masks_are_cropped_and_mirrored_with_their_images() {
     // Two rows of three: moved right by one, and mirrored; one pixel is of no class.
-    let how = CropFlip { offsets: vec![(1, 0), (1, 1)], flips: vec![false, true], padding: 1 };
+    let how = CropFlip { offsets: vec![(1, 0), (1, 1)], flips: vec![false, true], padding: 1, wrap: false };
     let classes = |classes: &[i32]| classes.iter().map(|&class| u32::try_from(class).ok()).collect::<Vec<_>>();
     let masks = classes(&[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, -1, 5]);
     let moved = crop_flip_masks(&masks, [2, 2, 3], &how).unwrap();
@@ -105,14 +112,31 @@ fn masks_are_cropped_and_mirrored_with_their_images() {
 #[test]
 fn a_crop_at_the_padding_without_a_flip_is_the_identity() {
     let x = numbers((3, 4, 5, 2), 1);
-    let how = CropFlip { offsets: vec![(4, 4); 3], flips: vec![false; 3], padding: 4 };
+    let how = CropFlip { offsets: vec![(4, 4); 3], flips: vec![false; 3], padding: 4, wrap: false };
     assert_same("view", crop_flip(&Value::constant(x.clone()), &how).unwrap().tensor(), &x);
+}
+
+#[test]
+fn a_view_that_wraps_shows_each_pixel_once() {
+    let x = tensor(&(0..6).map(|at| at as f32).collect::<Vec<_>>(), (1, 2, 3, 1));
+    for (offset, flip, expected) in [
+        ((1, 0), false, [2.0, 0.0, 1.0, 5.0, 3.0, 4.0]),
+        ((2, 2), false, [4.0, 5.0, 3.0, 1.0, 2.0, 0.0]),
+        ((1, 2), true, [0.0, 2.0, 1.0, 3.0, 5.0, 4.0]),
+    ] {
+        let how = CropFlip { offsets: vec![offset], flips: vec![flip], padding: 1, wrap: true };
+        assert_eq!(flat(crop_flip(&Value::constant(x.clone()), &how).unwrap().tensor()), expected, "{offset:?}");
+    }
+    // Further than the image is large.
+    let far = CropFlip { offsets: vec![(0, 14)], flips: vec![false], padding: 7, wrap: true };
+    let once = crop_flip(&Value::constant(x.clone()), &far).unwrap();
+    assert_eq!(flat(once.tensor()), [4.0, 5.0, 3.0, 1.0, 2.0, 0.0]);
 }
 
 #[test]
 fn flipping_twice_is_the_identity() {
     let x = numbers((2, 4, 5, 3), 1);
-    let flip = CropFlip { offsets: vec![(0, 0); 2], flips: vec![true; 2], padding: 0 };
+    let flip = CropFlip { offsets: vec![(0, 0); 2], flips: vec![true; 2], padding: 0, wrap: false };
     let once = crop_flip(&Value::constant(x.clone()), &flip).unwrap();
     assert_same("view", crop_flip(&once, &flip).unwrap().tensor(), &x);
     assert!(flat(once.tensor()) != flat(&x));
@@ -122,7 +146,7 @@ fn flipping_twice_is_the_identity() {
 fn a_view_may_miss_the_image() {
     let x = numbers((1, 2, 3, 1), 1);
     for (offset, flip) in [((8, 3), true), ((4, 0), false), ((4, 8), false), ((4, 0), true), ((0, 0), false)] {
-        let how = CropFlip { offsets: vec![offset], flips: vec![flip], padding: 4 };
+        let how = CropFlip { offsets: vec![offset], flips: vec![flip], padding: 4, wrap: false };
         let leaf = Value::leaf(&x);
         let view = crop_flip(&leaf, &how).unwrap();
         assert!(flat(view.tensor()).iter().all(|x| *x == 0.0), "{offset:?}");
@@ -175,6 +199,7 @@ fn refuse_what_does_not_fit() {
         offsets: offsets.to_vec(),
         flips: vec![false; flips],
         padding: 1,
+        wrap: false,
     };
     assert_refuses(crop_flip(&x, &how(&[(0, 0)], 2)), &["crop_flip", "2 images", "1 and 2"]);
     assert_refuses(crop_flip(&x, &how(&[(0, 0), (0, 3)], 2)), &["(0, 3)", "image 1", "0..=2"]);

@@ -94,7 +94,7 @@ impl TeachSettings {
         if self.no_augment {
             return CropFlipSettings::OFF;
         }
-        CropFlipSettings { crop_padding: self.crop_padding as usize, flip: !self.no_flip }
+        CropFlipSettings { crop_padding: self.crop_padding as usize, flip: !self.no_flip, ..CropFlipSettings::OFF }
     }
 
     /// The learning rate of step `step` (from 0) of `total`.

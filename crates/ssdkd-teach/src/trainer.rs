@@ -378,7 +378,8 @@ mod tests {
         let data = shapes::generate_masked(0, Split::Train, 24);
         let settings = TeachSettings { architecture: "fpn-resnet8".parse().unwrap(), ..settings() };
         let trainer = Trainer::new(&settings, &data, &Device::Cpu)?;
-        let (size, moved) = (32 * 32, CropFlip { offsets: vec![(4, 4), (4, 7)], flips: vec![true, false], padding: 4 });
+        let (size, moved) =
+            (32 * 32, CropFlip { offsets: vec![(4, 4), (4, 7)], flips: vec![true, false], padding: 4, wrap: false });
         let Targets { classes, weights } = trainer.targets(&[3, 5], Some(&moved))?;
         let weights = weights.unwrap();
         let [mirrored, shifted] = [3, 5].map(|index| data.mask(index).unwrap());

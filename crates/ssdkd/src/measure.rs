@@ -300,7 +300,7 @@ fn accuracy(network: &Network, data: &Dataset) -> Result<f64> {
 mod tests {
     use super::*;
 
-    const VIEWS: CropFlipSettings = CropFlipSettings { crop_padding: 4, flip: true };
+    const VIEWS: CropFlipSettings = CropFlipSettings { crop_padding: 4, flip: true, ..CropFlipSettings::OFF };
 
     /// All there is to measure, of the data `d`, the teacher `t` and [`VIEWS`].
     fn all() -> Measurements {

@@ -430,7 +430,7 @@ mod tests {
         );
         check_refused(Persistent, |s| s.loss.batch_norm_momentum = 1.0, "invert.loss.batch_norm_momentum is 1");
         check_refused(Persistent, |s| s.phi.gamma = -0.5, "invert.phi.gamma is -0.5");
-        check_refused(Persistent, |s| s.views.crop_padding = 65, "invert.views.crop_padding is 65");
+        check_refused(Persistent, |s| s.views.crop_padding = 513, "invert.views.crop_padding is 513");
         check_refused(Pixels, |s| s.targets = TargetRule::Predicted, "needs \"random\" or \"balanced\"");
         check_refused(Persistent, |s| s.loss = LossSettings::NONE, "are all 0; one of them");
         let follower = LossSettings { adversarial: 1.0, ..LossSettings::NONE };

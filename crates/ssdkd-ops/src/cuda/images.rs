@@ -171,13 +171,13 @@ pub(crate) fn crop_flip(operation: &'static str, x: &Value, images: Images, how:
     let views = how.offsets.iter().zip(&how.flips);
     let views = views.flat_map(|(&(row, column), &flip)| [count(row), count(column), u32::from(flip)]);
     let (views, _) = gpu.upload(&views.collect::<Vec<_>>())?;
-    let padding = how.padding;
+    let (padding, wrap) = (how.padding, u32::from(how.wrap));
     let view = move |kernel: &'static str, x: &Tensor| -> Result<Tensor> {
         let gpu = Gpu::of(x, operation)?;
         let (out, to) = gpu.tensor(images.dims())?;
         let (n, of) = (out.elem_count(), Image::from(images));
         let (x, views) = (gpu.at(x, operation)?, gpu.address::<u32>(&views, operation)?);
-        gpu.launch_each(kernel, n, arguments![x, views, to, count(n), Argument::of(&of), count(padding)])?;
+        gpu.launch_each(kernel, n, arguments![x, views, to, count(n), Argument::of(&of), count(padding), wrap])?;
         Ok(out)
     };
     let out = view("crop_flip", x.tensor())?;

@@ -160,24 +160,29 @@ KERNEL subsample_pad_backward(const real* grad, real* out, u32 n, Image from, Im
 /// One image's crop: row and column of the offset, and whether it is flipped.
 struct View { u32 row, column, flipped; };
 
+/// A row or column beyond `size`, as on a tiled floor.
+DEVICE int wrapped(int at, u32 size) { return ((at % (int)size) + (int)size) % (int)size; }
+
 /// The pixel (row, column) of the view shows the image's pixel (row + offset − padding, …), columns flipped first.
-KERNEL crop_flip(const float* x, const View* views, float* out, u32 n, Image of, u32 padding) {
+KERNEL crop_flip(const float* x, const View* views, float* out, u32 n, Image of, u32 padding, u32 wrap) {
     EACH(i, n)
     Place at = place(i, of);
     View view = views[at.image];
     int row = (int)(at.row + view.row) - (int)padding;
     u32 unflipped = view.flipped ? of.width - 1 - at.column : at.column;
     int column = (int)(unflipped + view.column) - (int)padding;
+    if (wrap) row = wrapped(row, of.height), column = wrapped(column, of.width);
     bool shown = row >= 0 && row < (int)of.height && column >= 0 && column < (int)of.width;
     out[i] = shown ? x[index(of, at.image, row, column, at.channel)] : 0.f;
 }
 
-KERNEL crop_flip_backward(const float* grad, const View* views, float* out, u32 n, Image of, u32 padding) {
+KERNEL crop_flip_backward(const float* grad, const View* views, float* out, u32 n, Image of, u32 padding, u32 wrap) {
     EACH(i, n)
     Place at = place(i, of);
     View view = views[at.image];
     int row = (int)(at.row + padding) - (int)view.row;
     int unflipped = (int)(at.column + padding) - (int)view.column;
+    if (wrap) row = wrapped(row, of.height), unflipped = wrapped(unflipped, of.width);
     bool shown = row >= 0 && row < (int)of.height && unflipped >= 0 && unflipped < (int)of.width;
     int column = view.flipped ? (int)of.width - 1 - unflipped : unflipped;
     out[i] = shown ? grad[index(of, at.image, row, column, at.channel)] : 0.f;
