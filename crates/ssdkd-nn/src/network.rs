@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
-use ssdkd_graph::{Executor, GraphError, Mode, NodeId, Run, Tap};
+use ssdkd_graph::op::Conv2d;
+use ssdkd_graph::{Executor, GraphError, Mode, NodeId, Op, Run, Tap};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
@@ -224,6 +225,24 @@ impl Network {
             Task::Images => 1,
             Task::Pixels => height * width,
         }
+    }
+
+    /// Returns the weights of its last layer, a row for each class (K, F); `None` if the scores do not come from one layer.
+    pub fn class_weights(&self) -> Result<Option<Tensor>> {
+        let graph = self.spec.blueprint()?.graph;
+        let mut node = graph.outputs().first().map(|output| graph.node(*output));
+        while let Some(found) = node {
+            match &found.op {
+                Op::Linear { weight, .. } | Op::Conv2d(Conv2d { weight, groups: 1, .. }) => {
+                    let weights = self.store.find(weight);
+                    return weights.map(|weights| weights.flatten_from(1)).transpose();
+                }
+                // Scores of pixels are brought to the size of the image.
+                Op::Resize { .. } => node = found.inputs.first().map(|input| graph.node(*input)),
+                _ => return Ok(None),
+            }
+        }
+        Ok(None)
     }
 
     /// Numbers in its penultimate features.

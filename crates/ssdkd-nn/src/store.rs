@@ -86,6 +86,23 @@ impl Store {
         Ok(var.into_inner())
     }
 
+    /// Adds a tensor that is trained, with these numbers.
+    ///
+    /// # Errors
+    /// If there is one of that name.
+    pub fn insert(&self, name: &str, numbers: &Tensor) -> Result<()> {
+        let var = Var::from_tensor(&numbers.to_device(&self.device)?.contiguous()?)?;
+        match self.lock().insert(name.into(), Entry { var, trained: true }) {
+            None => Ok(()),
+            Some(_) => bail!("there is a tensor {name} already"),
+        }
+    }
+
+    /// Returns the tensor of that name, if there is one.
+    pub fn find(&self, name: &str) -> Option<Tensor> {
+        self.lock().get(name).map(|entry| entry.var.as_tensor().clone())
+    }
+
     /// Returns the tensors of a network by name, as [`tensor`](Self::tensor) does.
     ///
     /// # Errors

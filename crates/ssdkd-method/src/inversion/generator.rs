@@ -61,14 +61,30 @@ impl TrainedGenerator {
     /// Returns a fresh generator of images like the teacher's, its weights a function of `seed`.
     pub(crate) fn new(
         sizes: Sizes,
-        (beta1, beta2): (f64, f64),
+        betas: (f64, f64),
         averages: BatchNormMomentum,
         teacher: &Network,
         seed: u64,
         device: &Device,
     ) -> Result<Self> {
+        Self::with_table(sizes, betas, averages, teacher, seed, device, None)
+    }
+
+    /// As [`new`](Self::new), with a table of that name and those numbers that is trained with the network and feeds it.
+    pub(crate) fn with_table(
+        sizes: Sizes,
+        (beta1, beta2): (f64, f64),
+        averages: BatchNormMomentum,
+        teacher: &Network,
+        seed: u64,
+        device: &Device,
+        table: Option<(&str, Tensor)>,
+    ) -> Result<Self> {
         let store = Store::seeded(device, stream(seed, "invert/generator", &[]).random());
         let network = sizes.build(teacher, &store)?;
+        if let Some((name, numbers)) = table {
+            store.insert(name, &numbers)?;
+        }
         let optimizer = Adam::new(store.parameters(), beta1, beta2, 0.0)?;
         Ok(Self { sizes, store, network, optimizer, averages })
     }

@@ -9,7 +9,9 @@
 //! vector of one of the M embeddings of class y, m is drawn with z, and ρ is the embeddings' scale \[O; C, for M = 1: conditional GANs,
 //! Mirza and Osindero 2014\]. Without it z alone decides on the class, and g is continuous: between the latents of two classes lie images
 //! of neither. With one embedding for a class g settles on one mode of it, which z colors. Each embedding has weights of its own in g's
-//! first layer, and so a mode of its own.
+//! first layer, and so a mode of its own. For 100 classes of 500 modes that would be most of the network, so with a rank r > 0
+//! g gets ρ·E_{y,m} instead: E is a trained table of K·M rows of r numbers, and the first layer's weights are shared. Row (y, m)
+//! starts as the direction of the teacher's weights of class y, and of a random direction if M > 1 \[O\].
 //!
 //! Nothing is optimized image by image, so a batch costs as many steps as the settings say, one by default, and images
 //! follow the student's latest mistakes. At small budgets this improved a student far more than the meta-generator did in
@@ -17,11 +19,13 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{D, Device, Result, Tensor, bail};
 use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use ssdkd_nn::random::{normal_tensor, stream};
 use ssdkd_nn::{Mode, Network};
+use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
 use crate::inversion::batch_norm::BatchNormMomentum;
@@ -55,6 +59,10 @@ pub struct PersistentSettings {
     /// Length of a class embedding. A large one lets an embedding that is seldom drawn move far. Used unless targets is "predicted" \[O\].
     #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub embedding_scale: f64,
+    /// Numbers of a class embedding, in a table that starts from the teacher's last layer. 0: each embedding has weights of its own in the
+    /// generator's first layer, which takes much memory for many classes or embeddings \[O\].
+    #[schemars(range(min = 0, max = 4096))]
+    pub embedding_rank: usize,
     /// Re-initialize the generator's first linear layer once, at the start of this round (from 1, after the warm-up); 0: never.
     pub reset_round: u32,
     /// Re-initialize it at the start of every so many rounds after the warm-up; 0: never \[O\] \[C: NAYER, for each batch\].
@@ -71,6 +79,7 @@ impl Default for PersistentSettings {
             beta2: 0.999,
             embeddings_per_class: 1,
             embedding_scale: 4.0,
+            embedding_rank: 0,
             reset_round: 0,
             reset_every: 0,
         }
@@ -108,17 +117,20 @@ impl PersistentGenerator {
             TargetRule::Predicted => 0,
             TargetRule::Random | TargetRule::Balanced => teacher.classes() * settings.embeddings_per_class,
         };
-        let sizes = Sizes { inputs: settings.latent_size + embeddings, width: settings.width };
+        let rank = if embeddings > 0 { settings.embedding_rank } else { 0 };
+        let behind = if rank > 0 { rank } else { embeddings };
+        let sizes = Sizes { inputs: settings.latent_size + behind, width: settings.width };
         let betas = (settings.beta1, settings.beta2);
-        let generator = TrainedGenerator::new(sizes, betas, averages, teacher, seed, device)?;
+        let table = if rank > 0 { Some((TABLE, embedding_table(teacher, &settings, seed)?)) } else { None };
+        let generator = TrainedGenerator::with_table(sizes, betas, averages, teacher, seed, device, table)?;
         Ok(Self { settings, batch, generator })
     }
 
     /// Draws what the network makes a step's images of `targets` from: fresh latents, and behind them the class embedding.
-    fn inputs(&self, position: Position, step: usize, targets: Option<&[u32]>, classes: usize) -> Result<Tensor> {
-        let device = self.generator.store.device();
-        let latents = self.batch.latents(self.settings.latent_size, position, step, device)?;
-        let Some(targets) = targets else { return Ok(latents) };
+    fn inputs(&self, position: Position, step: usize, targets: Option<&[u32]>, classes: usize) -> Result<Value> {
+        let store = &self.generator.store;
+        let latents = self.batch.latents(self.settings.latent_size, position, step, store.device())?;
+        let Some(targets) = targets else { return Ok(Value::constant(latents)) };
         self.with_embeddings(latents, &self.draw_embeddings(position, step, targets), classes)
     }
 
@@ -130,29 +142,34 @@ impl PersistentGenerator {
         targets.iter().map(|&target| target * embeddings + rng.random_range(0..embeddings)).collect()
     }
 
-    /// Appends to `latents` (B, latent) each row's embedding: ρ at its place and 0 at all others. Returns (B, latent + K·M), M embeddings
-    /// for each of K classes.
-    fn with_embeddings(&self, latents: Tensor, embeddings: &[u32], classes: usize) -> Result<Tensor> {
-        let width = classes * self.settings.embeddings_per_class;
-        let mut rows = vec![0.0; embeddings.len() * width];
-        for (row, &embedding) in rows.chunks_exact_mut(width).zip(embeddings) {
+    /// Appends to `latents` (B, latent) each row's embedding: (B, latent + K·M) with ρ at its place and 0 at all others, M embeddings
+    /// for each of K classes; with a table (B, 1, 1, latent + r).
+    fn with_embeddings(&self, latents: Tensor, embeddings: &[u32], classes: usize) -> Result<Value> {
+        let (batch, width) = (embeddings.len(), classes * self.settings.embeddings_per_class);
+        let mut places = vec![0.0; batch * width];
+        for (row, &embedding) in places.chunks_exact_mut(width).zip(embeddings) {
             row[embedding as usize] = self.settings.embedding_scale as f32;
         }
-        let rows = Tensor::from_vec(rows, (embeddings.len(), width), latents.device())?;
-        Tensor::cat(&[latents, rows], 1)
+        let places = Tensor::from_vec(places, (batch, width), latents.device())?;
+        let Some(table) = self.generator.store.find(TABLE) else {
+            return Ok(Value::constant(Tensor::cat(&[latents, places], 1)?));
+        };
+        let embeddings = ops::linear(&Value::constant(places), &Value::leaf(&table), None)?; // (B, r)
+        let as_map = |rows: &Value| ops::reshape(rows, (batch, 1, 1, ()));
+        ops::concat_channels(&[&as_map(&Value::constant(latents))?, &as_map(&embeddings)?])
     }
 
     /// Takes one Adam step on fresh inputs of the generator. Returns the images (B, H, W, C), their loss and their batch statistics.
     fn step(
         &mut self,
         objective: &Objective<'_>,
-        inputs: Tensor,
+        inputs: Value,
         targets: Option<&[u32]>,
         position: Position,
         step: usize,
     ) -> Result<Step> {
         let generator = &mut self.generator;
-        let images = generator.network.forward(&Value::constant(inputs), Mode::Train)?; // (B, H, W, C)
+        let images = generator.network.forward(&inputs, Mode::Train)?; // (B, H, W, C)
         let views = self.batch.views.view(&images, &mut position.stream("invert/views", step))?;
         let Evaluated { terms, statistics, .. } = objective.evaluate(&views, targets, &generator.averages)?;
         let (total, loss) = terms.total()?;
@@ -171,7 +188,7 @@ impl Inversion for PersistentGenerator {
         if !objective.loss.any(objective.student.is_some()) {
             // A generator that only follows the student has nothing to learn in the warm-up.
             let inputs = self.inputs(position, 0, targets.as_deref(), classes)?;
-            let images = self.generator.network.forward(&Value::constant(inputs), Mode::TrainFrozen)?;
+            let images = self.generator.network.forward(&inputs, Mode::TrainFrozen)?;
             return self.batch.finish(objective.teacher, images.tensor(), targets, Loss::default());
         }
         let mut last = None;
@@ -193,6 +210,27 @@ impl Inversion for PersistentGenerator {
     fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
         self.generator.load_state(tensors)
     }
+}
+
+/// The name of the table of class embeddings among the generator's tensors.
+const TABLE: &str = "embeddings.weight";
+
+/// Returns a fresh table of class embeddings (r, K·M), each column of length 1; see the [module](self).
+fn embedding_table(teacher: &Network, settings: &PersistentSettings, seed: u64) -> Result<Tensor> {
+    let (classes, modes, rank) = (teacher.classes(), settings.embeddings_per_class, settings.embedding_rank);
+    let mut rng = stream(seed, "invert/embeddings", &[]);
+    let unit = |rows: &Tensor| rows.broadcast_div(&(rows.sqr()?.sum_keepdim(D::Minus1)?.sqrt()? + 1e-12)?);
+    let noise = unit(&normal_tensor(&mut rng, (classes, modes, rank), &Device::Cpu)?)?;
+    let Some(weights) = teacher.class_weights()? else {
+        return noise.reshape((classes * modes, rank))?.t()?.contiguous();
+    };
+    // Directions keep their angles, about, in a random projection \[C: Johnson and Lindenstrauss 1984\].
+    let weights = weights.to_device(&Device::Cpu)?; // (K, F)
+    let weights = weights.broadcast_sub(&weights.mean_keepdim(0)?)?;
+    let projection = normal_tensor(&mut rng, (weights.dim(1)?, rank), &Device::Cpu)?;
+    let of_class = unit(&weights.matmul(&projection)?)?.reshape((classes, 1, rank))?;
+    let rows = if modes > 1 { unit(&of_class.broadcast_add(&noise)?)? } else { of_class };
+    rows.reshape((classes * modes, rank))?.t()?.contiguous()
 }
 
 type Step = (Tensor, Loss, Vec<(Tensor, Tensor)>);
@@ -230,7 +268,7 @@ mod tests {
             let latents = formula(30 + step, &[5, 8], 2.0);
             let inputs = match targets {
                 Some(embeddings) => persistent.with_embeddings(latents, embeddings, 4).unwrap(),
-                None => latents,
+                None => Value::constant(latents),
             };
             let (images, loss, _) = persistent.step(&objective, inputs, targets, position, step as usize).unwrap();
             let terms = [Term::BatchNorm, Term::Class, Term::Balance, Term::Adversarial];
@@ -266,9 +304,49 @@ mod tests {
         let inputs = |embedding| persistent.with_embeddings(latents.clone(), &[embedding; 6], 4).unwrap();
         assert_eq!(inputs(5).dims(), [6, 8 + 4 * 3]);
         let images = |embedding| {
-            let inputs = Value::constant(inputs(embedding));
+            let inputs = inputs(embedding);
             numbers(persistent.generator.network.forward(&inputs, Mode::TrainFrozen).unwrap().tensor())
         };
         assert_ne!(images(5), images(4));
+    }
+    /// Class embeddings of rank 3: M for each of four classes.
+    fn with_table(embeddings_per_class: usize) -> PersistentGenerator {
+        let settings = PersistentSettings { embeddings_per_class, embedding_rank: 3, ..Default::default() };
+        generator(settings, TargetRule::Random, 6)
+    }
+
+    #[test]
+    fn a_table_of_embeddings_starts_from_the_last_layer_of_the_teacher() {
+        let rows = |persistent: &PersistentGenerator| {
+            persistent.generator.store.find(TABLE).unwrap().t().unwrap().to_vec2::<f32>().unwrap()
+        };
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        let (one, five) = (rows(&with_table(1)), rows(&with_table(5)));
+        assert_eq!((one.len(), five.len()), (4, 20));
+        assert!(one.iter().chain(&five).all(|row| (dot(row, row) - 1.0).abs() < 1e-5), "{one:?}");
+        // The embeddings of a class are around its direction, each in another place.
+        let of_class = |class: usize| five[5 * class..][..5].iter().map(|row| dot(row, &one[class])).sum::<f32>() / 5.0;
+        assert!((0..4).all(|class| of_class(class) > 0.3), "{five:?}");
+        assert!(five.iter().enumerate().all(|(at, row)| !five[..at].contains(row)));
+    }
+
+    #[test]
+    fn a_table_of_embeddings_is_trained_and_part_of_the_state() {
+        let teacher = network(1);
+        let modulation = Modulation::new(ModulationSettings::OFF, &[]);
+        let objective = Objective::new(PersistentSettings::LOSS, &teacher, None, &modulation);
+        let position = Position { seed: 9, round: 0, distilling_round: None, batch: 0 };
+        let mut trained = with_table(2);
+        let before = numbers(&trained.generator.store.find(TABLE).unwrap());
+        trained.synthesize(&objective, position).unwrap();
+        let after = trained.generator.store.deep_clone().unwrap().find(TABLE).unwrap();
+        assert_ne!(numbers(&after), before);
+        // The first layer is as wide for any number of embeddings.
+        let inputs =
+            |persistent: &PersistentGenerator| persistent.generator.store.find("l1.0.weight").unwrap().dims()[1];
+        assert_eq!((inputs(&trained), inputs(&with_table(50))), (8 + 3, 8 + 3));
+        let mut restored = with_table(2);
+        restored.load_state(trained.state_tensors()).unwrap();
+        assert_eq!(numbers(&restored.generator.store.find(TABLE).unwrap()), numbers(&after));
     }
 }
