@@ -116,9 +116,10 @@ impl CropFlip {
             let first = (offset + size - self.padding % size) % size;
             [(0..size - first, first), (size - first..size, 0)]
         } else {
-            let shown = shared(offset, self.padding, size);
-            let first = (shown.start + offset).saturating_sub(self.padding);
-            [(shown, first), (0..0, 0)]
+            match shared(offset, self.padding, size) {
+                shown if shown.is_empty() => [(0..0, 0), (0..0, 0)],
+                shown => [(shown.clone(), shown.start + offset - self.padding), (0..0, 0)],
+            }
         }
     }
 }

@@ -220,14 +220,14 @@ fn embedding_table(teacher: &Network, settings: &PersistentSettings, seed: u64) 
     let (classes, modes, rank) = (teacher.classes(), settings.embeddings_per_class, settings.embedding_rank);
     let mut rng = stream(seed, "invert/embeddings", &[]);
     let unit = |rows: &Tensor| rows.broadcast_div(&(rows.sqr()?.sum_keepdim(D::Minus1)?.sqrt()? + 1e-12)?);
+    let weights = teacher.class_weights()?;
+    let features = weights.as_ref().map_or(Ok(1), |weights| weights.dim(1))?;
+    let projection = normal_tensor(&mut rng, (features, rank), &Device::Cpu)?;
     let noise = unit(&normal_tensor(&mut rng, (classes, modes, rank), &Device::Cpu)?)?;
-    let Some(weights) = teacher.class_weights()? else {
-        return noise.reshape((classes * modes, rank))?.t()?.contiguous();
-    };
+    let Some(weights) = weights else { return noise.reshape((classes * modes, rank))?.t()?.contiguous() };
     // Directions keep their angles, about, in a random projection \[C: Johnson and Lindenstrauss 1984\].
     let weights = weights.to_device(&Device::Cpu)?; // (K, F)
     let weights = weights.broadcast_sub(&weights.mean_keepdim(0)?)?;
-    let projection = normal_tensor(&mut rng, (weights.dim(1)?, rank), &Device::Cpu)?;
     let of_class = unit(&weights.matmul(&projection)?)?.reshape((classes, 1, rank))?;
     let rows = if modes > 1 { unit(&of_class.broadcast_add(&noise)?)? } else { of_class };
     rows.reshape((classes * modes, rank))?.t()?.contiguous()
