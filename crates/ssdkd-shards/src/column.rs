@@ -83,6 +83,12 @@ pub trait Row: Sized {
     /// The table's name in the file metadata and in messages.
     const TABLE: &'static str;
 
+    /// What a row is: the struct's doc comment.
+    const ABOUT: &'static str;
+
+    /// What each column is, in order: the doc comments of the struct's fields.
+    const COLUMNS: &'static [&'static str];
+
     /// The columns, in the order of the struct's fields.
     fn fields() -> Vec<Field>;
 
@@ -163,19 +169,21 @@ pub(crate) fn nulls_error(path: &Path, column: &str, nulls: usize) -> ShardError
 #[macro_export]
 macro_rules! table {
     ($(
-        $(#[$about:meta])*
+        $(#[doc = $about:literal])*
         pub struct $row:ident in $table:literal {
-            $( $(#[$field_about:meta])* $field:ident: $type:ty, )*
+            $( $(#[doc = $field_about:literal])* $field:ident: $type:ty, )*
         }
     )*) => {$(
-        $(#[$about])*
+        $(#[doc = $about])*
         #[derive(Debug, Clone, PartialEq)]
         pub struct $row {
-            $( $(#[$field_about])* pub $field: $type, )*
+            $( $(#[doc = $field_about])* pub $field: $type, )*
         }
 
         impl $crate::Row for $row {
             const TABLE: &'static str = $table;
+            const ABOUT: &'static str = concat!($($about),*);
+            const COLUMNS: &'static [&'static str] = &[$(concat!($($field_about),*)),*];
 
             fn fields() -> Vec<$crate::macro_support::Field> {
                 vec![$(

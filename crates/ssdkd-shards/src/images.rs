@@ -38,11 +38,30 @@ const TENSOR: &str = "arrow.fixed_shape_tensor";
 const IMAGE: &str = "image";
 const LOGITS: &str = "teacher_logits";
 const MASK: &str = "teacher_mask";
+
+/// The columns of an image shard behind those of [`SampleRow`]: name, type, and what it is.
+pub(crate) const TENSOR_COLUMNS: [(&str, &str, &str); 3] = [
+    (
+        IMAGE,
+        "FixedSizeList, `arrow.fixed_shape_tensor` (C, H, W)",
+        "Pixels: UInt8 from 0 to 255, or Float32 from 0 to 1, as `invert.image_format` says.",
+    ),
+    (
+        LOGITS,
+        "FixedSizeList of Float32, (K)",
+        "The teacher's logits of exactly this image, not of a view. Of a segmentation teacher the logarithm of its mean probabilities over the pixels.",
+    ),
+    (
+        MASK,
+        "FixedSizeList of UInt8, `arrow.fixed_shape_tensor` (H, W)",
+        "The teacher's class of each pixel. Only of a segmentation teacher.",
+    ),
+];
 /// More values than any image has; a file that claims more is not believed.
 const LARGEST_IMAGE: usize = 1 << 28;
 
 table! {
-    /// What is known of one synthetic image, besides the image and the teacher's logits.
+    /// `samples/part-00000.parquet` of `invert`: the images of a round, one row an image.
     pub struct SampleRow in "images" {
         /// Unique in a run.
         sample_id: u64,
@@ -50,11 +69,11 @@ table! {
         target: u32,
         /// The teacher's class of the clean image.
         teacher_class: u32,
-        /// The teacher's probability for it; of a teacher that labels pixels the mean over them of each one's largest.
+        /// The teacher's probability for it; of a segmentation teacher the mean over pixels of each one's largest.
         teacher_confidence: f32,
-        /// Batch-norm term of the loss of the image's batch, before its factor. This and the other terms are empty where not computed.
+        /// Batch-norm term of the loss of the image's batch, before its factor. This and the other terms are empty if they were not computed.
         loss_batch_norm: Option<f32>,
-        /// Class term, φ included.
+        /// Class term, with φ.
         loss_class: Option<f32>,
         /// Balance term.
         loss_balance: Option<f32>,

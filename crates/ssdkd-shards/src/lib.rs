@@ -1,4 +1,4 @@
-//! What stages hand to one another: image shards, tables and manifests.
+//! The files between stages: image shards, tables and manifests.
 //!
 //! Stages meet only through files, and people look into those files with ordinary Arrow tools, so the columns and their
 //! metadata are the interface of the whole pipeline. This crate is that interface, as plain structs on one side and
@@ -6,13 +6,14 @@
 //! bytes, and nothing with a clock, a host or a path of this machine gets in.
 //!
 //! - [`images`]: what `invert` made, once; everything later refers to it by sample id, or by shard and row.
-//! - [`tables`]: who is in the buffer, how urgent, what was drawn, how the student did.
+//! - [`tables`]: what is in the buffer, the priorities, what was drawn, how the student did.
 //! - [`manifest`]: what a finished stage and round consists of, and what it was made from.
 //! - [`digest`]: how "the same file" is decided.
 
 pub mod canonical;
 mod column;
 pub mod digest;
+mod document;
 mod error;
 mod file;
 mod guard;
@@ -21,6 +22,7 @@ pub mod manifest;
 pub mod tables;
 
 pub use column::{Cell, Columns, Row};
+pub use document::tables_markdown;
 pub use error::ShardError;
 pub use file::{Description, Origin, describe};
 pub use guard::{guard, row_bytes};

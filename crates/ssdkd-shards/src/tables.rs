@@ -13,11 +13,11 @@ use crate::file::{self, Origin, ParquetFile};
 use crate::{ShardError, table};
 
 table! {
-    /// `buffer.parquet` of `balance`: the members of the replay buffer, in the order in which they came.
+    /// `buffer.parquet` of `balance`: the images in the replay buffer, in the order in which they came.
     pub struct BufferRow in "buffer" {
-        /// Unique in a run.
+        /// The image, as in its shard.
         sample_id: u64,
-        /// The shard that holds the image: a path from the run folder, with `/`.
+        /// Path of the image's shard, from the run folder, with `/`.
         shard: String,
         /// The image's row in that shard.
         row: u32,
@@ -25,51 +25,51 @@ table! {
         teacher_class: u32,
         /// The teacher's probability for it.
         teacher_confidence: f32,
-        /// φ's first factor, at birth.
+        /// φ's diversity factor when the image entered the buffer.
         diversity: f32,
-        /// φ's second factor, at birth.
+        /// φ's difficulty factor at that time.
         difficulty: f32,
-        /// Their product.
+        /// φ, their product.
         phi: f32,
         /// The round that made the image.
         birth_round: u32,
     }
 
-    /// `classes.parquet` of `balance`: how the buffer is spread over the teacher's classes, one row a class.
+    /// `classes.parquet` of `balance`: the class counts of the buffer, one row a class.
     pub struct ClassRow in "classes" {
         /// The class's index in the teacher's output.
         class: u32,
         /// Its name on the teacher's card.
         name: String,
-        /// Members of that class.
+        /// Images of that class in the buffer.
         count: u64,
-        /// Mean of their `teacher_confidence`; empty if there are none.
+        /// Mean of their `teacher_confidence`; empty if the class has no image.
         mean_confidence: Option<f32>,
     }
 
-    /// `priorities.parquet` of `sample`: one row for each member of the buffer, in its order.
+    /// `priorities.parquet` of `sample`: one row for each image of the buffer, in the same order.
     pub struct PriorityRow in "priorities" {
-        /// The member.
+        /// The image.
         sample_id: u64,
-        /// KL(f_t ‖ f_s) that entered the priority; empty if none was measured since the last round.
+        /// KL(f_t ‖ f_s) in nats, from which the priority was computed; empty if it was not measured since the last round.
         kl: Option<f32>,
-        /// δ, 0 or above.
+        /// δ: the priority, 0 or above.
         priority: f64,
-        /// P, the probability of one draw; sums to 1.
+        /// P: the probability of one draw. The column sums to 1.
         probability: f64,
-        /// w, above 0.
+        /// w: the importance weight, above 0.
         weight: f64,
     }
 
-    /// `draws.parquet` of `sample`: what the student will see, in order of step and slot.
+    /// `draws.parquet` of `sample`: the images that the student sees, in order of step and slot.
     pub struct DrawRow in "draws" {
         /// The distillation step of this round, in the first pass over its views.
         step: u32,
-        /// The place in that step's batch.
+        /// The position in that step's batch.
         slot: u32,
-        /// The sample drawn.
+        /// The image.
         sample_id: u64,
-        /// Its weight in the student's loss.
+        /// Its importance weight in the student's loss.
         weight: f32,
     }
 
@@ -85,19 +85,19 @@ table! {
         feature_distillation: Option<f32>,
         /// Mean KL(f_t ‖ f_s) over the batch, at temperature 1, before the step.
         kl: f32,
-        /// Share of the batch that both networks take for the same class.
+        /// Share of the batch that both networks put into the same class.
         agreement: f32,
         /// Euclidean norm of the gradient over all parameters.
         gradient_norm: f32,
     }
 
-    /// `observed.parquet` of `distill`: what every draw turned out to be, in order of step and slot.
+    /// `observed.parquet` of `distill`: the disagreement of both networks on each image that the student saw, in order of step and slot.
     pub struct ObservedRow in "observed" {
         /// The distillation step of this round.
         step: u32,
-        /// The place in that step's batch.
+        /// The position in that step's batch.
         slot: u32,
-        /// The sample drawn.
+        /// The image.
         sample_id: u64,
         /// KL(f_t ‖ f_s) on the augmented view, at temperature 1, before the step.
         kl: f32,

@@ -5,7 +5,7 @@ use std::path::Path;
 use parquet::basic::{Compression, Encoding};
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use ssdkd_shards::{ImageReader, ImageShard, PixelFormat, Pixels, Rows, ShardError};
+use ssdkd_shards::{ImageReader, ImageShard, PixelFormat, Pixels, Rows, ShardError, describe, tables_markdown};
 
 use crate::shard;
 
@@ -46,6 +46,15 @@ fn masks_are_a_column_where_there_are_any() {
     assert_eq!(open(&plain).teacher_masks(Rows::All).unwrap(), None);
     let short = ImageShard { teacher_masks: Some(vec![0; 3]), ..plain };
     assert!(short.encode().unwrap_err().to_string().contains("mask values"));
+}
+
+#[test]
+fn every_column_of_a_shard_is_in_the_reference_in_this_order() {
+    let masked = ImageShard { teacher_masks: Some(vec![0; 2 * 4 * 5]), ..shard(2, PixelFormat::U8) };
+    let columns = describe(masked.encode().unwrap(), Path::new("part-00000.parquet")).unwrap().columns;
+    let text = tables_markdown();
+    let places = columns.iter().map(|(name, _)| text.find(&format!("| `{name}` |"))).collect::<Vec<_>>();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{columns:?}");
 }
 
 #[test]
