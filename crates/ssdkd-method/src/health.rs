@@ -62,7 +62,7 @@ pub enum FailedCheck {
 const ENOUGH: f64 = 20.0;
 /// Images that should have been made of a class before it is missed.
 const ENOUGH_MADE: f64 = 50.0;
-/// Size of a term over that of all others from which on it drowns them: runs that work have 1 to 41 (docs/experiments.md).
+/// Size of a term over that of all others from which on it drowns them: runs that work have 1 to 41 (docs/lab/batch-norm-form.md).
 const DROWNING: f64 = 100.0;
 /// The ratio that the remedy aims at.
 const BALANCED: f64 = 10.0;

@@ -34,7 +34,7 @@ use ssdkd_ops::Value;
 
 use crate::inversion::loss_settings::{BatchNormForm, LossSettings};
 
-/// The default factor of the relative form, for a default of 1 in the absolute one: chosen in docs/experiments.md.
+/// The default factor of the relative form, for a default of 1 in the absolute one: see docs/lab/batch-norm-form.md.
 pub const RELATIVE_FACTOR: f64 = 100.0;
 
 /// The smallest variance that a channel is measured in, as a share of its layer's mean variance.
