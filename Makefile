@@ -21,7 +21,7 @@ OF_A_GPU := -p ssdkd-ops -p ssdkd-nn -p ssdkd-method --features cuda
 
 export SSDKD_DATA := $(DATA)
 
-.PHONY: help docs-recipe build build-cuda cuda-toolkit gpu-check test-simulated-gpu test-zoo pipeline run invert balance sample distill evaluate report status test lint doc fmt \
+.PHONY: help docs-recipe docs-tables book snapshots man build build-cuda cuda-toolkit gpu-check test-simulated-gpu test-zoo pipeline run invert balance sample distill evaluate report status test lint doc fmt \
         bench bench-pytorch sanitize fuzz fuzz-short kills deny data-cifar10 data-cifar100 data-camvid teacher-shapes teacher-shapes-masks teacher-camvid teacher-wrn-40-2 teacher-orientation golden results python clean
 
 help: ## list the targets
@@ -162,6 +162,21 @@ teacher-orientation: build ## fetch a teacher for the orientation of pages from 
 
 docs-recipe: ## docs/recipe.md and docs/recipe.schema.json from the code
 	UPDATE_DOCS=1 $(CARGO) test --release --workspace --test recipe_docs
+
+docs-tables: ## docs/tables.md, and the example in docs/method.md, from the code
+	UPDATE_DOCS=1 $(CARGO) test --release --workspace --test docs
+
+book: export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+book: ## the pages of docs/ as a book into target/book (mdBook)
+	@command -v mdbook >/dev/null || CARGO_PROFILE_DEV_DEBUG=false $(CARGO) install --quiet --locked --debug --root target/tools \
+	  --no-default-features --features search mdbook@0.5.2
+	mdbook build docs
+
+snapshots: ## accept what the commands print now: help, plan, status, evaluate, compare (tests/tests/cli/snapshots); look at git diff
+	INSTA_UPDATE=always $(CARGO) test --release --workspace --test cli snapshots
+
+man: build ## manual pages of all commands into target/man
+	@$(BIN)/ssdkd man target/man
 
 results: build ## docs/results.md and its charts from docs/results.json, to which finished runs are added (DONE="runs/a runs/b")
 	@$(BIN)/ssdkd compare --out docs $(DONE)
