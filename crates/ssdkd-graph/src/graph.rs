@@ -53,6 +53,26 @@ pub struct TensorSpec {
 /// A network: what [the nodes](Self::nodes) compute, and which of them are its results.
 ///
 /// Whatever builds a graph goes through [`push`](Self::push), so every node fits its inputs and tensors.
+///
+/// ```
+/// use ssdkd_graph::op::{BatchNorm, Conv2d};
+/// use ssdkd_graph::{Graph, Op};
+///
+/// let mut graph = Graph::new("image", [3, 32, 32])?;
+/// graph.declare("conv.weight", &[16, 3, 3, 3], true)?;
+/// for (name, trained) in [("weight", true), ("bias", true), ("running_mean", false), ("running_var", false)] {
+///     graph.declare(&format!("bn.{name}"), &[16], trained)?;
+/// }
+/// let image = graph.find("image").expect("the input node");
+/// let conv = graph.push("conv", Op::Conv2d(Conv2d::new("conv.weight", 2, 1)), &[image])?;
+/// let norm = graph.push("bn", Op::BatchNorm(BatchNorm::new("bn")), &[conv])?;
+/// graph.set_outputs(&[norm])?;
+///
+/// graph.check()?;
+/// assert_eq!(graph.shape(norm).size(), [16, 16]);
+/// assert_eq!(graph.parameters(), 3 * 3 * 3 * 16 + 2 * 16);
+/// # Ok::<(), ssdkd_graph::GraphError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Graph {
     nodes: Vec<Node>,

@@ -167,7 +167,27 @@ pub enum BufferError {
     },
 }
 
-/// At most `capacity` members, in the order in which they came.
+/// The replay buffer: at most `capacity` members, in the order in which they came.
+///
+/// ```
+/// use ssdkd_method::{BalanceSettings, Eviction, Factors, Member, ReplayBuffer};
+///
+/// let settings = BalanceSettings { capacity: 3, eviction: Eviction::ClassBalancedFifo, ..Default::default() };
+/// let mut buffer = ReplayBuffer::new(settings, 2);
+/// let image = |sample_id, class| Member {
+///     sample_id,
+///     row: 0,
+///     class,
+///     confidence: 0.9,
+///     factors: Factors { diversity: 1.0, difficulty: 0.1 },
+///     birth_round: 0,
+///     priority: 1.0,
+/// };
+/// let evicted = buffer.insert(vec![image(0, 0), image(1, 0), image(2, 0), image(3, 1)])?;
+/// assert_eq!(evicted[0].sample_id, 0, "the oldest image of the largest class leaves");
+/// assert_eq!(buffer.class_counts(), [2, 1]);
+/// # Ok::<(), ssdkd_method::buffer::BufferError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReplayBuffer {
     settings: BalanceSettings,

@@ -177,6 +177,23 @@ pub struct StepReport {
 }
 
 /// Trains the student: optimizer, schedule, and the projections of feature distillation.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use ssdkd_method::{DistillSettings, Distiller};
+/// use ssdkd_nn::{Network, NetworkSpec, TeacherCard, random::stream};
+///
+/// let path = "../../data/teachers/shapes-resnet20.json".as_ref();
+/// let card = TeacherCard::load(path)?;
+/// let teacher = card.network(path, &Device::Cpu)?.frozen();
+/// let spec = NetworkSpec { architecture: "resnet8".parse()?, ..card.spec() };
+/// let student = Network::create(&spec, 0, &Device::Cpu)?;
+/// let mut distiller = Distiller::new(DistillSettings::default(), &teacher, &student, 0)?;
+/// let images = Tensor::rand(0_f32, 1.0, (4, 32, 32, 3), &Device::Cpu)?;
+/// let report = distiller.step(&teacher, &student, &images, None, (0, 100), &mut stream(0, "views", &[]))?;
+/// assert_eq!(report.disagreement.len(), 4);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Distiller {
     settings: DistillSettings,
     optimizer: Optimizer,

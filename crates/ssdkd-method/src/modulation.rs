@@ -75,6 +75,16 @@ impl Factors {
 }
 
 /// φ, given what the buffer holds.
+///
+/// ```
+/// use ssdkd_method::{Diversity, Modulation, ModulationSettings};
+///
+/// let settings = ModulationSettings { diversity: Diversity::Share, gamma: 2.0 };
+/// let phi = Modulation::new(settings, &[30, 10]);
+/// let (common, rare) = (phi.factors(0, 0.5), phi.factors(1, 0.5));
+/// assert_eq!((common.diversity, rare.diversity), (0.25, 0.75));
+/// assert_eq!(rare.phi(), 0.75 * 0.5 * 0.5);
+/// ```
 #[derive(Debug, Clone)]
 pub struct Modulation {
     settings: ModulationSettings,

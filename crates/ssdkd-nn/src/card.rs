@@ -21,7 +21,19 @@ pub const CARD_VERSION: u32 = 3;
 /// Most classes of pixels: masks have eight bits, and one number is for none.
 const MOST_OF_PIXELS: usize = 255;
 
-/// What must be known of a model besides its weights. Lies beside them, as JSON.
+/// What must be known of a model besides its weights. A JSON file in the same folder as the weights.
+///
+/// ```
+/// use candle_core::Device;
+/// use ssdkd_nn::TeacherCard;
+///
+/// let path = "../../data/teachers/shapes-resnet20.json".as_ref();
+/// let card = TeacherCard::load(path)?;
+/// assert_eq!((card.architecture.to_string().as_str(), card.classes), ("resnet20", 10));
+/// let teacher = card.network(path, &Device::Cpu)?.frozen();
+/// assert_eq!(teacher.store().num_parameters(), card.parameters);
+/// # Ok::<(), ssdkd_nn::CardError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherCard {

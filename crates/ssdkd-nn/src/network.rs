@@ -141,7 +141,26 @@ pub struct Output {
     pub taps: Vec<Tap>,
 }
 
-/// A classifier of images in `[0, 1]`, or of their pixels.
+/// A network that classifies images in `[0, 1]`, or their pixels.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use ssdkd_nn::{Network, NetworkSpec, Preprocessing};
+///
+/// let spec = NetworkSpec {
+///     architecture: "resnet8".parse()?,
+///     classes: 10,
+///     input: [3, 32, 32],
+///     mean: vec![0.5; 3],
+///     std: vec![0.25; 3],
+///     preprocessing: Preprocessing::default(),
+/// };
+/// let network = Network::create(&spec, 0, &Device::Cpu)?;
+/// let images = Tensor::zeros((2, 32, 32, 3), DType::F32, &Device::Cpu)?;
+/// assert_eq!(network.logits(&images)?.dims(), [2, 10]);
+/// assert!(network.store().to_tensors().contains_key("conv1.weight"), "tensors have PyTorch's names");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Network {
     spec: NetworkSpec,
     store: Store,

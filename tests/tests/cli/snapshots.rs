@@ -1,0 +1,3 @@
+//! What the commands print, as a user sees it. `make snapshots` accepts what they print now.
+
+use clap::Command;
