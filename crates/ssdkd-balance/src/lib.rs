@@ -17,6 +17,8 @@ use ssdkd_shards::{BufferRow, ClassRow, ImageShard};
 
 /// The stage's name: its folder, its section of the recipe, its binary.
 pub const STAGE: &str = "balance";
+/// What the stage does, for its help.
+pub const ABOUT: &str = env!("CARGO_PKG_DESCRIPTION");
 /// Raised by hand when the same recipe gives other results.
 const VERSION: u32 = 3;
 

@@ -6,6 +6,5 @@ use std::process::ExitCode;
 static ALLOCATOR: ssdkd_ops::CachingAllocator = ssdkd_ops::CachingAllocator::new(4 << 30);
 
 fn main() -> ExitCode {
-    let (name, about) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_DESCRIPTION"));
-    ssdkd_context::stage_main(ssdkd_balance::STAGE, name, about, ssdkd_balance::run)
+    ssdkd_context::stage_main(ssdkd_balance::STAGE, ssdkd_balance::ABOUT, ssdkd_balance::run)
 }

@@ -13,7 +13,7 @@ use crate::preflight::enforce;
 /// What a stage's program understands.
 #[derive(Debug, Parser)]
 #[command(version)]
-pub struct StageCommand {
+struct StageCommand {
     #[command(flatten)]
     arguments: StageArgs,
 }
@@ -26,19 +26,23 @@ fn warms_up(stage: &str) -> bool {
     !matches!(stage, "sample" | "distill")
 }
 
-/// `main` of the program `name`: one round of one stage.
+/// Returns the command line of a stage's program.
+pub fn stage_command(stage: &'static str, about: &'static str) -> clap::Command {
+    let name = format!("ssdkd-{stage}");
+    let round = if warms_up(stage) { 0 } else { 10 };
+    let example = format!("Example:\n  {name} pipelines/shapes.toml --round {round}\n\n{EXIT_CODES}");
+    StageCommand::command().name(name).about(about).after_help(example)
+}
+
+/// Runs one round of one stage: `main` of the stage's program.
 pub fn stage_main(
     stage: &'static str,
-    name: &'static str,
     about: &'static str,
     run: fn(&mut Context, u32) -> Result<Outcome>,
 ) -> ExitCode {
-    let round = if warms_up(stage) { 0 } else { 10 };
-    let example = format!("Example:\n  {name} pipelines/shapes.toml --round {round}\n\n{EXIT_CODES}");
-    let command = StageCommand::command().name(name).about(about).after_help(example);
-    let matches = command.get_matches();
+    let matches = stage_command(stage, about).get_matches();
     let arguments = StageCommand::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).arguments;
-    finish(stage_body(name, stage, &arguments, run))
+    finish(stage_body(stage, &arguments, run))
 }
 
 /// Prints the error, if there is one, and gives the exit code.
@@ -50,13 +54,12 @@ pub fn finish(result: Result<()>) -> ExitCode {
 }
 
 fn stage_body(
-    name: &str,
     stage: &str,
     arguments: &StageArgs,
     run: fn(&mut Context, u32) -> Result<Outcome>,
 ) -> Result<()> {
     let threads = arguments.run.common.set_up()?;
-    // Before the run is opened: who cannot be served leaves it as it is.
+    // Before the run is opened: an error leaves the run as it is.
     let (recipe, ..) = load_recipe(&arguments.run)?;
     if arguments.ask.print_config {
         return Ok(exit::print(&recipe.to_toml())?);
@@ -71,7 +74,7 @@ fn stage_body(
         return Err(StageError::Usage("--force rebuilds one round\nhint: name the round with --round N".into()).into());
     }
     enforce(&Context::look(&arguments.run, false, threads)?.preflight()?)?;
-    let mut context = Context::open(arguments, name, threads)?;
+    let mut context = Context::open(arguments, &format!("ssdkd-{stage}"), threads)?;
     if let Some(round) = arguments.round {
         run(&mut context, round)?;
         return Ok(());

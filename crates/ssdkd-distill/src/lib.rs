@@ -20,6 +20,8 @@ use crate::views::Views;
 
 /// The stage's name: its folder, its section of the recipe, its binary.
 pub const STAGE: &str = "distill";
+/// What the stage does, for its help.
+pub const ABOUT: &str = env!("CARGO_PKG_DESCRIPTION");
 /// Raised by hand when the same recipe gives other results.
 const VERSION: u32 = 6;
 

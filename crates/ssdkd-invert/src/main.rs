@@ -6,6 +6,5 @@ use std::process::ExitCode;
 static ALLOCATOR: ssdkd_ops::CachingAllocator = ssdkd_ops::CachingAllocator::new(4 << 30);
 
 fn main() -> ExitCode {
-    let (name, about) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_DESCRIPTION"));
-    ssdkd_context::stage_main(ssdkd_invert::STAGE, name, about, ssdkd_invert::run)
+    ssdkd_context::stage_main(ssdkd_invert::STAGE, ssdkd_invert::ABOUT, ssdkd_invert::run)
 }

@@ -1,7 +1,7 @@
 //! SSD-KD as one loop. Distills the teacher of the drawn shapes into a ResNet-8, without a drawn shape:
 //! `cargo run --release -p ssdkd-method --example ssdkd`, with another number of rounds behind `--`.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, error::Error, path::Path};
 
 use candle_core::{Device, Tensor};
 use ssdkd_data::{Split, shapes};
@@ -12,7 +12,10 @@ use ssdkd_method::{BalanceSettings, DistillSettings, Distiller, Eviction, Invert
 use ssdkd_method::{ModulationSettings, Objective, Position, ReplayBuffer, SampleSettings, Strategy};
 use ssdkd_nn::{Network, NetworkSpec, TeacherCard, ViewSettings, random::stream};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+#[global_allocator] // keeps large blocks for the next step
+static ALLOCATOR: ssdkd_ops::CachingAllocator = ssdkd_ops::CachingAllocator::new(4 << 30);
+
+fn main() -> Result<(), Box<dyn Error>> {
     let (seed, warmup, device) = (0, 10, Device::Cpu);
     let rounds = std::env::args().nth(1).map_or(Ok(60), |rounds| rounds.parse::<u32>())?;
 
@@ -33,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut inversion = start(&invert, &teacher, seed, &device)?;
     let mut distiller = Distiller::new(distill.clone(), &teacher, &student, seed)?;
     let mut buffer = ReplayBuffer::new(balance, card.classes);
-    let (mut images, mut weights) = (HashMap::new(), HashMap::new()); // of each sample in the buffer
+    let (mut samples, mut weights) = (HashMap::new(), HashMap::new()); // by sample_id: image and logits of f_t; w
 
     for round in 0..warmup + rounds {
         // invert: make images that f_t recognizes and f_s does not. φ favors rare classes and hard images.
@@ -43,10 +46,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut new_samples = Vec::new();
         for batch in 0..invert.batches as u32 {
             let made = inversion.synthesize(&objective, Position { seed, round, distilling_round, batch })?;
-            let (classes, confidences) = (made.predictions.classes, made.predictions.confidences);
-            for (row, (class, confidence)) in classes.into_iter().zip(confidences).enumerate() {
-                let sample_id = u64::from(round) << 32 | new_samples.len() as u64;
-                images.insert(sample_id, made.images.narrow(0, row, 1)?); // (1, H, W, C)
+            let (classes, confidences) = (&made.predictions.classes, &made.predictions.confidences);
+            for (row, (&class, &confidence)) in classes.iter().zip(confidences).enumerate() {
+                let sample_id = (u64::from(round) << 32) | new_samples.len() as u64;
+                let (images, logits) = (&made.images, &made.predictions.logits); // (B, H, W, C), (B, K)
+                samples.insert(sample_id, (images.narrow(0, row, 1)?, logits.narrow(0, row, 1)?));
                 let (factors, birth_round) = (phi.factors(class, confidence), round);
                 new_samples.push(Member { sample_id, row: 0, class, confidence, factors, birth_round, priority: 1.0 });
             }
@@ -54,15 +58,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
         // balance: replace a part of the small buffer, and keep its classes balanced.
         for evicted in buffer.insert(new_samples)? {
-            images.remove(&evicted.sample_id);
+            samples.remove(&evicted.sample_id);
         }
         let Some(distilling_round) = distilling_round else { continue };
 
         // sample: priorities δ = w · KL(f_t ‖ f_s), and with them the images of each step.
         let members = buffer.members().iter().map(|member| member.sample_id).collect::<Vec<_>>();
-        let stack = |ids: &[u64]| Tensor::cat(&ids.iter().map(|id| &images[id]).collect::<Vec<_>>(), 0);
-        let all = stack(&members)?;
-        let kl = disagreement(&teacher.logits(&all)?, &student.logits(&all)?, 1)?;
+        let stack = |ids: &[u64]| -> Result<(Tensor, Tensor), Box<dyn Error>> {
+            let (images, logits) =
+                ids.iter().map(|id| (&samples[id].0, &samples[id].1)).unzip::<_, _, Vec<_>, Vec<_>>();
+            Ok((Tensor::cat(&images, 0)?, Tensor::cat(&logits, 0)?))
+        };
+        let (images, teacher_logits) = stack(&members)?;
+        let kl = disagreement(&teacher_logits, &student.logits(&images)?, 1)?;
         let before = members.iter().map(|id| (0.0, weights.get(id).copied().unwrap_or(1.0))).collect::<Vec<_>>();
         let kl = kl.into_iter().map(Some).collect::<Vec<_>>();
         let priorities = prioritise(&sample, sample.beta(distilling_round, rounds), &before, &kl)?;
@@ -73,7 +81,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for step in 0..distill.steps as u64 {
             let at = [u64::from(round), step];
             let drawn = cumulative.draw(distill.batch, &mut stream(seed, "draws", &at));
-            let batch = stack(&drawn.iter().map(|&index| members[index]).collect::<Vec<_>>())?;
+            let (batch, _) = stack(&drawn.iter().map(|&index| members[index]).collect::<Vec<_>>())?;
             let w = drawn.iter().map(|&index| priorities[index].weight as f32).collect::<Vec<_>>();
             let position =
                 (u64::from(distilling_round) * distill.steps as u64 + step, u64::from(rounds) * distill.steps as u64);

@@ -11,6 +11,7 @@ mod grid;
 mod histogram;
 mod import;
 mod inspect;
+mod man;
 mod measure;
 mod network_file;
 mod pictures;
@@ -106,6 +107,12 @@ enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Write the manual pages of all programs into a folder
+    #[command(hide = true, after_help = "Example:\n  ssdkd man target/man")]
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
 }
 
 /// Subcommands that have another name now.
@@ -147,6 +154,7 @@ fn body(command: Command) -> Result<()> {
             clap_complete::generate(shell, &mut Program::command(), "ssdkd", &mut std::io::stdout());
             Ok(())
         }
+        Command::Man { folder } => man::man(Program::command(), &folder),
     }
 }
 

@@ -17,6 +17,7 @@ mod refused;
 mod rerun;
 mod segmentation;
 mod shards;
+mod snapshots;
 mod stopped;
 mod support;
 mod unlabelled;
