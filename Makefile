@@ -36,7 +36,7 @@ build-cuda: .cuda/cargo.toml ## build every binary for a GPU as well as the CPU,
 cuda-toolkit: ## the compiler for build-cuda into .cuda: that of an installed CUDA 13, or NVIDIA's packages from PyPI
 	crates/ssdkd-ops/cuda-toolkit.sh
 
-gpu-check: ## on a machine with a GPU: tests, steps beside PyTorch's and whole runs, into target/gpu-check (RECIPES=)
+gpu-check: ## on a machine with a GPU: tests, steps next to PyTorch's and whole runs, into target/gpu-check (RECIPES=)
 	@test -d target-cuda/check || crates/ssdkd-ops/gpu-check.sh --pack
 	@crates/ssdkd-ops/gpu-check.sh $(RECIPES)
 
@@ -88,7 +88,7 @@ fmt: ## format the sources
 bench: ## kernels and whole steps on this machine
 	$(CARGO) bench --workspace --bench kernels --bench steps
 
-bench-pytorch: ## whole steps and single convolutions beside PyTorch's, interleaved: a table and target/bench/pytorch.json (ARGS=--help)
+bench-pytorch: ## whole steps and single convolutions next to PyTorch's, interleaved: a table and target/bench/pytorch.json (ARGS=--help)
 	@test -x .venv-bench/bin/python || python3 -m venv .venv-bench
 	@.venv-bench/bin/python -c 'import torch' 2>/dev/null || .venv-bench/bin/pip install --quiet torch numpy
 	$(CARGO) bench --workspace --bench steps --no-run
