@@ -68,7 +68,7 @@ pub struct Call {
 }
 
 impl Object {
-    /// What it is, for messages: its contents may be as long as the file.
+    /// Returns what it is, for messages: its contents may be as long as the file.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::None => "nothing",
@@ -96,12 +96,12 @@ pub struct Pickle {
 }
 
 impl Pickle {
-    /// The object that the pickle describes.
+    /// Returns the object that the pickle describes.
     pub fn root(&self) -> Value<'_> {
         self.value(self.root)
     }
 
-    /// The object with this index.
+    /// Returns the object with this index.
     pub fn value(&self, id: Id) -> Value<'_> {
         Value::new(self, id)
     }

@@ -114,7 +114,7 @@ impl<'a> Machine<'a> {
         Ok(true)
     }
 
-    /// A number in binary form.
+    /// Returns a number in binary form.
     fn number(&mut self, opcode: u8) -> Result<(), String> {
         let object = match opcode {
             b'K' => Object::Int(self.take(1)?[0].into()),
@@ -134,7 +134,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Longer integers than 64 bits are ids of Python objects or magic numbers: nobody needs their value.
+    /// Longer integers than 64 bits are ids of Python objects or magic numbers: their value is not needed.
     fn long(&mut self, length: usize) -> Result<Object, String> {
         let bytes = self.take(length)?;
         let negative = bytes.last().is_some_and(|&byte| byte & 0x80 != 0);
@@ -143,7 +143,7 @@ impl<'a> Machine<'a> {
         Ok(if length <= 8 { Object::Int(value) } else { Object::None })
     }
 
-    /// A text or bytes behind their length.
+    /// Returns a text or bytes behind their length.
     fn string(&mut self, opcode: u8) -> Result<(), String> {
         let length = match opcode {
             0x8c | b'U' | b'C' => self.length(1)?,
@@ -159,7 +159,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// A number or a text of protocol 0.
+    /// Returns a number or a text of protocol 0.
     fn spelled(&mut self, opcode: u8) -> Result<(), String> {
         let line = self.line()?;
         let object = match opcode {
@@ -178,7 +178,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// A class, a call, or the state of what was called.
+    /// Returns a class, a call, or the state of what was called.
     fn object(&mut self, opcode: u8) -> Result<(), String> {
         match opcode {
             b'c' => {
@@ -244,7 +244,7 @@ impl<'a> Machine<'a> {
         Ok(self.take(N)?.try_into().expect("taken by length"))
     }
 
-    /// A length of so many bytes, the least significant first.
+    /// Returns a length of so many bytes, the least significant first.
     fn length(&mut self, bytes: usize) -> Result<usize, String> {
         let length = self.take(bytes)?.iter().rev().fold(0, |value, &byte| (value << 8) | u64::from(byte));
         usize::try_from(length).map_err(|_| "a text is too long".to_string())
@@ -261,7 +261,7 @@ impl<'a> Machine<'a> {
         Ok(String::from_utf8_lossy(self.line()?).into_owned())
     }
 
-    /// The key that an instruction stores an object under, or recalls it by.
+    /// Returns the key that an instruction stores an object under, or recalls it by.
     fn key(&mut self, opcode: u8) -> Result<u64, String> {
         Ok(match opcode {
             b'q' | b'h' => self.take(1)?[0].into(),
@@ -272,7 +272,7 @@ impl<'a> Machine<'a> {
         })
     }
 
-    /// The name of a class. Its parts may be texts recalled from the memo, so that a few bytes could copy a long one.
+    /// Returns the name of a class. Its parts may be texts recalled from the memo, so that a few bytes could copy a long one.
     fn global(&mut self, module: &str, name: &str) -> Result<(), String> {
         if module.len() + name.len() > NAME_LIMIT {
             return Err(format!("the pickle names a class with more than {NAME_LIMIT} letters"));

@@ -31,7 +31,7 @@ struct Parts<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// An array or a scalar of NumPy; `None` for anything else, and for arrays of Python objects.
+    /// Returns an array or a scalar of NumPy; `None` for anything else, and for arrays of Python objects.
     pub fn array(self) -> Option<Array<'a>> {
         let parts = self.array_parts()?;
         // The state is (version, byte order, …).
@@ -41,7 +41,7 @@ impl<'a> Value<'a> {
         Some(Array { dtype, big_endian: order == Some(">"), shape, fortran: parts.fortran, data })
     }
 
-    /// The sides of what may be an [`array`](Self::array), without a look at its elements.
+    /// Returns the sides of what may be an [`array`](Self::array), without a look at its elements.
     pub fn array_shape(self) -> Option<Vec<usize>> {
         self.array_parts()?.shape.map_or(Some(Vec::new()), shape)
     }

@@ -2,7 +2,7 @@
 
 use crate::Object;
 
-/// `I`: a whole number, or a truth value as `01` and `00`.
+/// Returns `I`: a whole number, or a truth value as `01` and `00`.
 pub(crate) fn int(line: &str) -> Result<Object, String> {
     match line {
         "00" => Ok(Object::Bool(false)),
@@ -11,7 +11,7 @@ pub(crate) fn int(line: &str) -> Result<Object, String> {
     }
 }
 
-/// `L`: a whole number, with an `L` at its end in Python 2.
+/// Returns `L`: a whole number, with an `L` at its end in Python 2.
 pub(crate) fn long(line: &str) -> Result<Object, String> {
     let digits = line.strip_suffix('L').unwrap_or(line);
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -22,12 +22,12 @@ pub(crate) fn long(line: &str) -> Result<Object, String> {
     }
 }
 
-/// `F`: a floating-point number.
+/// Returns `F`: a floating-point number.
 pub(crate) fn float(line: &str) -> Result<Object, String> {
     line.parse().map(Object::Float).map_err(|_| "the pickle has a number that is none".into())
 }
 
-/// `S`: a `str` of Python 2 as it is written in source code, within quotes.
+/// Returns `S`: a `str` of Python 2 as it is written in source code, within quotes.
 pub(crate) fn quoted(line: &[u8]) -> Result<Object, String> {
     let ([b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"']) = line else {
         return Err("the pickle has a text without quotes".into());
@@ -55,7 +55,7 @@ pub(crate) fn quoted(line: &[u8]) -> Result<Object, String> {
     Ok(python2(bytes))
 }
 
-/// `V`: a text in Latin-1, and other letters as `\uXXXX` or `\UXXXXXXXX`.
+/// Returns `V`: a text in Latin-1, and other letters as `\uXXXX` or `\UXXXXXXXX`.
 pub(crate) fn raw_unicode(line: &[u8]) -> Object {
     let mut text = String::with_capacity(line.len());
     let mut rest = line;
@@ -74,7 +74,7 @@ pub(crate) fn raw_unicode(line: &[u8]) -> Object {
     Object::Text(text)
 }
 
-/// A `str` of Python 2, which holds texts and bytes.
+/// Returns a `str` of Python 2, which holds texts and bytes.
 pub(crate) fn python2(bytes: Vec<u8>) -> Object {
     match String::from_utf8(bytes) {
         Ok(text) => Object::Text(text),

@@ -6,7 +6,7 @@ use crate::{Call, Id, Object, Pickle};
 
 /// An object of a pickle, with what it takes to follow its references.
 ///
-/// A pickle may refer to itself, so whoever walks through one bounds the walk.
+/// A pickle may refer to itself, so code that walks through one must bound the walk.
 #[derive(Debug, Clone, Copy)]
 pub struct Value<'a> {
     pickle: &'a Pickle,
@@ -18,32 +18,32 @@ impl<'a> Value<'a> {
         Self { pickle, id }
     }
 
-    /// Its index in [`Pickle::objects`].
+    /// Returns its index in [`Pickle::objects`].
     pub fn id(self) -> Id {
         self.id
     }
 
-    /// The object itself.
+    /// Returns the object itself.
     pub fn object(self) -> &'a Object {
         &self.pickle.objects[self.id]
     }
 
-    /// What it is, for messages.
+    /// Returns what it is, for messages.
     pub fn kind(self) -> &'static str {
         self.object().kind()
     }
 
-    /// A text.
+    /// Returns a text.
     pub fn text(self) -> Option<&'a str> {
         if let Object::Text(text) = self.object() { Some(text) } else { None }
     }
 
-    /// A whole number.
+    /// Returns a whole number.
     pub fn int(self) -> Option<i64> {
         if let Object::Int(value) = *self.object() { Some(value) } else { None }
     }
 
-    /// A truth value.
+    /// Returns a truth value.
     pub fn bool(self) -> Option<bool> {
         if let Object::Bool(value) = *self.object() { Some(value) } else { None }
     }
@@ -70,19 +70,19 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The elements of a list, a tuple or a set.
+    /// Returns the elements of a list, a tuple or a set.
     pub fn elements(self) -> Option<impl ExactSizeIterator<Item = Value<'a>> + use<'a>> {
         let Object::Sequence(elements) = self.object() else { return None };
         Some(elements.iter().map(move |&id| self.pickle.value(id)))
     }
 
-    /// The element of a list or a tuple at this index.
+    /// Returns the element of a list or a tuple at this index.
     pub fn element(self, index: usize) -> Option<Value<'a>> {
         let Object::Sequence(elements) = self.object() else { return None };
         elements.get(index).map(|&id| self.pickle.value(id))
     }
 
-    /// The keys and values of a dictionary, or of an object that is one, as an `OrderedDict`.
+    /// Returns the keys and values of a dictionary, or of an object that is one, as an `OrderedDict`.
     pub fn entries(
         self,
     ) -> Option<impl ExactSizeIterator<Item = (Value<'a>, Value<'a>)> + DoubleEndedIterator + use<'a>> {
@@ -94,7 +94,7 @@ impl<'a> Value<'a> {
         Some(items.iter().map(move |&(key, value)| (self.pickle.value(key), self.pickle.value(value))))
     }
 
-    /// The value of a dictionary under this key, a text or the same in bytes.
+    /// Returns the value of a dictionary under this key, a text or the same in bytes.
     pub fn get(self, key: &str) -> Option<Value<'a>> {
         // Of two values under one key Python keeps the later one.
         let mut entries = self.entries()?.rev();
@@ -110,42 +110,42 @@ impl<'a> Value<'a> {
         entries.find(|(name, _)| is_key(*name)).map(|(_, value)| value)
     }
 
-    /// `module.name` of a class or a function.
+    /// Returns `module.name` of a class or a function.
     pub fn global(self) -> Option<&'a str> {
         if let Object::Global(name) = self.object() { Some(name) } else { None }
     }
 
-    /// The call that would make this object.
+    /// Returns the call that would make this object.
     pub fn call(self) -> Option<&'a Call> {
         if let Object::Call(call) = self.object() { Some(call) } else { None }
     }
 
-    /// What would be called for this object.
+    /// Returns what would be called for this object.
     pub fn function_value(self) -> Option<Value<'a>> {
         Some(self.pickle.value(self.call()?.function))
     }
 
-    /// `module.name` of what would be called for this object.
+    /// Returns `module.name` of what would be called for this object.
     pub fn function(self) -> Option<&'a str> {
         self.function_value()?.global()
     }
 
-    /// The arguments of the call that would make this object.
+    /// Returns the arguments of the call that would make this object.
     pub fn arguments(self) -> Option<Value<'a>> {
         Some(self.pickle.value(self.call()?.arguments))
     }
 
-    /// The argument at this index of the call that would make this object.
+    /// Returns the argument at this index of the call that would make this object.
     pub fn argument(self, index: usize) -> Option<Value<'a>> {
         self.arguments()?.element(index)
     }
 
-    /// The state that the object is given: for most a dictionary of its attributes.
+    /// Returns the state that the object is given: for most a dictionary of its attributes.
     pub fn state(self) -> Option<Value<'a>> {
         Some(self.pickle.value(self.call()?.state?))
     }
 
-    /// What a reference to something outside of the pickle says.
+    /// Returns what a reference to something outside of the pickle says.
     pub fn persistent(self) -> Option<Value<'a>> {
         if let Object::Persistent(id) = *self.object() { Some(self.pickle.value(id)) } else { None }
     }
