@@ -17,7 +17,7 @@ pub struct NodeCost {
 }
 
 impl Graph {
-    /// The cost of every node for images of the size that the network was built for.
+    /// Returns the cost of every node for images of the size that the network was built for.
     pub fn costs(&self) -> Vec<NodeCost> {
         let mut counted = HashSet::new();
         self.ids()
@@ -34,12 +34,12 @@ impl Graph {
             .collect()
     }
 
-    /// All trained numbers.
+    /// Returns all trained numbers.
     pub fn parameters(&self) -> u64 {
         self.costs().iter().map(|cost| cost.parameters).fold(0, u64::saturating_add)
     }
 
-    /// All multiply-adds for one image.
+    /// Returns all multiply-adds for one image.
     pub fn total_multiply_adds(&self) -> u64 {
         self.costs().iter().map(|cost| cost.multiply_adds).fold(0, u64::saturating_add)
     }

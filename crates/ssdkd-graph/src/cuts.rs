@@ -31,7 +31,7 @@ pub struct FeatureMaps {
 /// Fewest feature maps by the first rule before the second one is tried.
 const FEWEST: usize = 4;
 
-/// The feature maps of a network.
+/// Returns the feature maps of a network.
 pub fn feature_maps(graph: &Graph) -> FeatureMaps {
     let nodes = bottlenecks(graph);
     let by_resolution = last_of_each_resolution(graph);
@@ -80,7 +80,7 @@ pub fn bottlenecks(graph: &Graph) -> Vec<NodeId> {
     cuts
 }
 
-/// The last activation, sum or concatenation of each resolution that is not an output.
+/// Returns the last activation, sum or concatenation of each resolution that is not an output.
 pub fn last_of_each_resolution(graph: &Graph) -> Vec<NodeId> {
     let outputs = graph.outputs().iter().copied().collect::<HashSet<_>>();
     let mut last = Vec::<NodeId>::new();

@@ -24,7 +24,7 @@ pub enum GraphError {
 /// Longest name in an error.
 const LONGEST: usize = 120;
 
-/// A name from a file, short enough for an error and without control characters.
+/// Returns a name from a file, short enough for an error and without control characters.
 pub(crate) fn clean(name: &str) -> String {
     let mut text = String::new();
     for character in name.chars() {

@@ -24,7 +24,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// The node whose result the step makes.
+    /// Returns the node whose result the step makes.
     ///
     /// # Panics
     /// If the step has no node, which [`plan`] never makes.
@@ -34,7 +34,7 @@ impl Step {
         last.expect("a step has a node")
     }
 
-    /// The results of other steps that it needs.
+    /// Returns the results of other steps that it needs.
     pub fn inputs(&self, graph: &Graph) -> Vec<NodeId> {
         let first = self.other.or(self.convolution).or(self.norm);
         let inputs = first.map(|first| graph.node(first).data_inputs().to_vec()).unwrap_or_default();
@@ -42,7 +42,7 @@ impl Step {
     }
 }
 
-/// The steps that compute the graph, in order. The results of `keep` and of the outputs are results of steps.
+/// Returns the steps that compute the graph, in order. The results of `keep` and of the outputs are results of steps.
 pub fn plan(graph: &Graph, keep: &[NodeId]) -> Vec<Step> {
     let planner =
         Planner { graph, users: graph.data_users(), kept: keep.iter().chain(graph.outputs()).copied().collect() };
@@ -77,7 +77,7 @@ impl Planner<'_> {
         matches!(self.op(id), Op::Conv2d(_) | Op::BatchNorm(_))
     }
 
-    /// The only node that uses `id`, if nobody else asks for it.
+    /// Returns the only node that uses `id`, if nobody else asks for it.
     fn next(&self, id: NodeId) -> Option<NodeId> {
         match self.users[id.0].as_slice() {
             &[user] if !self.kept.contains(&id) => Some(user),
@@ -111,7 +111,7 @@ impl Planner<'_> {
         step
     }
 
-    /// What `sum` adds to `last`, if both have one shape. A sum of two convolutions or norms belongs to the later one.
+    /// Returns what `sum` adds to `last`, if both have one shape. A sum of two convolutions or norms belongs to the later one.
     fn residual(&self, sum: NodeId, last: NodeId) -> Option<NodeId> {
         let &[a, b] = self.graph.node(sum).inputs.as_slice() else { return None };
         let other = if a == last { b } else { a };
@@ -120,7 +120,7 @@ impl Planner<'_> {
         (*self.op(sum) == Op::Add && same && !is_later).then_some(other)
     }
 
-    /// Whether convolutions and normalizations can apply it themselves.
+    /// Returns whether convolutions and normalizations can apply it themselves.
     fn is_fusible(&self, id: NodeId) -> bool {
         match self.op(id) {
             Op::Activation(activation) => match activation {

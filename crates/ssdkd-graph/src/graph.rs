@@ -13,7 +13,7 @@ use crate::shape::{Shape, infer};
 pub struct NodeId(pub(crate) usize);
 
 impl NodeId {
-    /// The position in [`Graph::nodes`].
+    /// Returns the position in [`Graph::nodes`].
     pub fn index(self) -> usize {
         self.0
     }
@@ -31,7 +31,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// The inputs whose numbers it needs: all but one that only tells a size.
+    /// Returns the inputs whose numbers it needs: all but one that only tells a size.
     pub fn data_inputs(&self) -> &[NodeId] {
         match self.op {
             Op::Resize { size: ResizeTo::Like, .. } => &self.inputs[..1],
@@ -87,7 +87,7 @@ pub struct Graph {
 const MOST_NODES: usize = 1 << 20;
 
 impl Graph {
-    /// A graph that takes an image of this many channels, rows and columns. The input node is called `name`.
+    /// Creates a graph that takes an image of this many channels, rows and columns. The input node is called `name`.
     ///
     /// # Errors
     /// If a size is 0 or too large.
@@ -162,7 +162,7 @@ impl Graph {
         Ok(())
     }
 
-    /// The nodes, each after those that it uses.
+    /// Returns the nodes, each after those that it uses.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
@@ -175,22 +175,22 @@ impl Graph {
         &self.nodes[id.0]
     }
 
-    /// The ids of all nodes, in order.
+    /// Returns the ids of all nodes, in order.
     pub fn ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + use<> {
         (0..self.nodes.len()).map(NodeId)
     }
 
-    /// The node of that name.
+    /// Returns the node of that name.
     pub fn find(&self, name: &str) -> Option<NodeId> {
         self.names.get(name).copied()
     }
 
-    /// The results of the network.
+    /// Returns the results of the network.
     pub fn outputs(&self) -> &[NodeId] {
         &self.outputs
     }
 
-    /// All tensors by name.
+    /// Returns all tensors by name.
     pub fn tensors(&self) -> &BTreeMap<String, TensorSpec> {
         &self.tensors
     }
@@ -201,12 +201,12 @@ impl Graph {
         [self.shapes[0].channels(), height, width]
     }
 
-    /// The shape of a node's result for the image size that the network was built for.
+    /// Returns the shape of a node's result for the image size that the network was built for.
     pub fn shape(&self, id: NodeId) -> Shape {
         self.shapes[id.0]
     }
 
-    /// The shapes of all results for images of another size.
+    /// Returns the shapes of all results for images of another size.
     ///
     /// # Errors
     /// If a node cannot work on images of that size. The error names the node.
@@ -230,12 +230,12 @@ impl Graph {
         Ok(shapes)
     }
 
-    /// The nodes that use each node's result, be it for its size alone.
+    /// Returns the nodes that use each node's result, be it for its size alone.
     pub fn users(&self) -> Vec<Vec<NodeId>> {
         self.users_by(|node| &node.inputs)
     }
 
-    /// The nodes that use the numbers of each node's result.
+    /// Returns the nodes that use the numbers of each node's result.
     pub fn data_users(&self) -> Vec<Vec<NodeId>> {
         self.users_by(Node::data_inputs)
     }

@@ -61,7 +61,7 @@ impl Runs {
 }
 
 impl Graph {
-    /// The groups of channels that have to stay equally many.
+    /// Returns the groups of channels that have to stay equally many.
     ///
     /// # Errors
     /// At channel shuffles, and where the parts of two values that are added or sliced do not match. The error names the node.
@@ -152,7 +152,7 @@ fn join_all(runs: &mut Runs, a: &[usize], b: &[usize]) -> Option<()> {
     Some(())
 }
 
-/// The runs of the channels from `start` to `end`, if these are whole runs.
+/// Returns the runs of the channels from `start` to `end`, if these are whole runs.
 fn part(runs: &mut Runs, all: &[usize], start: usize, end: usize) -> Option<Vec<usize>> {
     let (mut at, mut found) = (0, Vec::new());
     for &run in all {

@@ -11,7 +11,7 @@ use crate::shape::Shape;
 use crate::simplify::{Edit, apply};
 
 impl Graph {
-    /// The network without a last softmax or sigmoid: its outputs are logits. The second result says what was removed.
+    /// Returns the network without a last softmax or sigmoid: its outputs are logits. The second result says what was removed.
     ///
     /// # Errors
     /// If the network would be nothing but its input.
@@ -34,7 +34,7 @@ impl Graph {
         Ok((apply(&graph, &HashMap::<NodeId, Edit>::new())?, removed))
     }
 
-    /// The network with one of its outputs alone, by the position of the output.
+    /// Returns the network with one of its outputs alone, by the position of the output.
     ///
     /// # Errors
     /// If there is no such output. The error lists all of them.
@@ -85,7 +85,7 @@ impl Graph {
         Ok(graph)
     }
 
-    /// The network with its scores of pixels at the size of the image, where they are coarser. `None`: they have that size, or the network
+    /// Returns the network with its scores of pixels at the size of the image, where they are coarser. `None`: they have that size, or the network
     /// scores whole images.
     ///
     /// # Errors

@@ -42,7 +42,7 @@ struct Header {
 }
 
 impl Graph {
-    /// The graph as `graph.json`.
+    /// Returns the graph as `graph.json`.
     ///
     /// # Errors
     /// If the graph does not pass [`Graph::check`].

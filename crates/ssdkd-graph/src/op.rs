@@ -291,7 +291,7 @@ pub enum Role {
 }
 
 impl Op {
-    /// Its name in errors and listings.
+    /// Returns its name in errors and listings.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Input { .. } => "input",
@@ -318,7 +318,7 @@ impl Op {
         }
     }
 
-    /// The tensors it uses.
+    /// Returns the tensors it uses.
     pub fn tensors(&self) -> Vec<(&str, Role)> {
         match self {
             Self::Conv2d(Conv2d { weight, bias, .. })
@@ -377,7 +377,7 @@ impl Activation {
     /// PyTorch's hard sigmoid.
     pub const HARD_SIGMOID: Self = Self::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 };
 
-    /// Its name in errors and listings.
+    /// Returns its name in errors and listings.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Relu => "relu",
@@ -393,7 +393,7 @@ impl Activation {
 }
 
 impl Conv2d {
-    /// A convolution without bias, dilation or groups.
+    /// Creates a convolution without bias, dilation or groups.
     pub fn new(weight: impl Into<String>, stride: usize, padding: usize) -> Self {
         Self {
             weight: weight.into(),
@@ -407,7 +407,7 @@ impl Conv2d {
 }
 
 impl BatchNorm {
-    /// A normalization with PyTorch's names below `prefix`, its epsilon and its momentum.
+    /// Creates a normalization with PyTorch's names below `prefix`, its epsilon and its momentum.
     pub fn new(prefix: &str) -> Self {
         let name = |tensor: &str| format!("{prefix}.{tensor}");
         Self {

@@ -34,7 +34,7 @@ const LARGEST: usize = 1 << 24;
 const MOST_NUMBERS: usize = 1 << 32;
 
 impl Shape {
-    /// Channels of a map, features of a row.
+    /// Returns channels of a map, features of a row.
     pub fn channels(self) -> usize {
         match self {
             Self::Map { channels, .. } => channels,
@@ -42,7 +42,7 @@ impl Shape {
         }
     }
 
-    /// Height and width; a row is one pixel.
+    /// Returns height and width; a row is one pixel.
     pub fn size(self) -> [usize; 2] {
         match self {
             Self::Map { height, width, .. } => [height, width],
@@ -79,7 +79,7 @@ impl fmt::Display for Shape {
     }
 }
 
-/// The shape of `op`'s result. The error says what does not fit.
+/// Infers the shape of `op`'s result. The error says what does not fit.
 pub(crate) fn infer(op: &Op, inputs: &[Shape], tensors: &BTreeMap<String, TensorSpec>) -> Result<Shape, String> {
     check_count(op, inputs.len())?;
     let shape = match op {
@@ -224,7 +224,7 @@ fn expect(tensors: &BTreeMap<String, TensorSpec>, name: &str, wanted: &[usize]) 
     Err(format!("the tensor {} has shape {found:?} instead of {wanted:?}", crate::error::clean(name)))
 }
 
-/// A size that others may be added to without overflow.
+/// Returns a size that others may be added to without overflow.
 fn limited(size: usize) -> Result<usize, String> {
     if size > LARGEST { Err(format!("its size {size} is too large")) } else { Ok(size) }
 }
@@ -234,7 +234,7 @@ fn limited_all<const N: usize>(sizes: [usize; N]) -> Result<[usize; N], String> 
     Ok(sizes)
 }
 
-/// What the axes of a convolution or a pooling have to fulfil.
+/// Returns what the axes of a convolution or a pooling have to fulfil.
 fn check_steps(kernel: [usize; 2], stride: [usize; 2], dilation: [usize; 2]) -> Result<(), String> {
     let sizes = [kernel, stride, dilation].concat();
     if sizes.contains(&0) {

@@ -50,7 +50,7 @@ impl Graph {
         Ok(graph)
     }
 
-    /// The size in another graph, whose nodes before `id` are there, of what has the size `size` in this one.
+    /// Returns the size in another graph, whose nodes before `id` are there, of what has the size `size` in this one.
     fn size_in(&self, graph: &Self, id: NodeId, size: [usize; 2]) -> Option<[usize; 2]> {
         let same =
             |other: &NodeId| matches!(self.shape(*other), Shape::Map { .. }) && self.shape(*other).size() == size;
@@ -63,7 +63,7 @@ impl Graph {
         before.map(|node| graph.shape(node).size()).or_else(in_proportion)
     }
 
-    /// Whether the network has TensorFlow's padding: more at the bottom or on the right, as much as keeps the size.
+    /// Returns whether the network has TensorFlow's padding: more at the bottom or on the right, as much as keeps the size.
     fn pads_to_keep_size(&self) -> bool {
         self.nodes().iter().any(|node| {
             let mut op = node.op.clone();
@@ -104,7 +104,7 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// The padding, top to right, that gives ⌈size / stride⌉ windows.
+    /// Returns the padding, top to right, that gives ⌈size / stride⌉ windows.
     fn needed(&self, input: Shape) -> [usize; 4] {
         let size = input.size();
         let total = |side: usize| {

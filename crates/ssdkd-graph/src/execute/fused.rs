@@ -16,7 +16,7 @@ pub(super) fn sides([top, left, bottom, right]: [usize; 4]) -> [usize; 4] {
     [top, bottom, left, right]
 }
 
-/// An activation that convolutions and normalizations apply themselves.
+/// Returns an activation that convolutions and normalizations apply themselves.
 pub(super) fn fusible(activation: &Activation) -> Option<ops::Activation> {
     Some(match activation {
         Activation::Relu => ops::Activation::Relu,

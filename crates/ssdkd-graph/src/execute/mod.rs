@@ -70,7 +70,7 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// A network with these tensors. Passes also return the results of `maps`. Training changes the tensors in place: for that
+    /// Creates a network with these tensors. Passes also return the results of `maps`. Training changes the tensors in place: for that
     /// they have to be variables.
     ///
     /// # Errors
@@ -106,19 +106,19 @@ impl Executor {
         Ok(Self { graph, tensors, maps: maps.to_vec(), steps, dropped, kept: None })
     }
 
-    /// The same network, whose weights will not change: what passes compute from them alone is kept. Changing the weights
+    /// Returns the same network, whose weights will not change: what passes compute from them alone is kept. Changing the weights
     /// afterwards leaves stale results.
     #[must_use]
     pub fn frozen(self) -> Self {
         Self { kept: Some(RefCell::default()), ..self }
     }
 
-    /// What it computes.
+    /// Returns what it computes.
     pub fn graph(&self) -> &Graph {
         &self.graph
     }
 
-    /// Its tensors.
+    /// Returns its tensors.
     pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
         &self.tensors
     }
@@ -216,7 +216,7 @@ impl Pass<'_> {
         &self.executor.tensors[name]
     }
 
-    /// A tensor as this pass sees it: a leaf to train, or a constant.
+    /// Returns a tensor as this pass sees it: a leaf to train, or a constant.
     fn parameter(&self, name: &str) -> Value {
         let tensor = self.tensor(name);
         let trained = self.executor.graph.tensors()[name].trained;

@@ -10,7 +10,7 @@ use crate::graph::NodeId;
 use crate::op::{Activation, ConvTranspose2d, Op, Pool, PoolKind, ResizeMethod, ResizeTo};
 use crate::shape::Shape;
 
-/// Why an operation cannot be computed, if so. What depends on the images' size is checked when images come.
+/// Returns why an operation cannot be computed, if so. What depends on the images' size is checked when images come.
 pub(super) fn check(op: &Op, inputs: &[Shape]) -> std::result::Result<(), String> {
     match op {
         Op::Pad { .. } => Err("padding can be computed only right before a convolution or a pooling".into()),
@@ -121,7 +121,7 @@ impl Pass<'_> {
     }
 }
 
-/// The whole number of times that both sides of a map grow, if it is one.
+/// Returns the whole number of times that both sides of a map grow, if it is one.
 fn factor(x: &Value, [height, width]: [usize; 2]) -> Option<usize> {
     let &[_, old_height, old_width, _] = x.dims() else { return None };
     let factor = height / old_height.max(1);
@@ -149,7 +149,7 @@ fn adaptive(kind: PoolKind, size: [usize; 2], x: &Value) -> Result<Value> {
     }
 }
 
-/// (B, H, W, C) to (B, C·H·W), channel by channel.
+/// Returns (B, H, W, C) to (B, C·H·W), channel by channel.
 fn flatten(x: &Value) -> Result<Value> {
     let &[batch, height, width, channels] = x.dims() else { bail!("it takes maps, not {:?}", x.dims()) };
     let pixels = height * width;
@@ -161,7 +161,7 @@ fn flatten(x: &Value) -> Result<Value> {
     ops::reshape(&turned, (batch, channels * pixels))
 }
 
-/// (B, C·H·W), channel by channel, to (B, H, W, C).
+/// Returns (B, C·H·W), channel by channel, to (B, H, W, C).
 fn unflatten(x: &Value, [channels, height, width]: [usize; 3]) -> Result<Value> {
     let batch = x.dims().first().copied().unwrap_or(0);
     if height * width == 1 {

@@ -28,7 +28,7 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    /// `input` is the image's channels, height and width; `file` the file's bytes.
+    /// Starts a graph: `input` is the image's channels, height and width; `file` the file's bytes.
     pub fn new(name: &str, input: [usize; 3], batch: Option<i64>, file: usize) -> Result<Self, GraphError> {
         Ok(Self {
             graph: Graph::new(name, input)?,
@@ -41,7 +41,7 @@ impl Builder {
         })
     }
 
-    /// The graph and the numbers of its tensors.
+    /// Returns the graph and the numbers of its tensors.
     pub fn finish(self) -> (Graph, HashMap<String, Rc<Vec<f32>>>) {
         (self.graph, self.numbers)
     }
@@ -62,7 +62,7 @@ impl Builder {
         })
     }
 
-    /// `name` with the first number that makes it new.
+    /// Returns `name` with the first number that makes it new.
     fn unused(&mut self, name: &str) -> String {
         loop {
             let copy = self.copies.entry(name.into()).or_insert(1);
@@ -74,7 +74,7 @@ impl Builder {
         }
     }
 
-    /// The node that has these numbers. Pieces become nodes here.
+    /// Returns the node that has these numbers. Pieces become nodes here.
     pub fn value(&mut self, meaning: &Meaning) -> Result<NodeId, String> {
         match meaning {
             Meaning::Value(id) => Ok(*id),
@@ -101,7 +101,7 @@ impl Builder {
         }
     }
 
-    /// The shape of a node.
+    /// Returns the shape of a node.
     pub fn shape(&self, id: NodeId) -> Shape {
         self.graph.shape(id)
     }
@@ -132,7 +132,7 @@ impl Builder {
         Ok(name)
     }
 
-    /// The sizes of what a name stands for.
+    /// Returns the sizes of what a name stands for.
     pub fn dims(&self, meaning: &Meaning) -> Result<Vec<Dim>, String> {
         let fixed = |size: usize| Dim::Fixed(size as i64);
         Ok(match meaning {
@@ -163,13 +163,13 @@ impl Builder {
         })
     }
 
-    /// An axis that may count from the end.
+    /// Returns an axis that may count from the end.
     pub fn axis(&self, meaning: &Meaning, axis: i64) -> Result<usize, String> {
         let rank = self.dims(meaning)?.len();
         normal_axis(axis, rank)
     }
 
-    /// The sizes that a reshape leads to: `-1` filled in, and the number of images known as such.
+    /// Returns the sizes that a reshape leads to: `-1` filled in, and the number of images known as such.
     ///
     /// `numbers` is how many numbers there are for one image.
     pub fn resolve(&self, dims: &[Dim], numbers: usize) -> Result<Vec<usize>, String> {
@@ -208,7 +208,7 @@ impl Builder {
     }
 }
 
-/// An axis that may count from the end.
+/// Returns an axis that may count from the end.
 pub(crate) fn normal_axis(axis: i64, rank: usize) -> Result<usize, String> {
     let from_start = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
     match usize::try_from(from_start) {

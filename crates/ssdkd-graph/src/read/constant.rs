@@ -47,7 +47,7 @@ impl Budget {
     }
 }
 
-/// How many numbers a tensor of these sizes has.
+/// Returns how many numbers a tensor of these sizes has.
 pub(crate) fn count(dims: &[usize]) -> Option<usize> {
     dims.iter().try_fold(1_usize, |product, &size| product.checked_mul(size))
 }
@@ -70,12 +70,12 @@ impl Constant {
         })
     }
 
-    /// How many numbers it has.
+    /// Returns how many numbers it has.
     pub fn count(&self) -> Result<usize, String> {
         count(&self.dims).ok_or_else(|| format!("a tensor of sizes {:?} is too large", self.dims))
     }
 
-    /// The number of a constant of one number, or that fills it.
+    /// Returns the number of a constant of one number, or that fills it.
     pub fn scalar(&self) -> Option<f32> {
         match &self.numbers {
             Numbers::Fill(value) => Some(*value),
@@ -84,7 +84,7 @@ impl Constant {
         }
     }
 
-    /// All numbers; those of a fill are made.
+    /// Returns all numbers; those of a fill are made.
     pub fn materialized(&self, budget: &mut Budget) -> Result<Rc<Vec<f32>>, String> {
         match &self.numbers {
             Numbers::All(numbers) => Ok(numbers.clone()),
@@ -135,7 +135,7 @@ impl Constant {
         Ok(Self { dims: dims.into(), numbers: Numbers::All(Rc::new(out)), ..self.clone() })
     }
 
-    /// `f` of every number.
+    /// Returns `f` of every number.
     pub fn map(&self, name: &str, f: impl Fn(f32) -> f32, budget: &mut Budget) -> Result<Self, String> {
         let numbers = match &self.numbers {
             Numbers::Fill(value) => Numbers::Fill(f(*value)),
@@ -147,7 +147,7 @@ impl Constant {
         Ok(Self { name: name.into(), dims: self.dims.clone(), numbers, trained: false, origin: None })
     }
 
-    /// `f` of every pair of numbers; sizes of 1 are repeated.
+    /// Returns `f` of every pair of numbers; sizes of 1 are repeated.
     pub fn zip(
         &self,
         other: &Self,
@@ -218,7 +218,7 @@ fn advance(index: &mut [usize], dims: &[usize]) {
     }
 }
 
-/// The sizes of two tensors together, as NumPy has it.
+/// Returns the sizes of two tensors together, as NumPy has it.
 pub(crate) fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
     let size = |dims: &[usize], axis: usize| (axis + dims.len()).checked_sub(rank).map_or(1, |axis| dims[axis]);

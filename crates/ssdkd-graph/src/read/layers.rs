@@ -59,7 +59,7 @@ impl Arithmetic {
     }
 }
 
-/// The constant that an argument has to be.
+/// Returns the constant that an argument has to be.
 pub(crate) fn constant<'a>(meaning: &'a Meaning, what: &str) -> Result<&'a Constant, String> {
     match meaning {
         Meaning::Constant(constant) => Ok(constant),
@@ -67,7 +67,7 @@ pub(crate) fn constant<'a>(meaning: &'a Meaning, what: &str) -> Result<&'a Const
     }
 }
 
-/// The constant that an argument may be.
+/// Returns the constant that an argument may be.
 pub(crate) fn optional<'a>(meaning: &'a Meaning, what: &str) -> Result<Option<&'a Constant>, String> {
     match meaning {
         Meaning::Nothing => Ok(None),
@@ -76,7 +76,7 @@ pub(crate) fn optional<'a>(meaning: &'a Meaning, what: &str) -> Result<Option<&'
 }
 
 impl Builder {
-    /// The name of a bias; one of zeros is none.
+    /// Returns the name of a bias; one of zeros is none.
     fn bias(&mut self, bias: Option<&Constant>, channels: usize) -> Result<Option<String>, String> {
         match bias {
             None => Ok(None),
@@ -145,7 +145,7 @@ impl Builder {
         self.push(name, Op::BatchNorm(op), &[x])
     }
 
-    /// `x · weightᵀ + bias`, of rows.
+    /// Returns `x · weightᵀ + bias`, of rows.
     pub fn linear(&mut self, name: &str, x: &Meaning, weight: &Constant, bias: Option<&Constant>) -> Outcome {
         let x = self.value(x)?;
         let dims = weight.dims.clone();
@@ -219,7 +219,7 @@ impl Builder {
         }
     }
 
-    /// A value and a constant: one number for everything, or one for each channel.
+    /// Returns a value and a constant: one number for everything, or one for each channel.
     fn with_constant(&mut self, name: &str, x: &Meaning, constant: &Constant, kind: Arithmetic) -> Outcome {
         let x = self.value(x)?;
         let neutral = if matches!(kind, Arithmetic::Add | Arithmetic::Sub) { 0.0 } else { 1.0 };
@@ -262,7 +262,7 @@ impl Builder {
         Ok(Meaning::Value(node))
     }
 
-    /// The normalization whose product `x` is and whose sum `shift` is, if they are.
+    /// Returns the normalization whose product `x` is and whose sum `shift` is, if they are.
     fn frozen_norm(
         &mut self,
         name: &str,
@@ -307,7 +307,7 @@ impl Builder {
         self.push(name, Op::AdaptivePool { kind, size }, &[x])
     }
 
-    /// The mean or the largest number along axes: only global pooling is possible.
+    /// Returns the mean or the largest number along axes: only global pooling is possible.
     pub fn reduce(&mut self, name: &str, x: &Meaning, axes: &[i64], keep: bool, kind: PoolKind) -> Outcome {
         let rank = self.dims(x)?.len();
         let axes = axes.iter().map(|&axis| super::build::normal_axis(axis, rank)).collect::<Result<Vec<_>, _>>()?;

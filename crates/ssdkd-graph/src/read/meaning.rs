@@ -67,7 +67,7 @@ impl Whole {
         Self { values: Rc::new([value]), scalar: true }
     }
 
-    /// All numbers, if none is the batch.
+    /// Returns all numbers, if none is the batch.
     pub fn fixed(&self) -> Result<Vec<i64>, String> {
         let fixed = |dim: &Dim| match dim {
             Dim::Fixed(value) => Ok(*value),
@@ -76,7 +76,7 @@ impl Whole {
         self.values.iter().map(fixed).collect()
     }
 
-    /// `f` of every pair; one number is repeated.
+    /// Returns `f` of every pair; one number is repeated.
     pub fn zip(&self, other: &Self, f: impl Fn(i64, i64) -> Option<i64>) -> Result<Self, String> {
         let length = self.values.len().max(other.values.len());
         if length > MOST_WHOLE {

@@ -141,7 +141,7 @@ fn parse_in(bytes: &[u8], path: &Path, folder: Option<&Path>) -> Result<Imported
     })
 }
 
-/// What people hand over by mistake.
+/// Returns the error for files that people give by mistake.
 fn other_kind(bytes: &[u8]) -> Option<String> {
     let starts = |prefix: &[u8]| bytes.starts_with(prefix);
     let what = if bytes.is_empty() {

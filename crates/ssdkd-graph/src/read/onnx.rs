@@ -183,7 +183,7 @@ impl Reader {
     }
 }
 
-/// The path of the module that a node comes from, where PyTorch's exporter notes it; its name otherwise.
+/// Returns the path of the module that a node comes from, where PyTorch's exporter notes it; its name otherwise.
 fn name(node: &Node<'_>) -> String {
     let scopes = node.metadata.iter().find(|(key, _)| *key == "pkg.torch.onnx.name_scopes").map(|(_, scopes)| *scopes);
     let mut scopes =

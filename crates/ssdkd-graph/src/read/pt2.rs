@@ -69,7 +69,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Raw, Problem> {
     })
 }
 
-/// The name of the image, and of each other input its tensor and whether that is a parameter.
+/// Returns the name of the image, and of each other input its tensor and whether that is a parameter.
 #[expect(clippy::type_complexity, reason = "two lists that belong together")]
 fn names(model: &Model) -> Result<(String, Vec<(String, (String, bool))>), Problem> {
     let (mut user, mut bound) = (Vec::new(), Vec::new());
@@ -170,7 +170,7 @@ impl Reader {
             }
             self.meanings.insert((*output).to_string(), meaning);
         }
-        // Whoever reads the changed tensor under an older name sees the change.
+        // Code that reads the changed tensor under an older name sees the change.
         if let (true, Some(changed), Some(result)) = (node.in_place(), node.first_tensor(), names.first()) {
             let meaning = self.meanings.get(*result).cloned().unwrap_or(Meaning::Unknown);
             self.meanings.insert(self.aliases.whole(changed).to_string(), meaning);

@@ -12,7 +12,7 @@ use crate::shape::Shape;
 const MOST_DIMENSIONS: usize = 8;
 
 impl Builder {
-    /// `x` in other sizes; `-1` is what is left.
+    /// Returns `x` in other sizes; `-1` is what is left.
     pub fn reshape(&mut self, name: &str, x: &Meaning, dims: &[Dim]) -> Outcome {
         if dims.len() > MOST_DIMENSIONS {
             return Err(format!("it has {} dimensions", dims.len()));
@@ -65,7 +65,7 @@ impl Builder {
         }
     }
 
-    /// (B, g, n, …) with g and n exchanged, back in the sizes of its source: a channel shuffle.
+    /// Returns (B, g, n, …) with g and n exchanged, back in the sizes of its source: a channel shuffle.
     fn unshuffled(&mut self, name: &str, view: &View, dims: &[Dim]) -> Outcome {
         let refused = || "it turns dimensions in a way that is no channel shuffle".to_string();
         let Shape::Map { channels, height, width } = self.shape(view.source) else { return Err(refused()) };
@@ -84,7 +84,7 @@ impl Builder {
         Err(refused())
     }
 
-    /// `x` with its axes in another order.
+    /// Returns `x` with its axes in another order.
     pub fn transpose(&mut self, x: &Meaning, order: &[usize]) -> Outcome {
         if let Meaning::Constant(constant) = x {
             return constant.transposed(order, &mut self.budget).map(Meaning::Constant);
@@ -108,7 +108,7 @@ impl Builder {
         Ok(Meaning::View(Rc::new(View { order, ..view })))
     }
 
-    /// `x` with the axes from `start` to `end` as one.
+    /// Returns `x` with the axes from `start` to `end` as one.
     pub fn flatten(&mut self, name: &str, x: &Meaning, start: i64, end: i64) -> Outcome {
         let mut dims = self.dims(x)?;
         let (start, end) = (normal_axis(start, dims.len())?, normal_axis(end, dims.len())?);
@@ -126,7 +126,7 @@ impl Builder {
         self.reshape(name, x, &dims)
     }
 
-    /// `x` without the axes of size 1 among `axes`, or with new ones.
+    /// Returns `x` without the axes of size 1 among `axes`, or with new ones.
     pub fn squeeze(&mut self, name: &str, x: &Meaning, axes: &[i64]) -> Outcome {
         let dims = self.dims(x)?;
         if let Meaning::Whole(whole) = x {
@@ -138,7 +138,7 @@ impl Builder {
         self.reshape(name, x, &kept)
     }
 
-    /// `x` with new axes of size 1, which have the numbers `axes` afterwards.
+    /// Returns `x` with new axes of size 1, which have the numbers `axes` afterwards.
     pub fn unsqueeze(&mut self, name: &str, x: &Meaning, axes: &[i64]) -> Outcome {
         if let Meaning::Whole(whole) = x {
             return if whole.scalar {
@@ -163,7 +163,7 @@ impl Builder {
         self.reshape(name, x, &dims)
     }
 
-    /// The part of `x` from `start` to `end` along an axis; both may count from the end.
+    /// Returns the part of `x` from `start` to `end` along an axis; both may count from the end.
     pub fn slice(&mut self, x: &Meaning, axis: i64, [start, end, step]: [i64; 3]) -> Outcome {
         let axis = self.axis(x, axis)?;
         let dim = self.dims(x)?[axis];
@@ -208,7 +208,7 @@ impl Builder {
         }
     }
 
-    /// `x` in pieces of these sizes along an axis.
+    /// Returns `x` in pieces of these sizes along an axis.
     pub fn split(&mut self, x: &Meaning, axis: i64, sizes: &[i64]) -> Outcome {
         let axis = self.axis(x, axis)?;
         let Dim::Fixed(size) = self.dims(x)?[axis] else { return Err("it splits the images".into()) };
@@ -231,7 +231,7 @@ impl Builder {
         Ok(Meaning::Pieces(source, Rc::new(pieces)))
     }
 
-    /// `x` in pieces of `size`, the last one smaller.
+    /// Returns `x` in pieces of `size`, the last one smaller.
     pub fn split_evenly(&mut self, x: &Meaning, axis: i64, size: i64) -> Outcome {
         let at = self.axis(x, axis)?;
         let Dim::Fixed(all) = self.dims(x)?[at] else { return Err("it splits the images".into()) };

@@ -15,14 +15,14 @@ use crate::graph::{Graph, Node, NodeId};
 pub(crate) enum Edit {
     /// The node computes something else, with other inputs.
     Become(Node),
-    /// Whoever uses the node uses this one instead.
+    /// Users of the node use this one instead.
     Vanish(NodeId),
 }
 
 /// Rounds of rules: each makes room for the next one.
 const MOST_ROUNDS: usize = 8;
 
-/// The same network with fewer nodes.
+/// Returns the same network with fewer nodes.
 ///
 /// # Errors
 /// If a rule leads to a node that does not fit, which is a mistake of this crate.
@@ -38,7 +38,7 @@ pub fn simplify(graph: &Graph) -> Result<Graph, GraphError> {
     Ok(graph)
 }
 
-/// The graph after edits, without nodes and tensors that no output needs.
+/// Returns the graph after edits, without nodes and tensors that no output needs.
 pub(crate) fn apply(graph: &Graph, edits: &HashMap<NodeId, Edit>) -> Result<Graph, GraphError> {
     // A node vanishes in favor of an earlier one, which may have vanished itself.
     let mut standing = Vec::<NodeId>::with_capacity(graph.nodes().len());

@@ -7,7 +7,7 @@ use crate::graph::{Graph, Node, NodeId};
 use crate::op::{Activation, Conv2d, Op, PadValue, Pool, ResizeTo};
 use crate::shape::Shape;
 
-/// What can be simplified now. No two edits touch the same node.
+/// Returns what can be simplified now. No two edits touch the same node.
 pub(super) fn edits(graph: &Graph) -> HashMap<NodeId, Edit> {
     let rules = Rules { graph, users: graph.users(), outputs: graph.outputs().iter().copied().collect() };
     let mut edits = HashMap::new();
@@ -66,7 +66,7 @@ impl Rules<'_> {
         }
     }
 
-    /// Whether a node's result goes to one other node and nowhere else.
+    /// Returns whether a node's result goes to one other node and nowhere else.
     fn is_private(&self, id: NodeId) -> bool {
         self.users[id.0].len() == 1 && !self.outputs.contains(&id)
     }
@@ -87,7 +87,7 @@ impl Rules<'_> {
         Some((become_op(node, Op::Activation(activation), vec![x]), vec![gate]))
     }
 
-    /// A padding before an operation that can pad itself.
+    /// Returns a padding before an operation that can pad itself.
     fn padded(&self, node: &Node, op: impl Fn([usize; 4], PadValue) -> Option<Op>) -> Option<Change> {
         let pad = node.inputs[0];
         let Op::Pad { sides, value } = self.graph.node(pad).op else { return None };
@@ -95,7 +95,7 @@ impl Rules<'_> {
         Some((become_op(node, op, self.graph.node(pad).inputs.clone()), vec![pad]))
     }
 
-    /// A sum after a linear layer, a convolution or a product, which they can add themselves.
+    /// Returns a sum after a linear layer, a convolution or a product, which they can add themselves.
     fn shifted(&self, node: &Node, scale: Option<&String>, shift: &str) -> Option<Change> {
         let before = node.inputs[0];
         if scale.is_some() || !self.is_private(before) {
@@ -113,7 +113,7 @@ impl Rules<'_> {
         Some((Edit::Become(merged), vec![before]))
     }
 
-    /// An earlier node that a fixed size is the size of: what the result is joined with, or the image.
+    /// Returns an earlier node that a fixed size is the size of: what the result is joined with, or the image.
     fn reference(&self, id: NodeId, size: [usize; 2]) -> Option<NodeId> {
         let joined =
             self.users[id.0].iter().filter(|user| matches!(self.graph.node(**user).op, Op::Concat | Op::Add | Op::Mul));
@@ -138,7 +138,7 @@ fn sum(a: [usize; 4], b: [usize; 4]) -> [usize; 4] {
     [0, 1, 2, 3].map(|side| a[side] + b[side])
 }
 
-/// Whether a pooling may have this padding.
+/// Returns whether a pooling may have this padding.
 fn fits([top, left, bottom, right]: [usize; 4], pool: &Pool) -> bool {
     top.max(bottom) < pool.kernel[0] && left.max(right) < pool.kernel[1]
 }

@@ -52,7 +52,7 @@ impl Attributes<'_, '_> {
         sizes.try_into().map_err(|_| format!("its attribute {name} has {} sizes instead of {N}", values.len()))
     }
 
-    /// Padding on each side of windows of this size: top, left, bottom, right.
+    /// Returns padding on each side of windows of this size: top, left, bottom, right.
     pub fn padding(
         &self,
         input: [usize; 2],
@@ -85,7 +85,7 @@ impl Attributes<'_, '_> {
     }
 }
 
-/// A number of 32 bits as someone would have written it: 0.001, not 0.0010000000474974513.
+/// Returns a number of 32 bits as someone would have written it: 0.001, not 0.0010000000474974513.
 pub(super) fn widened(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }

@@ -22,7 +22,7 @@ pub(super) fn float(x: &Meaning) -> Outcome {
     Constant::new("whole", &dims, numbers, false).map(Meaning::Constant)
 }
 
-/// `dims` times the same number.
+/// Returns `dims` times the same number.
 pub(super) fn fill(name: &str, value: &Meaning, dims: &[i64]) -> Outcome {
     match value {
         Meaning::Constant(constant) => {

@@ -23,12 +23,12 @@ impl<'a> Files<'a> {
         Self { folder, left: HashMap::new(), sizes: HashMap::new() }
     }
 
-    /// The bytes of all files that were read from.
+    /// Returns the bytes of all files that were read from.
     pub fn bytes(&self) -> usize {
         self.sizes.values().map(|&size| size as usize).fold(0, usize::saturating_add)
     }
 
-    /// The bytes of a tensor. `entries` say where they are.
+    /// Returns the bytes of a tensor. `entries` say where they are.
     pub fn read(&mut self, entries: &[(&str, &str)]) -> Result<Vec<u8>, String> {
         let find = |key: &str| entries.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
         let number = |key: &str| match find(key) {
@@ -61,7 +61,7 @@ impl<'a> Files<'a> {
     }
 }
 
-/// The path of a file in the folder, and in no other: neither by its name nor through a link.
+/// Returns the path of a file in the folder, and in no other: neither by its name nor through a link.
 fn inside(folder: &Path, location: &str) -> Result<PathBuf, String> {
     let shown = clean(location);
     let plain = Path::new(location).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));

@@ -51,7 +51,7 @@ impl<'a> Model<'a> {
     }
 }
 
-/// A key and its text.
+/// Returns a key and its text.
 fn pair(entry: Content<'_>) -> Result<(&str, &str), String> {
     let (mut key, mut value) = ("", "");
     for field in entry.message()? {
@@ -108,7 +108,7 @@ impl<'a> Node<'a> {
         Ok(node)
     }
 
-    /// Its name, or that of its first result.
+    /// Returns its name, or that of its first result.
     pub fn label(&self) -> &'a str {
         if self.name.is_empty() { self.outputs.first().copied().unwrap_or("without a name") } else { self.name }
     }
@@ -146,7 +146,7 @@ impl<'a> Attribute<'a> {
     }
 }
 
-/// An input of the graph: its name and its sizes, `None` where they are open.
+/// Returns an input of the graph: its name and its sizes, `None` where they are open.
 pub(super) fn value_info(message: Message<'_>) -> Result<(&str, Vec<Option<i64>>), String> {
     let (mut name, mut dims) = ("", Vec::new());
     for field in message {
@@ -178,7 +178,7 @@ pub(super) fn value_info(message: Message<'_>) -> Result<(&str, Vec<Option<i64>>
 /// Most dimensions of a tensor.
 const MOST_DIMENSIONS: usize = 8;
 
-/// A tensor of the file: its name and what it stands for.
+/// Returns a tensor of the file: its name and what it stands for.
 pub(super) fn tensor<'a>(message: Message<'a>, files: &mut Files<'_>) -> Result<(&'a str, Meaning), String> {
     let (mut name, mut kind, mut dims, mut raw) = ("", 0, Vec::new(), None);
     let (mut floats, mut ints, mut external, mut is_external) = (Vec::new(), Vec::new(), Vec::new(), false);
@@ -249,7 +249,7 @@ pub(super) fn tensor<'a>(message: Message<'a>, files: &mut Files<'_>) -> Result<
     ))
 }
 
-/// Bytes of an element of ONNX's types of whole numbers and floats.
+/// Returns the bytes of an element of ONNX's types of whole numbers and floats.
 fn element_size(kind: i64) -> Option<usize> {
     match kind {
         2 | 3 | 9 => Some(1),

@@ -12,7 +12,7 @@ use crate::read::frozen::Origin;
 use crate::read::layers::{Arithmetic, Norm, constant, optional};
 use crate::read::meaning::{Dim, MOST_WHOLE, Meaning, Whole};
 
-/// What a node makes. Its second result and the following ones are those of training.
+/// Returns what a node makes. Its second result and the following ones are those of training.
 pub(super) fn convert(
     b: &mut Builder,
     name: &str,

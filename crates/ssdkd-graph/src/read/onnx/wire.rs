@@ -26,7 +26,7 @@ impl<'a> Message<'a> {
         Self { bytes }
     }
 
-    /// The next field.
+    /// Returns the next field.
     fn field(&mut self) -> Result<Field<'a>, String> {
         let tag = varint(&mut self.bytes)?;
         let content = match tag & 7 {
@@ -67,7 +67,7 @@ impl<'a> Iterator for Message<'a> {
     }
 }
 
-/// A whole number of seven bits a byte, the lowest first.
+/// Returns a whole number of seven bits a byte, the lowest first.
 fn varint(bytes: &mut &[u8]) -> Result<u64, String> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {

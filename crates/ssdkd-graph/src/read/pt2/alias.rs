@@ -68,7 +68,7 @@ impl Aliases {
         }
     }
 
-    /// The name under which the numbers of `name` are filed.
+    /// Returns the name under which the numbers of `name` are filed.
     pub fn whole<'a>(&'a self, name: &'a str) -> &'a str {
         self.whole.get(name).map_or(name, String::as_str)
     }

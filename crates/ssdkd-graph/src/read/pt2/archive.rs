@@ -68,7 +68,7 @@ impl<'a> Archive<'a> {
         Err(format!("{what}\n{EXPORT_HINT}").into())
     }
 
-    /// The graph.
+    /// Returns the graph.
     pub fn model(&mut self) -> Result<Model, Problem> {
         if let Ok(version) = self.read("archive_version") {
             let version = String::from_utf8_lossy(&version).trim().to_string();
@@ -99,7 +99,7 @@ impl<'a> Archive<'a> {
         Ok(serde_json::from_slice(&text).map_err(damaged)?)
     }
 
-    /// All tensors by name.
+    /// Returns all tensors by name.
     pub fn tensors(&mut self, budget: &mut Budget) -> Result<HashMap<String, Constant>, Problem> {
         let mut tensors = HashMap::new();
         // Tensors may share their memory: each member is read once.
@@ -231,7 +231,7 @@ fn number(dtype: i64, bytes: &[u8]) -> f32 {
     }
 }
 
-/// The numbers of a view in row-major order. `dims` has no more numbers than `bytes`.
+/// Returns the numbers of a view in row-major order. `dims` has no more numbers than `bytes`.
 fn gather(
     bytes: &[u8],
     dtype: i64,

@@ -58,7 +58,7 @@ impl Value {
 pub(super) struct Arguments<'a>(pub &'a HashMap<String, Value>);
 
 impl Arguments<'_> {
-    /// A tensor; `Nothing` if it is left out.
+    /// Returns a tensor; `Nothing` if it is left out.
     pub fn tensor(&self, name: &str) -> Result<&Meaning, String> {
         match self.0.get(name) {
             None => Ok(&Meaning::Nothing),
@@ -67,7 +67,7 @@ impl Arguments<'_> {
         }
     }
 
-    /// A tensor, or a number as a tensor without dimensions.
+    /// Returns a tensor, or a number as a tensor without dimensions.
     pub fn operand(&self, name: &str) -> Result<Meaning, String> {
         match self.0.get(name) {
             Some(Value::Ints(ints)) if ints.len() == 1 => {
@@ -127,7 +127,7 @@ impl Arguments<'_> {
         }
     }
 
-    /// Height and width; one number stands for both.
+    /// Returns height and width; one number stands for both.
     pub fn pair(&self, name: &str, default: Option<[usize; 2]>) -> Result<[usize; 2], String> {
         let size = |value: i64| usize::try_from(value).map_err(|_| format!("its argument {name} is negative"));
         match (self.ints(name)?.as_deref(), default) {

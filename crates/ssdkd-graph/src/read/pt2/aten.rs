@@ -11,7 +11,7 @@ use crate::read::frozen::Origin;
 use crate::read::layers::{Arithmetic, Norm, Steps, constant, optional};
 use crate::read::meaning::{Dim, Meaning, Whole};
 
-/// The results of a node.
+/// Returns the results of a node.
 pub(super) fn convert(
     builder: &mut Builder,
     name: &str,
@@ -218,7 +218,7 @@ fn convert_one(b: &mut Builder, name: &str, node: &Node, a: &Arguments<'_>) -> R
     }
 }
 
-/// Padding that keeps the size at stride 1, with the odd pixel at the bottom and on the right.
+/// Returns padding that keeps the size at stride 1, with the odd pixel at the bottom and on the right.
 fn same_padding(a: &Arguments<'_>, weight: &Constant) -> Result<Steps, String> {
     let (stride, dilation) = (a.pair("stride", Some([1; 2]))?, a.pair("dilation", Some([1; 2]))?);
     let &[_, _, height, width] = &*weight.dims else { return Err("its weight has other than 4 dimensions".into()) };

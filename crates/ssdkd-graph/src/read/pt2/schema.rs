@@ -154,35 +154,35 @@ const VIEWS: [&str; 23] = [
 ];
 
 impl Node {
-    /// The operation without its package, overload and underscore: `relu` of `torch.ops.aten.relu_.default`.
+    /// Returns the operation without its package, overload and underscore: `relu` of `torch.ops.aten.relu_.default`.
     pub fn operation(&self) -> &str {
         let name = self.target.strip_prefix("torch.ops.aten.").unwrap_or(&self.target);
         let name = if name.len() < self.target.len() { name.split('.').next().unwrap_or(name) } else { name };
         if name.starts_with('_') { name } else { name.trim_end_matches('_') }
     }
 
-    /// Whether it changes its first input.
+    /// Returns whether it changes its first input.
     pub fn in_place(&self) -> bool {
         let name = self.target.strip_prefix("torch.ops.aten.").and_then(|name| name.split('.').next());
         name.is_some_and(|name| name.ends_with('_') && !name.ends_with("__") && !name.starts_with("dropout"))
     }
 
-    /// Whether its results are views of its first input.
+    /// Returns whether its results are views of its first input.
     pub fn is_view(&self) -> bool {
         VIEWS.contains(&self.operation())
     }
 
-    /// Whether a view that it makes has the numbers in the same order.
+    /// Returns whether a view that it makes has the numbers in the same order.
     pub fn keeps_order(&self) -> bool {
         !matches!(self.operation(), "transpose" | "permute" | "t")
     }
 
-    /// Whether its one result is a list of tensors.
+    /// Returns whether its one result is a list of tensors.
     pub fn makes_list(&self) -> bool {
         matches!(self.outputs.as_slice(), [Argument::Tensors(_)])
     }
 
-    /// The first tensor among its inputs.
+    /// Returns the first tensor among its inputs.
     pub fn first_tensor(&self) -> Option<&str> {
         match &self.inputs.first()?.arg {
             Argument::Tensor(name) => Some(name),
@@ -190,13 +190,13 @@ impl Node {
         }
     }
 
-    /// The path of the module that it comes from: the last of `key,path,class;key,path,class`.
+    /// Returns the path of the module that it comes from: the last of `key,path,class;key,path,class`.
     pub fn path(&self) -> &str {
         let last = self.metadata.nn_module_stack.rsplit(';').next().unwrap_or_default();
         last.split(',').nth(1).unwrap_or_default()
     }
 
-    /// Its name, or that of its first result.
+    /// Returns its name, or that of its first result.
     pub fn label(&self) -> String {
         let name = self.name.as_deref().filter(|name| !name.is_empty());
         let first = || self.outputs.iter().flat_map(Argument::names).next();
@@ -205,7 +205,7 @@ impl Node {
 }
 
 impl Argument {
-    /// The names in it.
+    /// Returns the names in it.
     pub fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
         match self {
             Self::Tensor(name) => Box::new(std::iter::once(name.as_str())),
