@@ -1,6 +1,6 @@
 //! The card of a model: what must be known besides its weights to use it.
 //!
-//! Version 2 says where mean and standard deviation come from, and has no class names where nobody gave any. Version 3 says how images
+//! Version 2 says where mean and standard deviation come from, and has no class names if none were given. Version 3 says how images
 //! are preprocessed, and has networks that came as graphs. A card of version 1 opens as one whose normalization was given, and cards before
 //! version 3 as those of networks of RGB images that are resized to the input.
 
@@ -60,7 +60,7 @@ pub struct TeacherCard {
     pub normalization: Normalization,
     /// In the order of the logits; empty where the classes have no names. [`class_labels`](Self::class_labels) has a word for each.
     pub class_names: Vec<String>,
-    /// File name of the weights, a safetensors file beside the card.
+    /// File name of the weights, a safetensors file in the card's folder.
     pub weights: String,
     /// BLAKE3 of that file.
     pub digest: String,
@@ -77,10 +77,10 @@ pub struct TeacherCard {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalization {
-    /// Somebody who knows the model gave them.
+    /// They were given with the model.
     #[default]
     Given,
-    /// Nobody gave them: they are a guess.
+    /// They were not given: they are a guess.
     Assumed,
     /// They gave the best score on this data set.
     Measured(String),
@@ -183,7 +183,7 @@ impl TeacherCard {
             return Err(unusable(reason));
         }
         if card.weights.is_empty() || card.weights.contains(['/', '\\']) {
-            return Err(unusable(format!("the weights {:?} must be a file beside the card", card.weights)));
+            return Err(unusable(format!("the weights {:?} must be a file in the card's folder", card.weights)));
         }
         if card.input.iter().any(|&side| side == 0 || side > 4096) {
             return Err(unusable(format!("an input of {:?} is out of range", card.input)));
@@ -192,14 +192,14 @@ impl TeacherCard {
         Ok(card)
     }
 
-    /// The card as the text of a file.
+    /// Returns the text of the card's file.
     pub fn to_json(&self) -> String {
         ssdkd_graph::to_lines(self, 4).expect("a card is plain data")
     }
 
     /// Returns the names of the classes, or an empty list where they have none.
     ///
-    /// A card of version 1 numbered the classes that nobody had named: those are no names.
+    /// A card of version 1 has numbers for unnamed classes: those are no names.
     pub fn names_of_classes(&self) -> &[String] {
         let numbered = || self.class_names.iter().enumerate().all(|(class, name)| *name == class.to_string());
         if self.card_version == 1 && numbered() { &[] } else { &self.class_names }
@@ -218,13 +218,13 @@ impl TeacherCard {
     pub fn warning(&self, path: &Path) -> Option<String> {
         let Self { normalization: Normalization::Assumed, mean, std, .. } = self else { return None };
         Some(format!(
-            "the normalization of {} is assumed: nobody gave mean {mean:?} and std {std:?}. A wrong one costs accuracy\nhint: \
+            "the normalization of {} is assumed: mean {mean:?} and std {std:?} were not given. A wrong one costs accuracy\nhint: \
              import the model again with --normalization or with --mean and --std, or let --data DATA find the best",
             path.display()
         ))
     }
 
-    /// The network that the card speaks of.
+    /// Returns what the network is, without its weights.
     pub fn spec(&self) -> NetworkSpec {
         NetworkSpec {
             architecture: self.architecture.clone(),
@@ -236,7 +236,7 @@ impl TeacherCard {
         }
     }
 
-    /// The bytes of the weights beside the card at `card_path`, checked against the digest.
+    /// Reads the weights of the card at `card_path`, and checks them against the digest.
     pub fn read_weights(&self, card_path: &Path) -> Result<Vec<u8>, CardError> {
         let path = card_path.with_file_name(&self.weights);
         let bytes = std::fs::read(&path).map_err(|source| CardError::Read { path: path.clone(), source })?;
@@ -248,7 +248,7 @@ impl TeacherCard {
         }
     }
 
-    /// The network with its weights.
+    /// Builds the network with its weights.
     pub fn network(&self, card_path: &Path, device: &Device) -> Result<Network, CardError> {
         let bytes = self.read_weights(card_path)?;
         let unusable = |reason| CardError::Weights { path: card_path.with_file_name(&self.weights), reason };

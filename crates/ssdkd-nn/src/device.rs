@@ -39,7 +39,7 @@ fn open_gpu(index: usize) -> Result<Device> {
     ssdkd_ops::cuda_device(index)
 }
 
-/// `cpu`, `cuda:0 (NVIDIA H100 80GB HBM3)`: as one asks for a device, and what it is.
+/// Returns `cpu`, `cuda:0 (NVIDIA H100 80GB HBM3)`: as one asks for a device, and what it is.
 pub fn device_name(device: &Device) -> String {
     let name = match device.location() {
         DeviceLocation::Cpu => "cpu".into(),

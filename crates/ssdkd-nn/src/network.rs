@@ -1,4 +1,4 @@
-//! A classifier of images or of pixels with everything that is needed to use it: its tensors, and how its input is normalised.
+//! A classifier of images or of pixels with everything that is needed to use it: its tensors, and how its input is normalized.
 
 use std::collections::BTreeMap;
 
@@ -100,10 +100,10 @@ pub struct FeatureMap {
 fn check_normalisation(spec: &NetworkSpec) -> Result<()> {
     let NetworkSpec { input: [channels, ..], mean, std, .. } = spec;
     if mean.len() != *channels || std.len() != *channels {
-        bail!("the normalisation needs one mean and one std for each of {channels} channels, not {mean:?} and {std:?}");
+        bail!("the normalization needs one mean and one std for each of {channels} channels, not {mean:?} and {std:?}");
     }
     if mean.iter().any(|mean| !mean.is_finite()) || std.iter().any(|std| !std.is_finite() || *std <= 0.0) {
-        bail!("the normalisation needs finite means and stds above 0, not {mean:?} and {std:?}");
+        bail!("the normalization needs finite means and stds above 0, not {mean:?} and {std:?}");
     }
     Ok(())
 }
@@ -176,7 +176,7 @@ impl Network {
     /// A network with fresh weights, drawn from `seed`.
     ///
     /// # Errors
-    /// If mean or std do not fit the channels, or where pixels are labelled the sides of images its maps.
+    /// If mean or std do not fit the channels, or where pixels are labeled the sides of images its maps.
     pub fn create(spec: &NetworkSpec, seed: u64, device: &Device) -> Result<Self> {
         Self::build(spec, spec.blueprint()?, Store::seeded(device, seed))
     }
@@ -215,8 +215,8 @@ impl Network {
         Ok(Self { spec: spec.clone(), store, executor, maps_count, has_features, is_frozen: false, scale, shift })
     }
 
-    /// The same network, whose weights will not move any more: what passes compute from them alone is kept. Whoever moves them all
-    /// the same gets the answers of before.
+    /// Returns the same network with a cache of what is computed from the weights alone. Mutating the weights afterwards leaves
+    /// stale results in this cache.
     #[must_use]
     pub fn frozen(self) -> Self {
         Self { executor: self.executor.frozen(), is_frozen: true, ..self }
@@ -339,7 +339,7 @@ impl Network {
         if self.is_frozen { ops::to_reduced_precision(&images) } else { Ok(images) }
     }
 
-    /// The logits (B, K) of any number of images (B, H, W, C) in `[0, 1]`, in evaluation mode; (B·H·W, K) where pixels are labelled.
+    /// The logits (B, K) of any number of images (B, H, W, C) in `[0, 1]`, in evaluation mode; (B·H·W, K) where pixels are labeled.
     pub fn logits(&self, images: &Tensor) -> Result<Tensor> {
         let count = images.dims().first().copied().unwrap_or(0);
         if count == 0 {

@@ -13,7 +13,7 @@ pub struct Sgd {
     nesterov: bool,
 }
 
-/// A parameter with what the optimiser remembers of it, by name.
+/// A parameter with what the optimizer remembers of it, by name.
 struct Slot {
     name: String,
     parameter: Var,
@@ -29,7 +29,7 @@ impl Slot {
     }
 }
 
-/// Every slot's memory, as `name.kind`.
+/// Returns every slot's memory, as `name.kind`.
 fn save(slots: &[Slot]) -> BTreeMap<String, Tensor> {
     let of_slot = |slot: &Slot| {
         let named = |(kind, tensor): &(&str, Tensor)| (format!("{}.{kind}", slot.name), tensor.clone());
@@ -46,12 +46,12 @@ fn load(slots: &[Slot], mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
             let name = format!("{}.{kind}", slot.name);
             let Some(tensor) = tensors.remove(&name) else {
                 bail!(
-                    "the optimiser's state lacks {name}\nhint: it was saved by another optimiser or for another network"
+                    "the optimizer's state lacks {name}\nhint: it was saved by another optimizer or for another network"
                 );
             };
             if tensor.dims() != memory.dims() || tensor.dtype() != memory.dtype() {
                 bail!(
-                    "{name} in the optimiser's state is {:?} of shape {:?}; its parameter needs {:?} of shape {:?}",
+                    "{name} in the optimizer's state is {:?} of shape {:?}; its parameter needs {:?} of shape {:?}",
                     tensor.dtype(),
                     tensor.dims(),
                     memory.dtype(),
@@ -63,7 +63,7 @@ fn load(slots: &[Slot], mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
     }
     if let Some((name, _)) = tensors.first_key_value() {
         bail!(
-            "the optimiser's state has {name}, which no parameter needs\nhint: it was saved by another optimiser or for another network"
+            "the optimizer's state has {name}, which no parameter needs\nhint: it was saved by another optimizer or for another network"
         );
     }
     // What a file held is on the CPU.
@@ -78,7 +78,7 @@ impl Sgd {
         Ok(Self { slots: slots.collect::<Result<_>>()?, momentum, weight_decay, nesterov })
     }
 
-    /// One step; parameters without a gradient stay.
+    /// Takes one step; parameters without a gradient stay.
     pub fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
         let moved = self.slots.iter().filter_map(|slot| {
             let grad = gradients.get(&slot.parameter)?;
@@ -87,12 +87,12 @@ impl Sgd {
         ops::sgd_steps(&moved.collect::<Vec<_>>(), lr, self.momentum, self.weight_decay, self.nesterov)
     }
 
-    /// The velocities by parameter name. They share their numbers with the optimiser: steps change them.
+    /// Returns the velocities by parameter name. They share their numbers with the optimizer: steps change them.
     pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
         save(&self.slots)
     }
 
-    /// Takes up a saved state.
+    /// Restores a saved state.
     ///
     /// # Errors
     /// If it is not that of these parameters; nothing is changed then.
@@ -122,12 +122,12 @@ impl Adam {
         Ok(Self { slots: slots.collect::<Result<_>>()?, steps: 0, beta1, beta2, weight_decay })
     }
 
-    /// One step; parameters without a gradient stay.
+    /// Takes one step; parameters without a gradient stay.
     pub fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
         self.step_by(|slot| gradients.get(&slot.parameter), lr)
     }
 
-    /// One step with gradients given by parameter name.
+    /// Takes one step with gradients given by parameter name.
     pub fn step_with(&mut self, gradients: &BTreeMap<String, Tensor>, lr: f64) -> Result<()> {
         self.step_by(|slot| gradients.get(&slot.name), lr)
     }
@@ -142,7 +142,7 @@ impl Adam {
         ops::adam_steps(&moved, self.steps, lr, self.beta1, self.beta2, EPS, self.weight_decay)
     }
 
-    /// Both moments by parameter name, and the number of steps. The moments share their numbers with the optimiser:
+    /// Returns both moments by parameter name, and the number of steps. The moments share their numbers with the optimizer:
     /// steps change them.
     pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
         let mut tensors = save(&self.slots);
@@ -151,16 +151,16 @@ impl Adam {
         tensors
     }
 
-    /// Takes up a saved state.
+    /// Restores a saved state.
     ///
     /// # Errors
     /// If it is not that of these parameters; nothing is changed then.
     pub fn load_state(&mut self, mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
         let Some(steps) = tensors.remove(STEPS) else {
-            bail!("the optimiser's state lacks {STEPS}\nhint: it is not Adam's")
+            bail!("the optimizer's state lacks {STEPS}\nhint: it is not Adam's")
         };
         let steps = steps.to_scalar::<i64>().ok().and_then(|steps| u64::try_from(steps).ok());
-        let Some(steps) = steps else { bail!("{STEPS} in the optimiser's state is no number of steps") };
+        let Some(steps) = steps else { bail!("{STEPS} in the optimizer's state is no number of steps") };
         load(&self.slots, tensors)?;
         self.steps = steps;
         Ok(())

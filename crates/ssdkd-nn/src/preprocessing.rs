@@ -136,7 +136,7 @@ impl Preprocessing {
         (scale, shift)
     }
 
-    /// Returns mean and std for RGB images in `[0, 1]`, red first, from those of the network.
+    /// Returns the mean and the std for RGB images in `[0, 1]`, red first, from those of the network.
     pub fn normalization_of_rgb(&self, mean: &[f32], std: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let [low, high] = self.range;
         let mut mean = mean.iter().map(|mean| (mean - low) / (high - low)).collect::<Vec<_>>();

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 
-/// The stream of numbers for `purpose` at `index`, such as `("draws", &[round, step])`.
+/// Returns the stream of numbers for `purpose` at `index`, such as `("draws", &[round, step])`.
 pub fn stream(seed: u64, purpose: &str, index: &[u64]) -> ChaCha8Rng {
     // Every part has a fixed length or is preceded by its length, so that no two keys are spelled alike.
     let mut key = blake3::Hasher::new();
@@ -21,7 +21,7 @@ pub fn stream(seed: u64, purpose: &str, index: &[u64]) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(*key.finalize().as_bytes())
 }
 
-/// Standard normal numbers.
+/// Returns standard normal numbers.
 pub fn normal_tensor(rng: &mut ChaCha8Rng, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
     let shape = shape.into();
     let values = (0..shape.elem_count()).map(|_| rng.sample::<f32, _>(StandardNormal)).collect::<Vec<_>>();

@@ -2,19 +2,19 @@
 
 use std::f64::consts::PI;
 
-/// A cosine from `highest` at step 0 to `lowest` at the last step, `total − 1`.
+/// Returns a cosine from `highest` at step 0 to `lowest` at the last step, `total − 1`.
 pub fn cosine(highest: f64, lowest: f64, step: u64, total: u64) -> f64 {
     let progress = (step as f64 / total.saturating_sub(1).max(1) as f64).min(1.0);
     lowest + (highest - lowest) * 0.5 * (1.0 + (PI * progress).cos())
 }
 
-/// `highest`, times `factor` for every milestone (a step) that has passed.
+/// Returns `highest`, times `factor` for every milestone (a step) that has passed.
 pub fn milestones(highest: f64, factor: f64, milestones: &[u64], step: u64) -> f64 {
     let passed = milestones.iter().filter(|&&milestone| step >= milestone).count();
     highest * factor.powi(passed as i32)
 }
 
-/// A straight line up to `highest`, which it reaches in step `steps − 1`; then it stays there.
+/// Returns a straight line up to `highest`, which it reaches in step `steps − 1`; then it stays there.
 pub fn warm_up(highest: f64, step: u64, steps: u64) -> f64 {
     if step < steps { highest * (step + 1) as f64 / steps as f64 } else { highest }
 }

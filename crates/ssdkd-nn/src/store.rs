@@ -37,7 +37,7 @@ struct Entry {
 /// How batch norms count the batches they have been trained on: the one tensor of whole numbers.
 const BATCH_COUNT: &str = "num_batches_tracked";
 
-/// Whether the tensor `name` that was found is the one that is wanted; only a count of batches may be missing.
+/// Checks whether the tensor `name` that was found is the one that is wanted; only a count of batches may be missing.
 fn check_shape(name: &str, found: Option<&[usize]>, wanted: &[usize]) -> Result<()> {
     match found {
         Some(found) if found == wanted => Ok(()),
@@ -48,7 +48,7 @@ fn check_shape(name: &str, found: Option<&[usize]>, wanted: &[usize]) -> Result<
 }
 
 impl Store {
-    /// An empty store; tensors that models ask for are zeros, to be [loaded](Self::load_tensors).
+    /// Creates an empty store; tensors that models ask for are zeros, to be [loaded](Self::load_tensors).
     pub fn new(device: &Device) -> Self {
         Self { tensors: Arc::default(), device: device.clone(), seed: None, expected: None }
     }
@@ -60,12 +60,12 @@ impl Store {
         Self { expected: Some(Arc::new(shapes)), ..Self::new(device) }
     }
 
-    /// An empty store; tensors that models ask for are drawn from (`seed`, name).
+    /// Creates an empty store; tensors that models ask for are drawn from (`seed`, name).
     pub fn seeded(device: &Device, seed: u64) -> Self {
         Self { seed: Some(seed), ..Self::new(device) }
     }
 
-    /// Where the tensors are.
+    /// Returns where the tensors are.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -116,12 +116,12 @@ impl Store {
         graph.tensors().iter().map(tensor).collect()
     }
 
-    /// What is trained.
+    /// Returns what is trained.
     pub fn parameters(&self) -> Vec<(String, Var)> {
         self.those(|entry| entry.trained)
     }
 
-    /// What is part of the state but not trained: running statistics and their counts.
+    /// Returns what is part of the state but not trained: running statistics and their counts.
     pub fn buffers(&self) -> Vec<(String, Var)> {
         self.those(|entry| !entry.trained)
     }
@@ -137,12 +137,12 @@ impl Store {
         wanted.map(|(name, entry)| (name.clone(), entry.var.clone())).collect()
     }
 
-    /// How many numbers are trained.
+    /// Returns how many numbers are trained.
     pub fn num_parameters(&self) -> usize {
         self.parameters().iter().map(|(_, var)| var.elem_count()).sum()
     }
 
-    /// A store with copies of all tensors.
+    /// Creates a store with copies of all tensors.
     pub fn deep_clone(&self) -> Result<Self> {
         let copy = |entry: &Entry| -> Result<Entry> {
             Ok(Entry { var: Var::from_tensor(&entry.var.copy()?)?, trained: entry.trained })
@@ -152,7 +152,7 @@ impl Store {
         Ok(Self { tensors, device: self.device.clone(), seed: self.seed, expected: self.expected.clone() })
     }
 
-    /// All tensors by name: a `state_dict`. As PyTorch's, it shares its numbers with the network, so training changes
+    /// Returns all tensors by name: a `state_dict`. As PyTorch's, it shares its numbers with the network, so training changes
     /// them; to keep them as they are, take it of a [`deep_clone`](Self::deep_clone).
     pub fn to_tensors(&self) -> BTreeMap<String, Tensor> {
         self.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect()
@@ -187,7 +187,7 @@ impl Store {
         ready.into_iter().try_for_each(|(var, tensor)| var.set(&tensor))
     }
 
-    /// One step of a running average of weights: every number moves by `amount` of its distance to `source`'s; counts
+    /// Takes one step of a running average of weights: every number moves by `amount` of its distance to `source`'s; counts
     /// are taken over.
     ///
     /// # Errors
@@ -216,7 +216,7 @@ impl Store {
         self.tensors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A tensor that nobody has asked for before.
+    /// Returns a tensor that was not requested before.
     fn fresh(&self, shape: &Shape, name: &str, how: Init) -> Result<Tensor> {
         if let Some(expected) = &self.expected {
             check_shape(name, expected.get(name).map(Vec::as_slice), shape.dims())?;

@@ -117,7 +117,7 @@ fn frozen_networks() {
     }
 }
 
-/// The weights stay f32 and get gradients in f32: a step of an optimiser smaller than the last bit of a bf16 is none too small.
+/// The weights stay f32 and get gradients in f32: a step of an optimizer smaller than the last bit of a bf16 is none too small.
 #[test]
 fn generators() {
     let Some((device, _alone)) = device() else { return };

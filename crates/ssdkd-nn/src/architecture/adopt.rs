@@ -112,7 +112,7 @@ fn renamed(tensors: Tensors, rename: impl Fn(&str) -> Option<String>) -> Tensors
     tensors.into_iter().map(|(name, tensor)| (new_name(&name), tensor)).collect()
 }
 
-/// `layer1.layer.0.conv1` to `block1.layer.0.conv1`, `linear` to `fc`.
+/// Translates `layer1.layer.0.conv1` to `block1.layer.0.conv1`, `linear` to `fc`.
 fn from_distiller(name: &str) -> Option<String> {
     if let Some(rest) = name.strip_prefix("linear.") {
         return Some(format!("fc.{rest}"));
@@ -121,7 +121,7 @@ fn from_distiller(name: &str) -> Option<String> {
     rest.starts_with("layer.").then(|| format!("block{group}.{rest}"))
 }
 
-/// `features.stage1.unit1.body.conv1.bn` to `layer1.0.bn1`, and so on.
+/// Translates `features.stage1.unit1.body.conv1.bn` to `layer1.0.bn1`, and so on.
 fn from_pytorchcv(name: &str) -> Option<String> {
     let rest = name.strip_prefix("features.").or(Some(name).filter(|name| name.starts_with("output.")))?;
     let parts = rest.split('.').collect::<Vec<_>>();
@@ -146,7 +146,7 @@ fn from_pytorchcv(name: &str) -> Option<String> {
     })
 }
 
-/// `features.stage1.unit1.body.conv1.bn` to `block1.layer.0.bn1`, and so on.
+/// Translates `features.stage1.unit1.body.conv1.bn` to `block1.layer.0.bn1`, and so on.
 fn from_pytorchcv_wide(name: &str) -> Option<String> {
     let rest = name.strip_prefix("features.").or(Some(name).filter(|name| name.starts_with("output.")))?;
     let parts = rest.split('.').collect::<Vec<_>>();
@@ -167,7 +167,7 @@ fn from_pytorchcv_wide(name: &str) -> Option<String> {
     })
 }
 
-/// `stage1.block1.conv1` to `layer1.0.conv1`, and so on.
+/// Translates `stage1.block1.conv1` to `layer1.0.conv1`, and so on.
 fn from_hysts(name: &str) -> Option<String> {
     let parts = name.split('.').collect::<Vec<_>>();
     Some(match parts[..] {
@@ -197,7 +197,7 @@ fn is_timm_mobilenet_v2(tensors: &Tensors) -> bool {
         && tensors.keys().all(|name| from_timm_mobilenet_v2(name).is_some())
 }
 
-/// `blocks.1.0.conv_pw` to `features.2.conv.0.0`, and so on.
+/// Translates `blocks.1.0.conv_pw` to `features.2.conv.0.0`, and so on.
 fn from_timm_mobilenet_v2(name: &str) -> Option<String> {
     let parts = name.split('.').collect::<Vec<_>>();
     Some(match parts[..] {
@@ -229,12 +229,12 @@ fn from_timm_mobilenet_v2(name: &str) -> Option<String> {
     })
 }
 
-/// The place from 0 of a module that is counted from 1.
+/// Returns the place from 0 of a module that is counted from 1.
 fn place(part: &str, word: &str) -> Option<usize> {
     part.strip_prefix(word)?.parse::<usize>().ok()?.checked_sub(1)
 }
 
-/// The last layer of a residual network, where it is called neither `linear` nor `fc`.
+/// Returns the last layer of a residual network, where it is called neither `linear` nor `fc`.
 fn foreign_head(tensors: &Tensors) -> Option<String> {
     let residual =
         ["layer1.0.conv1.weight", "block1.layer.0.conv1.weight"].iter().any(|name| tensors.contains_key(*name));
@@ -278,7 +278,7 @@ fn fold_post_activation(tensors: &mut Tensors) -> Result<()> {
     Ok(())
 }
 
-/// The batch norm behind a convolution: `bn1` behind `conv1`, and `1` behind the `0` of a shortcut.
+/// Returns the batch norm behind a convolution: `bn1` behind `conv1`, and `1` behind the `0` of a shortcut.
 fn norm_behind(conv: &str) -> Option<String> {
     let (block, module) = conv.rsplit_once('.').map_or(("", conv), |(block, module)| (block, module));
     let norm = if module == "0" { "1".into() } else { format!("bn{}", module.strip_prefix("conv")?) };

@@ -10,7 +10,7 @@ use super::zoo::{CIFAR_DEPTHS, WIDE_DEPTHS};
 /// Things that a list in an error has.
 const LISTED: usize = 5;
 
-/// The first few, with commas between them.
+/// Returns the first few, with commas between them.
 fn listed(mut items: impl Iterator<Item = String>) -> String {
     let mut first = items.by_ref().take(LISTED).collect::<Vec<_>>();
     first.extend(items.next().map(|_| "…".into()));
@@ -151,7 +151,7 @@ impl Residual {
         })
     }
 
-    /// Whether these are the shapes of a supported network: some other tensor is wrong then.
+    /// Returns whether these are the shapes of a supported network: some other tensor is wrong then.
     fn is_supported(&self) -> bool {
         let plain = !self.pre_activation && !self.grouped && self.others.is_empty();
         let widths = if self.bottleneck { &self.inner } else { &self.channels };
@@ -208,7 +208,7 @@ impl Residual {
         )
     }
 
-    /// What papers call it.
+    /// Returns what papers call it.
     fn usual_name(&self) -> Option<String> {
         if self.grouped {
             return None;
@@ -227,7 +227,7 @@ impl Residual {
     }
 }
 
-/// A wide residual network of another width.
+/// Returns a wide residual network of another width.
 fn wide(shapes: &Shapes) -> Option<String> {
     let outputs = |group: usize| shapes.get(&format!("block{group}.layer.0.conv1.weight"))?.first().copied();
     let channels = (1..=shapes.len()).map_while(outputs).collect::<Vec<_>>();
@@ -242,7 +242,7 @@ fn wide(shapes: &Shapes) -> Option<String> {
     ))
 }
 
-/// A VGG of another depth, or without batch norm.
+/// Returns a VGG of another depth, or without batch norm.
 fn vgg(shapes: &Shapes) -> Option<String> {
     let named = |start: &str| {
         let of_convolution = |(name, shape): (&String, &Vec<usize>)| match name.split('.').collect::<Vec<_>>()[..] {
@@ -365,7 +365,7 @@ mod tests {
         assert!(identify(&shapes).unwrap_err().contains("its shortcuts start before batch norm"));
     }
 
-    /// A network of convolutions of these names, each with a batch norm of the name that follows.
+    /// Returns a network of convolutions of these names, each with a batch norm of the name that follows.
     fn convolutions(names: &[(String, String)], inputs: usize) -> Shapes {
         let tensors = |(conv, norm): &(String, String)| {
             [(format!("{conv}.weight"), vec![64, inputs, 3, 3]), (format!("{norm}.running_mean"), vec![64])]

@@ -65,7 +65,7 @@ pub fn identify(shapes: &Shapes) -> Result<Identity, String> {
     }
 }
 
-/// The name as a shell takes it: `*` stands for file names there.
+/// Returns the name as a shell takes it: `*` stands for file names there.
 fn quoted(architecture: ZooArchitecture) -> String {
     let name = architecture.to_string();
     if name.contains('*') { format!("'{name}'") } else { name }
@@ -75,7 +75,7 @@ fn not_supported(description: &str) -> String {
     format!("it is {description}; this program cannot build it from its tensors alone\n{EXPORT_HINT}")
 }
 
-/// What a `state_dict` leaves open, so that a person has to name the architecture.
+/// Returns what a `state_dict` leaves open, so that a person has to name the architecture.
 fn open_question(backbone: Backbone) -> Option<&'static str> {
     match backbone {
         Backbone::ResNet { depth: 50.., .. } => Some(
@@ -118,7 +118,7 @@ pub fn identify_as(architecture: ZooArchitecture, shapes: &Shapes) -> Result<Ide
     })
 }
 
-/// What an `architecture` with these tensors is. The error says which end of the network is missing.
+/// Returns what an `architecture` with these tensors is. The error says which end of the network is missing.
 fn identity_as(architecture: ZooArchitecture, shapes: &Shapes) -> Result<Identity, String> {
     let names = names(architecture, shapes);
     let head = head(architecture, &names);
@@ -132,7 +132,7 @@ fn identity_as(architecture: ZooArchitecture, shapes: &Shapes) -> Result<Identit
     Ok(Identity { architecture: Architecture::Zoo { architecture, names }, classes, channels })
 }
 
-/// The weight of the last layer.
+/// Returns the weight of the last layer.
 fn head(architecture: ZooArchitecture, names: &Names) -> String {
     match architecture.backbone {
         Backbone::DeepLabV3 { .. } => "classifier.4.weight".into(),
@@ -157,7 +157,7 @@ fn check_filled(shapes: &Shapes) -> Result<(), String> {
     }
 }
 
-/// The one architecture that these tensors can be of, by the few that tell architectures apart.
+/// Returns the one architecture that these tensors can be of, by the few that tell architectures apart.
 fn candidate(shapes: &Shapes) -> Option<ZooArchitecture> {
     let backbone = backbone(shapes)?;
     let is_pixels = shapes.contains_key(PIXEL_HEAD) || matches!(backbone, Backbone::DeepLabV3 { .. });
@@ -218,7 +218,7 @@ fn has_module(shapes: &Shapes, module: &str) -> bool {
     shapes.contains_key(&format!("{module}.0.weight"))
 }
 
-/// A VGG network with batch norm, whose `features` have the entries of torchvision's.
+/// Returns a VGG network with batch norm, whose `features` have the entries of torchvision's.
 fn vgg(shapes: &Shapes) -> Option<Backbone> {
     let is_convolution = |place: &usize| shapes.get(&format!("features.{place}.weight")).is_some_and(|w| w.len() == 4);
     // Convolution, norm and activation are three entries, a pooling is one: 11 layers are the convolutions and three linear layers.
@@ -279,7 +279,7 @@ fn difference(identity: &Identity, shapes: &Shapes) -> Option<String> {
     left_over.map(|(name, shape)| format!("the tensor {name} of shape {shape:?} is left over"))
 }
 
-/// How the tensors of a residual network are named; the usual names for the others.
+/// Returns how the tensors of a residual network are named; the usual names for the others.
 fn names(architecture: ZooArchitecture, shapes: &Shapes) -> Names {
     let usual = Architecture::from(architecture).names();
     if matches!(

@@ -192,7 +192,7 @@ fn unknown(text: &str) -> String {
 }
 
 impl ZooArchitecture {
-    /// Whether it has a name, and can be built.
+    /// Returns whether it has a name, and can be built.
     pub fn exists(&self) -> bool {
         self.to_string().parse::<Self>().is_ok()
     }
@@ -221,7 +221,7 @@ impl FromStr for ZooArchitecture {
     }
 }
 
-/// The network of torchvision called `name`, in the architecture called `text`.
+/// Returns the network of torchvision called `name`, in the architecture called `text`.
 fn torchvision(name: &str, text: &str) -> Result<Backbone, String> {
     let number = |text: &str| text.parse::<usize>().ok();
     let backbone = if let Some(depth) = name.strip_prefix("resnet").and_then(number) {
@@ -243,13 +243,13 @@ fn torchvision(name: &str, text: &str) -> Result<Backbone, String> {
     backbone.ok_or_else(|| unknown(text))
 }
 
-/// The VGG network called `name`, such as `vgg11_bn`.
+/// Returns the VGG network called `name`, such as `vgg11_bn`.
 fn vgg(name: &str, head: VggHead) -> Option<Backbone> {
     let depth = name.strip_prefix("vgg")?.strip_suffix("_bn")?.parse().ok()?;
     VGG_DEPTHS.contains(&depth).then_some(Backbone::Vgg { depth, head })
 }
 
-/// The backbone called `name`, in the architecture called `text`.
+/// Returns the backbone called `name`, in the architecture called `text`.
 fn backbone(name: &str, text: &str) -> Result<Backbone, String> {
     let unknown = || unknown(text);
     let number = |text: &str| text.parse::<usize>().map_err(|_| unknown());

@@ -9,7 +9,7 @@ use super::refusal::{Refusal, Result, save_with, short};
 use super::tensors::{Description, Numbers, Remedy, Source, class_named};
 use super::torch::{Storages, unwrap_storage};
 
-/// Tensors may share storages, and come out apart. No more than this many times the file's size in all.
+/// Tensors may share storages, and come out apart. At most this many times the file's size together.
 const SHARING: usize = 4;
 
 /// The storages that tensors are made of.
@@ -142,7 +142,7 @@ fn tensor(name: &str, data: Cow<'_, [u8]>, dtype: DType, shape: &[usize]) -> Res
     Ok(tensor.map_err(|error| format!("the tensor {} is unusable: {error}", short(name)))?)
 }
 
-/// The elements with the least significant byte first.
+/// Returns the elements with the least significant byte first.
 fn in_order(data: Cow<'_, [u8]>, size: usize, big_endian: bool) -> Cow<'_, [u8]> {
     if !big_endian || size == 1 {
         return data;
@@ -152,7 +152,7 @@ fn in_order(data: Cow<'_, [u8]>, size: usize, big_endian: bool) -> Cow<'_, [u8]>
     data.into()
 }
 
-/// The elements of a strided view, in row-major order; `None` if it reaches beyond the storage.
+/// Returns the elements of a strided view, in row-major order; `None` if it reaches beyond the storage.
 fn gather<'a>(storage: &'a [u8], size: usize, view: &Description<'_>) -> Option<Cow<'a, [u8]>> {
     let available = storage.len() / size;
     let count = view.shape.iter().try_fold(1_usize, |count, &side| count.checked_mul(side))?;

@@ -37,7 +37,7 @@ pub(super) fn network(found: &Found<'_>, root: Value<'_>, key: Option<&str>) -> 
     Ok(group[picked])
 }
 
-/// The networks under a key: the one with that key, or those within what has it.
+/// Returns the networks under a key: the one with that key, or those within what has it.
 fn under(networks: &[Candidate<'_>], root: Value<'_>, key: &str) -> Vec<usize> {
     let matching = |is: &dyn Fn(&Candidate<'_>) -> bool| {
         (0..networks.len()).filter(|&index| is(&networks[index])).collect::<Vec<_>>()
@@ -66,7 +66,7 @@ fn resolve(root: Value<'_>, key: &str) -> Option<Id> {
     }
 }
 
-/// The names and shapes of a network's tensors, without what wrappers add.
+/// Returns the names and shapes of a network's tensors, without what wrappers add.
 fn signature(network: &Candidate<'_>) -> Option<BTreeMap<String, Vec<usize>>> {
     let mut shapes = network.shapes();
     let names = names::clean(&shapes, None).ok()?;

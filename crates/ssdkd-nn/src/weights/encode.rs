@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use candle_core::{Result, Tensor};
 use safetensors::tensor::View;
 
-/// The bytes of a safetensors file: the same for the same tensors.
+/// Returns the bytes of a safetensors file: the same for the same tensors.
 pub fn to_safetensors_bytes(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
     to_safetensors_bytes_with(tensors, &BTreeMap::new())
 }

@@ -134,7 +134,7 @@ impl Found<'_> {
 }
 
 impl Candidate<'_> {
-    /// Whether a layer's weight is in it, and not measurements alone.
+    /// Returns whether a layer's weight is in it, and not measurements alone.
     fn is_network(&self) -> bool {
         let is_weight = |name: &str| {
             let name = name.rsplit('.').next().unwrap_or(name);
@@ -148,7 +148,7 @@ impl Candidate<'_> {
     }
 }
 
-/// The tensors among a dictionary's values.
+/// Returns the tensors among a dictionary's values.
 fn tensors(value: Value<'_>) -> BTreeMap<String, Source<'_>> {
     let mut tensors = BTreeMap::new();
     for (name, value) in value.entries().into_iter().flatten() {
@@ -162,13 +162,13 @@ fn tensors(value: Value<'_>) -> BTreeMap<String, Source<'_>> {
     tensors
 }
 
-/// The weights of a quantized linear layer are a tuple.
+/// Reads the weights of a quantized linear layer, which are a tuple.
 fn packed<'a>(name: &str, value: Value<'a>) -> Option<Source<'a>> {
     let is_packed = name.ends_with("_packed_params") && matches!(value.object(), Object::Sequence(_));
     is_packed.then(|| value.element(0).and_then(tensor)).flatten()
 }
 
-/// What may hold a network: the values of a dictionary, the attributes of an object, the elements of a short list.
+/// Returns what may hold a network: the values of a dictionary, the attributes of an object, the elements of a short list.
 fn children<'a>(value: Value<'a>) -> Vec<(Key<'a>, Value<'a>)> {
     let holds = |value: Value<'_>| matches!(value.object(), Object::Dict(_) | Object::Call(_) | Object::Sequence(_));
     let index = |key: Value<'_>| key.int().and_then(|index| usize::try_from(index).ok());
@@ -195,7 +195,7 @@ fn is_optimizer(value: Value<'_>) -> bool {
     value.get("param_groups").is_some() && value.get("state").is_some()
 }
 
-/// Whether a word of the name says that it is an optimizer: not `optimal_model`.
+/// Returns whether a word of the name says that it is an optimizer: not `optimal_model`.
 fn is_optimizer_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let mut words = name.split(|letter: char| !letter.is_alphanumeric());

@@ -47,7 +47,7 @@ pub(super) fn refuse(bytes: &[u8], path: &Path) -> Option<Refusal> {
     Some(refusal)
 }
 
-/// An index of shards, or settings.
+/// Returns an index of shards, or settings.
 fn json(bytes: &[u8]) -> Refusal {
     let start = &bytes[..bytes.len().min(1 << 16)];
     if String::from_utf8_lossy(start).contains("\"weight_map\"") {
@@ -61,7 +61,7 @@ fn json(bytes: &[u8]) -> Refusal {
     Refusal::new("it is a JSON text, which holds no weights", "give the weight file next to it")
 }
 
-/// What only the name's ending tells.
+/// Returns what only the name's ending tells.
 fn by_name(path: &Path, name: &str) -> Option<Refusal> {
     let lower = path.file_name()?.to_string_lossy().to_lowercase();
     let ending = lower.rsplit_once('.').map_or("", |(_, ending)| ending);
@@ -83,7 +83,7 @@ fn by_name(path: &Path, name: &str) -> Option<Refusal> {
     Some(Refusal::new(format!("it is {what}, by the ending of its name"), FROM_PYTORCH))
 }
 
-/// A file of PaddlePaddle, whose linear layers are transposed and whose batch norms have other names.
+/// Returns a file of PaddlePaddle, whose linear layers are transposed and whose batch norms have other names.
 pub(super) fn paddle() -> Refusal {
     Refusal::new("it is a file of PaddlePaddle, whose tensors have other names and shapes", FROM_PYTORCH)
 }
@@ -93,7 +93,7 @@ fn npz(name: &str) -> Refusal {
     Refusal::new("it is a NumPy archive (.npz)", save_with(&load))
 }
 
-/// A zip file without PyTorch's pickle, or of another kind in spite of it.
+/// Returns a zip file without PyTorch's pickle, or of another kind in spite of it.
 pub(super) fn refuse_zip(names: &[String], path: &Path) -> Option<Refusal> {
     let name = quoted(path);
     let ends = |ending: &str| names.iter().any(|name| name.ends_with(ending));
@@ -132,7 +132,7 @@ fn has_weights_ending(name: &str) -> bool {
     ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
-/// A folder where a file is expected: the files in it that may be meant.
+/// Returns a folder where a file is expected: the files in it that may be meant.
 pub(super) fn refuse_folder(path: &Path) -> Refusal {
     let entries = std::fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
     let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>();
@@ -165,7 +165,7 @@ pub(super) fn refuse_folder(path: &Path) -> Refusal {
     Refusal::new(format!("it is a folder with {}", listed(weights)), hint)
 }
 
-/// Whether the bytes are a `ModelProto` of ONNX.
+/// Returns whether the bytes are a `ModelProto` of ONNX.
 ///
 /// Its fields are those of the message, of the right kinds, and one is the graph. A file that is cut short is known by its
 /// name.
@@ -194,7 +194,7 @@ fn is_onnx(bytes: &[u8], path: &Path) -> bool {
     has_graph
 }
 
-/// A number of a protocol buffer, and what follows it.
+/// Returns a number of a protocol buffer, and what follows it.
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let length = 1 + bytes.iter().take(10).position(|byte| byte & 0x80 == 0)?;
     let value = bytes[..length].iter().rev().fold(0_u64, |value, byte| (value << 7) | u64::from(byte & 0x7f));

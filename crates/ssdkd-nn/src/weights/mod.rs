@@ -101,7 +101,7 @@ pub struct Entry {
     pub key: String,
     /// How many tensors it has.
     pub tensors: usize,
-    /// How many numbers these have in all.
+    /// The number of parameters together.
     pub parameters: usize,
 }
 
@@ -242,7 +242,7 @@ fn finish(names: names::Names, mut make: impl FnMut(&str) -> refusal::Result<Ten
     })
 }
 
-/// The tensors of a safetensors file.
+/// Returns the tensors of a safetensors file.
 ///
 /// # Errors
 /// If the bytes are no such file, or are cut short.

@@ -47,7 +47,7 @@ pub(super) fn state_dict(value: Value<'_>) -> Option<BTreeMap<String, Source<'_>
     Some(tensors).filter(|tensors| !tensors.is_empty())
 }
 
-/// The texts of a set: from protocol 4 on a set, before that a call with a list.
+/// Returns the texts of a set: from protocol 4 on a set, before that a call with a list.
 fn names(set: Value<'_>) -> HashSet<&str> {
     let list = if let Object::Call(_) = set.object() { set.argument(0) } else { Some(set) };
     list.and_then(Value::elements).into_iter().flatten().filter_map(Value::text).collect()

@@ -51,7 +51,7 @@ impl Item<'_> {
         &self.name[self.start..]
     }
 
-    /// The part before the first dot, if there is one.
+    /// Returns the part before the first dot, if there is one.
     pub fn head(&self) -> Option<&str> {
         self.rest().split_once('.').map(|(head, _)| head)
     }

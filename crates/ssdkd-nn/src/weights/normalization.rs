@@ -33,7 +33,7 @@ pub(super) fn take(tensors: &mut BTreeMap<String, Tensor>) -> Vec<String> {
     notices
 }
 
-/// The numbers of a tensor with one for each channel, such as shape (3) or (1, 3, 1, 1), with commas between them.
+/// Returns the numbers of a tensor with one for each channel, such as shape (3) or (1, 3, 1, 1), with commas between them.
 fn channels(tensor: &Tensor) -> Option<String> {
     let sides = tensor.dims().iter().filter(|&&side| side != 1).count();
     if sides > 1 || tensor.rank() == 0 || !(1..=MOST_CHANNELS).contains(&tensor.elem_count()) {

@@ -46,14 +46,14 @@ impl Refusal {
     }
 }
 
-/// A hint with two lines of Python: the first makes `state_dict` from the file's name, the second saves it.
+/// Returns a hint with two lines of Python: the first makes `state_dict` from the file's name, the second saves it.
 pub(super) fn save_with(load: &str) -> String {
     format!(
         "save its state_dict with Python, and give that file:\n  import torch; {load}\n  torch.save(state_dict, \"weights.pth\")"
     )
 }
 
-/// The file's name as a string of Python.
+/// Returns the file's name as a string of Python.
 pub(super) fn quoted(path: &Path) -> String {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     format!("{name:?}")
@@ -63,7 +63,7 @@ pub(super) fn quoted(path: &Path) -> String {
 const MOST_LISTED: usize = 8;
 const MOST_LETTERS: usize = 80;
 
-/// The names with commas between them, the first few if there are many.
+/// Returns the names with commas between them, the first few if there are many.
 pub(super) fn listed<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
     let mut names = names.into_iter();
     let first = names.by_ref().take(MOST_LISTED).map(|name| short(name.as_ref())).collect::<Vec<_>>().join(", ");
@@ -73,7 +73,7 @@ pub(super) fn listed<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> Strin
     }
 }
 
-/// A name that may be as long as the file, cut to what a message has space for.
+/// Returns a name that may be as long as the file, cut to what a message has space for.
 pub(super) fn short(name: &str) -> String {
     let mut letters = name.chars();
     let mut text = letters.by_ref().take(MOST_LETTERS).collect::<String>();

@@ -24,7 +24,7 @@ pub(super) fn resolve(tensors: &mut Tensors) -> Result<Vec<String>> {
     Ok(notices)
 }
 
-/// `torch.nn.utils.prune` stores `weight_orig` and `weight_mask`; the weight is their product.
+/// Applies `torch.nn.utils.prune`, which stores `weight_orig` and `weight_mask`: the weight is their product.
 fn apply_masks(tensors: &mut Tensors) -> Result<Vec<String>> {
     let is_masked =
         |name: &&String| name.strip_suffix("_mask").is_some_and(|name| tensors.contains_key(&format!("{name}_orig")));
@@ -44,7 +44,7 @@ fn apply_masks(tensors: &mut Tensors) -> Result<Vec<String>> {
 /// The parts of a weight norm, length and direction, by the function that made them.
 const WEIGHT_NORM: [(&str, &str, &str); 2] = [("_g", "_v", ""), (".original0", ".original1", "parametrizations.")];
 
-/// The weight is its direction, scaled to its length.
+/// Computes a weight from its direction, scaled to its length.
 fn apply_weight_norm(tensors: &mut Tensors) -> Result<Vec<String>> {
     let mut applied = Vec::new();
     for (length_end, direction_end, infix) in WEIGHT_NORM {

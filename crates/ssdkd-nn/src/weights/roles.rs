@@ -58,12 +58,12 @@ pub(super) fn pick(names: &[&str], same: impl Fn(usize, usize) -> bool) -> Optio
     group.iter().copied().find(averaged).or(raw)
 }
 
-/// Whether the name is that of a moving average of the weights.
+/// Returns whether the name is that of a moving average of the weights.
 pub(super) fn is_averaged(name: &str) -> bool {
     words(name).any(|word| ["ema", "swa", "averaged", "shadow"].contains(&word.as_str()) || word.ends_with("ema"))
 }
 
-/// What the name says beyond that it is a network: `student` of `student.state_dict`.
+/// Returns what the name says beyond that it is a network: `student` of `student.state_dict`.
 fn role(name: &str) -> String {
     let is_generic =
         |word: &String| GENERIC.contains(&word.as_str()) || ["emamodel", "modelema"].contains(&word.as_str());
@@ -75,7 +75,7 @@ fn words(name: &str) -> impl Iterator<Item = String> {
     parts.filter(|part| !part.is_empty()).map(str::to_lowercase)
 }
 
-/// How usual a name is: by its last word, then by its depth.
+/// Returns how usual a name is: by its last word, then by its depth.
 fn rank(name: &str) -> (usize, usize) {
     let usual = |name: &str| USUAL.iter().position(|usual| *usual == name).unwrap_or(USUAL.len());
     let best = name.split('.').map(usual).min().unwrap_or(USUAL.len());

@@ -52,7 +52,7 @@ pub(super) struct Storage<'a> {
 }
 
 impl Storage<'_> {
-    /// How many bytes it has, as the pickle says.
+    /// Returns how many bytes it has, as the pickle says.
     pub fn bytes(&self) -> u64 {
         self.count.saturating_mul(self.class.size as u64)
     }
@@ -106,7 +106,7 @@ impl Source<'_> {
         }
     }
 
-    /// The storage of the file that its numbers are in.
+    /// Returns the storage of the file that its numbers are in.
     pub fn storage(&self) -> Option<Storage<'_>> {
         match self {
             Self::Torch(Description { numbers: Numbers::Storage(storage), .. }) => Some(*storage),
@@ -184,7 +184,7 @@ pub(super) fn tensor(value: Value<'_>) -> Option<Source<'_>> {
     Some(Source::broken(format!("it has a parameter within more than {MOST_WRAPPERS} others")))
 }
 
-/// An array, but no scalar: those are measurements.
+/// Returns an array, but no scalar: those are measurements.
 fn tensor_of_array(array: Value<'_>) -> Option<Source<'_>> {
     if array.function()?.ends_with(".scalar") {
         return None;
@@ -193,7 +193,7 @@ fn tensor_of_array(array: Value<'_>) -> Option<Source<'_>> {
     (shape.len() <= MOST_DIMENSIONS).then_some(Source::Array(array, shape))
 }
 
-/// `(storage, offset, shape, stride, …)`
+/// Returns `(storage, offset, shape, stride, …)`
 fn describe(arguments: Value<'_>) -> Result<Description<'_>, String> {
     let part = |index| arguments.element(index).ok_or("it has a tensor with too few arguments");
     let holder = part(0)?;
@@ -233,7 +233,7 @@ fn sizes(value: Value<'_>) -> Result<Vec<usize>, String> {
     sizes.map(size).collect()
 }
 
-/// `("storage", torch.FloatStorage, key, device, count)`, in old streams with a view at the end. `None` for the source
+/// Returns `("storage", torch.FloatStorage, key, device, count)`, in old streams with a view at the end. `None` for the source
 /// code of a module, which old streams refer to in the same way.
 pub(super) fn storage(arguments: Value<'_>) -> Result<Option<Storage<'_>>, String> {
     if !matches!(arguments.object(), Object::Sequence(_)) {

@@ -131,7 +131,7 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Whether it may be a whole classifier.
+    /// Returns whether it may be a whole classifier.
     fn is_network(&self) -> bool {
         self.has_convolution && self.has_matrix
     }
@@ -171,7 +171,7 @@ pub(super) fn groups(items: &[Item<'_>]) -> Vec<Group> {
     groups
 }
 
-/// What wraps a network while other tensors are outside of it, as a loss's weights or a teacher's.
+/// Returns what wraps a network while other tensors are outside of it, as a loss's weights or a teacher's.
 ///
 /// Returns whether the tensors of one wrapper were taken.
 ///

@@ -89,12 +89,12 @@ impl Builder {
         Ok((Self { graph, fresh: BTreeMap::new(), maps: Vec::new(), apart: Vec::new(), norms: (1e-5, 0.1) }, first))
     }
 
-    /// Channels of a node's result.
+    /// Returns channels of a node's result.
     pub(super) fn channels(&self, id: NodeId) -> usize {
         self.graph.shape(id).channels()
     }
 
-    /// Height and width of a node's result.
+    /// Returns height and width of a node's result.
     pub(super) fn size(&self, id: NodeId) -> [usize; 2] {
         self.graph.shape(id).size()
     }
@@ -110,7 +110,7 @@ impl Builder {
         Ok(())
     }
 
-    /// A convolution whose module is called `name`.
+    /// Returns a convolution whose module is called `name`.
     pub(super) fn conv(&mut self, x: NodeId, name: &str, convolution: Convolution) -> Built {
         let Convolution { outputs, kernel, stride, dilation, groups, bias, draw } = convolution;
         let inputs = self.channels(x) / groups;
@@ -126,7 +126,7 @@ impl Builder {
         self.graph.push(name, Op::Conv2d(op), &[x])
     }
 
-    /// A batch norm whose module is called `name`.
+    /// Returns a batch norm whose module is called `name`.
     pub(super) fn norm(&mut self, x: NodeId, name: &str) -> Built {
         let (eps, momentum) = self.norms;
         let norm = BatchNorm { eps, momentum, ..BatchNorm::new(name) };
@@ -143,7 +143,7 @@ impl Builder {
         self.graph.push(name, Op::BatchNorm(norm), &[x])
     }
 
-    /// A function of each number.
+    /// Returns a function of each number.
     pub(super) fn activate(&mut self, x: NodeId, activation: Activation) -> Built {
         let name = format!("{}.{}", self.name(x), activation.kind());
         self.graph.push(&name, Op::Activation(activation), &[x])
@@ -154,7 +154,7 @@ impl Builder {
         self.activate(x, Activation::Relu)
     }
 
-    /// A convolution, its batch norm and an activation.
+    /// Returns a convolution, its batch norm and an activation.
     pub(super) fn conv_norm(
         &mut self,
         x: NodeId,
@@ -167,33 +167,33 @@ impl Builder {
         activation.map_or(Ok(x), |activation| self.activate(x, activation))
     }
 
-    /// A sum of two values.
+    /// Returns a sum of two values.
     pub(super) fn add(&mut self, name: &str, a: NodeId, b: NodeId) -> Built {
         self.graph.push(name, Op::Add, &[a, b])
     }
 
-    /// Any operation without tensors.
+    /// Returns any operation without tensors.
     pub(super) fn apply(&mut self, name: &str, op: Op, inputs: &[NodeId]) -> Built {
         self.graph.push(name, op, inputs)
     }
 
-    /// The largest number of each square window.
+    /// Returns the largest number of each square window.
     pub(super) fn max_pool(&mut self, x: NodeId, name: &str, kernel: usize, stride: usize, padding: usize) -> Built {
         self.graph.push(name, Op::MaxPool(Pool::new(kernel, stride, padding)), &[x])
     }
 
-    /// The mean over height and width of each channel, as a map of one pixel.
+    /// Returns the mean over height and width of each channel, as a map of one pixel.
     pub(super) fn mean(&mut self, x: NodeId, name: &str) -> Built {
         self.graph.push(name, Op::AdaptivePool { kind: PoolKind::Average, size: [1, 1] }, &[x])
     }
 
-    /// The mean over height and width of each channel, as a row.
+    /// Returns the mean over height and width of each channel, as a row.
     pub(super) fn pooled_row(&mut self, x: NodeId) -> Built {
         let mean = self.mean(x, "avgpool")?;
         self.graph.push("flatten", Op::Flatten, &[mean])
     }
 
-    /// A change of resolution to a fixed size, or to that of another node.
+    /// Returns a change of resolution to a fixed size, or to that of another node.
     pub(super) fn resize(
         &mut self,
         x: NodeId,
@@ -206,7 +206,7 @@ impl Builder {
         self.graph.push(name, Op::Resize { size, method }, &inputs)
     }
 
-    /// A linear layer whose module is called `name`.
+    /// Returns a linear layer whose module is called `name`.
     pub(super) fn linear(&mut self, x: NodeId, name: &str, outputs: usize, draw: Draw) -> Built {
         let inputs = self.channels(x);
         let (weight_draw, bias_draw) = draw.of_layer(inputs);
@@ -226,12 +226,12 @@ impl Builder {
         self.apart.push(node);
     }
 
-    /// The feature maps so far.
+    /// Returns the feature maps so far.
     pub(super) fn maps(&self) -> &[NodeId] {
         &self.maps
     }
 
-    /// The network that ends in `output`, whose penultimate row is `features`.
+    /// Returns the network that ends in `output`, whose penultimate row is `features`.
     pub(super) fn finish(mut self, output: NodeId, features: Option<NodeId>) -> Result<Blueprint, GraphError> {
         self.graph.set_outputs(&[output])?;
         let Self { graph, maps, apart, fresh, .. } = self;

@@ -12,7 +12,7 @@ use crate::architecture::{Names, Shortcut, Stem};
 /// Channels of the head.
 const WIDTH: usize = 256;
 
-/// The whole network.
+/// Returns the whole network.
 pub(super) fn deeplab(mut net: Builder, x: NodeId, depth: usize, classes: usize) -> Result<Blueprint, GraphError> {
     let names = Names::torchvision();
     let body = Body {
@@ -39,7 +39,7 @@ pub(super) fn deeplab(mut net: Builder, x: NodeId, depth: usize, classes: usize)
     net.finish(x, None)
 }
 
-/// A 1×1 convolution, 3×3 convolutions dilated by 12, 24 and 36, and the mean of the image, all concatenated and mixed.
+/// Returns a 1×1 convolution, 3×3 convolutions dilated by 12, 24 and 36, and the mean of the image, all concatenated and mixed.
 fn pyramid(net: &mut Builder, x: NodeId) -> Built {
     let relu = || Some(Activation::Relu);
     let point = Convolution::new(WIDTH, 1, 1, Draw::PYTORCH);

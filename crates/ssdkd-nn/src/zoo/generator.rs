@@ -37,7 +37,7 @@ const SMALL: usize = 64;
 const MOST_STAGES: usize = 5;
 const SMALLEST_START: usize = 4;
 
-/// How many times the resolution doubles for images of that size.
+/// Returns how many times the resolution doubles for images of that size.
 fn stages(height: usize, width: usize) -> usize {
     if height.max(width) <= SMALL {
         return 2;
@@ -45,12 +45,12 @@ fn stages(height: usize, width: usize) -> usize {
     (2..=MOST_STAGES).rev().find(|stages| height.min(width) >> stages >= SMALLEST_START).unwrap_or(2)
 }
 
-/// Height and width of the map before the last `halvings` stages.
+/// Returns height and width of the map before the last `halvings` stages.
 fn size_before(halvings: usize, [height, width]: [usize; 2]) -> [usize; 2] {
     [height.div_ceil(1 << halvings), width.div_ceil(1 << halvings)]
 }
 
-/// Channels that a stage makes; `halvings` stages follow it.
+/// Returns channels that a stage makes; `halvings` stages follow it.
 fn channels_of(halvings: usize, stages: usize, width: usize) -> usize {
     match (stages, halvings) {
         (2, 0) => width,
@@ -126,7 +126,7 @@ fn blueprint(
 mod tests {
     use super::*;
 
-    /// Height and width of the first map and of what each stage makes of it.
+    /// Returns height and width of the first map and of what each stage makes of it.
     fn sizes([height, width]: [usize; 2]) -> Vec<[usize; 2]> {
         (0..=stages(height, width)).rev().map(|halvings| size_before(halvings, [height, width])).collect()
     }

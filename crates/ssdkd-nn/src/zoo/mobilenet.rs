@@ -12,7 +12,7 @@ use super::builder::{Builder, Built, Convolution, Draw};
 
 const LINEAR: Draw = Draw::PYTORCH.weight(Init::Randn { mean: 0.0, stdev: 0.01 }).zero_bias();
 
-/// The nearest multiple of 8, and not less than 0.9 times the number.
+/// Returns the nearest multiple of 8, and not less than 0.9 times the number.
 fn of_eight(channels: f64) -> usize {
     let rounded = (((channels + 4.0) / 8.0) as usize * 8).max(8);
     if (rounded as f64) < 0.9 * channels { rounded + 8 } else { rounded }
@@ -30,14 +30,14 @@ fn depthwise(channels: usize, kernel: usize, stride: usize) -> Convolution {
 const V2: [(usize, usize, usize, usize); 7] =
     [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)];
 
-/// Channels of the first convolution and of the blocks of each kind, with `percent` of the channels.
+/// Returns channels of the first convolution and of the blocks of each kind, with `percent` of the channels.
 pub(crate) fn v2_channels(percent: usize) -> [usize; 8] {
     let wide = |channels: usize| of_eight(channels as f64 * percent as f64 / 100.0);
     let [first, second, third, fourth, fifth, sixth, seventh] = V2.map(|(_, channels, ..)| wide(channels));
     [wide(32), first, second, third, fourth, fifth, sixth, seventh]
 }
 
-/// All but the last layer, with `percent` of the channels.
+/// Returns all but the last layer, with `percent` of the channels.
 pub(super) fn v2(net: &mut Builder, x: NodeId, percent: usize) -> Built {
     let [first, channels @ ..] = v2_channels(percent);
     let names = ("features.0.0", "features.0.1");
@@ -112,7 +112,7 @@ const V3_SMALL: [(usize, usize, usize, bool, bool, usize); 11] = [
     (5, 576, 96, true, true, 1),
 ];
 
-/// All but the last two layers.
+/// Returns all but the last two layers.
 pub(super) fn v3_small(net: &mut Builder, x: NodeId) -> Built {
     net.norms = (1e-3, 0.01);
     let names = ("features.0.0", "features.0.1");
@@ -152,7 +152,7 @@ impl Block {
     }
 }
 
-/// Each channel times a number in `[0, 1]` that two 1×1 convolutions make of the mean of all channels.
+/// Returns each channel times a number in `[0, 1]` that two 1×1 convolutions make of the mean of all channels.
 fn squeeze_excite(net: &mut Builder, x: NodeId, place: &str) -> Built {
     let channels = net.channels(x);
     let biased = |outputs| Convolution { bias: true, ..convolution(outputs, 1, 1) };

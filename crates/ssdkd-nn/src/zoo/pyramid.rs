@@ -15,7 +15,7 @@ use ssdkd_graph::{GraphError, NodeId};
 
 use super::builder::{Builder, Built, Convolution, Draw};
 
-/// The logits at the size of the first map, from the feature maps so far.
+/// Returns the logits at the size of the first map, from the feature maps so far.
 pub(super) fn head(net: &mut Builder, classes: usize) -> Built {
     let maps = last_of_each_resolution(net);
     let Some(&first) = maps.first() else { return Err(GraphError::Graph("a pyramid needs maps".into())) };
@@ -40,7 +40,7 @@ pub(super) fn head(net: &mut Builder, classes: usize) -> Built {
     net.conv(smooth, "score", point(classes))
 }
 
-/// A map with every pixel twice in both directions, or where that does not fit at the size of `like`.
+/// Returns a map with every pixel twice in both directions, or where that does not fit at the size of `like`.
 fn double(net: &mut Builder, x: NodeId, like: NodeId, name: &str) -> Built {
     let ([height, width], size) = (net.size(x), net.size(like));
     if [2 * height, 2 * width] == size {

@@ -40,7 +40,7 @@ pub(super) fn cifar(net: &mut Builder, x: NodeId, depth: usize, shortcut: Shortc
     body.groups(net, x, &groups(&[(depth - 2) / 6; 3], &[16, 32, 64]))
 }
 
-/// The networks of RepDistiller (Tian et al. 2020), called resnet8x4 and resnet32x4: the CIFAR family with 64, 128 and 256 channels.
+/// Returns the networks of RepDistiller (Tian et al. 2020), called resnet8x4 and resnet32x4: the CIFAR family with 64, 128 and 256 channels.
 pub(super) fn four_times_wide(net: &mut Builder, x: NodeId, depth: usize, names: &Names) -> Built {
     let body = Body { shortcut: Shortcut::Convolution, bottleneck: false, draw: Draw::HE_OUTPUTS, names, prefix: "" };
     let x = body.stem(net, x, Stem::Cifar, 32)?;
@@ -78,7 +78,7 @@ impl Body<'_> {
         format!("{}{name}", self.prefix)
     }
 
-    /// The first convolution, and in an ImageNet stem the pooling.
+    /// Returns the first convolution, and in an ImageNet stem the pooling.
     pub(super) fn stem(&self, net: &mut Builder, x: NodeId, stem: Stem, channels: usize) -> Built {
         let (kernel, stride) = if stem == Stem::Cifar { (3, 1) } else { (7, 2) };
         let (conv, norm) = (self.module("conv1"), self.module("bn1"));
@@ -87,7 +87,7 @@ impl Body<'_> {
         if stem == Stem::Cifar { Ok(x) } else { net.max_pool(x, &self.module("maxpool"), 3, 2, 1) }
     }
 
-    /// All blocks. Each block's result is a feature map.
+    /// Returns all blocks. Each block's result is a feature map.
     pub(super) fn groups(&self, net: &mut Builder, mut x: NodeId, groups: &[Group]) -> Built {
         for (group, &Group { blocks, channels, stride, dilation }) in groups.iter().enumerate() {
             for index in 0..blocks {

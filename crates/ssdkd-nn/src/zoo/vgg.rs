@@ -59,7 +59,7 @@ pub(super) fn torchvision(net: &mut Builder, mut x: NodeId, depth: usize) -> Bui
     Ok(x)
 }
 
-/// The last layers. Returns the logits and the row before them. There is no dropout.
+/// Adds the last layers. Returns the logits and the row before them. There is no dropout.
 pub(super) fn head(
     net: &mut Builder,
     x: NodeId,

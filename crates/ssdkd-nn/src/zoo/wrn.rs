@@ -7,11 +7,11 @@ use ssdkd_graph::NodeId;
 
 use super::builder::{Builder, Built, Convolution, Draw};
 
-/// All but the last layer. A block hands on a sum whose size nothing bounds; its feature map is that sum as the next block sees it,
+/// Returns all but the last layer. A block hands on a sum whose size nothing bounds; its feature map is that sum as the next block sees it,
 /// behind batch norm and ReLU.
 pub(super) fn body(net: &mut Builder, x: NodeId, depth: usize, width: usize) -> Built {
     let mut x = net.conv(x, "conv1", convolution(16, 3, 1))?;
-    // Folding a batch norm into it would be as right, and round in another way than in all results so far.
+    // Folding a batch norm into it would be as right, but would round differently from all results so far.
     net.keep_apart(x);
     let mut is_first = true;
     for (group, channels) in [16, 32, 64].into_iter().enumerate() {
@@ -33,7 +33,7 @@ pub(super) fn body(net: &mut Builder, x: NodeId, depth: usize, width: usize) -> 
     Ok(x)
 }
 
-/// `x` is a sum, `activated` the same behind batch norm and ReLU.
+/// Adds a block: `x` is a sum, `activated` the same behind batch norm and ReLU.
 fn block(net: &mut Builder, (x, activated): (NodeId, NodeId), place: &str, outputs: usize, stride: usize) -> Built {
     let name = |module: &str| format!("{place}.{module}");
     let y = net.conv(activated, &name("conv1"), convolution(outputs, 3, stride))?;

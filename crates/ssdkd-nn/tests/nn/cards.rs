@@ -103,7 +103,7 @@ fn a_card_that_does_not_hold_is_refused() {
     check_refused("\"rgb\"", "\"grb\"", "grb");
     check_refused("\"crop\": null", "\"crop\": [8, 0]", "side of 0 pixels");
     check_refused("\"source\"", "\"sauce\"", "sauce");
-    check_refused("\"model.safetensors\"", "\"../model.safetensors\"", "beside the card");
+    check_refused("\"model.safetensors\"", "\"../model.safetensors\"", "in the card's folder");
     check_refused("\"classes\": 3", "\"classes\": 4", "3 class names for 4 classes");
     let many = (0..256).map(|class| format!("\"{class}\"")).collect::<Vec<_>>().join(",");
     let few = "\"class_names\": [\n    \"a\",\n    \"b\",\n    \"c\"\n  ]";

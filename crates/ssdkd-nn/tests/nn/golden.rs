@@ -274,7 +274,7 @@ fn logits_do_not_depend_on_the_rest_of_the_batch() {
     }
     assert_eq!(network.logits(&images.narrow(0, 0, 0).unwrap()).unwrap().dims(), [0, 4]);
 
-    // The normalisation is that of the card.
+    // The normalization is that of the card.
     let (mean, std) = (&spec.mean, &spec.std);
     let channel = |channel: usize| {
         images.narrow(3, channel, 1)?.affine(1.0 / f64::from(std[channel]), f64::from(-mean[channel] / std[channel]))

@@ -1,4 +1,4 @@
-//! Optimisers and schedules against PyTorch, and what is saved of them.
+//! Optimizers and schedules against PyTorch, and what is saved of them.
 
 use std::collections::BTreeMap;
 

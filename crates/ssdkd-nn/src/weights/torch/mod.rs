@@ -39,12 +39,12 @@ pub(super) enum Source<'a> {
     Bare,
 }
 
-/// Whether the bytes look like one of the formats.
+/// Returns whether the bytes look like one of the formats.
 pub(super) fn is_checkpoint(bytes: &[u8]) -> bool {
     bytes.starts_with(zipped::MAGIC) || stream::is_stream(bytes) || is_pickle(bytes)
 }
 
-/// Whether the bytes look like a pickle. A safetensors file whose header is that long has a brace behind the length.
+/// Returns whether the bytes look like a pickle. A safetensors file whose header is that long has a brace behind the length.
 fn is_pickle(bytes: &[u8]) -> bool {
     bytes.first() == Some(&0x80) && matches!(bytes.get(1), Some(2..=5)) && bytes.get(8) != Some(&b'{')
 }

@@ -10,7 +10,7 @@ use crate::weights::tensors::{expected, storage};
 /// The pickled magic number 0x1950a86a20f9469cfc6c, behind the header of its protocol.
 const MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 
-/// Whether the bytes are a stream, whatever protocol it has.
+/// Returns whether the bytes are a stream, whatever protocol it has.
 pub(super) fn is_stream(bytes: &[u8]) -> bool {
     let [0x80, 2..=5, rest @ ..] = bytes else { return false };
     // From protocol 4 on there is a frame around it.

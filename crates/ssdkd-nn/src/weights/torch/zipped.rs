@@ -12,7 +12,7 @@ use crate::weights::refusal::{Refusal, Result};
 
 pub(super) const MAGIC: &[u8] = b"PK\x03\x04";
 
-/// PyTorch does not compress, and weights hardly can be. Members take no more than this many times the file's size in all,
+/// PyTorch does not compress, and weights hardly can be. Members take at most this many times the file's size together,
 /// so that a zip bomb ends.
 const INFLATION: u64 = 64;
 
@@ -54,13 +54,13 @@ impl<'a> Members<'a> {
         Ok(pickle::read(&self.read("data.pkl", u64::MAX)?)?.0)
     }
 
-    /// Whether the machine that wrote the numbers had the most significant byte first. Old files do not say.
+    /// Returns whether the machine that wrote the numbers had the most significant byte first. Old files do not say.
     pub fn is_big_endian(&mut self) -> Result<bool> {
         let name = format!("{}byteorder", self.folder);
         Ok(self.names.contains(&name) && self.read("byteorder", 16)?.starts_with(b"big"))
     }
 
-    /// The first bytes of a storage, as many as the pickle says that it has.
+    /// Returns the first bytes of a storage, as many as the pickle says that it has.
     pub fn storage(&mut self, key: &str, declared: u64) -> Result<Vec<u8>> {
         self.read(&format!("data/{key}"), declared)
     }
