@@ -66,7 +66,7 @@ pub(crate) fn recognise(folder: &Path) -> Option<Found> {
     None
 }
 
-/// The files of a split of what [`recognise`] found.
+/// Returns the files of a split of what [`recognise`] found.
 pub(crate) fn files(found: &Found, split: Split) -> Result<Vec<PathBuf>, DataError> {
     let Found { layout, python, folder } = found;
     let names = if *python {

@@ -45,7 +45,7 @@ pub(crate) fn batch(path: &Path, classes: usize, limit: u64) -> Result<(Vec<u8>,
     Ok((images.data.into_owned(), found))
 }
 
-/// The names of the classes, if the file that has them is there.
+/// Returns the names of the classes, if the file that has them is there.
 pub(crate) fn names(folder: &Path, classes: usize) -> Result<Option<Vec<String>>, DataError> {
     let (file, key) = if classes == 10 { ("batches.meta", "label_names") } else { ("meta", "fine_label_names") };
     let path = folder.join(file);
@@ -66,7 +66,7 @@ fn unpickle(path: &Path, limit: u64) -> Result<Pickle, DataError> {
     Ok(pickle)
 }
 
-/// The files of a split, in the order of the batches.
+/// Returns the files of a split, in the order of the batches.
 pub(crate) fn file_names(classes: usize, train: bool) -> Vec<String> {
     match (classes, train) {
         (10, true) => (1..=5).map(|batch| format!("data_batch_{batch}")).collect(),
@@ -76,13 +76,13 @@ pub(crate) fn file_names(classes: usize, train: bool) -> Vec<String> {
     }
 }
 
-/// Whether a folder has the files of either split.
+/// Returns whether a folder has the files of either split.
 pub(crate) fn is_in(folder: &Path, classes: usize) -> bool {
     let there = |path: PathBuf| path.is_file() && starts_as_pickle(&path);
     [true, false].iter().flat_map(|&train| file_names(classes, train)).any(|name| there(folder.join(name)))
 }
 
-/// Whether a file starts with the instruction PROTO and a version, as those of protocols from 2 on do.
+/// Returns whether a file starts with the instruction PROTO and a version, as those of protocols from 2 on do.
 fn starts_as_pickle(path: &Path) -> bool {
     let mut start = [0; 2];
     let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut start));

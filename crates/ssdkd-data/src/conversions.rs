@@ -52,18 +52,18 @@ impl Conversions {
         Self { fit, resize, images: 0.into(), gray: 0.into(), resized: 0.into() }
     }
 
-    /// \[C, H, W\]
+    /// Returns \[C, H, W\]
     pub(crate) fn shape(&self) -> [usize; 3] {
         self.fit.shape()
     }
 
-    /// The bytes (C, H, W) of an image in the shape. Without resizing only gray among colored images is converted.
+    /// Returns the bytes (C, H, W) of an image in the shape. Without resizing only gray among colored images is converted.
     pub(crate) fn fit(&self, place: &Path, image: &DynamicImage) -> Result<Vec<u8>, DataError> {
         let (found, bytes) = encoded::planes(image);
         self.fit_bytes(place, found, bytes)
     }
 
-    /// The same of bytes (C, H, W) of the shape `found`.
+    /// Does the same for bytes (C, H, W) of the shape `found`.
     pub(crate) fn fit_bytes(&self, place: &Path, found: [usize; 3], bytes: Vec<u8>) -> Result<Vec<u8>, DataError> {
         let shape = self.shape();
         let differs = found[1..] != shape[1..];
@@ -80,7 +80,7 @@ impl Conversions {
         Err(DataError::Shapes { place: place.into(), found, expected: shape })
     }
 
-    /// What a user should know of it.
+    /// Returns what a user should know of it.
     pub(crate) fn notices(&self) -> impl Iterator<Item = String> {
         let [images, gray, resized] =
             [&self.images, &self.gray, &self.resized].map(|count| count.load(Ordering::Relaxed));

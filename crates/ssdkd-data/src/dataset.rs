@@ -1,4 +1,4 @@
-//! Labelled images in memory: what every loader gives, and what training and measuring take.
+//! Labeled images in memory: what every loader gives, and what training and measuring take.
 
 use std::collections::HashSet;
 
@@ -31,7 +31,7 @@ pub(crate) const MAX_CLASSES: usize = 65_536;
 /// In a mask: a pixel that is of no class and counts nowhere, as in the masks of Pascal VOC and Cityscapes.
 pub const UNLABELLED: u8 = 255;
 
-/// Labelled images of one shape, 8 bit, each stored channel by channel (C, H, W).
+/// Labeled images of one shape, 8 bit, each stored channel by channel (C, H, W).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dataset {
     shape: [usize; 3],
@@ -117,27 +117,27 @@ impl Dataset {
         Ok(self)
     }
 
-    /// Number of images.
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there is no image at all.
+    /// Returns whether there is no image at all.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// \[C, H, W\] of every image.
+    /// Returns \[C, H, W\] of every image.
     pub fn shape(&self) -> [usize; 3] {
         self.shape
     }
 
-    /// Number of classes, also those without an image.
+    /// Returns the number of classes, also those without an image.
     pub fn classes(&self) -> usize {
         self.classes.count()
     }
 
-    /// The names of the classes, in order; `None` where the files name no class and labels are indices only.
+    /// Returns the names of the classes, in order; `None` where the files name no class and labels are indices only.
     pub fn class_names(&self) -> Option<&[String]> {
         match &self.classes {
             Classes::Named(names) => Some(names),
@@ -145,19 +145,19 @@ impl Dataset {
         }
     }
 
-    /// The name of a class, or its number where the classes have no names.
+    /// Returns the name of a class, or its number where the classes have no names.
     pub fn class_name(&self, class: usize) -> String {
         self.class_names().and_then(|names| names.get(class)).cloned().unwrap_or_else(|| class.to_string())
     }
 
-    /// Whether the classes have names and all of these are whole numbers, as those of folders `0`, `1`, `10`, …
+    /// Returns whether the classes have names and all of these are whole numbers, as those of folders `0`, `1`, `10`, …
     ///
     /// Such folders are in text order, as torchvision has them. So the class `10` may have the index 2.
     pub fn names_are_numbers(&self) -> bool {
         self.class_names().is_some_and(|names| names.iter().all(|name| name.parse::<u32>().is_ok()))
     }
 
-    /// What a user should know of how the files were read, a sentence each: files that were ignored, splits that were replaced.
+    /// Returns what a user should know of how the files were read, a sentence each: files that were ignored, splits that were replaced.
     pub fn notices(&self) -> &[String] {
         &self.notices
     }
@@ -169,45 +169,45 @@ impl Dataset {
         self
     }
 
-    /// The same data set with other images of another shape; its labels, names and notices stay, its masks go.
+    /// Returns the same data set with other images of another shape; its labels, names and notices stay, its masks go.
     pub(crate) fn with_images(&self, shape: [usize; 3], images: Vec<u8>) -> Result<Self, DataError> {
         let adapted = Self::of(shape, images, self.labels.clone(), self.classes.clone())?;
         Ok(adapted.with_notices(self.notices.iter().cloned()))
     }
 
-    /// All pixels, (N, C, H, W).
+    /// Returns all pixels, (N, C, H, W).
     pub fn images(&self) -> &[u8] {
         &self.images
     }
 
-    /// The pixels of one image, (C, H, W).
+    /// Returns the pixels of one image, (C, H, W).
     pub fn image(&self, index: usize) -> &[u8] {
         let size = self.shape.iter().product::<usize>();
         &self.images[index * size..][..size]
     }
 
-    /// All labels, (N,).
+    /// Returns all labels, (N,).
     pub fn labels(&self) -> &[u32] {
         &self.labels
     }
 
-    /// The class of one image.
+    /// Returns the class of one image.
     pub fn label(&self, index: usize) -> u32 {
         self.labels[index]
     }
 
-    /// All masks, (N, H, W), where the data set has them.
+    /// Returns all masks, (N, H, W), where the data set has them.
     pub fn masks(&self) -> Option<&[u8]> {
         self.masks.as_deref()
     }
 
-    /// The mask of one image, (H, W), where the data set has them.
+    /// Returns the mask of one image, (H, W), where the data set has them.
     pub fn mask(&self, index: usize) -> Option<&[u8]> {
         let size = self.shape[1] * self.shape[2];
         self.masks.as_deref().map(|masks| &masks[index * size..][..size])
     }
 
-    /// Number of images of each class.
+    /// Returns the number of images of each class.
     pub fn class_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.classes()];
         for &label in &self.labels {
@@ -216,7 +216,7 @@ impl Dataset {
         counts
     }
 
-    /// What the masks hold, where the data set has them.
+    /// Returns what the masks hold, where the data set has them.
     pub fn mask_pixels(&self) -> Option<MaskPixels> {
         const NO_CLASS: usize = UNLABELLED as usize;
         let mut counts = [0; NO_CLASS + 1];
@@ -230,7 +230,7 @@ impl Dataset {
         })
     }
 
-    /// Whether two data sets have images in common: how many of this one are in `other` too, byte by byte.
+    /// Returns whether two data sets have images in common: how many of this one are in `other` too, byte by byte.
     pub fn images_also_in(&self, other: &Self) -> usize {
         if self.shape != other.shape {
             return 0;
@@ -251,7 +251,7 @@ impl Dataset {
         }
     }
 
-    /// The data set with its classes numbered as in `names`, if `names` has each of them. Otherwise, and where the classes have
+    /// Returns the data set with its classes numbered as in `names`, if `names` has each of them. Otherwise, and where the classes have
     /// no names or a mask cannot hold so many classes, the data set stays as it is.
     #[must_use]
     pub fn numbered_as(mut self, names: &[String]) -> Self {
@@ -271,12 +271,12 @@ impl Dataset {
         self
     }
 
-    /// A batch as networks take it: the named images in `[0, 1]`, (B, H, W, C), in the given order.
+    /// Returns a batch as networks take it: the named images in `[0, 1]`, (B, H, W, C), in the given order.
     pub fn gather(&self, indices: &[usize]) -> Vec<f32> {
         gather(&self.images, self.shape, indices)
     }
 
-    /// Mean and standard deviation of each channel over all pixels, on the scale `[0, 1]`: what a teacher normalises with.
+    /// Returns the mean and the standard deviation of each channel over all pixels, on the scale `[0, 1]`: what a teacher normalizes with.
     pub fn channel_statistics(&self) -> (Vec<f32>, Vec<f32>) {
         let [channels, height, width] = self.shape;
         let pixels = height * width;

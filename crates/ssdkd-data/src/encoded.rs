@@ -19,7 +19,7 @@ pub(crate) const ENDINGS: [&str; 14] =
 pub(crate) const DAMAGED: &str = "repair or remove it";
 const UNSUPPORTED: &str = "save it as PNG";
 
-/// Whether a path's name is that of an image.
+/// Returns whether a path's name is that of an image.
 pub(crate) fn is_image(path: &Path) -> bool {
     read::ending(path).is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
 }
@@ -69,7 +69,7 @@ fn decode_bytes(bytes: &[u8], hint: &mut &str) -> Result<DynamicImage, String> {
     Ok(image)
 }
 
-/// A WebP file says how long it is. Its decoder fills up what is missing.
+/// Checks the length that a WebP file declares: its decoder fills up what is missing.
 fn check_webp(bytes: &[u8]) -> Result<(), String> {
     let length = bytes.get(4..8).map(|length| u32::from_le_bytes(length.try_into().expect("four bytes")));
     let expected = length.map_or(12, |length| u64::from(length) + 8);
@@ -79,7 +79,7 @@ fn check_webp(bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// (C, H, W) bytes of an image: one channel if it is gray, else three; transparency is dropped.
+/// Returns (C, H, W) bytes of an image: one channel if it is gray, else three; transparency is dropped.
 pub(crate) fn planes(image: &DynamicImage) -> ([usize; 3], Vec<u8>) {
     let (height, width) = (image.height() as usize, image.width() as usize);
     if !image.color().has_color() {

@@ -35,12 +35,12 @@ fn walk_gif(bytes: &[u8]) -> Option<()> {
     }
 }
 
-/// The bytes of the color table that these flags announce.
+/// Returns the bytes of the color table that these flags announce.
 fn color_table(flags: u8) -> usize {
     if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) }
 }
 
-/// The position after the sub-blocks that begin here.
+/// Returns the position after the sub-blocks that begin here.
 fn sub_blocks(bytes: &[u8], mut at: usize) -> Option<usize> {
     loop {
         let length = usize::from(*bytes.get(at)?);

@@ -93,7 +93,7 @@ pub enum DataError {
     UnknownFormat {
         /// The folder or file.
         path: PathBuf,
-        /// Everything that would have been recognised.
+        /// Everything that would have been recognized.
         looked_for: String,
         /// What to do with what is there.
         hint: String,
@@ -163,7 +163,7 @@ fn mixed_colors(found: [usize; 3], expected: [usize; 3]) -> &'static str {
     if found[0] == expected[0] { "" } else { ": gray and colored images are mixed" }
 }
 
-/// `C,H,W` for a flag.
+/// Returns `C,H,W` for a flag.
 fn input_flag(found: [usize; 3], expected: [usize; 3]) -> String {
     let [channels, height, width] = expected;
     format!("{},{height},{width}", channels.max(found[0]))

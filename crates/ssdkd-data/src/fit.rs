@@ -44,7 +44,7 @@ impl Fit {
         Self { shape, resizing: Some(resizing) }
     }
 
-    /// \[C, H, W\]
+    /// Returns \[C, H, W\]
     pub fn shape(&self) -> [usize; 3] {
         self.shape
     }
@@ -68,7 +68,7 @@ impl Fit {
         Ok(())
     }
 
-    /// The plane (H, W) of an image of the size `found` as one of the shape's size, with `blank` where the image is too small.
+    /// Returns the plane (H, W) of an image of the size `found` as one of the shape's size, with `blank` where the image is too small.
     pub(crate) fn plane(&self, plane: &[u8], found: [usize; 2], resizing: Resizing, blank: u8) -> Vec<u8> {
         let wanted = [self.shape[1], self.shape[2]];
         if found == wanted {
@@ -87,7 +87,7 @@ impl Fit {
         framed
     }
 
-    /// The mask (H, W) of an image of the size `found`, moved as the image is: each pixel is the nearest of before, since between two classes
+    /// Returns the mask (H, W) of an image of the size `found`, moved as the image is: each pixel is the nearest of before, since between two classes
     /// there is none.
     pub(crate) fn mask(&self, mask: &[u8], found: [usize; 2]) -> Vec<u8> {
         let [_, height, width] = self.shape;
@@ -97,7 +97,7 @@ impl Fit {
 }
 
 impl std::fmt::Display for Fit {
-    /// What happens to images of another size, as in "resized to a short side of 256, then cropped to 224×224 (height × width)".
+    /// Returns what happens to images of another size, as in "resized to a short side of 256, then cropped to 224×224 (height × width)".
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [_, height, width] = self.shape;
         match self.resizing.map(|resizing| resizing.scale) {
@@ -112,7 +112,7 @@ impl std::fmt::Display for Fit {
     }
 }
 
-/// The size of an image of the size `found` after resizing.
+/// Returns the size of an image of the size `found` after resizing.
 fn size(scale: Scale, found: [usize; 2]) -> [usize; 2] {
     match scale {
         Scale::Keep => found,
@@ -132,7 +132,7 @@ struct Window {
 }
 
 impl Window {
-    /// The middle `wanted` pixels of an axis of `from` pixels that is resized to `to`, or all of them.
+    /// Returns the middle `wanted` pixels of an axis of `from` pixels that is resized to `to`, or all of them.
     fn new(from: usize, to: usize, wanted: usize) -> Self {
         if to < wanted {
             return Self { span: Span { from, to, first: 0, count: to }, before: (wanted - to) / 2 };

@@ -16,7 +16,7 @@ const IMAGES: &str = "images";
 const UNKNOWN: &str = "unknown";
 const ANNOTATIONS: &str = "annotations.txt";
 
-/// Whether `folder` has a split with labels.
+/// Returns whether `folder` has a split with labels.
 pub(crate) fn recognise(folder: &Path) -> Result<bool, DataError> {
     for split in [Split::Train, Split::Test] {
         let labelled = |place: &Path| is_labelled(folder, split, place);
@@ -29,7 +29,7 @@ pub(crate) fn recognise(folder: &Path) -> Result<bool, DataError> {
     Ok(false)
 }
 
-/// Whether the folder of a split has labels: a list, or class folders. A test split needs an image in a class folder that the
+/// Returns whether the folder of a split has labels: a list, or class folders. A test split needs an image in a class folder that the
 /// training split has too: competitions publish `test/unknown`, or class folders without images.
 fn is_labelled(folder: &Path, split: Split, place: &Path) -> Result<bool, DataError> {
     let classes = class_folders(place)?;
@@ -50,7 +50,7 @@ fn is_labelled(folder: &Path, split: Split, place: &Path) -> Result<bool, DataEr
     Ok(false)
 }
 
-/// The folders of classes. A folder `images` alone is none.
+/// Returns the folders of classes. A folder `images` alone is none.
 fn class_folders(place: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut folders = read::entries(place)?;
     folders.retain(|path| path.is_dir());
@@ -62,7 +62,7 @@ fn class_folders(place: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(folders)
 }
 
-/// The file that says of each image in `images` its class.
+/// Returns the file that says of each image in `images` its class.
 fn annotations(place: &Path) -> Result<Option<PathBuf>, DataError> {
     if !place.join(IMAGES).is_dir() {
         return Ok(None);
@@ -180,7 +180,7 @@ impl Files {
     }
 }
 
-/// The error of a split whose images have no labels.
+/// Returns the error of a split whose images have no labels.
 fn unlabelled(place: &Path) -> Result<DataError, DataError> {
     let images = images_below(place, &mut Ignored::default())?.len();
     let what = match images {

@@ -9,7 +9,7 @@ const LOOKED_FOR: &str = "data_batch_1.bin â€¦ test_batch.bin or data_batch_1 â€
     train, test and meta (CIFAR-100), train-images-idx3-ubyte (MNIST and its relatives), train/CLASS/*.png and test/CLASS/*.png \
     (image folder; val, valid and validation also stand for test), train/images and train/masks (images with masks), *.parquet";
 
-/// The error of a path where nothing is.
+/// Returns the error of a path where nothing is.
 pub(crate) fn missing(path: &Path) -> DataError {
     let name = path.to_string_lossy().to_lowercase();
     let cifar100 = ["cifar100", "cifar-100", "cifar_100"];
@@ -30,7 +30,7 @@ pub(crate) fn missing(path: &Path) -> DataError {
     DataError::Missing { path: path.into(), what: "no such file or folder".into(), hint }
 }
 
-/// The error of a path where no known data set is. `nested` is a folder below it that holds one.
+/// Returns the error of a path where no known data set is. `nested` is a folder below it that holds one.
 pub(crate) fn unknown(path: &Path, nested: Option<&Path>) -> DataError {
     if let Some(folder) = nested {
         let hint = format!("give the folder below it that holds a data set, {}", folder.display());
@@ -50,7 +50,7 @@ pub(crate) fn unknown(path: &Path, nested: Option<&Path>) -> DataError {
     DataError::UnknownFormat { path: path.into(), looked_for: LOOKED_FOR.into(), hint }
 }
 
-/// The path, if it is an archive, or the first archive in the folder.
+/// Returns the path, if it is an archive, or the first archive in the folder.
 fn archive_at(path: &Path) -> Option<PathBuf> {
     let endings = [".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2"];
     let is_archive = |path: &PathBuf| {
@@ -63,7 +63,7 @@ fn archive_at(path: &Path) -> Option<PathBuf> {
     Some(path.to_path_buf()).filter(is_archive)
 }
 
-/// What is wrong with the place of images that are there.
+/// Returns what is wrong with the place of images that are there.
 fn layout_hint(path: &Path) -> Option<String> {
     let is_split = |name: &str| [Split::Train, Split::Test].iter().any(|&split| splits::names(split).contains(&name));
     if is_split(&read::file_name(path).to_lowercase()) {

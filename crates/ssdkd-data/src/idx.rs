@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use crate::{DataError, Dataset, Split, read};
 
-/// Whether `folder` holds the images of some split.
+/// Returns whether `folder` holds the images of some split.
 pub(crate) fn recognise(folder: &Path) -> bool {
     // Several of them are this format too: what is wrong with them is said when they are opened.
     [Split::Train, Split::Test].iter().any(|&split| !matches!(find(folder, split, "images-idx3"), Ok(None)))
 }
 
-/// The files of a split: images and labels.
+/// Returns the files of a split: images and labels.
 pub(crate) fn files(folder: &Path, split: Split) -> Result<[PathBuf; 2], DataError> {
     let part = |part: &str| -> Result<PathBuf, DataError> {
         find(folder, split, part)?.ok_or_else(|| DataError::Missing {
@@ -59,7 +59,7 @@ fn prefixes(split: Split) -> &'static [&'static str] {
     }
 }
 
-/// The file of a split whose name ends in, for example, `train-images-idx3-ubyte`.
+/// Returns the file of a split whose name ends in, for example, `train-images-idx3-ubyte`.
 fn find(folder: &Path, split: Split, part: &str) -> Result<Option<PathBuf>, DataError> {
     let mut found = Vec::new();
     for path in read::entries(folder)?.into_iter().filter(|path| path.is_file()) {
@@ -80,7 +80,7 @@ fn find(folder: &Path, split: Split, part: &str) -> Result<Option<PathBuf>, Data
     Ok(found.pop().map(|(_, path)| path))
 }
 
-/// An array of unsigned bytes with `RANK` dimensions.
+/// Returns an array of unsigned bytes with `RANK` dimensions.
 fn read_idx<const RANK: usize>(path: &Path) -> Result<([usize; RANK], Vec<u8>), DataError> {
     let mut reader = read::open(path)?;
     let mut word = || -> Result<u32, DataError> {

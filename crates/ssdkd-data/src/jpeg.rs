@@ -41,7 +41,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<DynamicImage, String> {
     image.ok_or_else(|| "the decoder gives another number of pixels".into())
 }
 
-/// Whether the marker EOI is where the image ends. Bytes after it are allowed.
+/// Returns whether the marker EOI is where the image ends. Bytes after it are allowed.
 fn is_whole(bytes: &[u8]) -> bool {
     const SOI: u8 = 0xd8;
     const EOI: u8 = 0xd9;
@@ -63,7 +63,7 @@ fn is_whole(bytes: &[u8]) -> bool {
     false
 }
 
-/// The next marker from `at` on, which then is behind it.
+/// Returns the next marker from `at` on, which then is behind it.
 fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
     let rest = bytes.get(*at..)?;
     let start = rest.iter().position(|&byte| byte == 0xff)?;

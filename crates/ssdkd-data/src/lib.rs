@@ -1,7 +1,7 @@
 //! Data sets to teach with and to evaluate on.
 //!
 //! The method itself is data-free; teachers are not, and neither is an honest measurement. [`open()`] takes what people have on
-//! disk in the form its authors publish it in, recognises the format by what is there, and gives a [`Dataset`]: 8 bit images
+//! disk in the form its authors publish it in, recognizes the format by what is there, and gives a [`Dataset`]: 8 bit images
 //! of one shape in memory. Nothing here knows of tensors or of stages.
 //!
 //! Files come from anywhere, so a header is never trusted with an allocation: what is read is bounded by what is there and

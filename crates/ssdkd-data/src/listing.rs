@@ -17,7 +17,7 @@ impl Ignored {
         *self.by_ending.entry(ending).or_default() += 1;
     }
 
-    /// What a user should know of them: `PLACE: 3 files ignored: .npy (2), .txt (1)`.
+    /// Returns what a user should know of them: `PLACE: 3 files ignored: .npy (2), .txt (1)`.
     pub(crate) fn notice(&self, place: &Path) -> Option<String> {
         (self.total() > 0).then(|| format!("{}: {} ignored: {}", place.display(), files(self.total()), self.kinds()))
     }
@@ -26,7 +26,7 @@ impl Ignored {
         self.by_ending.values().sum()
     }
 
-    /// The endings with their counts, the most frequent first: `.npy (2), .txt (1)`.
+    /// Returns the endings with their counts, the most frequent first: `.npy (2), .txt (1)`.
     pub(crate) fn kinds(&self) -> String {
         let mut kinds = self.by_ending.iter().collect::<Vec<_>>();
         kinds.sort_by_key(|&(ending, count)| (std::cmp::Reverse(*count), ending));
@@ -39,14 +39,14 @@ pub(crate) fn files(count: usize) -> String {
     if count == 1 { "1 file".into() } else { format!("{count} files") }
 }
 
-/// The first of them, separated by commas.
+/// Returns the first of them, separated by commas.
 pub(crate) fn some(names: &[impl AsRef<str>]) -> String {
     const SHOWN: usize = 8;
     let shown = names.iter().take(SHOWN).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN { format!("{shown}, …") } else { shown }
 }
 
-/// The images in `folder` and in the folders below it: files of a folder before those of its folders, each in the order of names.
+/// Returns the images in `folder` and in the folders below it: files of a folder before those of its folders, each in the order of names.
 /// torchvision's `ImageFolder` takes the same files.
 ///
 /// # Errors

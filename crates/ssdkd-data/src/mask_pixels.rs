@@ -13,18 +13,18 @@ pub struct MaskPixels {
 }
 
 impl MaskPixels {
-    /// The share of pixels of no class.
+    /// Returns the share of pixels of no class.
     pub fn unlabelled_share(&self) -> f64 {
         let total = self.classes.iter().sum::<u64>() + self.unlabelled;
         self.unlabelled as f64 / total.max(1) as f64
     }
 
-    /// The classes without a pixel.
+    /// Returns the classes without a pixel.
     pub fn missing(&self) -> Vec<usize> {
         (0..self.classes.len()).filter(|&class| self.classes[class] == 0).collect()
     }
 
-    /// Whether the masks look like those of two classes that were saved as 0 and 255: one class has every pixel that is of a class.
+    /// Returns whether the masks look like those of two classes that were saved as 0 and 255: one class has every pixel that is of a class.
     pub fn are_binary_with_255(&self) -> bool {
         self.classes.len() == 2 && self.unlabelled > 0 && !self.missing().is_empty()
     }

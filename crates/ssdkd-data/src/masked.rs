@@ -20,7 +20,7 @@ const CLASSES: &str = "classes.txt";
 const NO_CLASS: &str = "-";
 const LAYOUT: &str = "a folder with masks has train/images, train/masks, test/images, test/masks and classes.txt";
 
-/// Whether `folder` has a split with `images` and `masks`.
+/// Returns whether `folder` has a split with `images` and `masks`.
 pub(crate) fn recognise(folder: &Path) -> Result<bool, DataError> {
     let (train, test) = (find(folder, Split::Train)?, find(folder, Split::Test)?);
     Ok([train, test].into_iter().flatten().any(|found| has_masks(&found.place)))
@@ -88,7 +88,7 @@ pub(crate) fn files(folder: &Path, split: Split) -> Result<Files, DataError> {
     Ok(Files { place, names, classes, pairs, notices })
 }
 
-/// Every image with its mask, and notices of the files that are neither.
+/// Returns every image with its mask, and notices of the files that are neither.
 fn pair(images: &Path, masks: &Path) -> Result<(Vec<Pair>, Vec<String>), DataError> {
     let (mut pairs, mut ignored, mut ignored_masks) = (Vec::new(), Ignored::default(), Ignored::default());
     for image in read::entries(images)? {
@@ -127,7 +127,7 @@ fn pair(images: &Path, masks: &Path) -> Result<(Vec<Pair>, Vec<String>), DataErr
     Ok((pairs, notices))
 }
 
-/// The classes' names, and the class of each line's number.
+/// Returns the classes' names, and the class of each line's number.
 fn numbered(lines: &[String]) -> (Vec<String>, Vec<u8>) {
     let mut names = Vec::new();
     let mut class_of = |line: &String| {
@@ -179,7 +179,7 @@ pub(crate) fn load(folder: &Path, split: Split, adapt_to: Option<Fit>) -> Result
     Ok(dataset.with_notices(notices).with_notices(conversions.notices()))
 }
 
-/// The class of most pixels; of equal ones the first, and the first where no pixel has one.
+/// Returns the class of most pixels; of equal ones the first, and the first where no pixel has one.
 fn most_frequent(mask: &[u8]) -> u32 {
     let mut counts = [0_usize; UNLABELLED as usize];
     for &class in mask.iter().filter(|&&class| class != UNLABELLED) {
@@ -211,7 +211,7 @@ fn read_mask(path: &Path, classes: &[u8]) -> Result<Mask, DataError> {
     Ok(mask)
 }
 
-/// The numbers of a PNG as they are stored: a palette's places, not its colours.
+/// Returns the numbers of a PNG as they are stored: a palette's places, not its colors.
 fn decode(path: &Path, bytes: &[u8]) -> Result<Mask, DataError> {
     let damaged = |what: String| DataError::broken(path, what, "repair or replace it");
     let mut decoder = png::Decoder::new(Cursor::new(bytes));

@@ -1,4 +1,4 @@
-//! From what the user types to a data set: recognises the format by what is there.
+//! From what the user types to a data set: recognizes the format by what is there.
 
 use std::path::{Path, PathBuf};
 
@@ -62,7 +62,7 @@ pub fn look_for(spec: &str, split: Split) -> Result<bool, DataError> {
 const SHAPES: &str = "shapes";
 const SHAPES_MASKS: &str = "shapes-masks";
 
-/// Which drawn data set it is, and its seed: `NAME` or `NAME:SEED`; `None` for a path.
+/// Returns which drawn data set it is, and its seed: `NAME` or `NAME:SEED`; `None` for a path.
 fn drawn(spec: &str) -> Result<Option<(&'static str, u64)>, DataError> {
     let spec_error = |what: String, hint: String| DataError::Spec { spec: spec.into(), what, hint };
     if spec.is_empty() {
@@ -102,7 +102,7 @@ fn recognise(path: &Path) -> Result<Format, DataError> {
     format_of(path)?.ok_or_else(|| hints::unknown(path, nested(path).as_deref()))
 }
 
-/// The format of what a folder holds, if it is a known one.
+/// Returns the format of what a folder holds, if it is a known one.
 fn format_of(folder: &Path) -> Result<Option<Format>, DataError> {
     if let Some(found) = cifar::recognise(folder) {
         return Ok(Some(Format::Cifar(found)));
@@ -119,7 +119,7 @@ fn format_of(folder: &Path) -> Result<Option<Format>, DataError> {
     Ok(table::recognise(folder)?.map(Format::Tables))
 }
 
-/// The first folder at most two levels below `path` that holds a data set. Folders that cannot be read are passed over.
+/// Returns the first folder at most two levels below `path` that holds a data set. Folders that cannot be read are passed over.
 fn nested(path: &Path) -> Option<PathBuf> {
     // The path may be any folder of the machine.
     const MOST: usize = 32;

@@ -62,7 +62,7 @@ impl PageHeader {
     }
 }
 
-/// Whether a field has the type that the format gives it. Unknown fields may have any.
+/// Returns whether a field has the type that the format gives it. Unknown fields may have any.
 fn fits(name: i16, id: i16, kind: u8) -> bool {
     match (name, id) {
         (PAGE | DATA, 1..=4) | (DICTIONARY, 1..=2) | (DATA_V2, 1..=6) => kind == I32,

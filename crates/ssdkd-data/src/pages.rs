@@ -34,7 +34,7 @@ pub(crate) fn check(path: &Path, metadata: &ParquetMetaData, mask: &ProjectionMa
     Ok(())
 }
 
-/// Whether the `parquet` crate ignores the declared size of pages with this compression.
+/// Returns whether the `parquet` crate ignores the declared size of pages with this compression.
 fn is_unbounded(compression: Compression) -> bool {
     matches!(compression, Compression::BROTLI(_) | Compression::GZIP(_))
 }

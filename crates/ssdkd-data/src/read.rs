@@ -22,7 +22,7 @@ const LEFT_BEHIND: [&str; 3] = ["__MACOSX", "Thumbs.db", "desktop.ini"];
 /// Endings that [`find`] tries, the plain file first.
 const ENDINGS: [&str; 3] = ["", ".gz", ".xz"];
 
-/// The file `name` of a folder, or its compressed form.
+/// Returns the file `name` of a folder, or its compressed form.
 pub(crate) fn find(folder: &Path, name: &str) -> Option<PathBuf> {
     ENDINGS.iter().map(|ending| folder.join(format!("{name}{ending}"))).find(|path| path.is_file())
 }
@@ -41,17 +41,17 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn Read>, DataError> {
     })
 }
 
-/// Everything in a file, as it is.
+/// Returns everything in a file, as it is.
 pub(crate) fn plain(path: &Path) -> Result<Vec<u8>, DataError> {
     rest(path, File::open(path).map_err(DataError::read(path))?)
 }
 
-/// Everything that `reader` still has. Memory grows with what is there, not with what a header promises.
+/// Returns everything that `reader` still has. Memory grows with what is there, not with what a header promises.
 pub(crate) fn rest(path: &Path, reader: impl Read) -> Result<Vec<u8>, DataError> {
     at_most(path, reader, MAX_BYTES)
 }
 
-/// [`rest`], where more than `limit` bytes are an error.
+/// Returns [`rest`], where more than `limit` bytes are an error.
 pub(crate) fn at_most(path: &Path, reader: impl Read, limit: u64) -> Result<Vec<u8>, DataError> {
     let mut bytes = Vec::new();
     reader.take(limit + 1).read_to_end(&mut bytes).map_err(DataError::read(path))?;
@@ -69,12 +69,12 @@ pub(crate) fn within_limit(path: &Path, bytes: u64) -> Result<(), DataError> {
     Ok(())
 }
 
-/// The names in a text file, one a line; none if there is no such file.
+/// Returns the names in a text file, one a line; none if there is no such file.
 pub(crate) fn names(path: &Path) -> Result<Option<Vec<String>>, DataError> {
     Ok(lines(path)?.map(|lines| lines.into_iter().filter(|line| !line.is_empty()).collect()))
 }
 
-/// The lines of a text file of names, without blank ones at the end; none if there is no such file.
+/// Returns the lines of a text file of names, without blank ones at the end; none if there is no such file.
 pub(crate) fn lines(path: &Path) -> Result<Option<Vec<String>>, DataError> {
     if !path.is_file() {
         return Ok(None);
@@ -83,12 +83,12 @@ pub(crate) fn lines(path: &Path) -> Result<Option<Vec<String>>, DataError> {
     Ok(Some(text.trim_end().lines().map(|line| line.trim().into()).collect()))
 }
 
-/// A text file. `hint` says what it should hold.
+/// Returns a text file. `hint` says what it should hold.
 pub(crate) fn text(path: &Path, hint: &str) -> Result<String, DataError> {
     String::from_utf8(plain(path)?).map_err(|_| DataError::broken(path, "it is not UTF-8 text", hint))
 }
 
-/// The entries of a folder, sorted by name. Hidden ones are left out, and what operating systems leave behind.
+/// Returns the entries of a folder, sorted by name. Hidden ones are left out, and what operating systems leave behind.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut paths = std::fs::read_dir(folder)
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
@@ -101,12 +101,12 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(paths)
 }
 
-/// The last part of a path as text.
+/// Returns the last part of a path as text.
 pub(crate) fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// What follows the last point of a path's name, in lower case.
+/// Returns what follows the last point of a path's name, in lower case.
 pub(crate) fn ending(path: &Path) -> Option<String> {
     path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase())
 }

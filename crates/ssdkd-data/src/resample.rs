@@ -66,12 +66,12 @@ pub(crate) fn resample(plane: &[u8], rows: Span, columns: Span, filter: Filter) 
     out
 }
 
-/// A sum of weighted pixels as a pixel.
+/// Returns a sum of weighted pixels as a pixel.
 fn rounded(sum: i64) -> u8 {
     ((sum + (1 << (FRACTION - 1))) >> FRACTION).clamp(0, 255) as u8
 }
 
-/// What each wanted pixel of an axis is computed from.
+/// Returns what each wanted pixel of an axis is computed from.
 fn taps(span: Span, filter: Filter) -> Vec<Taps> {
     let Span { from, to, first, count } = span;
     let wanted = first..first + count;

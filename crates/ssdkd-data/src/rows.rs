@@ -1,4 +1,4 @@
-//! Rows of Parquet as labelled images.
+//! Rows of Parquet as labeled images.
 
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ impl Rows {
         (self.path, self.classes, self.row) = (path.into(), classes, 0);
     }
 
-    /// The data set of all rows. Without names its labels are indices.
+    /// Returns the data set of all rows. Without names its labels are indices.
     pub(crate) fn finish(self, names: Option<Vec<String>>) -> Result<Dataset, DataError> {
         // No rows at all: `open` says so.
         let shape = self.conversions.as_ref().map_or([1, 1, 1], Conversions::shape);
@@ -88,12 +88,12 @@ impl Rows {
         Ok(())
     }
 
-    /// Where a row of the present batch is, for messages.
+    /// Returns where a row of the present batch is, for messages.
     fn place(&self, row: usize) -> PathBuf {
         PathBuf::from(format!("{} row {}", self.path.display(), self.row + row))
     }
 
-    /// The conversions, into the shape of the first row unless another is wanted.
+    /// Returns the conversions, into the shape of the first row unless another is wanted.
     fn conversions(&mut self, first: [usize; 3]) -> &Conversions {
         let (fit, resize) = (self.adapt_to.unwrap_or(first.into()), self.adapt_to.is_some());
         self.conversions.get_or_insert_with(|| Conversions::new(fit, resize))

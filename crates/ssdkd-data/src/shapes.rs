@@ -1,10 +1,10 @@
-//! The procedural data set: ten kinds of figure, drawn in 32×32 colour images.
+//! The procedural data set: ten kinds of figure, drawn in 32×32 color images.
 //!
 //! Data-free distillation is measured against real data, and real data is what a fresh checkout does not have. This set needs
-//! no download and has no licence to ask about: an image is a pure function of (seed, split, index), made with integer and
+//! no download and has no license to ask about: an image is a pure function of (seed, split, index), made with integer and
 //! basic IEEE arithmetic only (no `sin`, no `exp`), so it is the same on every platform and at any thread count.
 //!
-//! Colour, texture, position, size, lean, light and clutter are drawn independently of the class; only the outline tells the
+//! Color, texture, position, size, lean, light and clutter are drawn independently of the class; only the outline tells the
 //! classes apart, and a figure may be lighter or darker than its ground. A linear model on the pixels therefore fails, while
 //! a small convolutional network learns the set in a minute.
 
@@ -42,7 +42,7 @@ pub fn generate(seed: u64, split: Split, count: usize) -> Dataset {
         .expect("lengths and labels follow from `count`")
 }
 
-/// The same images, with a class for each pixel: [`BACKGROUND`], or behind it the figure's.
+/// Returns the same images, with a class for each pixel: [`BACKGROUND`], or behind it the figure's.
 pub fn generate_masked(seed: u64, split: Split, count: usize) -> Dataset {
     let (images, masks) = draw(seed, split, count);
     let labels = (0..count).map(|index| (index % CLASS_NAMES.len()) as u32 + 1).collect();
@@ -109,7 +109,7 @@ mod tests {
         }
     }
 
-    /// The figure differs in colour from what surrounds it: otherwise the mask is somewhere else than the figure.
+    /// The figure differs in color from what surrounds it: otherwise the mask is somewhere else than the figure.
     #[test]
     fn the_mask_agrees_with_the_image() {
         let dataset = generate_masked(5, Split::Test, 500);

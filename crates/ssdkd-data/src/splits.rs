@@ -19,7 +19,7 @@ pub(crate) struct Found {
     pub(crate) notice: Option<String>,
 }
 
-/// The first folder of the split that has labels; if none has, the last folder. `None` if there is no folder.
+/// Returns the first folder of the split that has labels; if none has, the last folder. `None` if there is no folder.
 ///
 /// Data sets of competitions have a `test` without labels: it is passed over for `val`, with a notice.
 pub(crate) fn find(
@@ -39,14 +39,14 @@ pub(crate) fn find(
     Ok(places.into_iter().last().map(|place| Found { place, notice: None }))
 }
 
-/// The folders of a split that there are.
+/// Returns the folders of a split that there are.
 fn folders(folder: &Path, split: Split) -> Result<Vec<PathBuf>, DataError> {
     let there = read::entries(folder)?.into_iter().filter(|path| path.is_dir()).collect::<Vec<_>>();
     let of_name = |name: &&str| there.iter().find(|path| read::file_name(path).eq_ignore_ascii_case(name)).cloned();
     Ok(names(split).iter().filter_map(of_name).collect())
 }
 
-/// The error of a split without a folder.
+/// Returns the error of a split without a folder.
 pub(crate) fn missing(folder: &Path, split: Split, hint: &str) -> DataError {
     DataError::Missing {
         path: folder.join(names(split)[0]),

@@ -44,7 +44,7 @@ const SPLITS: [(&str, &[&str]); 3] = [
     ("val", &["val", "valid", "validation", "dev"]),
 ];
 
-/// The split that a name says: `cifar10-test`, `validation_1` or `train2`.
+/// Returns the split that a name says: `cifar10-test`, `validation_1` or `train2`.
 fn split_in(name: &str) -> Option<&'static str> {
     let name = name.to_lowercase();
     let of_part = |part: &str| {
@@ -87,18 +87,18 @@ pub(crate) fn recognise(folder: &Path) -> Result<Option<Tables>, DataError> {
     Ok((!groups.iter().all(|group| group.is_empty())).then_some(tables))
 }
 
-/// The split of a file below `folder`. Its name decides; where it says nothing, the name of the next folder above does.
+/// Returns the split of a file below `folder`. Its name decides; where it says nothing, the name of the next folder above does.
 fn split_of(path: &Path, folder: &Path) -> Option<&'static str> {
     path.ancestors().take_while(|part| *part != folder).find_map(|part| split_in(&read::file_name(part)))
 }
 
-/// Whether a path's name is that of a Parquet file.
+/// Returns whether a path's name is that of a Parquet file.
 pub(crate) fn is_table(path: &Path) -> bool {
     read::ending(path).as_deref() == Some("parquet")
 }
 
 impl Tables {
-    /// The files of a split of `folder`, and what a user should know of the choice.
+    /// Returns the files of a split of `folder`, and what a user should know of the choice.
     pub(crate) fn of(self, folder: &Path, split: Split) -> Result<(Vec<PathBuf>, Vec<String>), DataError> {
         let mut notices = Vec::new();
         let named = match split {
@@ -147,7 +147,7 @@ fn refuse_siblings(folder: &Path, split: Split, files: &[PathBuf]) -> Result<(),
     Err(DataError::broken(folder, what, hint))
 }
 
-/// Whether the first label of a file is -1, as Hugging Face has it where there are none. A damaged file is said to be so later.
+/// Returns whether the first label of a file is -1, as Hugging Face has it where there are none. A damaged file is said to be so later.
 fn is_unlabelled(path: &Path) -> bool {
     let first = || -> Option<bool> {
         let table = Table::open(path).ok()?;
@@ -208,7 +208,7 @@ impl Table {
         Ok(Self { path: path.into(), schema: builder.schema().clone(), builder })
     }
 
-    /// The index of the first of these columns that there is.
+    /// Returns the index of the first of these columns that there is.
     fn column(&self, what: &str, names: &[&str]) -> Result<usize, DataError> {
         names.iter().find_map(|name| self.schema.index_of(name).ok()).ok_or_else(|| {
             let have = self.schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
@@ -217,7 +217,7 @@ impl Table {
         })
     }
 
-    /// The rows of these columns, so many at a time.
+    /// Returns the rows of these columns, so many at a time.
     fn batches(
         self,
         columns: &[usize],
@@ -233,7 +233,7 @@ impl Table {
     }
 }
 
-/// A step of the decoder: what a stranger's file makes it stumble over is that file's fault.
+/// Runs a step of the decoder: a panic on a stranger's file becomes an error of that file.
 fn decode<T>(path: &Path, step: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, DataError> {
     guard(step).map_err(|reason| DataError::Table { path: path.into(), reason })
 }

@@ -53,7 +53,7 @@ impl Tensors {
         self.values.len() / self.shape.iter().product::<usize>()
     }
 
-    /// Each image, (C, H, W).
+    /// Returns each image, (C, H, W).
     pub(crate) fn images(&self) -> impl Iterator<Item = Vec<u8>> {
         let ([channels, height, width], [c, h, w]) = (self.shape, self.strides);
         self.values.chunks_exact(channels * height * width).map(move |image| {
@@ -66,7 +66,7 @@ impl Tensors {
     }
 }
 
-/// \[C, H, W\] and the strides of these, from the extension type's metadata.
+/// Returns \[C, H, W\] and the strides of these, from the extension type's metadata.
 fn layout(field: &Field) -> Result<([usize; 3], [usize; 3]), Fault> {
     let fault = |what: &str| Fault::of_column(what, LAYOUT_HINT);
     let metadata = field.metadata();
@@ -106,7 +106,7 @@ fn layout(field: &Field) -> Result<([usize; 3], [usize; 3]), Fault> {
     }
 }
 
-/// The place of C, H and W among the names of the sides.
+/// Returns the place of C, H and W among the names of the sides.
 fn order_of_names(names: &serde_json::Value) -> Result<Vec<usize>, Fault> {
     const KNOWN: [&[&str]; 3] = [
         &["c", "channel", "channels"],
@@ -122,13 +122,13 @@ fn order_of_names(names: &serde_json::Value) -> Result<Vec<usize>, Fault> {
     })
 }
 
-/// The strides of sides that are stored in the order of `sides`, taken in another `order`.
+/// Returns the strides of sides that are stored in the order of `sides`, taken in another `order`.
 fn strides(sides: [usize; 3], order: [usize; 3]) -> [usize; 3] {
     let stored = [sides[1].saturating_mul(sides[2]), sides[2], 1];
     order.map(|side| stored[side])
 }
 
-/// The values as bytes; `size` of them are an image.
+/// Returns the values as bytes; `size` of them are an image.
 fn bytes(values: &ArrayRef, size: usize) -> Result<Vec<u8>, Fault> {
     let holds = |values: &ArrayRef| Fault::of_column(format!("holds {}", values.data_type()), LAYOUT_HINT);
     let cast = |to: &DataType| arrow::compute::cast(values, to).ok().filter(|cast| cast.null_count() == 0);
@@ -158,7 +158,7 @@ fn bytes(values: &ArrayRef, size: usize) -> Result<Vec<u8>, Fault> {
     }
 }
 
-/// What to do about values that are not from 0 to 1.
+/// Returns what to do about values that are not from 0 to 1.
 fn remedy(values: &[f32]) -> &'static str {
     let (lowest, highest) = values
         .iter()

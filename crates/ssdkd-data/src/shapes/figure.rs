@@ -26,7 +26,7 @@ const ARROW: [Point; 7] =
 
 const BOLT: [Point; 6] = [[0.34, -1.15], [-0.66, 0.22], [-0.06, 0.22], [-0.34, 1.15], [0.66, -0.26], [0.06, -0.26]];
 
-/// Signed distance of `at` from the outline of `class`, whose order is [`CLASS_NAMES`](super::CLASS_NAMES)'.
+/// Returns the signed distance of `at` from the outline of `class`, whose order is [`CLASS_NAMES`](super::CLASS_NAMES)'.
 pub(super) fn distance(class: usize, at: Point) -> f32 {
     match class {
         0 => length(at) - 0.9,
@@ -51,7 +51,7 @@ fn rectangle([x, y]: Point, half_width: f32, half_height: f32) -> f32 {
     length([dx.max(0.0), dy.max(0.0)]) + dx.max(dy).min(0.0)
 }
 
-/// A square on its corner with a half disc on each of its two upper sides.
+/// Returns a square on its corner with a half disc on each of its two upper sides.
 fn heart([x, y]: Point) -> f32 {
     const HALF_DIAGONAL: f32 = 0.92;
     const RADIUS: f32 = HALF_DIAGONAL * std::f32::consts::FRAC_1_SQRT_2;
@@ -60,7 +60,7 @@ fn heart([x, y]: Point) -> f32 {
     square.min(length([x - HALF_DIAGONAL / 2.0, y + HALF_DIAGONAL / 2.0]) - RADIUS)
 }
 
-/// Distance from the nearest edge; its sign by counting the edges that cross the ray to the right.
+/// Returns the distance from the nearest edge; its sign by counting the edges that cross the ray to the right.
 fn polygon(corners: &[Point], [x, y]: Point) -> f32 {
     let mut nearest = f32::MAX;
     let mut inside = false;

@@ -1,4 +1,4 @@
-//! What figure and ground are painted with: two colours and a pattern that mixes them.
+//! What figure and ground are painted with: two colors and a pattern that mixes them.
 
 use super::random::Draw;
 
@@ -9,14 +9,14 @@ pub(super) fn mix(from: Colour, to: Colour, amount: f32) -> Colour {
     [0, 1, 2].map(|c| from[c] + (to[c] - from[c]) * amount)
 }
 
-/// How different two colours look: brightness counts most.
+/// Returns how different two colors look: brightness counts most.
 pub(super) fn contrast(one: Colour, other: Colour) -> f32 {
     let [r, g, b] = [0, 1, 2].map(|c| one[c] - other[c]);
     let brightness = 0.3 * r + 0.59 * g + 0.11 * b;
     (brightness * brightness * 2.0 + (r * r + g * g + b * b) * 0.2).sqrt()
 }
 
-/// Any hue, with saturation and value in the given ranges.
+/// Returns a random hue, with saturation and value in the given ranges.
 pub(super) fn random_colour(rng: &mut Draw, saturation: [f32; 2], value: [f32; 2]) -> Colour {
     let (hue, saturation) = (rng.between(0.0, 6.0), rng.between(saturation[0], saturation[1]));
     let value = rng.between(value[0], value[1]);
@@ -27,15 +27,15 @@ pub(super) fn random_colour(rng: &mut Draw, saturation: [f32; 2], value: [f32; 2
     })
 }
 
-/// How the second colour is laid over the first.
+/// How the second color is laid over the first.
 enum Pattern {
     Plain,
-    /// From one colour to the other across `width` pixels.
+    /// From one color to the other across `width` pixels.
     Gradient {
         across: [f32; 2],
         width: f32,
     },
-    /// `period` in pixels, the share of the first colour, and how hard the edges are.
+    /// `period` in pixels, the share of the first color, and how hard the edges are.
     Stripes {
         across: [f32; 2],
         period: f32,
@@ -60,7 +60,7 @@ enum Pattern {
 
 const LATTICE: usize = 16;
 
-/// Two colours, a pattern, and where the pattern starts.
+/// Two colors, a pattern, and where the pattern starts.
 pub(super) struct Paint {
     pub(super) first: Colour,
     pub(super) second: Colour,
@@ -95,7 +95,7 @@ impl Paint {
         Self { first, second, pattern, origin }
     }
 
-    /// The colour at a place, in pixels from the image's centre.
+    /// Returns the color at a place, in pixels from the image's center.
     pub(super) fn at(&self, [x, y]: [f32; 2]) -> Colour {
         mix(self.first, self.second, self.amount([x, y]))
     }
@@ -131,12 +131,12 @@ impl Paint {
     }
 }
 
-/// A wave of period 1 that rises from 0 to 1 and falls again.
+/// Returns a wave of period 1 that rises from 0 to 1 and falls again.
 fn triangle(t: f32) -> f32 {
     1.0 - (2.0 * (t - t.floor()) - 1.0).abs()
 }
 
-/// Smoothly interpolated lattice values; the lattice repeats.
+/// Returns smoothly interpolated lattice values; the lattice repeats.
 fn cloud(lattice: &[f32; LATTICE * LATTICE], u: f32, v: f32) -> f32 {
     let (i, j) = (u.floor(), v.floor());
     let [s, t] = [u - i, v - j].map(|f| f * f * (3.0 - 2.0 * f));

@@ -17,17 +17,17 @@ impl Draw {
         Self(ChaCha8Rng::from_seed(*key.finalize().as_bytes()))
     }
 
-    /// Uniform in `[0, 1)`, 24 bits.
+    /// Returns a number that is uniform in `[0, 1)`, 24 bits.
     pub(super) fn unit(&mut self) -> f32 {
         (self.0.next_u32() >> 8) as f32 * (1.0 / 16_777_216.0)
     }
 
-    /// Uniform in `[low, high)`.
+    /// Returns a number that is uniform in `[low, high)`.
     pub(super) fn between(&mut self, low: f32, high: f32) -> f32 {
         low + (high - low) * self.unit()
     }
 
-    /// Uniform in `0..count`.
+    /// Returns a number that is uniform in `0..count`.
     pub(super) fn below(&mut self, count: u32) -> u32 {
         ((u64::from(self.0.next_u32()) * u64::from(count)) >> 32) as u32
     }
@@ -36,7 +36,7 @@ impl Draw {
         self.unit() < probability
     }
 
-    /// A random direction, without `sin` and `cos`: a point of the unit disc, pushed to its rim.
+    /// Returns a random direction, without `sin` and `cos`: a point of the unit disc, pushed to its rim.
     pub(super) fn direction(&mut self) -> [f32; 2] {
         loop {
             let (x, y) = (self.between(-1.0, 1.0), self.between(-1.0, 1.0));
@@ -48,7 +48,7 @@ impl Draw {
         }
     }
 
-    /// A direction near (1, 0): its second number is within ±`most`.
+    /// Returns a direction near (1, 0): its second number is within ±`most`.
     pub(super) fn lean(&mut self, most: f32) -> [f32; 2] {
         let sin = self.between(-most, most);
         [(1.0 - sin * sin).sqrt(), sin]

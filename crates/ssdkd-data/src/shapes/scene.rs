@@ -8,7 +8,7 @@ use super::random::Draw;
 /// Samples along each side of a pixel; edges are smoothed within a sample too.
 const SAMPLES: usize = 2;
 
-/// Half the image, pixels: places are measured from the centre.
+/// Half the image, pixels: places are measured from the center.
 const HALF: f32 = SIDE as f32 / 2.0;
 
 pub(super) struct Scene {
@@ -61,7 +61,7 @@ impl Speck {
     }
 }
 
-/// How much of a sample lies inside, from the signed distance of its centre in pixels.
+/// Returns how much of a sample lies inside, from the signed distance of its center in pixels.
 fn edge(distance: f32) -> f32 {
     (0.5 - distance * SAMPLES as f32).clamp(0.0, 1.0)
 }
@@ -106,7 +106,7 @@ impl Scene {
         }
     }
 
-    /// Two paints that can be told apart: each figure colour from each ground colour, the main ones clearly.
+    /// Returns two paints that can be told apart: each figure color from each ground color, the main ones clearly.
     fn paints(rng: &mut Draw) -> (Paint, Paint) {
         loop {
             let figure = random_colour(rng, [0.3, 1.0], [0.25, 1.0]);
@@ -125,7 +125,7 @@ impl Scene {
         }
     }
 
-    /// Signed distance from the outline in pixels.
+    /// Returns the signed distance from the outline in pixels.
     fn distance(&self, [x, y]: [f32; 2]) -> f32 {
         let (x, y) = (x - self.centre[0], y - self.centre[1]);
         let [a, b, c, d] = self.to_figure;
@@ -154,7 +154,7 @@ impl Scene {
         }
     }
 
-    /// The colour at a place, and how much of it is the figure's.
+    /// Returns the color at a place, and how much of it is the figure's.
     fn look(&self, at: [f32; 2]) -> (Colour, f32) {
         let distance = self.distance(at);
         let inside = edge(distance);

@@ -22,7 +22,7 @@ fn an_image_folder_numbers_its_classes_by_name() {
     assert_eq!(train.class_names().unwrap(), ["cat", "dog"]);
     assert_eq!((train.image(0), train.image(2)), (&pixels(3, 72)[..], &pixels(1, 72)[..]));
 
-    // A gray file among colour ones is taken as one of them.
+    // A gray file among color ones is taken as one of them.
     assert_eq!(open_at(&place, Split::Test).unwrap().shape(), [3, 9, 9]);
     let adapted = open(place.path().to_str().unwrap(), Split::Test, Some([3, 4, 4].into())).unwrap();
     assert_eq!((adapted.shape(), adapted.labels()), ([3, 4, 4], &[0, 1][..]));

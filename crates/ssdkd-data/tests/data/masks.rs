@@ -14,7 +14,7 @@ fn png(kind: ColorType, depth: BitDepth, width: u32, rows: &[&[u8]]) -> Vec<u8> 
     encoder.set_color(kind);
     encoder.set_depth(depth);
     if kind == ColorType::Indexed {
-        // Colours that say nothing of the numbers.
+        // Colors that say nothing of the numbers.
         encoder.set_palette((0..256 * 3).map(|at| (255 - at % 256) as u8).collect::<Vec<_>>());
     }
     encoder.write_header().unwrap().write_image_data(&rows.concat()).unwrap();
