@@ -5,14 +5,14 @@
 
 use serde_json::Value;
 
-/// The one spelling of `value`.
+/// Returns the one spelling of `value`.
 pub fn to_string(value: &Value) -> String {
     let mut text = String::new();
     write(value, None, &mut text);
     text
 }
 
-/// The same with line breaks and two spaces of indentation, for files that people read; ends with a line break.
+/// Returns the same with line breaks and two spaces of indentation, for files that people read; ends with a line break.
 pub fn to_string_pretty(value: &Value) -> String {
     let mut text = String::new();
     write(value, Some(0), &mut text);

@@ -16,15 +16,15 @@ pub trait Cell: Sized {
     /// Whether a column of it may have empty values.
     const NULLABLE: bool = false;
 
-    /// Its Arrow type.
+    /// Returns its Arrow type.
     fn data_type() -> DataType;
 
-    /// A column of `values`.
+    /// Returns a column of `values`.
     fn to_array<'a>(values: impl Iterator<Item = &'a Self>) -> ArrayRef
     where
         Self: 'a;
 
-    /// The values of a column that has [`Cell::data_type`] and, unless [`Cell::NULLABLE`], no empty values.
+    /// Returns the values of a column that has [`Cell::data_type`] and, unless [`Cell::NULLABLE`], no empty values.
     fn from_array(array: &dyn Array) -> Vec<Self>;
 }
 
@@ -89,13 +89,13 @@ pub trait Row: Sized {
     /// What each column is, in order: the doc comments of the struct's fields.
     const COLUMNS: &'static [&'static str];
 
-    /// The columns, in the order of the struct's fields.
+    /// Returns the columns, in the order of the struct's fields.
     fn fields() -> Vec<Field>;
 
     /// One array for each of [`Row::fields`].
     fn to_columns(rows: &[Self]) -> Vec<ArrayRef>;
 
-    /// The rows of a batch that has at least the columns [`Row::fields`].
+    /// Returns the rows of a batch that has at least the columns [`Row::fields`].
     fn from_columns(columns: &Columns<'_>) -> Result<Vec<Self>, ShardError>;
 }
 
@@ -106,12 +106,12 @@ pub struct Columns<'a> {
 }
 
 impl Columns<'_> {
-    /// Number of rows.
+    /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.batch.num_rows()
     }
 
-    /// The values of one column, whose type and empty values are checked.
+    /// Returns the values of one column, whose type and empty values are checked.
     pub fn read<C: Cell>(&self, name: &str) -> Result<Vec<C>, ShardError> {
         Ok(C::from_array(self.array(name, &C::data_type(), C::NULLABLE)?))
     }
@@ -127,7 +127,7 @@ impl Columns<'_> {
     }
 }
 
-/// The index of the column `name`, which must be of the type `expected`.
+/// Returns the index of the column `name`, which must be of the type `expected`.
 pub(crate) fn check_column(path: &Path, schema: &Schema, name: &str, expected: &DataType) -> Result<usize, ShardError> {
     let (path, column) = (path.to_path_buf(), name.to_string());
     let Ok(index) = schema.index_of(name) else {
@@ -154,7 +154,7 @@ pub(crate) fn nulls_error(path: &Path, column: &str, nulls: usize) -> ShardError
 ///     pub struct MorningRow in "mornings" {
 ///         /// Days since the first one.
 ///         day: u32,
-///         /// In °C; empty where nobody looked.
+///         /// In °C; empty if it was not measured.
 ///         temperature: Option<f32>,
 ///     }
 /// }

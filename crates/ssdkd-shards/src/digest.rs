@@ -10,7 +10,7 @@ use std::path::Path;
 /// Characters of a digest.
 pub const DIGEST_LENGTH: usize = 2 * blake3::OUT_LEN;
 
-/// The digest of `bytes`.
+/// Returns the digest of `bytes`.
 pub fn of_bytes(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
@@ -32,7 +32,7 @@ pub fn of_file(path: &Path) -> io::Result<(u64, String)> {
     }
 }
 
-/// Whether `text` is a digest at all.
+/// Returns whether `text` is a digest at all.
 pub fn is_digest(text: &str) -> bool {
     text.len() == DIGEST_LENGTH && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

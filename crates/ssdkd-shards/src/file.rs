@@ -30,7 +30,7 @@ const BATCH_ROWS: usize = 4096;
 /// Most bytes that one reading may take. What would take more is no shard of ours: a few KB can promise it.
 const MOST_BYTES: u64 = 16 << 30;
 
-/// Who made a file.
+/// What made a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     /// The stage's name, such as `balance`.
@@ -44,7 +44,7 @@ pub struct Origin {
 pub struct Description {
     /// `images`, or the name of a table.
     pub table: String,
-    /// Who made it.
+    /// What made it.
     pub origin: Origin,
     /// Number of rows.
     pub rows: usize,
@@ -148,7 +148,7 @@ impl ParquetFile {
         value.ok_or_else(|| ShardError::MissingMetadata { path: self.path.clone(), key })
     }
 
-    /// The metadata under `key`, which is JSON.
+    /// Returns the metadata under `key`, which is JSON.
     pub(crate) fn json<T: DeserializeOwned>(&self, key: &'static str) -> Result<T, ShardError> {
         serde_json::from_str(self.required(key)?).map_err(|error| ShardError::Metadata {
             path: self.path.clone(),
@@ -184,7 +184,7 @@ impl ParquetFile {
         }
     }
 
-    /// The rows of `selection` (all, if `None`) in file order, with those of the columns named that the file has.
+    /// Returns the rows of `selection` (all, if `None`) in file order, with those of the columns named that the file has.
     pub(crate) fn read(
         &self,
         columns: &[&str],

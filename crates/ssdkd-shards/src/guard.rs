@@ -27,7 +27,7 @@ static QUIET: LazyLock<()> = LazyLock::new(|| {
 
 /// Runs the decoder; what it cannot decode is an error that says why, however it says so.
 ///
-/// For everybody who decodes Parquet of strangers, and not only for the files of this crate: so the error names no file.
+/// For all code that decodes Parquet of strangers, not only for this crate's files. So the error names no file.
 pub fn guard<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
     LazyLock::force(&QUIET);
     DECODING.set(true);
@@ -39,8 +39,8 @@ pub fn guard<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, S
     }
 }
 
-/// Bytes that a row of this type takes in memory, at least. Fixed sizes are what the file's own schema says, which need not
-/// have a byte behind them: nulls and repeated values are decoded to them all the same.
+/// Returns the bytes that a row of this type takes in memory, at least. Fixed sizes are what the file's own schema says, which need not
+/// have a byte behind them: nulls and repeated values are still decoded to them.
 pub fn row_bytes(data_type: &DataType) -> u64 {
     let size = |length: i32| u64::try_from(length).unwrap_or(0);
     match data_type {
@@ -53,7 +53,7 @@ pub fn row_bytes(data_type: &DataType) -> u64 {
     }
 }
 
-/// The same for a file of this crate.
+/// Returns the same for a file of this crate.
 pub(crate) fn guard_file<T>(path: &Path, decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ShardError> {
     guard(decode).map_err(|reason| ShardError::Damaged { path: path.into(), reason })
 }

@@ -131,7 +131,7 @@ impl Pixels {
         }
     }
 
-    /// How they are stored.
+    /// Returns how they are stored.
     pub fn format(&self) -> PixelFormat {
         match self {
             Self::U8(_) => PixelFormat::U8,
@@ -139,7 +139,7 @@ impl Pixels {
         }
     }
 
-    /// Number of values: N · C · H · W.
+    /// Returns the number of values: N · C · H · W.
     pub fn len(&self) -> usize {
         match self {
             Self::U8(values) => values.len(),
@@ -147,7 +147,7 @@ impl Pixels {
         }
     }
 
-    /// Whether there are no images.
+    /// Returns whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -166,7 +166,7 @@ pub struct Normalisation {
 /// What holds for all images of a shard; it is in the file metadata.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageInfo {
-    /// Who made it.
+    /// What made it.
     pub origin: Origin,
     /// Channels, height, width.
     pub shape: [usize; 3],
@@ -193,7 +193,7 @@ pub struct ImageShard {
 }
 
 impl ImageShard {
-    /// The bytes of a Parquet file: the same for the same shard.
+    /// Returns the bytes of a Parquet file: the same for the same shard.
     pub fn encode(&self) -> Result<Vec<u8>, ShardError> {
         let (rows, info) = (self.samples.len(), &self.info);
         let (size, classes) = (info.shape.iter().product::<usize>(), info.class_names.len());
@@ -241,7 +241,7 @@ impl ImageShard {
         ];
         let mut properties = file::properties()
             .set_max_row_group_row_count(Some(ROW_GROUP))
-            // The smallest and largest pixel of a page help nobody to skip it.
+            // The smallest and largest pixel of a page help no reader to skip it.
             .set_column_statistics_enabled(leaf(IMAGE), EnabledStatistics::None)
             .set_column_statistics_enabled(leaf(LOGITS), EnabledStatistics::None);
         let floats = match self.pixels.format() {
@@ -257,12 +257,12 @@ impl ImageShard {
     }
 }
 
-/// The Parquet column with a list's values. From parts: `ColumnPath::from` does not split at dots.
+/// Returns the Parquet column with a list's values. From parts: `ColumnPath::from` does not split at dots.
 fn leaf(column: &str) -> ColumnPath {
     ColumnPath::new(vec![column.into(), "list".into(), "element".into()])
 }
 
-/// `element` may be null as far as the schema says: pyarrow's tensors are made so.
+/// Returns the type of a list. Its `element` may be null by the schema, as in pyarrow's tensors.
 fn list_type(values: DataType, length: usize) -> DataType {
     DataType::FixedSizeList(FieldRef::new(Field::new("element", values, true)), length as i32)
 }

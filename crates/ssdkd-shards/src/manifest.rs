@@ -1,4 +1,4 @@
-//! The manifest: what a finished stage and round consists of, and what it was made from.
+//! The manifest: the files of a finished stage and round, and its inputs.
 //!
 //! It is written last, so a folder with a manifest is complete. Its own digest stands for the whole folder: later
 //! stages key on it. Therefore nothing is in it that may differ between two machines; what the work cost is in
@@ -67,13 +67,13 @@ pub struct FileEntry {
 pub enum Role {
     /// A result: kept.
     Data,
-    /// Needed only by the next round of the same stage (optimiser, generator): may be absent once that is complete.
+    /// Needed only by the next round of the same stage (optimizer, generator): may be absent once that is complete.
     State,
     /// Images: may be absent once a later round of the same stage is complete and the buffer has none of them.
     Shard,
 }
 
-/// What a stage and round cost; beside the manifest, in no digest.
+/// What a stage and round cost. A file next to the manifest, in no digest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
     /// RFC 3339, UTC.
@@ -87,13 +87,13 @@ pub struct Timing {
     /// The processor's name; empty if it has none.
     #[serde(default)]
     pub machine: String,
-    /// Most memory allocated at once, bytes; 0 if nobody counted.
+    /// Most memory allocated at once, bytes; 0 if it was not counted.
     #[serde(default)]
     pub peak_bytes: u64,
 }
 
 impl Manifest {
-    /// The file's bytes: the same for the same manifest.
+    /// Returns the file's bytes: the same for the same manifest.
     pub fn to_bytes(&self) -> Vec<u8> {
         let value = serde_json::to_value(self).expect("a manifest is plain data");
         canonical::to_string_pretty(&value).into_bytes()
@@ -119,7 +119,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The file named `path`, if the manifest lists it.
+    /// Returns the file named `path`, if the manifest lists it.
     pub fn file(&self, path: &str) -> Option<&FileEntry> {
         self.files.iter().find(|file| file.path == path)
     }
@@ -145,7 +145,7 @@ impl Manifest {
     }
 }
 
-/// Whether a path with `/` stays inside the folder that it starts from, on every system.
+/// Returns whether a path with `/` stays inside the folder that it starts from, on every system.
 pub fn is_inside(path: &str) -> bool {
     path.split('/')
         .all(|part| !matches!(part, "" | "." | "..") && !part.contains(['\\', ':']) && !part.contains(char::is_control))

@@ -104,7 +104,7 @@ table! {
     }
 }
 
-/// The bytes of a Parquet file with these rows: the same for the same rows and origin.
+/// Returns the bytes of a Parquet file with these rows: the same for the same rows and origin.
 pub fn encode<R: Row>(rows: &[R], origin: &Origin) -> Result<Vec<u8>, ShardError> {
     let schema = Arc::new(Schema::new(R::fields()));
     let batch = RecordBatch::try_new(schema, R::to_columns(rows))
@@ -112,14 +112,14 @@ pub fn encode<R: Row>(rows: &[R], origin: &Origin) -> Result<Vec<u8>, ShardError
     file::encode(R::TABLE, &batch, origin, &[], file::properties())
 }
 
-/// The rows in `bytes`; `path` is for errors. Columns that the row does not have are ignored.
+/// Returns the rows in `bytes`; `path` is for errors. Columns that the row does not have are ignored.
 pub fn decode<R: Row>(bytes: Vec<u8>, path: &Path) -> Result<Vec<R>, ShardError> {
     let file = ParquetFile::open(bytes, path)?;
     file.check_table(R::TABLE)?;
     read_rows(&file, None)
 }
 
-/// All rows of `selection`, in file order.
+/// Returns all rows of `selection`, in file order.
 pub(crate) fn read_rows<R: Row>(
     file: &ParquetFile,
     selection: Option<parquet::arrow::arrow_reader::RowSelection>,

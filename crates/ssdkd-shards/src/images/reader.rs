@@ -51,27 +51,27 @@ impl ImageReader {
         Ok(Self { file, info, format })
     }
 
-    /// What holds for all images.
+    /// Returns what holds for all images.
     pub fn info(&self) -> &ImageInfo {
         &self.info
     }
 
-    /// How the pixels are stored.
+    /// Returns how the pixels are stored.
     pub fn format(&self) -> PixelFormat {
         self.format
     }
 
-    /// Number of images.
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         self.file.rows()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Everything of some rows.
+    /// Returns everything of some rows.
     pub fn read(&self, rows: Rows<'_>) -> Result<ImageShard, ShardError> {
         Ok(ImageShard {
             info: self.info.clone(),
@@ -82,7 +82,7 @@ impl ImageReader {
         })
     }
 
-    /// What is known of the images, without decoding one.
+    /// Returns what is known of the images, without decoding one.
     pub fn samples(&self, rows: Rows<'_>) -> Result<Vec<SampleRow>, ShardError> {
         let order = Order::new(&self.file, rows)?;
         let samples = tables::read_rows::<SampleRow>(&self.file, order.selection())?;
@@ -90,7 +90,7 @@ impl ImageReader {
         Ok(order.arrange(samples, 1))
     }
 
-    /// The images, (N, C, H, W).
+    /// Returns the images, (N, C, H, W).
     pub fn pixels(&self, rows: Rows<'_>) -> Result<Pixels, ShardError> {
         let size = self.info.shape.iter().product();
         Ok(match self.format {
@@ -99,12 +99,12 @@ impl ImageReader {
         })
     }
 
-    /// The teacher's logits, (N, K).
+    /// Returns the teacher's logits, (N, K).
     pub fn teacher_logits(&self, rows: Rows<'_>) -> Result<Vec<f32>, ShardError> {
         self.lists::<Float32Type>(LOGITS, self.info.class_names.len(), rows)
     }
 
-    /// The class that the teacher puts each pixel into, (N, H, W), where it labels pixels.
+    /// Returns the class that the teacher puts each pixel into, (N, H, W), where it labels pixels.
     pub fn teacher_masks(&self, rows: Rows<'_>) -> Result<Option<Vec<u8>>, ShardError> {
         if self.file.schema().field_with_name(MASK).is_err() {
             return Ok(None);
@@ -207,7 +207,7 @@ impl<'a> Order<'a> {
         Some(RowSelection::from_consecutive_ranges(ranges, self.total))
     }
 
-    /// A footer may promise what the pages do not hold.
+    /// Checks the number of values: a footer may promise what the pages do not hold.
     fn check(&self, found: usize, file: &ParquetFile) -> Result<(), ShardError> {
         let expected = match self.rows {
             Rows::All => self.total,
