@@ -1,4 +1,4 @@
-//! The only place that makes files, so that nobody ever sees half of one.
+//! The only place that makes files, so that no reader ever sees half of one.
 //!
 //! A single file is written under another name in the same folder, synced and renamed. A stage's output is a whole folder:
 //! `invert/0007` is built as `invert/.0007.partial`, its manifest is written last, and then the folder is renamed. An
@@ -44,7 +44,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
     sync_folder(folder)
 }
 
-/// What the name of a temporary file begins and ends with: it says which file was in the making.
+/// Returns what the name of a temporary file begins and ends with: it says which file was in the making.
 fn temporary_prefix(path: &Path) -> String {
     format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy())
 }
@@ -71,12 +71,12 @@ pub fn create_folder(path: &Path) -> Result<(), StageError> {
     sync_folder(parent(path))
 }
 
-/// The folder that `path` is in.
+/// Returns the folder that `path` is in.
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A rename lasts once its folder is synced.
+/// Syncs the folder: only then a rename lasts.
 fn sync_folder(path: &Path) -> Result<(), StageError> {
     if cfg!(unix) {
         let synced = File::open(path).and_then(|folder| system::sync(&folder));
@@ -132,7 +132,7 @@ pub fn recover(stage_folder: &Path, round: u32) -> Result<(), StageError> {
     sync_folder(stage_folder)
 }
 
-/// Whether something of this stage and round was begun and not finished.
+/// Returns whether something of this stage and round was begun and not finished.
 pub(crate) fn is_partial(stage_folder: &Path, round: u32) -> bool {
     let names = Names::new(stage_folder, &round_name(round));
     names.partial.exists() || names.old.exists()
@@ -152,7 +152,7 @@ fn remove_file(path: &Path) -> Result<(), StageError> {
     }
 }
 
-/// The output of one stage and round in the making; nobody sees it before [`commit`](Self::commit).
+/// The unfinished output of one stage and round. It is invisible before [`commit`](Self::commit).
 ///
 /// Until then, and after a failure, everything that the program says is also in its `log.jsonl`.
 pub struct StageFolder {
@@ -183,7 +183,7 @@ impl StageFolder {
         Ok(Self { names, wanted, files: Vec::new(), folders })
     }
 
-    /// Where it is being built.
+    /// Returns where it is being built.
     pub fn path(&self) -> &Path {
         &self.names.partial
     }
@@ -223,7 +223,7 @@ impl StageFolder {
         write_file(&self.names.partial.join(CHECKPOINT_FILE), &[seal.as_bytes(), state].concat())
     }
 
-    /// What an interrupted process kept of this same work; nothing if it was other work, or is damaged.
+    /// Returns what an interrupted process kept of this same work; nothing if it was other work, or is damaged.
     pub fn checkpoint(&self) -> Result<Option<Vec<u8>>, StageError> {
         let path = self.names.partial.join(CHECKPOINT_FILE);
         let mut bytes = match std::fs::read(&path) {

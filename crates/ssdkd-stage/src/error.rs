@@ -106,7 +106,7 @@ pub enum StageError {
     #[error("{0}")]
     Usage(String),
     /// The user asked to stop.
-    #[error("stopped by {0}; complete output is kept\nhint: run the same command again to resume")]
+    #[error("stopped by {0}; complete output stays\nhint: run the same command again to resume")]
     Interrupted(Signal),
     /// An error of another crate, with the exit code that it deserves.
     #[error("{source}")]
@@ -124,7 +124,7 @@ impl StageError {
         Self::Other { code, source: error.into() }
     }
 
-    /// What the process shall return.
+    /// Returns what the process shall return.
     pub fn code(&self) -> Code {
         match self {
             Self::Write { .. }
@@ -149,7 +149,7 @@ impl StageError {
     }
 }
 
-/// The `hint:` line for what the operating system says to a reader.
+/// Returns the `hint:` line for what the operating system says to a reader.
 fn remedy_of_reading(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::PermissionDenied => "\nhint: check who owns it and that you may read it",
@@ -160,11 +160,11 @@ fn remedy_of_reading(error: &io::Error) -> &'static str {
     }
 }
 
-/// The `hint:` line for what the operating system says to a writer.
+/// Returns the `hint:` line for what the operating system says to a writer.
 fn remedy_of_writing(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            "\nhint: free some space (`df -h`, `df -i`), or put the runs elsewhere with --runs; what was complete is kept"
+            "\nhint: free some space (`df -h`, `df -i`), or put the runs elsewhere with --runs; complete output stays"
         }
         ErrorKind::PermissionDenied => "\nhint: check who owns the folder and that you may write there, or use --runs",
         ErrorKind::ReadOnlyFilesystem => "\nhint: the file system is read-only; put the runs elsewhere with --runs",

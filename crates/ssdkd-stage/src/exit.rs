@@ -27,7 +27,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// The number.
+    /// Returns the number.
     pub fn number(self) -> u8 {
         match self {
             Self::Done => 0,
@@ -39,7 +39,7 @@ impl Code {
         }
     }
 
-    /// The code of the first error in the chain that has one; otherwise [`Code::Failed`].
+    /// Returns the code of the first error in the chain that has one; otherwise [`Code::Failed`].
     pub fn of(error: &(dyn Error + 'static)) -> Self {
         chain(error)
             .find_map(|error| match error.downcast_ref::<StageError>() {
@@ -56,7 +56,7 @@ impl From<Code> for ExitCode {
     }
 }
 
-/// The body of every `main`: runs `body`, prints its error to stderr, returns the right code.
+/// Runs `body`, the body of every `main`; prints its error to stderr and returns the right code.
 pub fn main<E: Into<Box<dyn Error + Send + Sync>>>(body: impl FnOnce() -> Result<(), E>) -> ExitCode {
     match body() {
         Ok(()) => Code::Done.into(),
@@ -69,12 +69,12 @@ pub fn report(error: &(dyn Error + 'static)) -> Code {
     let code = Code::of(error);
     let text = describe(error);
     crate::logging::note_error(&text);
-    // Nobody is left to tell if stderr is closed.
+    // If stderr is closed, the message is lost.
     let _ = crate::progress::print_above(&text);
     code
 }
 
-/// `error: …`, a line for each cause, and all hints last, where the eye ends up.
+/// Returns `error: …`, a line for each cause, and all hints last, where the eye ends up.
 ///
 /// What a file says of itself may be part of it, so it is made [plain], and nothing in it is longer than a screen.
 pub fn describe(error: &(dyn Error + 'static)) -> String {
@@ -124,19 +124,19 @@ fn split_hints(text: &str) -> (String, Vec<String>) {
 const LINES: usize = 40;
 const LINE_LENGTH: usize = 2000;
 
-/// The text without what would steer a terminal: control characters but for line breaks and tabs.
+/// Returns the text without what would steer a terminal: control characters but for line breaks and tabs.
 pub fn plain(text: &str) -> String {
     let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// What a user should read of an error's text. With RUST_BACKTRACE set, candle writes all of the backtrace into it.
+/// Returns what a user should read of an error's text. With RUST_BACKTRACE set, candle writes all of the backtrace into it.
 pub(crate) fn without_frames(text: &str) -> String {
     let lines = text.lines().filter(|line| !is_frame(line)).collect::<Vec<_>>();
     lines.join("\n").trim_end().into()
 }
 
-/// A line of a backtrace: `  12: function` or `      at file:line`.
+/// Returns a line of a backtrace: `  12: function` or `      at file:line`.
 fn is_frame(line: &str) -> bool {
     let rest = line.trim_start();
     let (number, name) = rest.split_once(": ").unwrap_or(("", ""));

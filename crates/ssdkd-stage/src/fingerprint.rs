@@ -36,7 +36,7 @@ impl FingerprintInput {
         Self { stage, stage_version, schema_version: SCHEMA_VERSION, round, seed, parameters, inputs }
     }
 
-    /// What a finished stage and round was made from.
+    /// Returns what a finished stage and round was made from.
     pub fn of(manifest: &Manifest) -> Self {
         Self {
             stage: manifest.stage.clone(),
@@ -55,7 +55,7 @@ impl FingerprintInput {
         digest::of_bytes(canonical::to_string(&value).as_bytes())
     }
 
-    /// Why results that were made from `before` are not those of `self`, one line for each difference.
+    /// Returns why results that were made from `before` are not those of `self`, one line for each difference.
     pub fn reasons_against(&self, before: &Self) -> Vec<String> {
         let mut reasons = Vec::new();
         let mut compare = |name: &str, old: u64, new: u64, why: &str| {
@@ -91,7 +91,7 @@ fn short(digest: &str) -> &str {
     digest.get(..8).unwrap_or(digest)
 }
 
-/// `{"distill": {"lr": 0.1}}` as `distill.lr` → `0.1`.
+/// Returns `{"distill": {"lr": 0.1}}` as `distill.lr` → `0.1`.
 fn flatten(value: &Value) -> BTreeMap<String, String> {
     fn walk(prefix: &str, value: &Value, flat: &mut BTreeMap<String, String>) {
         match value {

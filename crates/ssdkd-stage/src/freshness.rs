@@ -77,7 +77,7 @@ pub fn judge(run: &RunFolder, wanted: &FingerprintInput, verify: bool) -> Result
     Ok(if reasons.is_empty() { State::Fresh } else { State::Corrupt { reasons } })
 }
 
-/// How a file differs from its entry in the manifest.
+/// Returns how a file differs from its entry in the manifest.
 pub(crate) fn damage(
     run: &RunFolder,
     stage: &str,

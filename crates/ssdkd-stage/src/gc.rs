@@ -24,7 +24,7 @@ pub struct Removable {
 }
 
 impl RunFolder {
-    /// State (generator, optimiser) of the rounds of a stage up to `reached`, but for the last `keep` of them and the rounds
+    /// State (generator, optimizer) of the rounds of a stage up to `reached`, but for the last `keep` of them and the rounds
     /// `also`; a `keep` of 0 keeps all.
     ///
     /// State is needed only by the next round of its stage. What follows `reached` may be left of a run with other settings: its
@@ -57,7 +57,7 @@ impl RunFolder {
         rounds.map(|round| removable(self.folder(stage, round), "the recipe has fewer rounds")).collect()
     }
 
-    /// What interrupted processes left in the run's folder and its stages', but for checkpoints, from which a run goes on. A
+    /// Returns what interrupted processes left in the run's folder and its stages', but for checkpoints, from which a run goes on. A
     /// process at work has some of it, too.
     pub fn debris(&self) -> Result<Vec<Removable>, StageError> {
         let why = "an interrupted process left it";
@@ -140,7 +140,7 @@ fn removable(path: PathBuf, why: &'static str) -> Result<Removable, StageError> 
     Ok(Removable { path, bytes, why })
 }
 
-/// Bytes of a file, or of everything in a folder.
+/// Returns the bytes of a file, or of everything in a folder.
 fn size(path: &Path) -> Result<u64, StageError> {
     if !path.is_dir() {
         return Ok(fs::metadata(path).map_err(StageError::read(path))?.len());

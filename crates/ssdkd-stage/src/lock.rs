@@ -1,7 +1,7 @@
 //! One writer for each run folder.
 //!
 //! The lock is the operating system's, on the file `.lock` in the run folder, so it ends with its process however that
-//! ends. The file's text says who holds it. It is advisory: readers never ask.
+//! ends. The file's text names the process that holds it. It is advisory: readers ignore it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -22,7 +22,7 @@ pub struct RunLock {
 }
 
 impl RunLock {
-    /// Takes the lock, or says who has it, then finishes what a crash interrupted. `command` is what to call this
+    /// Takes the lock, or names its holder. Then finishes what a crash interrupted. `command` is what to call this
     /// process.
     pub fn acquire(run: &RunFolder, command: &str) -> Result<Self, StageError> {
         let path = run.root().join(LOCK_FILE);
@@ -67,7 +67,7 @@ impl Drop for RunLock {
     }
 }
 
-/// What this machine calls itself.
+/// Returns what this machine calls itself.
 fn host() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let name = name.or_else(|| ["HOSTNAME", "COMPUTERNAME"].iter().find_map(|name| env::var(name).ok()));

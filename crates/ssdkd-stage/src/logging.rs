@@ -1,4 +1,4 @@
-//! What the program says. To stderr: short lines for people, warnings marked by a word and not by colour alone. To the
+//! What the program says. To stderr: short lines for people, warnings marked by a word and not by color alone. To the
 //! `log.jsonl` of the stage at work: the same and more, as one JSON object a line.
 
 use std::collections::BTreeSet;
@@ -73,7 +73,7 @@ pub(crate) fn note_error(text: &str) {
     tracing::error!(target: EXIT_TARGET, "{text}");
 }
 
-/// The time, UTC, as in RFC 3339.
+/// Returns the time, UTC, as in RFC 3339.
 pub fn now() -> String {
     let mut text = String::new();
     match SystemTime.format_time(&mut Writer::new(&mut text)) {
@@ -134,7 +134,7 @@ impl Drop for Line {
     fn drop(&mut self) {
         let text = String::from_utf8_lossy(&self.0);
         if !is_repeated(&text) {
-            // Nobody is left to tell if stderr is closed.
+            // If stderr is closed, the message is lost.
             let _ = progress::print_above(text.trim_end());
         }
     }

@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// How often a plain line is written.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
-/// How often the words beside the bar change.
+/// How often the text next to the bar changes.
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
 
 static QUIET: AtomicBool = AtomicBool::new(false);
@@ -68,7 +68,7 @@ impl Progress {
         }
     }
 
-    /// `parts` more are done. `message` is asked only when something is about to be shown.
+    /// Adds `parts` to what is done. `message` is called only when something is about to be shown.
     pub fn advance(&self, parts: u64, message: impl FnOnce() -> String) {
         let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
         at.done += parts;
@@ -103,13 +103,13 @@ impl Progress {
 }
 
 impl Drop for Progress {
-    /// Also when an error ends the work, so that the message does not end up beside a bar.
+    /// Also when an error ends the work, so that the message does not share a line with a bar.
     fn drop(&mut self) {
         self.finish();
     }
 }
 
-/// `distill 0007: 30/40 (75 %), 1:30 gone, 0:30 to go, loss 0.3`
+/// Returns the line `distill 0007: 30/40 (75 %), 1:30 gone, 0:30 to go, loss 0.3`
 fn plain_line(label: &str, (before, done, total): (u64, u64, u64), elapsed: Duration, message: &str) -> String {
     let percent = (100 * done).checked_div(total).unwrap_or(100);
     let mut parts = vec![format!("{label}: {done}/{total} ({percent} %)"), format!("{} gone", clock(elapsed))];
@@ -123,7 +123,7 @@ fn plain_line(label: &str, (before, done, total): (u64, u64, u64), elapsed: Dura
     parts.join(", ")
 }
 
-/// `1:02:03`, `2:03`
+/// Returns `1:02:03`, `2:03`
 fn clock(time: Duration) -> String {
     let seconds = time.as_secs_f64().round() as u64;
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);

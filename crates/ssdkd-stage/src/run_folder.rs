@@ -35,23 +35,23 @@ pub struct Complete {
     pub digest: String,
 }
 
-/// `0007`
+/// Returns `0007`
 pub fn round_name(round: u32) -> String {
     format!("{round:04}")
 }
 
-/// The round of a folder named by [`round_name`].
+/// Returns the round of a folder named by [`round_name`].
 pub(crate) fn parse_round(name: &str) -> Option<u32> {
     name.parse().ok().filter(|&round| round_name(round) == name)
 }
 
 impl RunFolder {
-    /// A run that may or may not exist: to look, and to make nothing.
+    /// Opens a run that may or may not exist, for reading only.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// A run that exists.
+    /// Opens a run that exists.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StageError> {
         let run = Self { root: root.into() };
         if run.recipe().is_file() {
@@ -66,29 +66,29 @@ impl RunFolder {
         StageError::Missing { what: "the run".into(), path: self.recipe(), hint }
     }
 
-    /// A run that exists or begins now.
+    /// Opens a run that exists, or starts one.
     pub fn create(root: impl Into<PathBuf>) -> Result<Self, StageError> {
         let run = Self { root: root.into() };
         atomic::create_folder(&run.root)?;
         Ok(run)
     }
 
-    /// The folder itself.
+    /// Returns the folder itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The resolved recipe.
+    /// Returns the resolved recipe.
     pub fn recipe(&self) -> PathBuf {
         self.root.join("recipe.toml")
     }
 
-    /// The copy of the teacher.
+    /// Returns the copy of the teacher.
     pub fn teacher(&self) -> PathBuf {
         self.root.join("teacher")
     }
 
-    /// The card and the weights of a student that is not of the zoo.
+    /// Returns the card and the weights of a student that is not of the zoo.
     pub fn student(&self) -> PathBuf {
         self.root.join("student")
     }
@@ -98,27 +98,27 @@ impl RunFolder {
         self.root.join("evaluate")
     }
 
-    /// The report for people.
+    /// Returns the report for people.
     pub fn report(&self) -> PathBuf {
         self.root.join("report")
     }
 
-    /// The folder with all rounds of a stage.
+    /// Returns the folder with all rounds of a stage.
     pub fn stage(&self, stage: &str) -> PathBuf {
         self.root.join(stage)
     }
 
-    /// The folder of one stage and round.
+    /// Returns the folder of one stage and round.
     pub fn folder(&self, stage: &str, round: u32) -> PathBuf {
         self.stage(stage).join(round_name(round))
     }
 
-    /// A file of one stage and round.
+    /// Returns a file of one stage and round.
     pub fn file(&self, stage: &str, round: u32, file: &str) -> PathBuf {
         self.folder(stage, round).join(file)
     }
 
-    /// The complete rounds of a stage, ascending.
+    /// Returns the complete rounds of a stage, ascending.
     pub fn rounds(&self, stage: &str) -> Result<Vec<u32>, StageError> {
         let folder = self.stage(stage);
         let mut rounds = names_in(&folder)?
@@ -130,12 +130,12 @@ impl RunFolder {
         Ok(rounds)
     }
 
-    /// The last complete round of a stage.
+    /// Returns the last complete round of a stage.
     pub fn latest_complete(&self, stage: &str) -> Result<Option<u32>, StageError> {
         Ok(self.rounds(stage)?.pop())
     }
 
-    /// What a stage left in a round; `None` if it is not complete.
+    /// Returns what a stage left in a round; `None` if it is not complete.
     pub fn complete(&self, stage: &str, round: u32) -> Result<Option<Complete>, StageError> {
         let path = self.file(stage, round, MANIFEST_FILE);
         let bytes = match fs::read(&path) {
@@ -150,7 +150,7 @@ impl RunFolder {
         Ok(Some(Complete { manifest, digest: digest::of_bytes(&bytes) }))
     }
 
-    /// What a stage left in a round, which must be complete.
+    /// Returns what a stage left in a round, which must be complete.
     pub fn require(&self, stage: &str, round: u32) -> Result<Complete, StageError> {
         self.complete(stage, round)?.ok_or_else(|| StageError::Missing {
             what: format!("the output of {stage}, round {round},"),
@@ -159,7 +159,7 @@ impl RunFolder {
         })
     }
 
-    /// A file that a stage left in a round, after its size and digest were compared with the manifest.
+    /// Returns a file that a stage left in a round, after its size and digest were compared with the manifest.
     pub fn read_verified(&self, stage: &str, round: u32, file: &str) -> Result<Vec<u8>, StageError> {
         let manifest = self.require(stage, round)?.manifest;
         let path = self.file(stage, round, file);
@@ -199,7 +199,7 @@ impl RunFolder {
         gc::remove(&self.temporary_files()?).map(drop)
     }
 
-    /// Whether a file may be absent: state or images, and a later round of the stage is complete.
+    /// Returns whether a file may be absent: state or images, and a later round of the stage is complete.
     pub(crate) fn may_be_collected(&self, stage: &str, round: u32, entry: &FileEntry) -> Result<bool, StageError> {
         Ok(entry.role != Role::Data && self.latest_complete(stage)?.is_some_and(|latest| latest > round))
     }
@@ -224,7 +224,7 @@ impl RunFolder {
     }
 }
 
-/// The names in a folder; none if it does not exist.
+/// Returns the names in a folder; none if it does not exist.
 pub(crate) fn names_in(folder: &Path) -> Result<Vec<String>, StageError> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),

@@ -33,7 +33,7 @@ impl Signal {
         }
     }
 
-    /// What a process that it ended returns: 130 or 143.
+    /// Returns what a process that it ended returns: 130 or 143.
     pub fn exit_code(self) -> u8 {
         128 + self.number() as u8
     }
@@ -65,7 +65,7 @@ pub fn install() -> Result<(), StageError> {
         .map_err(|error| StageError::other(crate::exit::Code::Failed, format!("cannot listen for signals: {error}")))
 }
 
-/// The request to stop, if there was one.
+/// Returns the request to stop, if there was one.
 pub fn interrupted() -> Option<Signal> {
     let received = RECEIVED.load(Ordering::Relaxed);
     Signal::ALL.into_iter().find(|signal| signal.number() as usize == received)

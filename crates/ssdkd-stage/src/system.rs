@@ -24,13 +24,13 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
-/// A file that is not there yet.
+/// Returns a file that is not there yet.
 pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     refused()?;
     File::create_new(path)
 }
 
-/// Where a full disk refuses, half of it is written.
+/// Writes the bytes. On a full disk half of them are written.
 pub(crate) fn write_all(mut file: &File, bytes: &[u8]) -> io::Result<()> {
     if let Err(error) = refused() {
         file.write_all(&bytes[..bytes.len() / 2])?;
@@ -44,7 +44,7 @@ pub(crate) fn sync(file: &File) -> io::Result<()> {
     file.sync_all()
 }
 
-/// A file that is not there yet, which is removed again unless it is persisted.
+/// Returns a file that is not there yet, which is removed again unless it is persisted.
 pub(crate) fn create_temporary(builder: &tempfile::Builder, folder: &Path) -> io::Result<tempfile::NamedTempFile> {
     refused()?;
     builder.tempfile_in(folder)

@@ -19,7 +19,7 @@ pub struct Damage {
     pub reason: String,
     /// What makes just this again.
     pub remedy: String,
-    /// Whether it is whole, but made from something else than what is there now: that is a run's to judge.
+    /// Whether it is whole, but made from other inputs than those that exist now: a run checks that.
     pub stale: bool,
 }
 

@@ -39,7 +39,7 @@ fn timing() -> Timing {
     }
 }
 
-/// A finished output: a student, an optimiser's state and a table in a folder.
+/// A finished output: a student, an optimizer's state and a table in a folder.
 fn make(run: &RunFolder, wanted: FingerprintInput) -> Complete {
     let mut folder = StageFolder::begin(run, wanted).unwrap();
     folder.write("student.safetensors", b"the student", None, Role::Data).unwrap();
