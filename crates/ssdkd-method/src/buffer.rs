@@ -10,7 +10,7 @@
 //! - `lowest-priority`: the one with the lowest priority, whatever its class
 //!
 //! With a [prior](crate::prior) the largest class is the one with the most samples for its share. Where two are alike the older one goes. A new sample enters with the highest priority in the buffer, so that it is
-//! seen before it is judged \[C: prioritised experience replay\], or with the mean one \[O\], and with importance weight
+//! seen before it is evaluated \[C: prioritized experience replay\], or with the mean one \[O\], and with importance weight
 //! 1 \[R\]. The highest one is what the buffer's worst outlier has: where a round brings many new samples, most draws
 //! fall on them.
 //!
@@ -51,7 +51,7 @@ impl BalanceSettings {
         range::check("balance", self)
     }
 
-    /// These settings, with those that change nothing about who is a member as they are by default.
+    /// Returns these settings; those that change nothing about the members have their defaults.
     #[must_use]
     pub fn relevant(&self) -> Self {
         let looks = self.eviction.looks_at_priorities();
@@ -90,14 +90,14 @@ impl Eviction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NewSamplePriority {
-    /// The highest \[C: prioritised experience replay\].
+    /// The highest \[C: prioritized experience replay\].
     Highest,
     /// The mean \[O\].
     Mean,
 }
 
 impl NewSamplePriority {
-    /// The priority of a new sample, where `priorities` are those of the buffer before it.
+    /// Returns the priority of a new sample, where `priorities` are those of the buffer before it.
     pub fn priority(self, priorities: impl ExactSizeIterator<Item = f64>) -> f64 {
         let members = priorities.len();
         match self {
@@ -197,12 +197,12 @@ pub struct ReplayBuffer {
 }
 
 impl ReplayBuffer {
-    /// An empty buffer for a teacher with `classes` classes.
+    /// Creates an empty buffer for a teacher with `classes` classes.
     pub fn new(settings: BalanceSettings, classes: usize) -> Self {
         Self { settings, classes, prior: ClassPrior::default(), members: Vec::new() }
     }
 
-    /// The buffer of an earlier round, with whatever priorities its members have by now.
+    /// Returns the buffer of an earlier round, with whatever priorities its members have by now.
     pub fn from_members(settings: BalanceSettings, classes: usize, members: Vec<Member>) -> Result<Self, BufferError> {
         if members.len() > settings.capacity {
             return Err(BufferError::TooMany { members: members.len(), capacity: settings.capacity });
@@ -212,7 +212,7 @@ impl ReplayBuffer {
         Ok(buffer)
     }
 
-    /// The same buffer where the classes are not equally common: see [`prior`](crate::prior).
+    /// Returns the same buffer where the classes are not equally common: see [`prior`](crate::prior).
     #[must_use]
     pub fn with_prior(self, prior: ClassPrior) -> Self {
         Self { prior, ..self }
@@ -243,12 +243,12 @@ impl ReplayBuffer {
         Ok(without_index(evicted))
     }
 
-    /// The members, in the order in which they came.
+    /// Returns the members, in the order in which they came.
     pub fn members(&self) -> &[Member] {
         &self.members
     }
 
-    /// How many members each teacher class has: what φ's diversity reads.
+    /// Returns how many members each teacher class has: what φ's diversity reads.
     pub fn class_counts(&self) -> Vec<u64> {
         let mut counts = vec![0; self.classes];
         for member in &self.members {
@@ -257,17 +257,17 @@ impl ReplayBuffer {
         counts
     }
 
-    /// How many samples it holds.
+    /// Returns how many samples it holds.
     pub fn len(&self) -> usize {
         self.members.len()
     }
 
-    /// Whether it holds none.
+    /// Returns whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// Whether another sample would push one out.
+    /// Returns whether another sample would push one out.
     pub fn is_full(&self) -> bool {
         self.members.len() >= self.settings.capacity
     }
@@ -289,7 +289,7 @@ impl ReplayBuffer {
         Ok(())
     }
 
-    /// The indices of the `surplus` members that come first in `order`.
+    /// Returns the indices of the `surplus` members that come first in `order`.
     fn first_by(&self, surplus: usize, order: fn(&Member, &Member) -> Ordering) -> HashSet<usize> {
         let mut indices = (0..self.members.len()).collect::<Vec<_>>();
         indices.sort_by(|&a, &b| order(&self.members[a], &self.members[b]));

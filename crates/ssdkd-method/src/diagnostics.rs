@@ -9,7 +9,7 @@
 //! - **pixel spread**: standard deviation of a pixel over the images of one class, averaged over pixels.
 //!
 //! Good figures are necessary, not sufficient: recognisable, varied, stable images can still teach little. What they do
-//! show early is a generator that has collapsed or has learnt to make noise.
+//! show early is a generator that has collapsed or has learned to make noise.
 
 use candle_core::{Result, Tensor};
 use rand_chacha::ChaCha8Rng;
@@ -37,7 +37,7 @@ pub struct Diagnostics {
 const PIXELS: usize = 256 * 32 * 32;
 const IMAGES: usize = 256;
 
-/// The figures of `images` (N, H, W, C) in `[0, 1]`.
+/// Returns the figures of `images` (N, H, W, C) in `[0, 1]`.
 pub fn diagnose(
     teacher: &Network,
     images: &Tensor,
@@ -77,7 +77,7 @@ pub fn diagnose(
     })
 }
 
-/// `spread` of every class with at least two rows, averaged with the number of rows as weight.
+/// Returns `spread` of every class with at least two rows, averaged with the number of rows as weight.
 fn within_classes(classes: &[u32], rows: &[Vec<f32>], spread: fn(&[&[f32]]) -> f64) -> f64 {
     let (mut sum, mut count) = (0.0, 0);
     for class in 0..=classes.iter().copied().max().unwrap_or(0) {
@@ -108,7 +108,7 @@ fn mean_cosine_distance(rows: &[&[f32]]) -> f64 {
     1.0 - pairs / (n * (n - 1.0))
 }
 
-/// Standard deviation (biased) of each column, averaged over columns.
+/// Returns the standard deviation (biased) of each column, averaged over columns.
 fn mean_deviation(rows: &[&[f32]]) -> f64 {
     let (n, columns) = (rows.len() as f64, rows[0].len());
     let mut means = vec![0.0; columns];

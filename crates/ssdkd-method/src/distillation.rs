@@ -120,7 +120,7 @@ impl DistillSettings {
         Ok(())
     }
 
-    /// These settings, with those that change nothing as they are by default.
+    /// Returns these settings; those that change nothing have their defaults.
     #[must_use]
     pub fn relevant(&self) -> Self {
         let default = Self::default();
@@ -139,7 +139,7 @@ impl DistillSettings {
         self.steps / self.passes * self.batch
     }
 
-    /// The learning rate of step `step` (from 0) of `total` in the run.
+    /// Returns the learning rate of step `step` (from 0) of `total` in the run.
     pub fn learning_rate(&self, step: u64, total: u64) -> f64 {
         let warmup = self.warmup_steps as u64;
         if step < warmup {
@@ -166,7 +166,7 @@ pub struct StepReport {
     pub loss: f32,
     /// L_F, before its factor; `None` without feature distillation.
     pub feature_distillation: Option<f32>,
-    /// KL(f_t ‖ f_s) in nats at T = 1 of every sample's view, the mean over its pixels where these are labelled, before the step.
+    /// KL(f_t ‖ f_s) in nats at T = 1 of every sample's view, the mean over its pixels where these are labeled, before the step.
     pub disagreement: Vec<f32>,
     /// Share of the views, or of their pixels, that both networks take for the same class.
     pub agreement: f32,
@@ -221,7 +221,7 @@ impl Distiller {
         Ok(Self { settings, optimizer, features })
     }
 
-    /// One step on `images` that are seen once: [`label`](Self::label), then [`learn`](Self::learn).
+    /// Takes one step on `images` that are seen once: [`label`](Self::label), then [`learn`](Self::learn).
     pub fn step(
         &mut self,
         teacher: &Network,
@@ -235,7 +235,7 @@ impl Distiller {
         self.learn(student, labelled, weights, position)
     }
 
-    /// A view, drawn from `views`, of each of `images` (B, H, W, C) in `[0, 1]`, and what the teacher says about it.
+    /// Returns a view, drawn from `views`, of each of `images` (B, H, W, C) in `[0, 1]`, and what the teacher says about it.
     pub fn label(&self, teacher: &Network, images: &Tensor, views: &mut ChaCha8Rng) -> Result<Labelled> {
         let views = Value::constant(self.settings.views.view(images, views)?);
         let Output { maps, logits, .. } = teacher.forward(&views, Mode::Eval)?; // …, (B, K)
@@ -243,7 +243,7 @@ impl Distiller {
         Ok(Labelled { views: views.tensor().clone(), logits: logits.tensor().clone(), maps })
     }
 
-    /// One step, number `step` (from 0) of `total` in the run. `weights` are the importance weights w, if they scale the loss.
+    /// Takes one step, number `step` (from 0) of `total` in the run. `weights` are the importance weights w, if they scale the loss.
     pub fn learn(
         &mut self,
         student: &Network,
@@ -268,7 +268,7 @@ impl Distiller {
             feature_tensor = Some(distance.detach());
         }
         let both_logits = [&teacher_logits, &student_logits].map(|logits| logits.tensor().clone());
-        // Whoever holds a value holds what it was made of: the walk back could free nothing.
+        // A value holds everything that it was made from, so the backward pass could free nothing.
         drop((maps, teacher_maps, teacher_logits, student_logits));
 
         let loss_tensor = loss.detach();
@@ -292,7 +292,7 @@ impl Distiller {
         Ok(StepReport { loss, feature_distillation, disagreement, agreement, gradient_norm, lr })
     }
 
-    /// Everything beside the student that a later step needs: `optimizer.…` and `projector.…`.
+    /// Returns everything besides the student that a later step needs: `optimizer.…` and `projector.…`.
     pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
         let optimizer = match &self.optimizer {
             Optimizer::Sgd(sgd) => sgd.state_tensors(),
@@ -354,12 +354,12 @@ pub fn disagreement(teacher_logits: &Tensor, student_logits: &Tensor, rows: usiz
     Ok(mean_of_images(&ops::kl_per_sample(teacher_logits, student_logits, 1.0)?, rows))
 }
 
-/// Each of `values` `count` times: those of images for their rows of logits.
+/// Returns each of `values` `count` times: those of images for their rows of logits.
 fn repeated(values: &[f32], count: usize) -> Vec<f32> {
     values.iter().flat_map(|&value| std::iter::repeat_n(value, count)).collect()
 }
 
-/// Share of the rows of logits (N, K) whose largest entries are of the same class.
+/// Returns the share of the rows of logits (N, K) whose largest entries are of the same class.
 pub fn agreement(a: &Tensor, b: &Tensor) -> Result<f32> {
     let (a, b) = (ops::argmax(a)?, ops::argmax(b)?);
     let same = a.iter().zip(&b).filter(|(a, b)| a == b).count();
@@ -456,7 +456,7 @@ mod tests {
         range.map(step).collect()
     }
 
-    /// All numbers of all reports.
+    /// Returns all numbers of all reports.
     fn figures(reports: &[StepReport]) -> Vec<f32> {
         let of = |report: &StepReport| {
             let StepReport { loss, feature_distillation, disagreement, agreement, gradient_norm, lr } = report;

@@ -6,7 +6,7 @@
 //!
 //! A row of logits says ten numbers about an image, its maps say ten thousands: the fewer images and steps there are, the more
 //! that matters. m runs over the student's blocks whose resolution the teacher has too; b_m is of the teacher's block that
-//! is as deep among its own of that resolution. Of a network that came as a graph, whose blocks nobody has named, only the last map of each
+//! is as deep among its own of that resolution. Of a network that came as a graph, whose blocks have no names, only the last map of each
 //! resolution counts. P_m is the identity where both have as many channels, and otherwise a 1×1
 //! convolution that is trained with the student and not part of it. The distance is relative, so that its factor means
 //! the same for any teacher.
@@ -113,7 +113,7 @@ pub fn feature_pairs(teacher: &NetworkSpec, student: &NetworkSpec) -> Result<Vec
     Ok(pairs.map(|(student, teacher)| (ours[student].clone(), theirs[teacher].clone())).collect())
 }
 
-/// The places of the maps that [`feature_pairs`] returns.
+/// Returns the places of the maps that [`feature_pairs`] returns.
 fn matched_of(teacher: &NetworkSpec, student: &NetworkSpec) -> Result<Vec<(usize, usize)>> {
     let (theirs, ours) = (teacher.feature_maps()?, student.feature_maps()?);
     let mut pairs = matched(&ours, &theirs);
@@ -124,7 +124,7 @@ fn matched_of(teacher: &NetworkSpec, student: &NetworkSpec) -> Result<Vec<(usize
     Ok(pairs)
 }
 
-/// Which of the student's maps goes with which of the teacher's: of the same resolution, and as deep there.
+/// Returns which of the student's maps goes with which of the teacher's: of the same resolution, and as deep there.
 fn matched(student: &[FeatureMap], teacher: &[FeatureMap]) -> Vec<(usize, usize)> {
     let of_resolution = |maps: &[FeatureMap], size: [usize; 2]| {
         let same = maps.iter().enumerate().filter(|(_, map)| map.size == size);

@@ -55,7 +55,7 @@ pub(crate) fn assert_repeated(what: &str, actual: &[f32], expected: &[f32]) {
     }
 }
 
-/// The integer hash of method.py: numbers in [-scale, scale).
+/// Returns the integer hash of method.py: numbers in [-scale, scale).
 pub(crate) fn formula(seed: u32, shape: &[usize], scale: f64) -> Tensor {
     let number = |position: u32| {
         let mut h = position.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(40_503).wrapping_add(12_345));
@@ -89,12 +89,12 @@ pub(crate) fn fill(store: &Store, salt: u32) {
     }
 }
 
-/// A ResNet-8 for four classes of 8×8 images with formula weights.
+/// Returns a ResNet-8 for four classes of 8×8 images with formula weights.
 pub(crate) fn network(salt: u32) -> Network {
     network_of("resnet8", [8, 8], salt)
 }
 
-/// The same with a head for their pixels.
+/// Returns the same with a head for their pixels.
 pub(crate) fn pixel_network(salt: u32) -> Network {
     network_of("fpn-resnet8", [8, 8], salt)
 }

@@ -12,7 +12,7 @@ use crate::inversion::loss::{adversarial_loss, class_loss};
 use crate::inversion::{BatchNormForm, BatchNormMomentum};
 use crate::modulation::{Diversity, Modulation, ModulationSettings};
 
-/// The taps of two layers. In the relative form the first channel of each is dead.
+/// Returns the taps of two layers. In the relative form the first channel of each is dead.
 fn taps(layers: &[Value], form: BatchNormForm) -> Vec<Tap> {
     let running = [(3, 4, 2), (5, 6, 5)].map(|(mean, variance, channels)| {
         let variance = (formula(variance, &[channels], 1.0) + 1.5).unwrap();

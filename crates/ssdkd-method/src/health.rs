@@ -135,7 +135,7 @@ fn one_digit(number: f64) -> f64 {
     format!("{number:.0e}").parse().unwrap_or(number)
 }
 
-/// The deviation of each pixel over `images` images, averaged over pixels.
+/// Returns the deviation of each pixel over `images` images, averaged over pixels.
 fn mean_deviation(pixels: &[f32], images: usize) -> f64 {
     let size = pixels.len() / images;
     let (mut sums, mut squares) = (vec![0.0; size], vec![0.0; size]);

@@ -1,8 +1,8 @@
 //! The paper itself: one file for each part of it, and nothing else.
 //!
 //! SSD-KD (He Liu, Yikai Wang, Huaping Liu, Fuchun Sun, Anbang Yao, "Small Scale Data-Free Knowledge Distillation",
-//! CVPR 2024, arXiv 2406.07876) distils a trained teacher `f_t` into a small student `f_s` without the teacher's
-//! training data. A generator `g` makes images that the teacher recognises and the student does not yet, a small
+//! CVPR 2024, arXiv 2406.07876) distills a trained teacher `f_t` into a small student `f_s` without the teacher's
+//! training data. A generator `g` makes images that the teacher recognizes and the student does not yet, a small
 //! replay buffer of fixed size keeps some of them, and a priority sampling function chooses what the student sees:
 //!
 //! ```text

@@ -68,7 +68,7 @@ pub struct Factors {
 }
 
 impl Factors {
-    /// φ, their product.
+    /// Returns φ, their product.
     pub fn phi(self) -> f32 {
         self.diversity * self.difficulty
     }
@@ -100,7 +100,7 @@ impl Modulation {
         Self { settings, total: class_counts.iter().sum(), class_counts }
     }
 
-    /// The same where the classes are not equally common: see [`prior`](crate::prior).
+    /// Returns the same where the classes are not equally common: see [`prior`](crate::prior).
     #[must_use]
     pub fn with_prior(mut self, prior: &ClassPrior) -> Self {
         if !prior.is_uniform() {
@@ -112,7 +112,7 @@ impl Modulation {
         self
     }
 
-    /// The factors of an image that the teacher takes for `class` with probability `confidence`.
+    /// Returns the factors of an image that the teacher takes for `class` with probability `confidence`.
     pub fn factors(&self, class: u32, confidence: f32) -> Factors {
         let of_class = self.class_counts.get(class as usize).copied().unwrap_or(0.0);
         let diversity = match self.settings.diversity {
@@ -125,14 +125,14 @@ impl Modulation {
         Factors { diversity: diversity as f32, difficulty: doubt.powf(self.settings.gamma) as f32 }
     }
 
-    /// The factors of every image of a batch, from the teacher's logits (B, K).
+    /// Returns the factors of every image of a batch, from the teacher's logits (B, K).
     pub fn of_logits(&self, teacher_logits: &Tensor) -> Result<Vec<Factors>> {
         let classes = ssdkd_ops::argmax(teacher_logits)?;
         let confidences = ssdkd_ops::confidence(teacher_logits)?;
         Ok(classes.into_iter().zip(confidences).map(|(class, confidence)| self.factors(class, confidence)).collect())
     }
 
-    /// φ of every image of a batch: the weights of the class term.
+    /// Returns φ of every image of a batch: the weights of the class term.
     pub fn weights(&self, teacher_logits: &Tensor) -> Result<Vec<f32>> {
         Ok(self.of_logits(teacher_logits)?.into_iter().map(Factors::phi).collect())
     }

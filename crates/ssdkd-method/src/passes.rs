@@ -29,10 +29,10 @@ impl Labelled {
     /// If there is no such part or row, none is asked for, or the parts are of different networks.
     pub fn gather(parts: &[Self], places: &[(usize, usize)]) -> Result<Self> {
         let picked = places.iter().map(|&(part, row)| Some((parts.get(part)?, row))).collect::<Option<Vec<_>>>();
-        let Some(picked) = picked else { bail!("there are {} parts of labelled views, not so many", parts.len()) };
+        let Some(picked) = picked else { bail!("there are {} parts of labeled views, not so many", parts.len()) };
         let maps = picked.first().map_or(0, |(part, _)| part.maps.len());
         if picked.iter().any(|(part, _)| part.maps.len() != maps) {
-            bail!("labelled views with different numbers of feature maps");
+            bail!("labeled views with different numbers of feature maps");
         }
         let of = |tensor: &dyn Fn(&'_ Self) -> Result<Tensor>| -> Result<Tensor> {
             let tensors = picked.iter().map(|(part, row)| Ok((tensor(part)?, *row))).collect::<Result<Vec<_>>>()?;
@@ -50,14 +50,14 @@ impl Labelled {
         })
     }
 
-    /// Bytes of all tensors.
+    /// Returns the bytes of all tensors.
     pub fn bytes(&self) -> u64 {
         let tensors = [&self.views, &self.logits].into_iter().chain(&self.maps);
         tensors.map(|tensor| (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64).sum()
     }
 }
 
-/// The order in which pass `pass` (from 0) of round `round` takes up its views: as they were drawn, then shuffled.
+/// Returns the order in which pass `pass` (from 0) of round `round` sees its views: as they were drawn, then shuffled.
 pub fn order(views: usize, seed: u64, round: u32, pass: usize) -> Vec<u32> {
     let mut order = (0..views as u32).collect::<Vec<_>>();
     if pass > 0 {

@@ -58,13 +58,13 @@ impl Predictions {
     }
 }
 
-/// The mean over each image's rows, of which there are `rows`.
+/// Returns the mean over each image's rows, of which there are `rows`.
 pub(crate) fn mean_of_images(values: &[f32], rows: usize) -> Vec<f32> {
     let mean = |values: &[f32]| (values.iter().map(|&value| f64::from(value)).sum::<f64>() / rows as f64) as f32;
     values.chunks_exact(rows).map(mean).collect()
 }
 
-/// Of each image the class that it has most of, beside how much of it there is in the batch; of equal ones the first.
+/// Returns for each image the class that it has most of, relative to the batch's mean share; of equal ones the first.
 fn most_unusual(classes: &[u32], rows: usize, count: usize) -> Vec<u32> {
     let tally = |classes: &[u32]| {
         let mut counts = vec![0_u64; count];

@@ -139,7 +139,7 @@ mod tests {
         check_refused(&[1.0, 1.0, f64::NAN], "teacher.class_prior has NaN for class 2");
     }
 
-    /// Σ p̄ ln(p̄ / (K·π)) by its definition.
+    /// Returns Σ p̄ ln(p̄ / (K·π)) by its definition.
     fn by_definition(logits: &Tensor, shares: &[f64]) -> f64 {
         let rows = ops::softmax(logits).unwrap().to_vec2::<f32>().unwrap();
         let mean = |class: usize| rows.iter().map(|row| f64::from(row[class])).sum::<f64>() / rows.len() as f64;

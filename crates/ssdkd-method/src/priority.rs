@@ -1,6 +1,6 @@
 //! The priority sampling function δ: which samples of the buffer the student sees.
 //!
-//! Prioritised experience replay with the disagreement of teacher and student in the place of the temporal-difference
+//! Prioritized experience replay with the disagreement of teacher and student in the place of the temporal-difference
 //! error: this is what the abstract's "reinforcement learning strategy" means \[S\]\[R\]. For a buffer of N samples:
 //!
 //! ```text
@@ -11,12 +11,12 @@
 //!
 //! The previous weight inside δ damps what was drawn too often. Open in the paper, hence settings \[O\]: whether it does
 //! so at all, whether w also scales the student's loss, and whether the priorities of samples that were not drawn are
-//! measured anew. Draws are stratified: a batch of k cuts the cumulative P into k equal parts and takes one sample from
+//! measured again. Draws are stratified: a batch of k cuts the cumulative P into k equal parts and takes one sample from
 //! each \[C: PER\], which leaves every expectation as it is and lowers the variance.
 //!
 //! α = 0 gives uniform draws and w = 1; β = 0 gives w = 1.
 //!
-//! **The scale.** Prioritised experience replay divides by the largest w in the buffer, so that weights only shrink a step.
+//! **The scale.** Prioritized experience replay divides by the largest w in the buffer, so that weights only shrink a step.
 //! Disagreements span orders of magnitude, and the largest w belongs to the sample that disagrees least: at β = 1 the
 //! drawn samples then have a mean weight of N · min P, a hundredth or less, and the student learns ever less as β rises.
 //! So the default divides by the mean weight of a draw, Σ P·w, which keeps the size of the loss whatever α and β \[O\].
@@ -100,19 +100,19 @@ impl SampleSettings {
         range::check("sample", self)
     }
 
-    /// These settings, with those that change nothing as they are by default: all but `enabled`, where that is off.
+    /// Returns these settings; those that change nothing have their defaults: all but `enabled`, if that is off.
     #[must_use]
     pub fn relevant(&self) -> Self {
         if self.enabled { self.clone() } else { Self { enabled: false, ..Self::default() } }
     }
 
-    /// β in distilling round `round` (from 0) of `rounds`.
+    /// Returns β in distilling round `round` (from 0) of `rounds`.
     pub fn beta(&self, round: u32, rounds: u32) -> f64 {
         let progress = (f64::from(round) / f64::from(rounds.saturating_sub(1).max(1))).min(1.0);
         self.beta_start + (self.beta_end - self.beta_start) * progress
     }
 
-    /// Whether this round needs a pass of the student over the whole buffer.
+    /// Returns whether this round needs a pass of the student over the whole buffer.
     pub fn needs_measuring(&self) -> bool {
         self.enabled && self.refresh == Refresh::All
     }
@@ -159,11 +159,11 @@ pub enum PriorityError {
 /// Computes δ, P and w of every member.
 ///
 /// ```
-/// use ssdkd_method::{SampleSettings, priority::prioritise};
+/// use ssdkd_method::{SampleSettings, priority::prioritize};
 ///
 /// // Two new images, whose priority was 0 and whose weight was 1. The student disagrees more on the second.
 /// let settings = SampleSettings { alpha: 1.0, ..Default::default() };
-/// let members = prioritise(&settings, 0.4, &[(0.0, 1.0); 2], &[Some(0.5), Some(1.5)])?;
+/// let members = prioritize(&settings, 0.4, &[(0.0, 1.0); 2], &[Some(0.5), Some(1.5)])?;
 /// assert!((members[1].probability - 0.75).abs() < 1e-6);
 /// assert!(members[1].weight < members[0].weight);
 /// # Ok::<(), ssdkd_method::priority::PriorityError>(())
@@ -230,7 +230,7 @@ fn importance_weights(probabilities: &[f64], beta: f64, scale: Scale) -> Vec<f64
 pub struct Cumulative(Vec<f64>);
 
 impl Cumulative {
-    /// Sums up the probabilities, which need not be normalised.
+    /// Sums up the probabilities, which need not be normalized.
     pub fn new(members: &[Prioritised]) -> Self {
         let mut sum = 0.0;
         Self(

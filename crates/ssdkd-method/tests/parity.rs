@@ -109,7 +109,7 @@ fn inversion(device: &Device) -> Result<Figures> {
     Ok(figures)
 }
 
-/// What two steps of the student report; of the first, what its optimiser remembers, and the running statistics.
+/// What two steps of the student report; of the first, what its optimizer remembers, and the running statistics.
 fn distillation(device: &Device) -> Result<Figures> {
     let (teacher, student) = (network("resnet20", 1, device)?, network("wrn-16-1", 2, device)?);
     let views = ViewSettings { channel_mix: 0.3, mixup: 0.3, color_jitter: 0.5, ..ViewSettings::default() };

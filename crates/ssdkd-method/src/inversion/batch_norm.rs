@@ -114,7 +114,7 @@ impl BatchNormMomentum {
         ops::weighted_sum(&norms.iter().map(|(factor, norm)| (*factor, norm)).collect::<Vec<_>>())
     }
 
-    /// ‖((1−m)·batch + m·average − running) · unit‖₂, or ‖(batch − running) · unit‖₂ without an average.
+    /// Returns ‖((1−m)·batch + m·average − running) · unit‖₂, or ‖(batch − running) · unit‖₂ without an average.
     fn distance(
         &self,
         batch: &Value,
@@ -161,7 +161,7 @@ impl BatchNormMomentum {
     fn check(&self, taps: &[Tap]) -> Result<()> {
         let fits = |((mean, _), tap): (&(Tensor, Tensor), &Tap)| mean.dims() == tap.mean.dims();
         if taps.is_empty() {
-            bail!("the teacher has no batch normalisation to invert\nhint: set invert.loss.batch_norm to 0");
+            bail!("the teacher has no batch norm to invert\nhint: set invert.loss.batch_norm to 0");
         }
         if !self.averages.is_empty() && (self.averages.len() != taps.len() || !self.averages.iter().zip(taps).all(fits))
         {
@@ -211,7 +211,7 @@ mod tests {
         Tensor::new(numbers, &device()).unwrap()
     }
 
-    /// A tap of three channels, the last one dead: batch statistics and running ones.
+    /// Returns a tap of three channels, the last one dead: batch statistics and running ones.
     fn tap(mean: &Tensor, variance: &Tensor) -> Tap {
         let (running_mean, running_variance) = (tensor(&[0.5, -1.0, 0.0]), tensor(&[4.0, 1.0, 1e-7]));
         Tap { mean: Value::leaf(mean), variance: Value::leaf(variance), running_mean, running_variance }

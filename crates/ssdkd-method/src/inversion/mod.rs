@@ -1,4 +1,4 @@
-//! Inversion: from the teacher alone to a batch of labelled images.
+//! Inversion: from the teacher alone to a batch of labeled images.
 //!
 //! Images are made to have a low [loss]. There are four strategies:
 //!

@@ -123,7 +123,7 @@ impl Inversion for PixelOptimization {
         self.batch.finish(objective.teacher, &images, targets, loss)
     }
 
-    /// Each batch starts from noise.
+    /// Each batch starts from noise, so there is no state.
     fn state_tensors(&self) -> BTreeMap<String, Tensor> {
         BTreeMap::new()
     }

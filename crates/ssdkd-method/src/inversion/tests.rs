@@ -13,7 +13,7 @@ use super::*;
 use crate::fixtures::{assert_repeated, device, network, numbers, pixel_network};
 use crate::modulation::{Diversity, Modulation, ModulationSettings};
 
-/// Small settings of a strategy.
+/// Returns small settings of a strategy.
 fn settings(name: StrategyName) -> InvertSettings {
     let (latent_size, width, reset_round) = (8, 4, 2);
     let mut settings = InvertSettings { batch: 6, steps: 2, ..InvertSettings::of(name) };
@@ -29,7 +29,7 @@ fn settings(name: StrategyName) -> InvertSettings {
     settings
 }
 
-/// Small settings of "persistent", changed.
+/// Returns small settings of "persistent", changed.
 fn persistent(change: impl FnOnce(&mut InvertSettings, &mut PersistentSettings)) -> InvertSettings {
     let mut settings = settings(StrategyName::Persistent);
     let Strategy::Persistent(mut own) = settings.strategy.clone() else { unreachable!("it was asked for") };
@@ -102,7 +102,7 @@ fn strategies_with_a_generator_of_their_own_resume_to_the_same_bits() {
     }
 }
 
-/// Two batches of a round, as numbers.
+/// Returns two batches of a round, as numbers.
 fn round_of(settings: &InvertSettings, distilling_round: Option<u32>) -> Vec<f32> {
     let (teacher, student) = (network(1), network(2));
     let modulation = Modulation::new(settings.phi, &[5, 0, 12, 3]);
