@@ -68,9 +68,9 @@ impl Tally {
 
     /// Adds the logits (K,) of one item.
     fn add(&mut self, teacher: &[f32], student: &[f32]) -> Result<()> {
-        for (who, logits) in [("teacher", teacher), ("student", student)] {
+        for (network, logits) in [("teacher", teacher), ("student", student)] {
             if logits.iter().any(|logit| !logit.is_finite()) {
-                bail!("the {who} gives logits that are not finite");
+                bail!("the {network} gives logits that are not finite");
             }
         }
         let predicted = largest(teacher);

@@ -130,7 +130,7 @@ impl<'a> Task<'a> {
             }
             return Ok(Self::Compare { folder });
         }
-        // clap would count the variable as a flag that excludes --unlabelled.
+        // clap would count the variable as a flag that excludes --unlabeled.
         let data = arguments.data.clone().or_else(|| std::env::var("SSDKD_DATA").ok().filter(|data| !data.is_empty()));
         let data = data.ok_or_else(|| {
             let what = "there is no data to measure on: --data is missing and SSDKD_DATA is empty\n\

@@ -1,4 +1,4 @@
-//! What is measured of a network on labelled images, or on images with labelled pixels.
+//! What is measured of a network on labeled images, or on images with labeled pixels.
 
 use std::cmp::Ordering;
 use std::fmt::Write as _;
@@ -26,7 +26,7 @@ pub struct Evaluation {
     pub balanced_accuracy: f64,
     /// Mean F1 over the classes that occur as labels or as predictions; a class that is only predicted has F1 = 0.
     pub macro_f1: f64,
-    /// Where pixels are labelled, the mean over classes of |label ∩ prediction| / |label ∪ prediction|, pixels of all images
+    /// Where pixels are labeled, the mean over classes of |label ∩ prediction| / |label ∪ prediction|, pixels of all images
     /// together; a class that neither has does not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_iou: Option<f64>,
@@ -40,7 +40,7 @@ pub struct Evaluation {
     pub confusion: Vec<Vec<u64>>,
 }
 
-/// Whether a network of this architecture can learn from a data set, or be measured on it: labels pixels where that has masks, and
+/// Checks whether a network of this architecture can learn from a data set, or be measured on it: labels pixels where that has masks, and
 /// images where it has none.
 ///
 /// # Errors
@@ -49,7 +49,7 @@ pub fn check_task(architecture: &Architecture, dataset: &Dataset) -> Result<()> 
     check_masks(architecture, dataset.masks().is_some())
 }
 
-/// Whether a network of this architecture with so many classes can be measured on a data set.
+/// Checks whether a network of this architecture with so many classes can be measured on a data set.
 ///
 /// # Errors
 /// As [`check_task`], or if the data set has more classes than the network.
@@ -84,7 +84,7 @@ pub(crate) fn check_masks(architecture: &Architecture, masked: bool) -> Result<(
     }
 }
 
-/// Whether two networks can be compared: both label images, or both label pixels.
+/// Checks whether two networks can be compared: both label images, or both label pixels.
 ///
 /// # Errors
 /// If they do not; the error names both.
@@ -212,7 +212,7 @@ impl Tally {
     }
 }
 
-/// The first of the largest.
+/// Returns the first of the largest.
 pub(crate) fn largest(logits: &[f32]) -> usize {
     let mut best = 0;
     for (class, &logit) in logits.iter().enumerate() {
@@ -224,22 +224,22 @@ pub(crate) fn largest(logits: &[f32]) -> usize {
 }
 
 impl Evaluation {
-    /// What networks of this kind are compared by: the mean intersection over union where pixels are labelled, else top-1 accuracy.
+    /// Returns what networks of this kind are compared by: the mean intersection over union where pixels are labeled, else top-1 accuracy.
     pub fn score(&self) -> f64 {
         self.mean_iou.unwrap_or(self.top1)
     }
 
-    /// Share of the items of each class that are put into it; `None` for a class without any.
+    /// Returns the share of the items of each class that are put into it; `None` for a class without any.
     pub fn class_accuracies(&self) -> Vec<Option<f64>> {
         confusion::recalls(&self.confusion)
     }
 
-    /// Number of classes that have an item: the others are measured only by what is wrongly taken for them.
+    /// Returns the number of classes that have an item: the others are measured only by what is wrongly taken for them.
     pub fn occurring_classes(&self) -> usize {
         self.confusion.iter().filter(|row| row.iter().any(|&count| count > 0)).count()
     }
 
-    /// The mistakes made most often: label, predicted class, items; at most `count`, the most frequent first.
+    /// Returns the mistakes made most often: label, predicted class, items; at most `count`, the most frequent first.
     pub fn worst_confusions(&self, count: usize) -> Vec<(usize, usize, u64)> {
         let cells = self.confusion.iter().enumerate().flat_map(|(label, row)| {
             row.iter().enumerate().map(move |(predicted, &images)| (label, predicted, images))
@@ -250,7 +250,7 @@ impl Evaluation {
         mistakes
     }
 
-    /// A table for people.
+    /// Returns a table for people.
     pub fn to_table(&self) -> String {
         let percent = |share: f64| format!("{:.2} %", share * 100.0);
         let mut text = String::new();

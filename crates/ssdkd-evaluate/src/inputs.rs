@@ -97,7 +97,7 @@ pub fn open_data_for(spec: &str, split: Split, fit: Fit, class_names: &[String])
     Ok(dataset)
 }
 
-/// Whether names may be indices: numbers from 0 or 1 without a gap. The angles 0, 90, 180 and 270 are names.
+/// Returns whether names may be indices: numbers from 0 or 1 without a gap. The angles 0, 90, 180 and 270 are names.
 fn may_be_indices(names: &[String]) -> bool {
     let mut numbers = names.iter().filter_map(|name| name.parse::<u32>().ok()).collect::<Vec<_>>();
     numbers.sort_unstable();
@@ -118,7 +118,7 @@ pub fn open_image(path: &Path, fit: &Fit) -> Result<Vec<u8>, StageError> {
     })
 }
 
-/// Whether a split of a data set is there for a network of this architecture, without reading it; see [`ssdkd_data::look_for`].
+/// Returns whether a split of a data set is there for a network of this architecture, without reading it; see [`ssdkd_data::look_for`].
 pub fn look_for_data(spec: &str, split: Split, architecture: &Architecture) -> Result<(), StageError> {
     let masked = ssdkd_data::look_for(spec, split).map_err(data_error)?;
     check_masks(architecture, masked).map_err(|error| StageError::Usage(format!("{spec}: {error}")))
@@ -135,7 +135,7 @@ fn data_error(error: DataError) -> StageError {
     StageError::other(code, error)
 }
 
-/// The operating system's no, in contrast to a stream that does not unpack.
+/// Returns the operating system's refusal, in contrast to a stream that does not unpack.
 fn is_refusal(error: &std::io::Error) -> bool {
     error.kind() == ErrorKind::PermissionDenied || error.raw_os_error().is_some()
 }
