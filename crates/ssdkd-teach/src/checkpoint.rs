@@ -1,4 +1,4 @@
-//! The file that training goes on from: one safetensors file with the tensors, the position and what it belongs to.
+//! The file that training resumes from: one safetensors file with the tensors, the position and what it belongs to.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -54,8 +54,9 @@ pub(crate) fn load(path: &Path) -> Result<Option<Checkpoint>, StageError> {
     Ok(Some((description, tensors)))
 }
 
-/// A checkpoint that cannot be gone on from.
+/// Returns a checkpoint that cannot be used.
 pub(crate) fn unusable(path: &Path, reason: impl std::fmt::Display) -> StageError {
-    let what = format!("cannot go on from the checkpoint {}: {reason}\nhint: --force starts over", path.display());
+    let what =
+        format!("cannot resume from the checkpoint {}: {reason}\nhint: --force restarts the training", path.display());
     StageError::other(Code::Integrity, what)
 }

@@ -65,7 +65,7 @@ struct LogLine {
     lr: f64,
     loss: f64,
     train_accuracy: f64,
-    /// Where pixels are labelled, of those.
+    /// Where pixels are labeled, of those.
     test_accuracy: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     test_mean_iou: Option<f64>,
@@ -113,7 +113,7 @@ impl Files {
         })
     }
 
-    /// A finished training needs none.
+    /// Removes the checkpoint: a finished training needs none.
     fn remove_checkpoint(&self) -> Result<(), StageError> {
         match std::fs::remove_file(&self.checkpoint) {
             Err(source) if source.kind() != ErrorKind::NotFound => {
@@ -157,7 +157,7 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
     let kept = kept_of(&files, settings, &data);
     let there = !arguments.force
         && match is_there(&files.card, &origin) {
-            // Only --force begins a training over another teacher: who goes on with it has said so before.
+            // Only --force replaces another teacher. A training that resumes has had it before.
             Err(_) if kept.is_some() => false,
             there => there?,
         };
@@ -238,7 +238,7 @@ fn check_count(spec: &str, train: &Dataset) -> Result<(), StageError> {
     Err(StageError::other(Code::Integrity, format!("{what}\nhint: {hint}")))
 }
 
-/// Refuses masks of two classes that were saved as 0 and 255: every pixel of the second class would count as unlabelled, and a
+/// Refuses masks of two classes that were saved as 0 and 255: every pixel of the second class would count as unlabeled, and a
 /// network that knows the first class alone would be perfect.
 fn check_masks(spec: &str, train: &Dataset) -> Result<(), StageError> {
     let Some(pixels) = train.mask_pixels().filter(MaskPixels::are_binary_with_255) else { return Ok(()) };
@@ -279,7 +279,7 @@ fn warn_of_common_images(train: &Dataset, test: &Dataset) {
     }
 }
 
-/// The command that makes the same teacher, and the data it learnt from.
+/// Returns the command that makes the same teacher, and the data it learned from.
 fn origin(arguments: &TeachArgs, train: &Dataset, digest: &str) -> String {
     let input = arguments.input.as_ref().map(|sides| {
         let sides = sides.iter().map(usize::to_string).collect::<Vec<_>>();
@@ -295,7 +295,7 @@ fn origin(arguments: &TeachArgs, train: &Dataset, digest: &str) -> String {
     )
 }
 
-/// Whether the card of exactly this training is there. Another teacher's card is an error: it would be overwritten.
+/// Returns whether the card of exactly this training is there. Another teacher's card is an error: it would be overwritten.
 fn is_there(card: &Path, origin: &str) -> Result<bool, StageError> {
     if !card.exists() {
         return Ok(false);
@@ -312,13 +312,13 @@ fn is_there(card: &Path, origin: &str) -> Result<bool, StageError> {
     Ok(found.read_weights(card).is_ok())
 }
 
-/// The checkpoint, if there is one and it is of exactly this training.
+/// Returns the checkpoint, if there is one and it is of exactly this training.
 fn kept_of(files: &Files, settings: &TeachSettings, data: &str) -> Option<Checkpoint> {
     let (found, tensors) = checkpoint::load(&files.checkpoint).ok().flatten()?;
     ((&found.settings, found.data.as_str()) == (settings, data)).then_some((found, tensors))
 }
 
-/// A checkpoint that cannot be gone on from is an error: it would be overwritten.
+/// Returns the checkpoint's contents. One that cannot be used is an error: it would be overwritten.
 fn refuse_other_checkpoint(path: &Path, wanted: &Description) -> Result<(), StageError> {
     let Some((found, _)) = checkpoint::load(path)? else { return Ok(()) };
     let why = if found.settings == wanted.settings {
@@ -332,7 +332,7 @@ fn refuse_other_checkpoint(path: &Path, wanted: &Description) -> Result<(), Stag
     )))
 }
 
-/// The lines of the epochs that are complete; the log may be ahead of the checkpoint.
+/// Returns the lines of the epochs that are complete; the log may be ahead of the checkpoint.
 fn read_log(path: &Path, epochs: u32) -> Result<Vec<LogLine>, StageError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -362,7 +362,7 @@ fn log_line(epoch: &EpochReport, measured: &Evaluation) -> LogLine {
     }
 }
 
-/// The present epoch so far, beside the bar.
+/// Returns the progress within the epoch, next to the bar.
 fn running(trainer: &Trainer<'_>, settings: &TeachSettings) -> String {
     let at = trainer.position();
     format!("epoch {}/{}, loss {:.3}", at.epoch + 1, settings.epochs, at.loss / at.step.max(1) as f64)
@@ -416,7 +416,7 @@ fn write_teacher(
     Ok(())
 }
 
-/// What the teacher came to, in words.
+/// Returns what the teacher came to, in words.
 fn score(measured: &Evaluation) -> String {
     let (percent, images) = (100.0 * measured.score(), measured.images);
     match measured.mean_iou {

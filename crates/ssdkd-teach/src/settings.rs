@@ -97,7 +97,7 @@ impl TeachSettings {
         CropFlipSettings { crop_padding: self.crop_padding as usize, flip: !self.no_flip, ..CropFlipSettings::OFF }
     }
 
-    /// The learning rate of step `step` (from 0) of `total`.
+    /// Returns the learning rate of step `step` (from 0) of `total`.
     pub fn learning_rate(&self, step: u64, total: u64) -> f64 {
         match self.schedule {
             Schedule::Cosine => schedule::cosine(self.lr, self.lr / 1000.0, step, total),
@@ -106,7 +106,7 @@ impl TeachSettings {
         }
     }
 
-    /// The flags that say the same: all that change something, in a fixed order.
+    /// Returns the flags that say the same: all that change something, in a fixed order.
     pub fn to_flags(&self) -> String {
         let schedule = self.schedule.to_possible_value().expect("no schedule is hidden");
         let mut flags = format!(

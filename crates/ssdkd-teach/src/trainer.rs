@@ -76,10 +76,10 @@ const OPTIMIZER: &str = "optimizer.";
 const AVERAGE: &str = "average.";
 
 impl<'a> Trainer<'a> {
-    /// A fresh network for `data`.
+    /// Creates a fresh network for `data`.
     pub fn new(settings: &TeachSettings, data: &'a Dataset, device: &Device) -> Result<Self> {
         if data.len() < 2 {
-            bail!("{} training images are too few: batch normalisation needs two", data.len());
+            bail!("{} training images are too few: batch norm needs two", data.len());
         }
         ssdkd_evaluate::check_task(&settings.architecture, data)?;
         let (mean, std) = data.channel_statistics();
@@ -117,7 +117,7 @@ impl<'a> Trainer<'a> {
         (self.data.len() / self.batch()) as u64
     }
 
-    /// Steps in all.
+    /// Total steps.
     pub fn total_steps(&self) -> u64 {
         self.steps_per_epoch() * u64::from(self.settings.epochs)
     }
@@ -127,22 +127,22 @@ impl<'a> Trainer<'a> {
         u64::from(self.position.epoch) * self.steps_per_epoch() + self.position.step
     }
 
-    /// Whether all epochs are complete.
+    /// Returns whether all epochs are complete.
     pub fn is_done(&self) -> bool {
         self.position.epoch >= self.settings.epochs
     }
 
-    /// Where it is.
+    /// Returns where it is.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// The network to use: the running average where one is kept.
+    /// Returns the network to use: the running average where one is kept.
     pub fn result(&self) -> &Network {
         self.average.as_ref().unwrap_or(&self.network)
     }
 
-    /// One step. The last one of an epoch gives the epoch's report.
+    /// Takes one step. The last one of an epoch gives the epoch's report.
     pub fn step(&mut self) -> Result<Option<EpochReport>> {
         let started = std::time::Instant::now();
         let (epoch, step) = (self.position.epoch, self.position.step);
@@ -198,7 +198,7 @@ impl<'a> Trainer<'a> {
         }))
     }
 
-    /// The images of the present step.
+    /// Returns the images of the present step.
     fn indices(&mut self) -> Vec<usize> {
         let (epoch, start) = (self.position.epoch, self.position.step as usize * self.batch());
         let batch = self.batch();
@@ -210,14 +210,14 @@ impl<'a> Trainer<'a> {
         order[start..start + batch].to_vec()
     }
 
-    /// How the images of the present step are cropped and mirrored.
+    /// Returns how the images of the present step are cropped and mirrored.
     fn views(&self, batch: usize) -> Option<CropFlip> {
         let Position { epoch, step, .. } = self.position;
         let mut rng = stream(self.settings.seed, "teach views", &[epoch.into(), step]);
         self.settings.views().draw(batch, &mut rng)
     }
 
-    /// What the views of the present step are to be taken for.
+    /// Returns what the views of the present step are to be taken for.
     fn targets(&self, indices: &[usize], how: Option<&CropFlip>) -> Result<Targets> {
         if self.network.rows_per_image() == 1 {
             let classes = indices.iter().map(|&index| self.data.label(index)).collect();
@@ -246,7 +246,7 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Everything that a later step needs, besides the position.
+    /// Returns everything that a later step needs, besides the position.
     pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
         let average = self.average.as_ref().map(|network| network.store().to_tensors()).unwrap_or_default();
         [(NETWORK, self.network.store().to_tensors()), (OPTIMIZER, self.optimizer.state_tensors()), (AVERAGE, average)]
@@ -257,7 +257,7 @@ impl<'a> Trainer<'a> {
             .collect()
     }
 
-    /// Goes on from a saved state.
+    /// Restores a saved state.
     ///
     /// # Errors
     /// If a tensor is missing, left over or of another shape.
@@ -296,7 +296,7 @@ fn shuffled(count: usize, seed: u64, epoch: u32) -> Vec<usize> {
     order
 }
 
-/// A number in `0..count`, nearly uniform.
+/// Returns a number in `0..count`, nearly uniform.
 fn below(rng: &mut impl Rng, count: usize) -> usize {
     ((u64::from(rng.random::<u32>()) * count as u64) >> 32) as usize
 }
@@ -424,7 +424,7 @@ mod tests {
         assert!(refused(&mut trainer, late, &|_| ()).contains("epoch 3"));
         let start = Position::default();
         let message = refused(&mut trainer, start, &|state| state.retain(|name, _| !name.starts_with(OPTIMIZER)));
-        assert!(message.contains("optimiser's state lacks"), "{message}");
+        assert!(message.contains("optimizer's state lacks"), "{message}");
         let odd = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
         let message = refused(&mut trainer, start, &|state| drop(state.insert("odd".into(), odd.clone())));
         assert!(message.contains("unknown tensor, odd"), "{message}");

@@ -50,7 +50,7 @@ fn check(output: &Output, code: i32, parts: &[&str]) {
 #[cfg(unix)]
 #[track_caller]
 fn stop_at_checkpoint(folder: &Path, out: &str, more: &[&str]) -> PathBuf {
-    // The first checkpoint is made before anything is learnt; of an epoch there is a line. Another training may have left some.
+    // The first checkpoint is made before anything is learned; of an epoch there is a line. Another training may have left some.
     let log = || std::fs::read(folder.join(out).join("resnet8.training.jsonl")).ok();
     let before = log();
     let running = teach(folder, out, more).stderr(std::process::Stdio::piped()).spawn().unwrap();
@@ -126,7 +126,7 @@ fn a_training_over_another_teacher_is_gone_on_with() {
         let checkpoint = stop_at_checkpoint(folder, out, if damage { &[] } else { &["--lr", "0.05"] });
         if damage {
             std::fs::write(&checkpoint, "no checkpoint").unwrap();
-            check(&teach(folder, out, &[]).output().unwrap(), 4, &["cannot go on from the checkpoint", "--force"]);
+            check(&teach(folder, out, &[]).output().unwrap(), 4, &["cannot resume from the checkpoint", "--force"]);
         }
         let again = teach(folder, out, &["--force"]).output().unwrap();
         check(&again, 0, &["epoch 60/60"]);
