@@ -10,15 +10,16 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use serde_json::json;
-use ssdkd_context::{Context, Outcome, Plan};
+use ssdkd_context::{Context, Outcome, Plan, Program};
 use ssdkd_method::{Diversity, FailedCheck, Member, Modulation, ReplayBuffer};
 use ssdkd_nn::Task;
 use ssdkd_shards::{BufferRow, ClassRow, ImageShard};
 
 /// The stage's name: its folder, its section of the recipe, its binary.
 pub const STAGE: &str = "balance";
-/// What the stage does, for its help.
-pub const ABOUT: &str = env!("CARGO_PKG_DESCRIPTION");
+/// The stage's program.
+pub const PROGRAM: Program =
+    Program { stage: STAGE, name: env!("CARGO_PKG_NAME"), about: env!("CARGO_PKG_DESCRIPTION") };
 /// Raised by hand when the same recipe gives other results.
 const VERSION: u32 = 3;
 
@@ -77,13 +78,13 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Whether the priorities that `sample` left in `round` say who has to go: a buffer that does without them does not change with
+/// Returns whether the priorities that `sample` left in `round` decide which images leave: a buffer that does without them does not change with
 /// the student.
 fn reads_priorities(context: &Context, round: u32) -> bool {
     context.recipe().balance.eviction.looks_at_priorities() && context.recipe().distilling_round(round).is_some()
 }
 
-/// The buffer of a round; where they matter, with the priorities that `sample` gave its members since.
+/// Returns the buffer of a round; where they matter, with the priorities that `sample` gave its members since.
 fn members_of(context: &mut Context, round: u32) -> Result<Vec<Member>> {
     let table = context.buffer(round)?;
     let mut priorities = HashMap::new();

@@ -3,7 +3,7 @@
 
 use ssdkd_stage::RunArgs;
 
-/// The command of these arguments. If they name the run's folder, `before` is what made it so far; nobody may know that.
+/// Returns the command of these arguments. If they name the run's folder, `before` is what made it so far; nobody may know that.
 pub(crate) fn command_of(arguments: &RunArgs, before: Option<&str>) -> Option<String> {
     let sets = arguments.set.iter().flat_map(|assignment| [" --set ".into(), quote(assignment)]).collect::<String>();
     let command = match before {
@@ -15,17 +15,17 @@ pub(crate) fn command_of(arguments: &RunArgs, before: Option<&str>) -> Option<St
     Some(if command.ends_with(&sets) { command } else { command + &sets })
 }
 
-/// A recipe with the command that makes its run.
+/// Returns a recipe with the command that makes its run.
 pub(crate) fn with_command(command: Option<&str>, toml: &str) -> String {
     command.map_or_else(|| toml.into(), |command| format!("# {}\n\n{toml}", command.replace(['\n', '\r'], " ")))
 }
 
-/// The command that [`with_command`] put there.
+/// Returns the command that [`with_command`] put there.
 pub(crate) fn command_in(toml: &str) -> Option<&str> {
     toml.lines().next()?.strip_prefix("# ").filter(|line| line.starts_with("ssdkd run "))
 }
 
-/// A word for a POSIX shell.
+/// Returns a word for a POSIX shell.
 pub fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+".contains(c);
     if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', "'\\''")) }

@@ -47,7 +47,7 @@ pub enum Mode {
     Work,
     /// They say what they would do.
     DryRun,
-    /// They are only judged, for [`Context::judgements`].
+    /// Stages are only checked for freshness, for [`Context::judgements`].
     Look,
     /// None is asked: what they left is read.
     Read,
@@ -71,13 +71,13 @@ pub struct Context {
     options: Options,
     threads: usize,
     choice: DeviceChoice,
-    /// Opened by the first who computes: a stage that is fresh needs no GPU.
+    /// Opened when something is computed: a fresh stage needs no GPU.
     device: OnceCell<Device>,
     kept: Kept,
     complete: HashMap<(String, u32), Rc<Complete>>,
     /// What is known of where the buffer at hand came from.
     line: Option<Line>,
-    /// Rounds that count, where somebody has told them from others.
+    /// Rounds that count, if they were determined.
     own: Option<HashSet<(&'static str, u32)>>,
     /// In a dry run: stages that would have been run by now.
     would_run: HashSet<(&'static str, u32)>,
@@ -107,7 +107,7 @@ impl Context {
         Ok(context)
     }
 
-    /// Opens the run that `arguments` name to have its stages judged, by digests of all files if `verify`: nothing is made,
+    /// Opens the run that `arguments` name to check its stages' freshness, by digests of all files if `verify`: nothing is made,
     /// locked or said.
     pub fn look(arguments: &RunArgs, verify: bool, threads: usize) -> Result<Self> {
         let options = Options { mode: Mode::Look, verify, ..Options::default() };
@@ -115,7 +115,7 @@ impl Context {
     }
 
     /// Opens the run that `arguments` name to read what its stages left, with the teacher that the run carries. It must be
-    /// there, and nothing of it is made, changed or locked: whoever only describes a run has no right to its recipe.
+    /// there, and nothing of it is made, changed or locked: a command that only describes a run may not replace its recipe.
     pub fn read_only(arguments: &RunArgs, threads: usize) -> Result<Self> {
         let options = Options { mode: Mode::Read, ..Options::default() };
         let context = Self::open_with(arguments, "", threads, options)?;
@@ -192,7 +192,7 @@ impl Context {
         Ok(context)
     }
 
-    /// The recipe that `arguments` name, without opening its run.
+    /// Returns the recipe that `arguments` name, without opening its run.
     pub fn recipe_of(arguments: &RunArgs) -> Result<Recipe> {
         Ok(load_recipe(arguments)?.0)
     }
@@ -242,7 +242,7 @@ impl Context {
         }
     }
 
-    /// The command that makes the run from nothing, as its recipe has it.
+    /// Returns the command that makes the run from nothing, as its recipe has it.
     pub fn command(&self) -> Option<String> {
         command_in(&std::fs::read_to_string(self.run.recipe()).ok()?).map(String::from)
     }
@@ -277,22 +277,22 @@ impl Context {
         write_if_changed(&self.run.recipe(), toml.as_bytes())
     }
 
-    /// How common the recipe says that the teacher's classes are.
+    /// Returns how common the recipe says that the teacher's classes are.
     pub fn class_prior(&self) -> Result<ClassPrior, StageError> {
         ClassPrior::new(&self.recipe.teacher.class_prior, self.card.classes).map_err(StageError::Usage)
     }
 
-    /// The recipe, with all changes of the command line.
+    /// Returns the recipe, with all changes of the command line.
     pub fn recipe(&self) -> &Recipe {
         &self.recipe
     }
 
-    /// The run folder.
+    /// Returns the run folder.
     pub fn run(&self) -> &RunFolder {
         &self.run
     }
 
-    /// Where to compute.
+    /// Returns where to compute.
     ///
     /// # Errors
     /// If a GPU was asked for by name and cannot be opened.
@@ -304,7 +304,7 @@ impl Context {
         Ok(self.device.get_or_init(|| device))
     }
 
-    /// What is in memory already.
+    /// Returns what is in memory already.
     pub fn kept(&mut self) -> &mut Kept {
         &mut self.kept
     }
@@ -313,12 +313,12 @@ impl Context {
         &mut self.line
     }
 
-    /// The teacher's card.
+    /// Returns the teacher's card.
     pub fn teacher_card(&self) -> Rc<TeacherCard> {
         self.card.clone()
     }
 
-    /// Where that card is: its copy in the run folder, but for those who may not make one.
+    /// Returns the card's path: its copy in the run folder, or the original for read-only commands.
     pub fn teacher_card_path(&self) -> &Path {
         &self.card_path
     }
@@ -328,7 +328,7 @@ impl Context {
         digest_of(&self.card)
     }
 
-    /// The student, without weights.
+    /// Returns the student, without weights.
     pub fn student_spec(&self) -> Result<NetworkSpec> {
         let teacher = self.card.spec();
         match &self.student_card {
@@ -337,22 +337,22 @@ impl Context {
         }
     }
 
-    /// The card of the student and where it is; `None` for a student of the zoo.
+    /// Returns the card of the student and where it is; `None` for a student of the zoo.
     pub(crate) fn student_card(&self) -> Option<&(TeacherCard, PathBuf)> {
         self.student_card.as_ref()
     }
 
-    /// The index of `round` among the distilling rounds; a warm-up round is an error, as `stage` has no part in it.
+    /// Returns the index of `round` among the distilling rounds; a warm-up round is an error, as `stage` has no part in it.
     pub fn distilling_round(&self, stage: &str, round: u32) -> Result<u32> {
         Ok(self.recipe.distilling_round_of(stage, round)?)
     }
 
-    /// A progress bar for a stage at work.
+    /// Starts a progress bar for a stage.
     pub fn progress(&self, stage: &str, round: u32, total: u64) -> Progress {
         Progress::start(format!("{stage} {round:04}"), total)
     }
 
-    /// Judges whether the plan's results are there already: `None`, or a job to make them.
+    /// Checks whether the plan's results exist already: `None`, or a job that makes them.
     pub fn begin(&mut self, plan: Plan) -> Result<Option<Job>> {
         let (stage, round) = (plan.stage, plan.round);
         self.recipe.check_round(round)?;
@@ -417,7 +417,7 @@ impl Context {
                 // Another process's dry run made nothing for this one to read.
                 Err(error) => {
                     if self.options.mode == Mode::DryRun {
-                        tracing::warn!("{stage} {round:04}: cannot be judged yet: {error:#}");
+                        tracing::warn!("{stage} {round:04}: its freshness cannot be checked yet: {error:#}");
                     }
                     self.judgements.push(Judgement { stage, round, state: State::Missing });
                     return Ok(());
@@ -472,7 +472,7 @@ impl Context {
     pub fn report_health(&self, stage: &str, round: u32, failed: Option<FailedCheck>) -> Result<()> {
         let Some(failed) = failed else { return Ok(()) };
         if self.recipe.run.on_failed_check == OnFailedCheck::Stop {
-            bail!("{stage} {round:04}: {failed}\nhint: run.on_failed_check = \"warn\" continues the run all the same");
+            bail!("{stage} {round:04}: {failed}\nhint: run.on_failed_check = \"warn\" lets the run continue");
         }
         let kind = std::mem::discriminant(&failed);
         if !self.warned.borrow().contains(&kind) {
@@ -512,7 +512,7 @@ impl Context {
         done
     }
 
-    /// Removes state that no round after `reached` goes on from.
+    /// Removes state that no round after `reached` resumes from.
     pub fn collect_state(&self, stage: &str, reached: u32) -> Result<()> {
         let keep = self.recipe.keep.states;
         collect_state(&self.run, stage, keep, &self.recipe.starting_points(), reached)?;
@@ -525,7 +525,7 @@ impl Context {
         self.own = Some(own);
     }
 
-    /// The complete rounds of a stage, ascending, that are the recipe's: a longer run before may have left more.
+    /// Returns the complete rounds of a stage, ascending, that are the recipe's: a longer run before may have left more.
     pub fn rounds(&self, stage: &str) -> Result<Vec<u32>> {
         let mut rounds = self.run.rounds(stage)?;
         let counts = |round| self.own.as_ref().is_none_or(|own| own.contains(&(stage, round)));
@@ -533,12 +533,12 @@ impl Context {
         Ok(rounds)
     }
 
-    /// The last of these.
+    /// Returns the last of these.
     pub fn last_round(&self, stage: &str) -> Result<Option<u32>> {
         Ok(self.rounds(stage)?.pop())
     }
 
-    /// What a stage left in a round, which must be complete.
+    /// Returns what a stage left in a round, which must be complete.
     pub fn complete(&mut self, stage: &str, round: u32) -> Result<Rc<Complete>> {
         let key = (stage.to_string(), round);
         if let Some(complete) = self.complete.get(&key) {
@@ -549,7 +549,7 @@ impl Context {
         Ok(complete)
     }
 
-    /// The digest of a file that a stage left in a round.
+    /// Returns the digest of a file that a stage left in a round.
     pub fn file_digest(&mut self, stage: &str, round: u32, file: &str) -> Result<String> {
         let complete = self.complete(stage, round)?;
         let entry: Option<&FileEntry> = complete.manifest.file(file);
@@ -557,13 +557,13 @@ impl Context {
         Ok(entry.with_context(|| format!("{} is not in its manifest", path.display()))?.blake3.clone())
     }
 
-    /// A file that a stage left in a round, checked against its digest, and its path for messages.
+    /// Returns a file that a stage left in a round, checked against its digest, and its path for messages.
     pub fn read(&self, stage: &str, round: u32, file: &str) -> Result<(Vec<u8>, PathBuf)> {
         Ok((self.run.read_verified(stage, round, file)?, self.run.file(stage, round, file)))
     }
 }
 
-/// The recipe that `arguments` name, and where its teacher's card is.
+/// Returns the recipe that `arguments` name, and where its teacher's card is.
 pub(crate) fn load_recipe(arguments: &RunArgs) -> Result<(Recipe, PathBuf, Option<PathBuf>), StageError> {
     let path = &arguments.recipe;
     let (path, recipe) = if path.is_dir() {
@@ -704,7 +704,7 @@ fn refuse_older_run(run: &RunFolder) -> Result<(), StageError> {
     }
 }
 
-/// A card that is not there is a missing input; one that does not fit is damaged.
+/// Turns a card's error into one of a missing input, or of a damaged file.
 pub fn card_error(error: CardError) -> StageError {
     let code = match error {
         CardError::Read { .. } => Code::MissingInput,
@@ -721,7 +721,7 @@ fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The name of the processor, as Linux knows it.
+/// Returns the name of the processor, as Linux knows it.
 fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();

@@ -3,12 +3,12 @@
 use candle_core::{Device, Result, Tensor};
 use ssdkd_shards::Pixels;
 
-/// The values of `images` (B, H, W, C) in B,C,H,W order.
+/// Returns the values of `images` (B, H, W, C) in B,C,H,W order.
 pub fn to_planes(images: &Tensor) -> Result<Vec<f32>> {
     images.permute((0, 3, 1, 2))?.contiguous()?.flatten_all()?.to_vec1()
 }
 
-/// A tensor (B, H, W, C) in `[0, 1]` of images of a shape C,H,W, each given by the pixels of a shard and its row there.
+/// Returns a tensor (B, H, W, C) in `[0, 1]` of images of a shape C,H,W, each given by the pixels of a shard and its row there.
 pub fn from_shards<'a>(
     images: impl ExactSizeIterator<Item = (&'a Pixels, usize)>,
     [channels, height, width]: [usize; 3],

@@ -1,4 +1,4 @@
-//! A stage's plan, the judgement whether it is fresh, and the job that writes its files.
+//! A stage's plan, the check whether it is fresh, and the job that writes its files.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use ssdkd_stage::{StageFolder, signals};
 pub enum Outcome {
     /// Nothing to do: everything is there.
     Fresh,
-    /// Made anew.
+    /// Rebuilt.
     Done,
 }
 
@@ -42,21 +42,21 @@ impl Plan {
         self
     }
 
-    /// The results depend on the teacher's weights and card.
+    /// Adds that the results depend on the teacher's weights and card.
     #[must_use]
     pub fn reads_teacher(mut self) -> Self {
         self.teacher = true;
         self
     }
 
-    /// The results depend on what `stage` left in `round`.
+    /// Adds that the results depend on what `stage` left in `round`.
     #[must_use]
     pub fn reads(mut self, stage: &'static str, round: u32) -> Self {
         self.inputs.push((stage, round));
         self
     }
 
-    /// The results depend on how many members of the buffer are of each class after `balance` of `round`, and on nothing else that
+    /// Adds that the results depend on how many members of the buffer are of each class after `balance` of `round`, and on nothing else that
     /// it left: of another buffer with the same counts they are the same.
     #[must_use]
     pub fn reads_class_counts(mut self, round: u32) -> Self {
@@ -86,7 +86,7 @@ impl Spent {
     }
 }
 
-/// A stage's output in the making: nobody sees it until [`Context::finish`](crate::Context::finish).
+/// A stage's unfinished output: it is invisible until [`Context::finish`](crate::Context::finish).
 pub struct Job {
     pub(crate) stage: &'static str,
     pub(crate) round: u32,
@@ -95,7 +95,7 @@ pub struct Job {
     pub(crate) metrics: serde_json::Map<String, Value>,
     pub(crate) started: Instant,
     pub(crate) started_at: String,
-    /// What interrupted processes spent on what this one goes on from.
+    /// What interrupted processes spent on the state that this one resumes from.
     pub(crate) before: Spent,
     /// When the last checkpoint was made, or could have been.
     pub(crate) kept: Instant,
@@ -104,12 +104,12 @@ pub struct Job {
 }
 
 impl Job {
-    /// The round whose output this is.
+    /// Returns the round whose output this is.
     pub fn round(&self) -> u32 {
         self.round
     }
 
-    /// What the Parquet files of this job say about who made them.
+    /// Returns the origin that this job's Parquet files record.
     pub fn origin(&self) -> Origin {
         self.origin.clone()
     }
@@ -142,7 +142,7 @@ impl Job {
         Ok(())
     }
 
-    /// What an interrupted process kept of this same job, whose cost from now on counts that process's.
+    /// Returns what an interrupted process kept of this same job, whose cost from now on counts that process's.
     pub fn kept(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(mut bytes) = self.folder.checkpoint()? else { return Ok(None) };
         let Some(spent) = bytes.first_chunk() else { return Ok(None) };
@@ -150,13 +150,13 @@ impl Job {
         Ok(Some(bytes.split_off(spent.len())))
     }
 
-    /// Forgets what [`Job::kept`] gave, and its cost, for one who cannot go on from it.
+    /// Discards what [`Job::kept`] returned, and its cost, if the stage cannot resume from it.
     pub fn start_over(&mut self) -> Result<()> {
         self.before = Spent::default();
         Ok(self.folder.discard_checkpoint()?)
     }
 
-    /// What all processes spent on this so far.
+    /// Returns what all processes spent on this so far.
     pub(crate) fn spent(&self) -> Spent {
         Spent {
             seconds: self.before.seconds + self.started.elapsed().as_secs_f64(),

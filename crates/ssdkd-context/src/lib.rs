@@ -21,7 +21,7 @@ pub use context::{Context, Judgement, Mode, Options, card_error, start_command};
 pub use job::{Job, Outcome, Plan};
 pub use models::STUDENT;
 pub use preflight::{Finding, Severity, preflight, preflight_teacher};
-pub use program::{finish, stage_command, stage_main};
+pub use program::{Program, finish, stage_main};
 pub use recipe::{
     EvaluateSettings, KeepSettings, KeepShards, OnFailedCheck, Recipe, RecipeError, RunSettings, Start,
     StudentSettings, TeacherSettings,

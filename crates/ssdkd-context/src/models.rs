@@ -33,7 +33,7 @@ impl Context {
         }
     }
 
-    /// As [`student_before`](Self::student_before), and nobody else will get this copy: its weights may be moved.
+    /// As [`student_before`](Self::student_before), but no other caller gets this copy: its weights may change.
     pub fn release_student_before(&mut self, round: u32) -> Result<Rc<Network>> {
         let student = self.student_before(round)?;
         self.kept().retain(|place| place != "student");
@@ -61,7 +61,7 @@ impl Context {
         self.kept().put("student", digest, student);
     }
 
-    /// A student that has not learnt anything: a function of the run's seed, and of the teacher if it starts from that.
+    /// A student that has not learned anything: a function of the run's seed, and of the teacher if it starts from that.
     fn fresh_student(&mut self) -> Result<Rc<Network>> {
         let seed = self.recipe().run.seed;
         let student = Network::create(&self.student_spec()?, seed, self.device()?)?;

@@ -22,7 +22,7 @@ pub enum Severity {
 /// One thing that is wrong with a run before it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Whether the run may start all the same.
+    /// Whether the run may still start.
     pub severity: Severity,
     /// What is wrong, with the values.
     pub message: String,
@@ -82,14 +82,14 @@ fn one_class(teacher: &TeacherCard) -> Option<Finding> {
     })
 }
 
-/// Whether the recipe's prior is one of the teacher's classes.
+/// Checks whether the recipe's prior is one of the teacher's classes.
 fn class_prior(recipe: &Recipe, teacher: &TeacherCard) -> Option<Finding> {
     let error = ClassPrior::new(&recipe.teacher.class_prior, teacher.classes).err()?;
     let (message, hint) = error.split_once("\nhint: ").unwrap_or((&error, "leave teacher.class_prior out"));
     Some(Finding::error(message, hint))
 }
 
-/// Whether teacher and student are of one kind, and the student is the smaller one.
+/// Checks whether teacher and student are of one kind, and the student is the smaller one.
 fn networks(recipe: &Recipe, teacher: &TeacherCard, student: &Architecture) -> Vec<Finding> {
     let deeper = &teacher.architecture;
     if student.task() != deeper.task() {
@@ -133,7 +133,7 @@ fn networks(recipe: &Recipe, teacher: &TeacherCard, student: &Architecture) -> V
     found
 }
 
-/// Whether the buffer has room for what is drawn from it.
+/// Checks whether the buffer is large enough for the draws.
 fn buffer(recipe: &Recipe, teacher: &TeacherCard) -> Vec<Finding> {
     let (capacity, batch, classes) = (recipe.balance.capacity, recipe.distill.batch, teacher.classes);
     let mut found = Vec::new();
@@ -153,7 +153,7 @@ fn buffer(recipe: &Recipe, teacher: &TeacherCard) -> Vec<Finding> {
     found
 }
 
-/// Whether the run makes and draws enough images.
+/// Checks whether the run makes and draws enough images.
 fn amounts(recipe: &Recipe, teacher: &TeacherCard) -> Vec<Finding> {
     let (batch, classes) = (recipe.distill.batch, teacher.classes);
     let a_round = recipe.invert.batch * recipe.invert.batches;

@@ -21,28 +21,37 @@ struct StageCommand {
 const EXIT_CODES: &str =
     "Exit codes: 0 done or fresh, 1 failed, 2 usage or recipe, 3 missing input, 4 integrity, 130/143 signals";
 
-/// Whether a stage has a part in the warm-up.
+/// Returns whether a stage has a part in the warm-up.
 fn warms_up(stage: &str) -> bool {
     !matches!(stage, "sample" | "distill")
 }
 
-/// Returns the command line of a stage's program.
-pub fn stage_command(stage: &'static str, about: &'static str) -> clap::Command {
-    let name = format!("ssdkd-{stage}");
-    let round = if warms_up(stage) { 0 } else { 10 };
-    let example = format!("Example:\n  {name} pipelines/shapes.toml --round {round}\n\n{EXIT_CODES}");
-    StageCommand::command().name(name).about(about).after_help(example)
+/// The program of a stage.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    /// The stage's name.
+    pub stage: &'static str,
+    /// The program's name.
+    pub name: &'static str,
+    /// What it does, for its help.
+    pub about: &'static str,
 }
 
-/// Runs one round of one stage: `main` of the stage's program.
-pub fn stage_main(
-    stage: &'static str,
-    about: &'static str,
-    run: fn(&mut Context, u32) -> Result<Outcome>,
-) -> ExitCode {
-    let matches = stage_command(stage, about).get_matches();
+impl Program {
+    /// Returns its command line.
+    pub fn command(self) -> clap::Command {
+        let Self { stage, name, about } = self;
+        let round = if warms_up(stage) { 0 } else { 10 };
+        let example = format!("Example:\n  {name} pipelines/shapes.toml --round {round}\n\n{EXIT_CODES}");
+        StageCommand::command().name(name).about(about).after_help(example)
+    }
+}
+
+/// Runs one round of one stage: `main` of its program.
+pub fn stage_main(program: Program, run: fn(&mut Context, u32) -> Result<Outcome>) -> ExitCode {
+    let matches = program.command().get_matches();
     let arguments = StageCommand::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).arguments;
-    finish(stage_body(stage, &arguments, run))
+    finish(stage_body(program, &arguments, run))
 }
 
 /// Prints the error, if there is one, and gives the exit code.
@@ -54,7 +63,7 @@ pub fn finish(result: Result<()>) -> ExitCode {
 }
 
 fn stage_body(
-    stage: &str,
+    Program { stage, name, .. }: Program,
     arguments: &StageArgs,
     run: fn(&mut Context, u32) -> Result<Outcome>,
 ) -> Result<()> {
@@ -74,7 +83,7 @@ fn stage_body(
         return Err(StageError::Usage("--force rebuilds one round\nhint: name the round with --round N".into()).into());
     }
     enforce(&Context::look(&arguments.run, false, threads)?.preflight()?)?;
-    let mut context = Context::open(arguments, &format!("ssdkd-{stage}"), threads)?;
+    let mut context = Context::open(arguments, name, threads)?;
     if let Some(round) = arguments.round {
         run(&mut context, round)?;
         return Ok(());

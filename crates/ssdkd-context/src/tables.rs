@@ -17,24 +17,24 @@ use crate::{Context, KeepShards, images};
 /// The image shard's path within its stage folder.
 pub const SHARD: &str = "samples/part-00000.parquet";
 
-/// The image shard of a round, relative to the run folder: what the buffer's `shard` column says.
+/// Returns the image shard of a round, relative to the run folder: what the buffer's `shard` column says.
 pub fn shard_path(round: u32) -> String {
     format!("invert/{round:04}/{SHARD}")
 }
 
-/// Where a shard is kept in memory.
+/// Returns where a shard is kept in memory.
 fn place(round: u32) -> String {
     format!("shard {round}")
 }
 
-/// A shard in memory. On a GPU its images are there, too, as the networks want them, once somebody has asked for one; for
-/// the CPU they are made anew for each batch, which costs little there, while all as `f32` take four times the memory.
+/// A shard in memory. On a GPU its images are there, too, in the networks' layout, from the first request on; for
+/// the CPU they are converted for each batch, which costs little, while all as `f32` take four times the memory.
 struct KeptShard {
     shard: Rc<ImageShard>,
     on_gpu: OnceCell<Tensor>,
 }
 
-/// The buffers of the rounds `from` to `to`, each known to have gone on from the one before; `digest` is that of the last.
+/// The buffers of the rounds `from` to `to`, each known to continue the one before; `digest` is that of the last.
 pub(crate) struct Line {
     from: u32,
     to: u32,
@@ -42,7 +42,7 @@ pub(crate) struct Line {
 }
 
 impl KeptShard {
-    /// The images (N, H, W, C) in `[0, 1]` on a GPU.
+    /// Returns the images (N, H, W, C) in `[0, 1]` on a GPU.
     fn upload(&self, shape: [usize; 3], device: &Device) -> candle_core::Result<&Tensor> {
         if let Some(images) = self.on_gpu.get() {
             return Ok(images);
@@ -54,7 +54,7 @@ impl KeptShard {
 }
 
 impl Context {
-    /// The images that `invert` made in `round`.
+    /// Returns the images that `invert` made in `round`.
     pub fn shard(&mut self, round: u32) -> Result<Rc<ImageShard>> {
         Ok(self.kept_shard(round)?.shard.clone())
     }
@@ -92,7 +92,7 @@ impl Context {
         self.kept().retain(|place| !place.starts_with("shard ") || wanted.contains(place));
     }
 
-    /// Whether the shard of a round is still there: old ones may have been collected.
+    /// Returns whether the shard of a round is still there: old ones may have been collected.
     pub fn has_shard(&self, round: u32) -> bool {
         self.run().file("invert", round, SHARD).exists()
     }
@@ -119,7 +119,7 @@ impl Context {
         Ok(wanted)
     }
 
-    /// The first `most` images that `invert` made in `round`, as a tensor (B, H, W, C) in `[0, 1]`.
+    /// Returns the first `most` images that `invert` made in `round`, as a tensor (B, H, W, C) in `[0, 1]`.
     pub fn first_images(&mut self, round: u32, most: usize) -> Result<Tensor> {
         let shard = self.kept_shard(round)?;
         let places = (0..shard.shard.samples.len().min(most) as u32).map(|row| (round, row)).collect::<Vec<_>>();
@@ -147,7 +147,7 @@ impl Context {
         Ok(ssdkd_ops::gather_images(&rows.collect::<candle_core::Result<Vec<_>>>()?)?)
     }
 
-    /// The pixels of images of the buffer after `balance` of `buffer`, each as bytes in the order C, H, W.
+    /// Returns the pixels of images of the buffer after `balance` of `buffer`, each as bytes in the order C, H, W.
     pub fn pictures(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<Vec<Vec<u8>>> {
         let shards = self.shards_of(buffer, places)?;
         let size = self.teacher_card().input.iter().product::<usize>();
@@ -161,7 +161,7 @@ impl Context {
         Ok(places.iter().map(picture).collect())
     }
 
-    /// The teacher's class of each pixel of images of the buffer after `balance` of `buffer`, each in the order H, W.
+    /// Returns the teacher's class of each pixel of images of the buffer after `balance` of `buffer`, each in the order H, W.
     pub fn masks(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<Vec<Vec<u8>>> {
         let shards = self.shards_of(buffer, places)?;
         let [_, height, width] = self.teacher_card().input;
@@ -173,7 +173,7 @@ impl Context {
         places.iter().map(mask).collect()
     }
 
-    /// The teacher's logits (B, K) on the clean images of the buffer after `balance` of `buffer`, by (round, row), as the shards
+    /// Returns the teacher's logits (B, K) on the clean images of the buffer after `balance` of `buffer`, by (round, row), as the shards
     /// hold them.
     pub fn teacher_logits(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<Tensor> {
         let shards = self.shards_of(buffer, places)?;
@@ -185,7 +185,7 @@ impl Context {
         Ok(Tensor::from_vec(logits, (places.len(), classes), self.device()?)?)
     }
 
-    /// The shards that `places` of the buffer after `balance` of `buffer` are in; every row is known to exist, and to be of the
+    /// Returns the shards that `places` of the buffer after `balance` of `buffer` are in; every row is known to exist, and to be of the
     /// images that this buffer took.
     fn shards_of(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<HashMap<u32, Rc<KeptShard>>> {
         let mut shards = HashMap::new();
@@ -206,7 +206,7 @@ impl Context {
         Ok(shards)
     }
 
-    /// Checks that the images of round `birth` are those that the buffer of `buffer` took, and not made anew with other settings
+    /// Checks that the images of round `birth` are those that the buffer of `buffer` took, and not rebuilt with other settings
     /// since: it knows them by round and row alone. Each `balance` says which images it took, and which buffer it went on from.
     fn check_taken(&mut self, birth: u32, buffer: u32) -> Result<()> {
         let digest = self.complete("balance", buffer)?.digest.clone();
@@ -236,12 +236,12 @@ impl Context {
         Ok(())
     }
 
-    /// The buffer's members after `balance` of `round`.
+    /// Returns the buffer's members after `balance` of `round`.
     pub fn buffer(&mut self, round: u32) -> Result<Vec<BufferRow>> {
         self.table("balance", round, "buffer.parquet")
     }
 
-    /// How many members of the buffer are of each class after `balance` of `round`.
+    /// Returns how many members of the buffer are of each class after `balance` of `round`.
     pub fn class_counts(&mut self, round: u32) -> Result<Vec<u64>> {
         let classes = self.table::<ClassRow>("balance", round, "classes.parquet")?;
         Ok(classes.into_iter().map(|row| row.count).collect())
@@ -252,12 +252,12 @@ impl Context {
         self.table("sample", round, "priorities.parquet")
     }
 
-    /// What `sample` drew in `round`.
+    /// Returns what `sample` drew in `round`.
     pub fn draws(&mut self, round: u32) -> Result<Vec<DrawRow>> {
         self.table("sample", round, "draws.parquet")
     }
 
-    /// The disagreements that `distill` saw in `round`.
+    /// Returns the disagreements that `distill` saw in `round`.
     pub fn observed(&mut self, round: u32) -> Result<Vec<ObservedRow>> {
         self.table("distill", round, "observed.parquet")
     }

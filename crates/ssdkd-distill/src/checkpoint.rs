@@ -1,7 +1,7 @@
 //! Where a round's training stands: a round of a large student takes long, and a process may end before it does.
 //!
 //! Which images a step sees, through which views, and its learning rate are functions of (seed, round, step). So the steps taken,
-//! the student and the optimiser are the whole state. Whose state it is, and whether it is whole, the job knows.
+//! the student and the optimizer are the whole state. Whose state it is, and whether it is whole, the job knows.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ const STATE: &str = "state.";
 const STEPS: &str = "steps";
 const OBSERVED: &str = "observed";
 
-/// The bytes of a checkpoint.
+/// Returns the bytes of a checkpoint.
 pub(crate) fn encode(
     origin: &Origin,
     student: &Network,
@@ -36,7 +36,7 @@ pub(crate) fn encode(
     Ok(weights::to_safetensors_bytes(&tensors)?)
 }
 
-/// Puts student and optimiser where the process that kept these bytes left them; the steps it took, and what it observed. On an
+/// Puts student and optimizer where the process that kept these bytes left them; the steps it took, and what it observed. On an
 /// error they may be anywhere between.
 pub(crate) fn take_up(
     bytes: &[u8],

@@ -2,7 +2,7 @@
 //!
 //! | reads | writes |
 //! |---|---|
-//! | the draws; the images they name; student and optimiser of the round before | student, optimiser, per-step losses, the disagreement observed on each draw |
+//! | the draws; the images they name; student and optimizer of the round before | student, optimizer, per-step losses, the disagreement observed on each draw |
 
 mod checkpoint;
 mod views;
@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use serde_json::json;
-use ssdkd_context::{Context, Job, Outcome, Plan, Role, STUDENT};
+use ssdkd_context::{Context, Job, Outcome, Plan, Program, Role, STUDENT};
 use ssdkd_method::{Distiller, FailedCheck};
 use ssdkd_nn::{Network, weights};
 use ssdkd_shards::{ObservedRow, StepRow};
@@ -20,13 +20,14 @@ use crate::views::Views;
 
 /// The stage's name: its folder, its section of the recipe, its binary.
 pub const STAGE: &str = "distill";
-/// What the stage does, for its help.
-pub const ABOUT: &str = env!("CARGO_PKG_DESCRIPTION");
+/// The stage's program.
+pub const PROGRAM: Program =
+    Program { stage: STAGE, name: env!("CARGO_PKG_NAME"), about: env!("CARGO_PKG_DESCRIPTION") };
 /// Raised by hand when the same recipe gives other results.
 const VERSION: u32 = 6;
 
 const OPTIMIZER: &str = "optimizer.safetensors";
-/// Where student and optimiser are kept between rounds: together, as the optimiser moves that student's weights.
+/// Where student and optimizer are kept between rounds: together, as the optimizer moves that student's weights.
 const PAIR: &str = "student and optimizer";
 
 /// Trains the student for round `round`, unless that is done already.
@@ -120,7 +121,7 @@ struct Standing {
     observed: Vec<ObservedRow>,
 }
 
-/// Where an interrupted process left the round, or else its start.
+/// Returns where an interrupted process left the round, or else its start.
 fn standing(context: &mut Context, job: &mut Job, distilling_round: u32) -> Result<Standing> {
     let round = job.round();
     let kept = job.kept()?;
@@ -129,26 +130,26 @@ fn standing(context: &mut Context, job: &mut Job, distilling_round: u32) -> Resu
     match checkpoint::take_up(&kept, &student, &mut distiller) {
         Ok((steps, observed)) => {
             tracing::info!(
-                "{STAGE} {round:04}: going on after step {} of {}",
+                "{STAGE} {round:04}: resumes after step {} of {}",
                 steps.len(),
                 context.recipe().distill.steps
             );
             Ok(Standing { student, distiller, steps, observed })
         }
-        // Whole and of this work, but in the form of another version.
+        // It is whole and belongs to this work, but has the form of another version.
         Err(error) => {
-            tracing::warn!("{STAGE} {round:04}: starts over, as its checkpoint cannot be gone on from: {error:#}");
+            tracing::warn!("{STAGE} {round:04}: restarts, because its checkpoint cannot be used: {error:#}");
             job.start_over()?;
-            // Some of it may have been taken up.
+            // Some of it may have been restored.
             let (student, distiller) = student_and_optimizer(context, round, distilling_round)?;
             Ok(Standing { student, distiller, steps: vec![], observed: vec![] })
         }
     }
 }
 
-/// The student as the round before left it, or fresh, with its optimiser.
+/// Returns the student as the round before left it, or fresh, with its optimizer.
 ///
-/// Training moves the student's weights in place, so nobody else may keep it under its old digest.
+/// Training changes the student's weights in place, so the cache must not hold it under its old digest.
 fn student_and_optimizer(context: &mut Context, round: u32, distilling_round: u32) -> Result<(Rc<Network>, Distiller)> {
     let (settings, seed) = (context.recipe().distill.clone(), context.recipe().run.seed);
     let teacher = context.teacher()?;

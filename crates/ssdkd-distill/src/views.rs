@@ -1,4 +1,4 @@
-//! The views of a round: labelled when a step first needs them, and kept while there are passes left that will.
+//! The views of a round: labeled when a step first needs them, and kept while there are passes left that will.
 
 use std::collections::HashMap;
 
@@ -20,14 +20,14 @@ pub(crate) struct Views {
     passes: usize,
     seed: u64,
     round: u32,
-    /// What was labelled, a part for each step of the first pass, as far as it was.
+    /// What was labeled, a part for each step of the first pass, as far as it was.
     parts: Vec<Option<Labelled>>,
     /// All parts, in the passes after the first.
     all: Vec<Labelled>,
 }
 
 impl Views {
-    /// Of a round's draws and the buffer that they are from; nothing is labelled yet.
+    /// Of a round's draws and the buffer that they are from; nothing is labeled yet.
     pub(crate) fn new(context: &mut Context, round: u32) -> Result<Self> {
         let draws = context.draws(round)?;
         let buffer = context.buffer(round)?.into_iter();
@@ -44,7 +44,7 @@ impl Views {
         Ok(Self { draws, places, batch, passes, seed, round, parts, all: Vec::new() })
     }
 
-    /// The views of step `step` (from 0), and the draw that each came from.
+    /// Returns the views of step `step` (from 0), and the draw that each came from.
     pub(crate) fn of_step(
         &mut self,
         step: usize,
@@ -72,7 +72,7 @@ impl Views {
         self.draws.len() / self.batch
     }
 
-    /// All views. Where the round was interrupted, parts are missing; each is labelled as it was, in a batch of its own: then it
+    /// All views. Where the round was interrupted, parts are missing; each is labeled as it was, in a batch of its own: then it
     /// has the same bits.
     fn label_all(&mut self, context: &mut Context, distiller: &Distiller, teacher: &Network) -> Result<()> {
         for (at, part) in std::mem::take(&mut self.parts).into_iter().enumerate() {

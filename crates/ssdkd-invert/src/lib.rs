@@ -1,4 +1,4 @@
-//! Stage `invert`: synthesise images by inverting the teacher.
+//! Stage `invert`: synthesize images by inverting the teacher.
 //!
 //! | reads | writes |
 //! |---|---|
@@ -6,7 +6,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use ssdkd_context::{Context, Job, Outcome, Plan, Recipe, Role, SHARD, images};
+use ssdkd_context::{Context, Job, Outcome, Plan, Program, Recipe, Role, SHARD, images};
 use ssdkd_method::inversion::start;
 use ssdkd_method::{
     Diversity, FailedCheck, ImageFormat, Inversion, InvertSettings, Modulation, Objective, Position, Predictions,
@@ -17,8 +17,9 @@ use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, PixelFormat, Pixels, Sa
 
 /// The stage's name: its folder, its section of the recipe, its binary.
 pub const STAGE: &str = "invert";
-/// What the stage does, for its help.
-pub const ABOUT: &str = env!("CARGO_PKG_DESCRIPTION");
+/// The stage's program.
+pub const PROGRAM: Program =
+    Program { stage: STAGE, name: env!("CARGO_PKG_NAME"), about: env!("CARGO_PKG_DESCRIPTION") };
 /// Raised by hand when the same recipe gives other results.
 const VERSION: u32 = 3;
 
@@ -100,7 +101,7 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// What decides a round's images beside what it reads. A prior stands there only where it changes them.
+/// Returns the settings that determine a round's images, besides its inputs. A prior is there only if it changes them.
 fn parameters(settings: &InvertSettings, recipe: &Recipe) -> Value {
     let mut parameters = json!({ "invert": settings.fingerprint() });
     if !recipe.teacher.class_prior.is_empty() && settings.looks_at_prior() {
@@ -109,7 +110,7 @@ fn parameters(settings: &InvertSettings, recipe: &Recipe) -> Value {
     parameters
 }
 
-/// The mean of every term that was computed, before its factor.
+/// Returns the mean of every term that was computed, before its factor.
 fn mean_terms(batches: &[Synthesis]) -> Vec<(Term, f64)> {
     let of = |term| {
         let values = batches.iter().filter_map(|made| made.loss.term(term)).collect::<Vec<_>>();
@@ -118,13 +119,13 @@ fn mean_terms(batches: &[Synthesis]) -> Vec<(Term, f64)> {
     Term::ALL.into_iter().filter_map(of).collect()
 }
 
-/// The teacher's mean confidence in the target class; 0 where it names another.
+/// Returns the teacher's mean confidence in the target class; 0 where it names another.
 fn right(samples: &[SampleRow]) -> f64 {
     let right = |row: &SampleRow| if row.teacher_class == row.target { row.teacher_confidence } else { 0.0 };
     mean(&samples.iter().map(right).collect::<Vec<_>>())
 }
 
-/// The generator that the round before left, or a fresh one.
+/// Returns the generator that the round before left, or a fresh one.
 fn generator_before(context: &mut Context, round: u32) -> Result<Box<dyn Inversion>> {
     let settings = context.recipe().invert.clone();
     let seed = context.recipe().run.seed;

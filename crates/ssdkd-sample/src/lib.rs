@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use serde_json::json;
-use ssdkd_context::{Context, Outcome, Plan};
+use ssdkd_context::{Context, Outcome, Plan, Program};
 use ssdkd_method::distillation::disagreement;
 use ssdkd_method::priority::{Cumulative, prioritise};
 use ssdkd_method::{DistillSettings, NewSamplePriority};
@@ -18,8 +18,9 @@ use ssdkd_shards::{BufferRow, DrawRow, PriorityRow};
 
 /// The stage's name: its folder, its section of the recipe, its binary.
 pub const STAGE: &str = "sample";
-/// What the stage does, for its help.
-pub const ABOUT: &str = env!("CARGO_PKG_DESCRIPTION");
+/// The stage's program.
+pub const PROGRAM: Program =
+    Program { stage: STAGE, name: env!("CARGO_PKG_NAME"), about: env!("CARGO_PKG_DESCRIPTION") };
 /// Raised by hand when the same recipe gives other results.
 const VERSION: u32 = 3;
 
@@ -123,7 +124,7 @@ fn measure(context: &mut Context, members: &[BufferRow], round: u32) -> Result<V
     Ok(disagreements)
 }
 
-/// The mean KL that training observed for each member in `round`; `None` for those that were not drawn.
+/// Returns the mean KL that training observed for each member in `round`; `None` for those that were not drawn.
 fn observed(context: &mut Context, members: &[BufferRow], round: u32) -> Result<Vec<Option<f32>>> {
     let mut sums = HashMap::<u64, (f64, u32)>::new();
     for row in context.observed(round)? {

@@ -31,8 +31,8 @@ pub struct CompareArgs {
 
 /// How `results.md` begins.
 const HEAD: &str = "# Results\n\n\
-    Made by `ssdkd compare` from results.json, which has a row for each run. **last** is the last student's top-1 accuracy, of\n\
-    networks that label pixels (fpn-…) the mean intersection over union; beside it mean and deviation over the last rounds that were measured. No run sees the test set. Times are sums over all\n\
+    Made by `ssdkd compare` from results.json, which has a row for each run. **last** is the last student's top-1 accuracy;\n\
+    of segmentation networks (fpn-…) it is the mean intersection over union. **last rounds** is mean and deviation over the last rounds that were measured. No run sees the test set. Times are sums over all\n\
     stages, on the machine and with the threads that the list below the table names.\n";
 
 /// Adds the runs to the record; writes and prints the tables, and draws the charts.
@@ -98,7 +98,7 @@ struct Method<'a> {
 }
 
 impl Method<'_> {
-    /// Mean and sample deviation of the last students; `None` if none was measured.
+    /// Returns the mean and the sample deviation of the last students; `None` if none was measured.
     fn last(&self) -> Option<(f64, f64)> {
         let last = self.rows.iter().filter_map(|row| row.last).collect::<Vec<_>>();
         let mean = last.iter().sum::<f64>() / last.len() as f64;
@@ -107,12 +107,12 @@ impl Method<'_> {
     }
 }
 
-/// The kinds of device that the rows are of.
+/// Returns the kinds of device that the rows are of.
 fn devices<'a>(rows: &[&'a Row]) -> BTreeSet<&'a str> {
     rows.iter().map(|row| row.device.as_str()).collect()
 }
 
-/// The methods of a pair, the best first. One that was run on several kinds of device, or with several sizes of the buffer, is several,
+/// Returns the methods of a pair, the best first. One that was run on several kinds of device, or with several sizes of the buffer, is several,
 /// and says so.
 fn methods<'a>(rows: &[&'a Row]) -> Vec<Method<'a>> {
     let mut groups = BTreeMap::<(&str, &str, u64), Vec<&Row>>::new();
@@ -212,12 +212,12 @@ fn slug(text: &str) -> String {
     parts.collect::<Vec<_>>().join("-")
 }
 
-/// Where the images of a row's method are kept beside the table.
+/// Returns the file name of the images of a row's method, in the table's folder.
 fn strip_name(row: &Row) -> String {
     format!("{}-images-{}.png", slug(&row.pair), slug(&row.method).to_lowercase())
 }
 
-/// The charts of one pair: file names and SVG, or why there is none.
+/// Returns the charts of one pair: file names and SVG, or why there is none.
 fn charts(pair: &str, methods: &[Method<'_>]) -> Vec<(String, Result<String>)> {
     let teacher = pair.split(' ').next().and_then(|name| name.parse::<Architecture>().ok());
     let of_pixels = teacher.is_some_and(|teacher| teacher.task() == Task::Pixels);
@@ -234,14 +234,14 @@ fn charts(pair: &str, methods: &[Method<'_>]) -> Vec<(String, Result<String>)> {
             let percent = of(method.rows[0]).into_iter().map(|share| 100.0 * share).collect();
             (method.name.as_str(), percent)
         });
-        plot::panels(&format!("synthesised images: {pair}"), (x, "%"), width, &panels.collect::<Vec<_>>())
+        plot::panels(&format!("synthesized images: {pair}"), (x, "%"), width, &panels.collect::<Vec<_>>())
     };
     let all = methods.iter().collect::<Vec<_>>();
     let mut charts = vec![("steps".into(), over("distillation steps", &all, |point| point.0 as f64))];
     // Seconds of a processor and of a GPU say nothing about each other.
     for device in devices(&methods.iter().map(|method| method.rows[0]).collect::<Vec<_>>()) {
         let there = methods.iter().filter(|method| method.rows[0].device == device).collect::<Vec<_>>();
-        charts.push((format!("time-on-{device}"), over(&format!("seconds in all, {device}"), &there, |point| point.1)));
+        charts.push((format!("time-on-{device}"), over(&format!("total seconds, {device}"), &there, |point| point.1)));
     }
     charts.extend([
         ("classes".into(), shares("teacher's class", 1.0, |row| row.made.shares().0)),

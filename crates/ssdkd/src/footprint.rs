@@ -41,7 +41,7 @@ fn images(recipe: &Recipe) -> (f64, f64) {
     (a_round, (recipe.balance.capacity as f64).min(f64::from(recipe.total_rounds()) * a_round))
 }
 
-/// Bytes of one image's mask of classes; 0 where the teacher labels images.
+/// Returns the bytes of one image's mask of classes; 0 where the teacher labels images.
 fn mask(teacher: &TeacherCard) -> f64 {
     let [_, height, width] = teacher.input;
     if teacher.architecture.task() == Task::Pixels { (height * width) as f64 } else { 0.0 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use indicatif::HumanBytes;
 use ssdkd_context::Context;
 use ssdkd_stage::{CommonArgs, RunArgs, RunFolder, RunLock, exit, remove};
 
@@ -60,12 +61,12 @@ pub fn gc(arguments: &GcArgs) -> Result<()> {
     for item in &found {
         writeln!(text, "{:>12}  {}  ({})", item.bytes, item.path.display(), item.why)?;
     }
-    let bytes = found.iter().map(|item| item.bytes).sum::<u64>();
+    let bytes = HumanBytes(found.iter().map(|item| item.bytes).sum());
     if lock.is_some() {
         remove(&found)?;
-        writeln!(text, "{} files and folders removed, {bytes} bytes", found.len())?;
+        writeln!(text, "{} files and folders removed, {bytes}", found.len())?;
     } else {
-        writeln!(text, "{} files and folders could go, {bytes} bytes; --yes deletes them", found.len())?;
+        writeln!(text, "{} files and folders are not needed, {bytes}; --yes deletes them", found.len())?;
     }
     Ok(exit::print(&text)?)
 }

@@ -75,9 +75,9 @@ pub fn contact_sheet(rows: &[Vec<&[u8]>], shape: [usize; 3]) -> Result<Vec<u8>> 
     Ok(png)
 }
 
-/// The colour of a class in pictures of masks: that of Pascal VOC's colour map, black for the first.
+/// Returns the color of a class in pictures of masks: that of Pascal VOC's color map, black for the first.
 pub fn class_colour(class: u8) -> [u8; 3] {
-    // The bits of the class go to the three colours in turn, the lowest to the highest of each.
+    // The bits of the class go to the three colors in turn, the lowest to the highest of each.
     let bit = |at: u32| class.checked_shr(at).unwrap_or(0) & 1;
     [0, 1, 2].map(|first| (0..3).map(|place| bit(3 * place + first) << (7 - place)).sum::<u8>())
 }

@@ -50,7 +50,7 @@ impl Histogram {
         Ok(Self::of(context.teacher_card().classes, images))
     }
 
-    /// Share of the images of each class, and of each bin of confidence.
+    /// Returns the share of the images of each class, and of each bin of confidence.
     pub fn shares(&self) -> (Vec<f64>, Vec<f64>) {
         let shares = |counts: &[u64]| {
             let all = counts.iter().sum::<u64>().max(1) as f64;

@@ -24,7 +24,7 @@ use crate::{report, run};
 /// Images in one forward pass.
 const BATCH: usize = 256;
 
-/// Images that are judged of a data set and of each shard, at most.
+/// Most images of a data set, and of each shard, that are evaluated.
 const JUDGED: usize = 512;
 
 /// `evaluate/students.json`: what was measured, each with what it depends on.
@@ -47,7 +47,7 @@ pub struct Measurements {
     /// The views of images that the figures below are of; `None` in a record of an earlier version.
     #[serde(default)]
     pub views: Option<CropFlipSettings>,
-    /// Whether these images are any good, judged by the teacher as a run's own are: what to compare those with.
+    /// The same figures of these real images, to compare a run's images with.
     #[serde(default)]
     pub real: Option<Diagnostics>,
     /// The same of the images of a round, by the digest of their shard.
@@ -56,7 +56,7 @@ pub struct Measurements {
 }
 
 impl Measurements {
-    /// Forgets what another teacher's is or was judged by it, or with other views. Where the record does not say, `doubt` decides.
+    /// Discards figures of another teacher, or of other views. Where the record does not say, `doubt` decides.
     fn forget_others(&mut self, teacher: String, views: CropFlipSettings, doubt: bool) {
         let other_teacher = self.teacher_digest.as_ref().map_or(doubt, |known| *known != teacher);
         let other_views = self.views.map_or(doubt, |known| known != views);
@@ -131,19 +131,19 @@ fn forget(context: &Context) -> Result<()> {
     Ok(write_file(&path(context), text.as_bytes())?)
 }
 
-/// Where a run's measurements are.
+/// Returns where a run's measurements are.
 pub fn path(context: &Context) -> PathBuf {
     context.run().evaluate().join("students.json")
 }
 
-/// What has been measured of a run, but for what is known to be of another teacher or other views; empty if nothing has been.
+/// Returns what has been measured of a run, but for what is known to be of another teacher or other views; empty if nothing has been.
 pub fn read(context: &Context) -> Result<Measurements> {
     let mut measured = stored(context)?;
     measured.forget_others(context.teacher_digest(), context.recipe().distill.views.crop_flip(), false);
     Ok(measured)
 }
 
-/// `students.json` as it is.
+/// Returns `students.json` as it is.
 fn stored(context: &Context) -> Result<Measurements> {
     let path = path(context);
     let bytes = match std::fs::read(&path) {
@@ -171,7 +171,7 @@ pub fn measure(context: &mut Context) -> Result<()> {
         measured.real = Some(judge_real(context, &data)?);
     }
     let outcome = measure_rounds(context, &data, &mut measured);
-    // What was measured before somebody asked to stop is kept.
+    // What was measured before a request to stop stays.
     let text = serde_json::to_string_pretty(&measured)? + "\n";
     write_file(&path(context), text.as_bytes())?;
     outcome
@@ -188,7 +188,7 @@ fn measure_rounds(context: &mut Context, data: &Dataset, measured: &mut Measurem
         }
         let digest = context.file_digest("invert", round, SHARD)?;
         if !context.has_shard(round) {
-            // Collected before it was judged.
+            // Collected before it was evaluated.
         } else if let Entry::Vacant(place) = measured.shards.entry(digest) {
             place.insert(judge_shard(context, round)?);
         }
@@ -198,7 +198,7 @@ fn measure_rounds(context: &mut Context, data: &Dataset, measured: &mut Measurem
     Ok(())
 }
 
-/// The figures of the first real images.
+/// Returns the figures of the first real images.
 fn judge_real(context: &mut Context, data: &Dataset) -> Result<Diagnostics> {
     let [channels, height, width] = data.shape();
     let indices = (0..data.len().min(JUDGED)).collect::<Vec<_>>();
@@ -206,19 +206,19 @@ fn judge_real(context: &mut Context, data: &Dataset) -> Result<Diagnostics> {
     judge(context, &images)
 }
 
-/// The figures of the first images that a round made.
+/// Returns the figures of the first images that a round made.
 fn judge_shard(context: &mut Context, round: u32) -> Result<Diagnostics> {
     let images = context.first_images(round, JUDGED)?;
     judge(context, &images)
 }
 
-/// The same views every time, so that figures differ by their images alone.
+/// Returns the same views every time, so that figures differ by their images alone.
 fn judge(context: &mut Context, images: &Tensor) -> Result<Diagnostics> {
     let views = context.recipe().distill.views.crop_flip();
     Ok(ssdkd_method::diagnose(&*context.teacher()?, images, views, &mut stream(0, "evaluate/views", &[]))?)
 }
 
-/// The complete distilling rounds that the recipe wants measured.
+/// Returns the complete distilling rounds that the recipe wants measured.
 pub fn rounds_to_measure(context: &Context) -> Result<Vec<u32>> {
     let settings = &context.recipe().evaluate;
     let rounds = context.rounds("distill")?;
@@ -281,7 +281,7 @@ pub fn look_for_data(context: &Context, recipe: &Recipe) -> Result<Vec<Finding>,
     Ok(Vec::new())
 }
 
-/// The recipe's data set, or the environment's.
+/// Returns the recipe's data set, or the environment's.
 fn data_spec(recipe: &Recipe) -> Option<String> {
     let recipe = recipe.evaluate.data.clone();
     let environment = || std::env::var("SSDKD_DATA").ok();
@@ -302,7 +302,7 @@ mod tests {
 
     const VIEWS: CropFlipSettings = CropFlipSettings { crop_padding: 4, flip: true, ..CropFlipSettings::OFF };
 
-    /// All there is to measure, of the data `d`, the teacher `t` and [`VIEWS`].
+    /// Returns all there is to measure, of the data `d`, the teacher `t` and [`VIEWS`].
     fn all() -> Measurements {
         let figures = Diagnostics { agreement: 0.5, feature_spread: 0.25, pixel_spread: 0.125 };
         let mut all = Measurements {
@@ -319,7 +319,7 @@ mod tests {
         all
     }
 
-    /// What is left: teacher, students, real images, shards.
+    /// Returns what is left: teacher, students, real images, shards.
     fn left(measured: &Measurements) -> [bool; 4] {
         let Measurements { teacher, students, real, shards, .. } = measured;
         [teacher.is_some(), !students.is_empty(), real.is_some(), !shards.is_empty()]

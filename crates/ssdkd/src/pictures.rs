@@ -50,7 +50,7 @@ pub fn draw(context: &mut Context) -> Result<Vec<PathBuf>> {
 /// Draws one picture of the buffer after `balance` of a round.
 type Picture = fn(&mut Context, u32) -> Result<Vec<u8>>;
 
-/// The newest members of each class, a row for each. Where the teacher labels pixels, its labels lie under each row.
+/// Returns the newest members of each class, a row for each. Where the teacher labels pixels, its labels lie under each row.
 fn sheet(context: &mut Context, round: u32) -> Result<Vec<u8>> {
     let mut rows = Vec::new();
     for row in images(context, round, COLUMNS)? {
@@ -59,7 +59,7 @@ fn sheet(context: &mut Context, round: u32) -> Result<Vec<u8>> {
     grid::contact_sheet(&views(&rows), context.teacher_card().input)
 }
 
-/// The first few members of each class in one row.
+/// Returns the first few members of each class in one row.
 fn strip(context: &mut Context, round: u32) -> Result<Vec<u8>> {
     let (mut all, mut masks) = (Vec::new(), None::<Vec<_>>);
     for row in images(context, round, IN_STRIP)? {
@@ -82,7 +82,7 @@ struct Row {
     masks: Option<Vec<Vec<u8>>>,
 }
 
-/// The newest members of each class that is shown, at most `columns` of each.
+/// Returns the newest members of each class that is shown, at most `columns` of each.
 fn images(context: &mut Context, round: u32, columns: usize) -> Result<Vec<Row>> {
     let (card, members) = (context.teacher_card(), context.buffer(round)?);
     let mut rows = Vec::new();
@@ -101,7 +101,7 @@ fn shown(members: &[BufferRow], classes: usize) -> Vec<usize> {
     if classes <= ROWS { (0..classes).collect() } else { (0..classes).filter(has_image).take(ROWS).collect() }
 }
 
-/// What the teacher takes the pixels of these images for, as pictures like them: a color for each class, or a level of gray.
+/// Returns what the teacher takes the pixels of these images for, as pictures like them: a color for each class, or a level of gray.
 fn masks(context: &mut Context, round: u32, places: &[(u32, u32)]) -> Result<Vec<Vec<u8>>> {
     let masks = context.masks(round, places)?;
     let card = context.teacher_card();
@@ -115,13 +115,13 @@ fn masks(context: &mut Context, round: u32, places: &[(u32, u32)]) -> Result<Vec
     Ok(masks.iter().map(picture).collect())
 }
 
-/// A chart of the images of each class.
+/// Returns a chart of the images of each class.
 fn classes(context: &mut Context, round: u32) -> Result<Vec<u8>> {
     let (card, counts) = (context.teacher_card(), Histogram::of_buffer(context, round)?.classes);
     bars(round, "teacher's class", &card.class_labels(), &counts)
 }
 
-/// A chart of the images of each bin of the teacher's confidence.
+/// Returns a chart of the images of each bin of the teacher's confidence.
 fn confidences(context: &mut Context, round: u32) -> Result<Vec<u8>> {
     let counts = Histogram::of_buffer(context, round)?.confidences;
     let bins = (1..=BINS).map(|bin| format!("{:.2}", bin as f64 / BINS as f64)).collect::<Vec<_>>();

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-/// A line of a chart: what it is called, and its points. Lines of one name have one colour.
+/// A line of a chart: what it is called, and its points. Lines of one name have one color.
 pub struct Line<'a> {
     pub name: &'a str,
     pub points: Vec<(f64, f64)>,
@@ -15,14 +15,14 @@ pub struct Line<'a> {
 const SIZE: (u32, u32) = (760, 440);
 const MARGIN: u32 = 12;
 const LABELS: u32 = 48;
-/// The width of the legend beside a chart, and the distance of its entries.
+/// The width of a chart's legend, and the distance of its entries.
 const LEGEND: u32 = 250;
 const ENTRY: u32 = 19;
 /// The size of one of several charts side by side, and how many stand in a row.
 const PANEL: (u32, u32) = (250, 180);
 const COLUMNS: usize = 4;
 
-/// One chart: lines over a common pair of axes, and a legend beside it.
+/// One chart: lines over a common pair of axes, and a legend.
 pub fn lines(title: &str, (x, y): (&str, &str), lines: &[Line]) -> Result<String> {
     let points = || lines.iter().flat_map(|line| finite(&line.points));
     let most = |of: fn((f64, f64)) -> f64| points().map(of).fold(0.0, f64::max).max(1e-9);
@@ -60,7 +60,7 @@ pub fn lines(title: &str, (x, y): (&str, &str), lines: &[Line]) -> Result<String
     })
 }
 
-/// A chart of bars `width` apart for each name, all over the same axes.
+/// Returns a chart of bars `width` apart for each name, all over the same axes.
 pub fn panels(title: &str, (x, y): (&str, &str), width: f64, panels: &[(&str, Vec<f64>)]) -> Result<String> {
     let columns = panels.len().clamp(1, COLUMNS);
     let rows = panels.len().div_ceil(columns).max(1);
@@ -121,7 +121,7 @@ pub fn bars(title: &str, (x, y): (&str, &str), labels: &[String], values: &[f64]
     })
 }
 
-/// The points that have a place on the axes.
+/// Returns the points that have a place on the axes.
 fn finite(points: &[(f64, f64)]) -> impl Iterator<Item = (f64, f64)> {
     points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite())
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use indicatif::HumanBytes;
 use ssdkd_context::preflight::enforce;
 use ssdkd_context::{Context, Finding, Severity};
 use ssdkd_stage::{RunArgs, machine};
@@ -57,21 +58,26 @@ pub fn resources(needs: Needs, has: Has, root: &Path) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Some(free) = has.disk.filter(|&free| free < needs.disk) {
         found.push(Finding::warning(
-            format!("the run takes about {} of disk, and {} has {} free", size(needs.disk), root.display(), size(free)),
+            format!(
+                "the run takes about {} of disk, and {} has {} free",
+                HumanBytes(needs.disk),
+                root.display(),
+                HumanBytes(free)
+            ),
             "free some space, put the runs elsewhere with --runs, or set keep.shards to \"buffer\"",
         ));
     }
     if let Some(memory) = has.memory.filter(|&memory| memory < needs.memory) {
         found.push(Finding::warning(
-            format!("the run takes about {} of memory, and this machine has {}", size(needs.memory), size(memory)),
+            format!(
+                "the run takes about {} of memory, and this machine has {}",
+                HumanBytes(needs.memory),
+                HumanBytes(memory)
+            ),
             "lower invert.batch, distill.batch or balance.capacity, or take smaller networks",
         ));
     }
     found
-}
-
-fn size(bytes: u64) -> String {
-    if bytes < 10 << 30 { format!("{} MiB", bytes >> 20) } else { format!("{} GiB", bytes >> 30) }
 }
 
 #[cfg(test)]
@@ -87,8 +93,8 @@ mod tests {
         let needs = Needs { disk: 20 << 30, memory: 3 << 30 };
         let found = check(needs, Has { disk: Some(5 << 20), memory: Some(2 << 30) });
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found[0].contains("about 20 GiB of disk, and runs/x has 5 MiB free"), "{found:?}");
-        assert!(found[1].contains("about 3072 MiB of memory, and this machine has 2048 MiB"), "{found:?}");
+        assert!(found[0].contains("about 20.00 GiB of disk, and runs/x has 5.00 MiB free"), "{found:?}");
+        assert!(found[1].contains("about 3.00 GiB of memory, and this machine has 2.00 GiB"), "{found:?}");
     }
 
     #[test]

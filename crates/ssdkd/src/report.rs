@@ -127,7 +127,7 @@ pub fn show(context: &mut Context) -> Result<()> {
     Ok(exit::print(describe(&summarise(context)?)?.trim_start())?)
 }
 
-/// The command that makes the run from nothing. Of runs of earlier versions their last summary knows that.
+/// Returns the command that makes the run from nothing. Of runs of earlier versions their last summary knows that.
 fn command(context: &Context) -> String {
     let before = || {
         let bytes = std::fs::read(context.run().report().join(SUMMARY)).ok()?;
@@ -232,7 +232,7 @@ fn timing(context: &Context, stage: &str, round: u32) -> Result<Timing> {
     serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))
 }
 
-/// Mean and standard deviation (of the population).
+/// Returns the mean and the standard deviation (of the population).
 fn spread(values: &[f64]) -> Option<Spread> {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
@@ -266,7 +266,7 @@ fn describe(summary: &Summary) -> Result<String> {
     if summary.evaluated_images > 0 {
         writeln!(text, "           measured on {} images of {}", summary.evaluated_images, summary.evaluated_on)?;
     }
-    writeln!(text, "images     {} distinct ones synthesised", summary.distinct_images)?;
+    writeln!(text, "images     {} distinct, synthesized", summary.distinct_images)?;
     let newest = summary.curve.iter().rev().find_map(|point| point.images);
     for (which, figures) in [("the newest", newest), ("real ones", summary.real_images)] {
         if let Some(Diagnostics { agreement, feature_spread, pixel_spread }) = figures {
@@ -282,7 +282,7 @@ fn describe(summary: &Summary) -> Result<String> {
     let Seconds { invert, balance, sample, distill, total } = summary.seconds;
     writeln!(
         text,
-        "seconds    {invert:.0} synthesis, {balance:.1} balancing, {sample:.0} sampling, {distill:.0} distillation, {total:.0} in all"
+        "seconds    {invert:.0} synthesis, {balance:.1} balancing, {sample:.0} sampling, {distill:.0} distillation, {total:.0} total"
     )?;
     Ok(text)
 }

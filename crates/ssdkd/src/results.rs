@@ -52,13 +52,13 @@ impl Row {
         if path.is_file() { of_card(path) } else { Ok(of_summary(read_summary(path)?)) }
     }
 
-    /// Whether this is a network of the pair's student's architecture that saw real images.
+    /// Returns whether this is a network of the pair's student's architecture that saw real images.
     pub fn is_real_student_of(&self, pair: &str) -> bool {
         let student = pair.rsplit(" → ").next().unwrap_or_default(); // and the data set
         self.saw_real_images() && self.pair == format!("{REAL} → {student}")
     }
 
-    /// Whether this is a network that saw real images.
+    /// Returns whether this is a network that saw real images.
     pub fn saw_real_images(&self) -> bool {
         self.pair.starts_with(REAL)
     }
@@ -69,7 +69,7 @@ impl Row {
     }
 }
 
-/// What the record holds; nothing if there is none yet.
+/// Returns what the record holds; nothing if there is none yet.
 pub fn recorded(path: &Path) -> Result<Vec<Row>> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
@@ -134,7 +134,7 @@ fn of_summary(summary: Summary) -> Row {
     }
 }
 
-/// What a data set is called: `shapes` of `shapes:0`, the last part of a path.
+/// Returns what a data set is called: `shapes` of `shapes:0`, the last part of a path.
 fn data_name(spec: &str) -> &str {
     let name = spec.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     match name.split(':').next() {
@@ -143,7 +143,7 @@ fn data_name(spec: &str) -> &str {
     }
 }
 
-/// One line of the log beside a card.
+/// One line of the training log in a card's folder.
 #[derive(Deserialize)]
 struct Epoch {
     steps: u64,

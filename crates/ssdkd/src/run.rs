@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 use std::ops::Range;
+use std::time::Duration;
 
 use anyhow::Result;
 use candle_core::Device;
 use clap::Args;
+use indicatif::{FormattedDuration, HumanBytes};
 use ssdkd_context::preflight::enforce;
 use ssdkd_context::{Context, Outcome, Recipe, quote};
 use ssdkd_method::feature_pairs;
@@ -31,7 +33,7 @@ pub const STAGES: [Stage; 4] = [
 /// Their names, in the order of a round.
 pub const STAGE_NAMES: [&str; 4] = [STAGES[0].0, STAGES[1].0, STAGES[2].0, STAGES[3].0];
 
-/// The stages of one round: a warm-up round ends after `balance`.
+/// Returns the stages of one round: a warm-up round ends after `balance`.
 fn stages_of(recipe: &Recipe, round: u32) -> &'static [Stage] {
     if recipe.distilling_round(round).is_some() { &STAGES } else { &STAGES[..2] }
 }
@@ -61,20 +63,20 @@ pub fn run(arguments: &StageArgs) -> Result<()> {
     }
     count_only_current(&mut context, threads)?;
     let measured = measure::measure(&mut context);
-    signals::check()?; // who asked to stop does not wait for a report
+    signals::check()?; // a request to stop does not wait for a report
     // What the run made is worth a report even if it could not be measured.
     let reported = report::write(&mut context);
     measured.and(reported)
 }
 
-/// The one round that is asked for, or all.
+/// Returns the one round that is asked for, or all.
 fn rounds_of(recipe: &Recipe, round: Option<u32>) -> Result<Range<u32>, StageError> {
     let Some(round) = round else { return Ok(0..recipe.total_rounds()) };
     recipe.check_round(round)?;
     Ok(round..round + 1)
 }
 
-/// Whether a command is only asked to say something: the recipe with `--print-config`, or in a dry run what it would do.
+/// Returns whether a command is only asked to say something: the recipe with `--print-config`, or in a dry run what it would do.
 pub fn only_asked(arguments: &RunArgs, ask: &AskArgs, would: &str) -> Result<bool> {
     if !ask.print_config && !ask.dry_run {
         return Ok(false);
@@ -88,7 +90,7 @@ pub fn only_asked(arguments: &RunArgs, ask: &AskArgs, would: &str) -> Result<boo
     Ok(true)
 }
 
-/// Runs, or in a dry run judges, all stages of all rounds.
+/// Runs all stages of all rounds; a dry run only checks their freshness.
 pub fn all_stages(context: &mut Context) -> Result<()> {
     stages(context, 0..context.recipe().total_rounds()).map(drop)
 }
@@ -152,7 +154,7 @@ pub fn plan(arguments: &PlanArgs) -> Result<()> {
         let images = recipe.total_rounds() as usize * invert.batches * invert.batch;
         writeln!(text, "run        {}", recipe.run.name)?;
         writeln!(text, "rounds     {} warm-up + {} distilling", recipe.run.warmup_rounds, recipe.run.rounds)?;
-        writeln!(text, "images     {images} synthesised, {} kept", recipe.balance.capacity.min(images))?;
+        writeln!(text, "images     {images} synthesized, {} in the buffer", recipe.balance.capacity.min(images))?;
         writeln!(text, "steps      {} of {} images", recipe.run.rounds as usize * distill.steps, distill.batch)?;
         let networks = cost.is_ok().then(|| Context::look(run, false, threads)).transpose()?;
         if let Some(context) = networks {
@@ -160,13 +162,17 @@ pub fn plan(arguments: &PlanArgs) -> Result<()> {
         }
         match cost {
             Ok(Estimate { synthesis_s, distillation_s, memory, disk }) => {
-                let total = synthesis_s + distillation_s;
+                let time =
+                    |seconds: f64| FormattedDuration(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
                 writeln!(
                     text,
-                    "seconds    about {synthesis_s:.0} synthesis, {distillation_s:.0} distillation, {total:.0} in all on {threads} threads"
+                    "time       about {} synthesis, {} distillation, {} total, on {threads} threads",
+                    time(synthesis_s),
+                    time(distillation_s),
+                    time(synthesis_s + distillation_s)
                 )?;
-                writeln!(text, "memory     about {} MiB", memory >> 20)?;
-                writeln!(text, "disk       about {} MiB", disk >> 20)?;
+                writeln!(text, "memory     about {}", HumanBytes(memory))?;
+                writeln!(text, "disk       about {}", HumanBytes(disk))?;
             }
             Err(error) => {
                 writeln!(text, "cost       not known: {}", error.to_string().lines().next().unwrap_or_default())?;
@@ -216,7 +222,7 @@ fn describe_networks(text: &mut String, context: &Context, in_detail: bool) -> R
             let [height, width] = ours.size;
             writeln!(
                 text,
-                "features   {} ({height}×{width}, {} channels) is like the teacher's {} ({} channels)",
+                "features   {} ({height}×{width}, {} channels) learns from the teacher's {} ({} channels)",
                 ours.name, ours.channels, theirs.name, theirs.channels
             )?;
         }
@@ -224,7 +230,7 @@ fn describe_networks(text: &mut String, context: &Context, in_detail: bool) -> R
     Ok(())
 }
 
-/// The flags of `plan` that all of its commands need, and of the others those that are given among `(given, flag)`.
+/// Returns the flags of `plan` that all of its commands need, and of the others those that are given among `(given, flag)`.
 fn shell_flags(arguments: &RunArgs, others: &[(bool, &str)]) -> String {
     let mut words = vec!["--runs".to_string(), quote(&arguments.runs.to_string_lossy())];
     for assignment in &arguments.set {

@@ -81,7 +81,7 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
 /// Rounds whose shard has images of the newest buffer in it and is not there, which for others is no damage.
 pub fn missing_shards(run: &RunFolder, threads: usize) -> Result<BTreeSet<u32>> {
     let mut context = Context::look(&RunArgs { recipe: run.root().into(), ..RunArgs::default() }, false, threads)?;
-    // What cannot be judged is listed as such.
+    // What cannot be checked is listed as such.
     let _ = count_only_current(&mut context, threads);
     let Some(last) = context.last_round("balance")? else { return Ok(BTreeSet::new()) };
     // A damaged buffer is listed as such.

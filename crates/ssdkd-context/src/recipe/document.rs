@@ -94,7 +94,7 @@ pub fn explain(path: &str) -> Result<String, String> {
     Err(format!("there is no key or section {shown:?} in a recipe\nhint: {hint}"))
 }
 
-/// A section's keys, a line each.
+/// Returns a section's keys, a line each.
 fn outline(section: &Section) -> String {
     let mut text = format!("[{}]\n  {}\n", section.path, section.description);
     for key in &section.keys {
@@ -105,7 +105,7 @@ fn outline(section: &Section) -> String {
     text
 }
 
-/// All that is known of a key.
+/// Returns all that is known of a key.
 fn entry(key: &Key) -> String {
     let mut text = format!("{}\n  {}\n", key.path, key.description);
     let mut line = |name: &str, value: &str| writeln!(text, "  {name:<9} {value}").expect("a string grows");
@@ -120,7 +120,7 @@ fn entry(key: &Key) -> String {
     text
 }
 
-/// The values that a key may have, a line each.
+/// Returns the values that a key may have, a line each.
 fn allowed(key: &Key) -> Vec<String> {
     let choices = key.choices.iter().map(|(value, meaning)| format!("\"{value}\": {meaning}"));
     key.range.iter().map(ToString::to_string).chain(choices).collect()

@@ -101,7 +101,7 @@ fn check_version(table: &toml::Table) -> Result<(), String> {
     }
 }
 
-/// `a.b.c=value`, where value is TOML, or a bare word taken as a string.
+/// Returns `a.b.c=value`, where value is TOML, or a bare word taken as a string.
 fn assign(table: &mut toml::Table, assignment: &str) -> Result<(), RecipeError> {
     let error = |message: &str| RecipeError::Set { assignment: assignment.into(), message: message.into() };
     let (key, value) =
@@ -142,7 +142,7 @@ fn explain_unknown(message: &str) -> String {
     let mut quoted = rest.split('`');
     let Some(unknown) = quoted.next() else { return message.into() };
     let known = quoted.skip(1).step_by(2);
-    // Of a long one nobody wants to hear what it resembles, and to compare it would take time and memory in proportion.
+    // For a long key a suggestion is useless, and comparing it costs time and memory in proportion.
     let known = known.filter(|key| unknown.len() <= 2 * key.len());
     let nearest = known
         .map(|key| (strsim::damerau_levenshtein(unknown, key), key))

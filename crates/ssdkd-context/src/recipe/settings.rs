@@ -194,12 +194,12 @@ impl Default for KeepSettings {
 }
 
 impl Recipe {
-    /// Every default written out: what `--print-config` shows and the run folder keeps.
+    /// Returns every default written out: what `--print-config` shows and the run folder keeps.
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self).expect("a recipe is plain data")
     }
 
-    /// All rounds, warm-up included.
+    /// Returns all rounds, warm-up included.
     pub fn total_rounds(&self) -> u32 {
         self.run.warmup_rounds + self.run.rounds
     }
@@ -213,7 +213,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// The rounds that a run with other settings goes on from, so that their state is always kept: the last of the warm-up, if the
+    /// Returns the rounds that a run with other settings resumes from, so their state always stays: the last of the warm-up, if the
     /// student or the adversary changes, and the first distilling one, whose generator has met an untaught student alone, if
     /// distillation does.
     pub fn starting_points(&self) -> [u32; 2] {
@@ -221,12 +221,12 @@ impl Recipe {
         [first.saturating_sub(1), first]
     }
 
-    /// The index among distilling rounds, `None` for a warm-up round.
+    /// Returns the index among distilling rounds, `None` for a warm-up round.
     pub fn distilling_round(&self, round: u32) -> Option<u32> {
         round.checked_sub(self.run.warmup_rounds)
     }
 
-    /// The same for a `stage` that has no part in the warm-up.
+    /// Does the same for a `stage` that has no part in the warm-up: a warm-up round is an error.
     pub fn distilling_round_of(&self, stage: &str, round: u32) -> Result<u32, StageError> {
         let warmup = self.run.warmup_rounds;
         self.distilling_round(round).ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! The card that lies beside a weight file: that of an exported student, or of a run's teacher.
+//! The card in the folder of a weight file: that of an exported student, or of a run's teacher.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use ssdkd_stage::exit::Code;
 
 use super::file_name;
 
-/// What was found beside a weight file.
+/// The card that was found in the folder of a weight file.
 #[derive(Default)]
 pub struct Beside {
     /// The card of exactly these weights.

@@ -32,7 +32,7 @@ pub fn read(names: &str, classes: usize) -> Result<Vec<String>, StageError> {
     )))
 }
 
-/// The lines of a file, without the mark that some editors put first, and without empty ones at the end.
+/// Returns the lines of a file, without the mark that some editors put first, and without empty ones at the end.
 fn lines(text: &str) -> Vec<String> {
     text.trim_start_matches('\u{feff}').trim_end().lines().map(|line| line.trim().to_string()).collect()
 }

@@ -37,7 +37,7 @@ pub struct Measured {
     /// What the score is.
     what: &'static str,
     rows: Vec<Row>,
-    /// Whether the flags, or the card beside the file, say what to take.
+    /// Whether the flags, or the card in the file's folder, say what to take.
     chosen: bool,
 }
 
@@ -69,7 +69,7 @@ pub fn measure(
     Ok(Measured { data: data.into(), images: images.len(), what, rows, chosen })
 }
 
-/// The normalization of the card, where somebody gave it, and the presets.
+/// Returns the normalization of the card, if it was given, and the presets.
 fn candidates(card: &TeacherCard) -> Vec<(String, Values)> {
     let numbers = |values: &Values| format!("--mean {} --std {}", listed(&values.mean), listed(&values.std));
     let presets = Preset::value_variants().iter().filter_map(|preset| {
@@ -109,13 +109,13 @@ fn spread(data: Dataset) -> Result<Dataset, StageError> {
 }
 
 impl Measured {
-    /// The normalization that the card takes from the measurement: the best, if it is clear and nobody gave one.
+    /// Returns the normalization that the card takes from the measurement: the best, if it is clear and none was given.
     pub fn taken(&self) -> Option<Values> {
         let best = self.rows.first().filter(|_| !self.chosen && self.is_clear())?;
         Some(Values { source: Normalization::Measured(self.data.clone()), ..best.values.clone() })
     }
 
-    /// Whether the best score cannot be the second's by chance.
+    /// Returns whether the best score cannot be the second's by chance.
     fn is_clear(&self) -> bool {
         let [best, second, ..] = &self.rows[..] else { return true };
         let share = best.score.clamp(0.0, 1.0);
@@ -123,7 +123,7 @@ impl Measured {
         best.score - second.score > MARGIN.max(2.0 * error)
     }
 
-    /// A table of the scores, and what they say.
+    /// Returns a table of the scores, and what they say.
     pub fn lines(&self) -> Vec<(&'static str, String)> {
         let mut lines = vec![("measured", format!("{} on {} images of {}", self.what, self.images, self.data))];
         for row in &self.rows {

@@ -27,7 +27,7 @@ use preprocessing::{PreprocessingArgs, Size};
 
 use crate::network_file::{self, About, FromFile, is_network};
 
-/// Images of a card that nobody gave a size for.
+/// The image size of a card, if none was given.
 const SIZE: usize = 32;
 
 /// `ssdkd import`
@@ -41,7 +41,7 @@ pub struct ImportArgs {
     /// The model: a network (.pt2, .onnx), or weights (.pth, .th, .pt or .safetensors with a state_dict)
     file: PathBuf,
 
-    /// The card to write (.json); the weights go beside it
+    /// The card to write (.json); the weights go into the same folder
     #[arg(long, value_name = "CARD")]
     out: PathBuf,
 
@@ -49,7 +49,7 @@ pub struct ImportArgs {
     #[arg(long)]
     architecture: Option<ZooArchitecture>,
 
-    /// The size of the images: a side, as in 32, or height and width, as in 160x224 [default: the crop's, that of the network or of the card beside the weights, or 32]
+    /// The size of the images: a side, as in 32, or height and width, as in 160x224 [default: that of --crop, of the network, of the card in the weights' folder, or 32]
     #[arg(long, value_name = "PIXELS", value_parser = preprocessing::size)]
     size: Option<Size>,
 
@@ -146,7 +146,7 @@ struct Found {
     notices: Vec<String>,
 }
 
-/// What the file of a network, or the card beside weights, says.
+/// What the file of a network, or the card in the weights' folder, says.
 #[derive(Default)]
 struct Known {
     size: Option<[usize; 2]>,
@@ -218,7 +218,7 @@ impl Known {
     }
 }
 
-/// The card as flags, what is known, and defaults have it; without weights.
+/// Returns the card that flags, the file and defaults give, without weights.
 fn card_of(arguments: &ImportArgs, found: &Identity, known: Known) -> Result<TeacherCard, StageError> {
     let given_size = arguments.size.or(arguments.preprocessing.crop).map(|Size(size)| size);
     let [height, width] = given_size.or(known.size).unwrap_or([SIZE, SIZE]);

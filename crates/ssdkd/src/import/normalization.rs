@@ -20,7 +20,7 @@ pub enum Preset {
 }
 
 impl Preset {
-    /// Returns mean and std for images of so many channels; `None` where the preset has none.
+    /// Returns the mean and the std for images of so many channels; `None` where the preset has none.
     ///
     /// Those of one channel are of images whose gray is 0.299 R + 0.587 G + 0.114 B; `imagenet`'s are the usual ones.
     pub fn values(self, channels: usize) -> Option<(Vec<f32>, Vec<f32>)> {
@@ -38,7 +38,7 @@ impl Preset {
         Some((values.0.to_vec(), values.1.to_vec()))
     }
 
-    /// Its name on the command line.
+    /// Returns its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Imagenet => "imagenet",
@@ -78,12 +78,12 @@ pub struct Values {
 }
 
 impl Values {
-    /// Those of a card.
+    /// Returns those of a card.
     pub fn of(card: &TeacherCard) -> Self {
         Self { mean: card.mean.clone(), std: card.std.clone(), source: card.normalization.clone() }
     }
 
-    /// Those that a file gives.
+    /// Returns those that a file gives.
     ///
     /// # Errors
     /// If the numbers do not fit the channels, or for images from 0 to 1 are for images from 0 to 255.
@@ -95,7 +95,7 @@ impl Values {
         Ok(Self { mean, std, source: Normalization::Given })
     }
 
-    /// The same for images whose values have this range, from those for images from 0 to 1.
+    /// Returns the same for images whose values have this range, from those for images from 0 to 1.
     #[must_use]
     pub fn in_range(mut self, [low, high]: [f32; 2]) -> Self {
         for (mean, std) in self.mean.iter_mut().zip(&mut self.std) {
@@ -105,7 +105,7 @@ impl Values {
         self
     }
 
-    /// A guess: ImageNet's for three channels, one half for others.
+    /// Returns a guess: ImageNet's for three channels, one half for others.
     pub fn assumed(channels: usize) -> Self {
         let guess =
             Preset::Imagenet.values(channels).filter(|_| channels == 3).or_else(|| Preset::Half.values(channels));
@@ -153,7 +153,7 @@ impl NormalizationArgs {
     }
 }
 
-/// Whether mean and std can be those of images of so many channels.
+/// Returns whether mean and std can be those of images of so many channels.
 fn check(mean: &[f32], std: &[f32], channels: usize) -> Result<(), String> {
     for (flag, given) in [("--mean", mean), ("--std", std)] {
         if given.len() != channels {
@@ -172,12 +172,12 @@ fn check(mean: &[f32], std: &[f32], channels: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether mean and std can be those of images from 0 to 1.
+/// Returns whether mean and std can be those of images from 0 to 1.
 fn check_scale(mean: &[f32], std: &[f32]) -> Result<(), String> {
     let is_large = |values: &[f32]| values.iter().any(|&value| value > 1.0);
     let large = |(_, values): &(&str, &[f32])| is_large(values);
     let Some((what, values)) = [("mean", mean), ("std", std)].into_iter().find(large) else { return Ok(()) };
-    // People mix scales: each list is divided on its own. A std of 1 beside a large mean means "only subtract the mean".
+    // People mix scales: each list is divided on its own. A std of 1 with a large mean means "only subtract the mean".
     let has_no_std = is_large(mean) && std.iter().all(|&std| std == 1.0);
     let scaled = |values: &[f32], divide: bool| {
         listed(&values.iter().map(|value| if divide { value / 255.0 } else { *value }).collect::<Vec<_>>())
@@ -190,7 +190,7 @@ fn check_scale(mean: &[f32], std: &[f32]) -> Result<(), String> {
     ))
 }
 
-/// The numbers with commas between them, to five places.
+/// Returns the numbers with commas between them, to five places.
 pub fn listed(values: &[f32]) -> String {
     let short = |value: &f32| ((f64::from(*value) * 1e5).round() / 1e5).to_string();
     values.iter().map(short).collect::<Vec<_>>().join(",")

@@ -58,7 +58,7 @@ pub fn taken_network(path: &Path, file: &FromFile) -> Result<Vec<Line>, StageErr
     ])
 }
 
-/// Names what the file holds beside networks; `None` if there is nothing.
+/// Names what the file holds besides networks; `None` if there is nothing.
 fn others(imported: &Import) -> Option<String> {
     let state = imported.has_optimizer.then(|| "left out: the optimizer's state".to_string());
     let keys = (!imported.others.is_empty()).then(|| few(&imported.others));
@@ -66,7 +66,7 @@ fn others(imported: &Import) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-/// The whole text.
+/// Returns the whole text.
 pub fn text(
     taken: &[Line],
     notices: &[String],
@@ -111,7 +111,7 @@ pub fn text(
     text
 }
 
-/// What else happens to image files, in words.
+/// Returns what else happens to image files, in words.
 fn preprocessing(card: &TeacherCard) -> String {
     let Preprocessing { channels, range: [low, high], interpolation, .. } = card.preprocessing;
     let order = match channels {
@@ -138,7 +138,7 @@ fn names(card: &TeacherCard) -> String {
     few(names)
 }
 
-/// The first few, with commas between them, and how many more there are.
+/// Returns the first few, with commas between them, and how many more there are.
 fn few<T: ToString>(items: &[T]) -> String {
     let first = items.iter().take(FEW).map(ToString::to_string).collect::<Vec<_>>().join(", ");
     match items.len().saturating_sub(FEW) {

@@ -54,7 +54,7 @@ fn describe_imported(text: &mut String, imported: &Imported) -> Result<()> {
     Ok(())
 }
 
-/// The number of nodes of each operation; the input is none.
+/// Returns the number of nodes of each operation; the input is none.
 fn count_operations(graph: &Graph) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();
     for node in &graph.nodes()[1..] {
@@ -75,7 +75,7 @@ fn describe_unsupported(text: &mut String, operations: &[Unsupported]) -> Result
     Ok(())
 }
 
-/// A text of the file, too short for a screen to be full of it. Its further lines are indented, so that none looks like ours.
+/// Returns a text of the file, too short for a screen to be full of it. Its further lines are indented, so that none looks like ours.
 fn shortened(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let shown = match text.char_indices().nth(LONGEST_TEXT) {
@@ -85,7 +85,7 @@ fn shortened(bytes: &[u8]) -> String {
     shown.lines().collect::<Vec<_>>().join("\n         ")
 }
 
-/// A name of the file without line breaks.
+/// Returns a name of the file without line breaks.
 fn one_line(name: &str) -> String {
     name.replace(|character: char| character.is_control(), "\u{fffd}")
 }

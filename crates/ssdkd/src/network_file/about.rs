@@ -53,7 +53,7 @@ impl About {
     }
 }
 
-/// Mean and standard deviation.
+/// Returns the mean and the standard deviation.
 fn values(
     path: &Path,
     channels: usize,
@@ -72,7 +72,7 @@ fn values(
     })
 }
 
-/// The preprocessing of the file's texts. They have the names that a card has for them.
+/// Returns the preprocessing of the file's texts. They have the names that a card has for them.
 fn preprocessing(path: &Path, channels: usize, extra: &BTreeMap<String, Vec<u8>>) -> Result<Preprocessing, StageError> {
     let named = ["channels", "range", "resize", "interpolation", "crop"].into_iter();
     let fields = named.filter_map(|key| Some((key.to_string(), text(extra, key)?))).collect();
@@ -87,7 +87,7 @@ fn preprocessing(path: &Path, channels: usize, extra: &BTreeMap<String, Vec<u8>>
     })
 }
 
-/// The names of the file's texts, where they are as many as the classes.
+/// Returns the names of the file's texts, where they are as many as the classes.
 fn class_names(classes: usize, extra: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
     let names = match text(extra, "class_names").or_else(|| text(extra, "classes")) {
         Some(Json::Array(names)) => names.iter().filter_map(|name| name.as_str().map(str::to_string)).collect(),
@@ -103,7 +103,7 @@ fn class_names(classes: usize, extra: &BTreeMap<String, Vec<u8>>) -> Vec<String>
     Vec::new()
 }
 
-/// A text of the file: one of its own, as JSON or as it is, or a value of one of [`OBJECTS`].
+/// Returns a text of the file: one of its own, as JSON or as it is, or a value of one of [`OBJECTS`].
 fn text(extra: &BTreeMap<String, Vec<u8>>, key: &str) -> Option<Json> {
     if let Some(bytes) = extra.get(key) {
         let plain = || Json::String(String::from_utf8_lossy(bytes).into_owned());
@@ -116,7 +116,7 @@ fn text(extra: &BTreeMap<String, Vec<u8>>, key: &str) -> Option<Json> {
     values.find(|value| !value.is_null())
 }
 
-/// The numbers of a JSON array, or of a text with commas between them.
+/// Returns the numbers of a JSON array, or of a text with commas between them.
 fn numbers(value: &Json) -> Option<Vec<f32>> {
     match value {
         Json::Array(numbers) => numbers.iter().map(|number| Some(number.as_f64()? as f32)).collect(),

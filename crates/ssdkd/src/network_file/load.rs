@@ -98,7 +98,7 @@ impl FromFile {
     }
 }
 
-/// The position of the output that holds the classes.
+/// Returns the position of the output that holds the classes.
 fn choose(path: &Path, graph: &Graph, wanted: Option<usize>) -> Result<usize, StageError> {
     let count = graph.outputs().len();
     match wanted {

@@ -50,7 +50,7 @@ pub fn is_network(path: &Path) -> Result<bool, StageError> {
     Ok(has_ending_of_network(path))
 }
 
-/// An ONNX file starts with its version (field 1, a small number) and another field of the model.
+/// Returns whether a file looks like ONNX: it starts with its version (field 1, a small number) and another field of the model.
 fn starts_as_onnx(start: &[u8]) -> bool {
     // Fields 2 to 8, 14 and 20 of the model, as protocol buffers number them.
     let is_field = |byte: u8| matches!(byte, 0x12 | 0x1a | 0x22 | 0x28 | 0x32 | 0x3a | 0x42 | 0x72);

@@ -36,7 +36,7 @@ impl Masks {
     pub fn new(folder: &Path, size: [usize; 2], classes: usize, images: &[PathBuf]) -> Result<Self, StageError> {
         if classes > MOST_CLASSES {
             return Err(StageError::Usage(format!(
-                "the model has {classes} classes, and a mask has room for {MOST_CLASSES}"
+                "the model has {classes} classes, and a mask holds at most {MOST_CLASSES}"
             )));
         }
         let masks = Self { folder: folder.into(), size, classes };
@@ -63,7 +63,7 @@ impl Masks {
         }
     }
 
-    /// Where the mask of an image goes: its name with the ending `.png`.
+    /// Returns where the mask of an image goes: its name with the ending `.png`.
     fn path(&self, image: &Path) -> PathBuf {
         let stem = image.file_stem().unwrap_or(image.as_os_str());
         let mut name = stem.to_os_string();
@@ -88,7 +88,7 @@ impl Masks {
     }
 }
 
-/// The class with the largest logit, the first of equals.
+/// Returns the class with the largest logit, the first of equals.
 fn largest(logits: &[f32]) -> u8 {
     let mut best = 0;
     for (class, logit) in logits.iter().enumerate() {
@@ -99,7 +99,7 @@ fn largest(logits: &[f32]) -> u8 {
     best as u8
 }
 
-/// A line for each image: its file and its mask.
+/// Returns a line for each image: its file and its mask.
 pub fn table(written: &[Written]) -> String {
     let width = written.iter().map(|written| written.file.chars().count()).fold(4, usize::max);
     let mut text = format!("{:width$}  mask\n", "file");

@@ -73,7 +73,7 @@ pub fn load(arguments: &PredictArgs, threads: usize, device: &Device) -> Result<
     Err(StageError::Missing { what: "a model".into(), path: card, hint }.into())
 }
 
-/// A network from an `.onnx` or `.pt2` file.
+/// Returns a network from an `.onnx` or `.pt2` file.
 fn from_file(arguments: &PredictArgs, device: &Device) -> Result<Model> {
     let path = &arguments.model;
     let file = network_file::load(path, arguments.output, None)?;
@@ -113,7 +113,7 @@ fn from_card(path: &Path, device: &Device) -> Result<Model> {
     Ok(Model { network: Rc::new(network), fit, class_names: card.class_labels() })
 }
 
-/// The last student of a run.
+/// Returns the last student of a run.
 fn from_run(arguments: &PredictArgs, threads: usize) -> Result<Model> {
     let run = RunArgs { recipe: arguments.model.clone(), common: arguments.common.clone(), ..RunArgs::default() };
     let mut context = Context::read_only(&run, threads)?;
@@ -130,7 +130,7 @@ fn from_run(arguments: &PredictArgs, threads: usize) -> Result<Model> {
 }
 
 impl Model {
-    /// How image files become its images.
+    /// Returns how image files become its images.
     pub fn fit(&self) -> &Fit {
         &self.fit
     }
@@ -140,7 +140,7 @@ impl Model {
         self.network.spec().input
     }
 
-    /// What it predicts.
+    /// Returns what it predicts.
     pub fn kind(&self) -> Kind {
         match (self.network.spec().architecture.task(), self.input()) {
             (Task::Images, _) => Kind::Classifier,
@@ -148,12 +148,12 @@ impl Model {
         }
     }
 
-    /// The number of classes.
+    /// Returns the number of classes.
     pub fn classes(&self) -> usize {
         self.class_names.len()
     }
 
-    /// A word for each class: its name, or its index.
+    /// Returns a word for each class: its name, or its index.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
     }
@@ -164,7 +164,7 @@ impl Model {
         (PIXELS / (height * width).max(1)).clamp(1, IMAGES)
     }
 
-    /// The logits of images of bytes (C, H, W): K for each image, or for each pixel of each image.
+    /// Returns the logits of images of bytes (C, H, W): K for each image, or for each pixel of each image.
     ///
     /// # Errors
     /// If the network cannot be computed.

@@ -26,7 +26,7 @@ struct Class {
 }
 
 impl Scores {
-    /// The `top` most probable classes of an image with these logits. Of equal logits the earlier class comes first.
+    /// Returns the `top` most probable classes of an image with these logits. Of equal logits the earlier class comes first.
     pub fn new(path: &Path, logits: &[f32], names: &[String], top: usize) -> Self {
         let probabilities = softmax(logits);
         let mut order = (0..logits.len()).collect::<Vec<_>>();
@@ -44,7 +44,7 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
     powers.into_iter().map(|power| power / sum).collect()
 }
 
-/// A line for each class of each image; the file stands in the first of its lines.
+/// Returns a line for each class of each image; the file stands in the first of its lines.
 pub fn table(scores: &[Scores]) -> String {
     let names = scores.iter().flat_map(|scores| &scores.classes).map(|class| class.name.chars().count());
     let name_width = names.fold("class".len(), usize::max);
