@@ -1,4 +1,4 @@
-//! What is depended on: licences, sources and doubles, against `.deny.toml`. cargo-deny (`make deny`) knows more, but has to be
+//! What is depended on: licenses, sources and doubles, against `.deny.toml`. cargo-deny (`make deny`) knows more, but has to be
 //! installed; this needs nothing, and no network.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +44,7 @@ fn packages() -> Vec<Value> {
     packages
 }
 
-/// Whether an SPDX expression can be met with `allowed` licences: `OR` (or `/`) of `AND` of licences or parentheses.
+/// Whether an SPDX expression can be met with `allowed` licenses: `OR` (or `/`) of `AND` of licenses or parentheses.
 fn is_met(expression: &str, allowed: &BTreeSet<String>) -> bool {
     let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ").replace(" WITH ", "+WITH+");
     let words = spaced.split_whitespace().collect::<Vec<_>>();

@@ -156,7 +156,7 @@ fn negentropy_is_least_when_classes_are_even() {
     assert!(mean_softmax_negentropy(&Value::constant(one_class)).unwrap().scalar().unwrap().abs() < tolerance(1e-6));
 }
 
-/// As many rows as labelled pixels have: the mean of copies is that of the original, and each copy has its share of the gradient.
+/// As many rows as labeled pixels have: the mean of copies is that of the original, and each copy has its share of the gradient.
 #[test]
 fn copies_change_no_mean() {
     let (of_rows, classes, copies) = (7, 5, 3001);

@@ -1,4 +1,4 @@
-//! Batch normalisation against PyTorch, finite differences and itself.
+//! Batch normalization against PyTorch, finite differences and itself.
 
 mod common;
 

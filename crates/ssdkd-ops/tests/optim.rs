@@ -1,4 +1,4 @@
-//! Optimiser steps against PyTorch's, and running averages.
+//! Optimizer steps against PyTorch's, and running averages.
 
 mod common;
 

@@ -170,7 +170,7 @@ fn what_nothing_needs_is_listed_then_removed() {
     fs::create_dir_all(run.join("distill/.0008.partial")).unwrap();
     fs::write(run.join("distill/.0008.partial/checkpoint"), "what a run goes on from").unwrap();
     let (list, _) = scratch.succeed("ssdkd", &["gc", "runs/tiny"]);
-    for part in [".abc123.tmp", ".0009.partial", "2 files and folders could go, 25 bytes; --yes"] {
+    for part in [".abc123.tmp", ".0009.partial", "2 files and folders are not needed, 25 B; --yes"] {
         assert!(list.contains(part), "{part:?} is not in:\n{list}");
     }
     assert!(run.join(".abc123.tmp").exists(), "it was to be listed only");

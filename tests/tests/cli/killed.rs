@@ -124,7 +124,7 @@ fn a_round_killed_in_its_middle_goes_on_from_its_checkpoint() {
     let fingerprint = manifest["fingerprint"].as_str().expect("a fingerprint").as_bytes();
     let state = &kept[SEAL + COST..];
     let older = [blake3::hash(&[fingerprint, state].concat()).to_hex().as_bytes(), state].concat();
-    for (bytes, said) in [(older, "starts over, as its checkpoint"), (kept, "going on after step ")] {
+    for (bytes, said) in [(older, "restarts, because its checkpoint"), (kept, "resumes after step ")] {
         std::fs::remove_dir_all(scratch.path("runs/tiny/distill/0003")).expect("it is removable");
         std::fs::create_dir_all(checkpoint.parent().expect("a folder")).expect("it can be made");
         std::fs::write(&checkpoint, bytes).expect("it is writable");

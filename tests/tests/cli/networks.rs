@@ -61,7 +61,7 @@ fn plan_says_what_both_networks_cost_and_which_maps_are_compared() {
     import(&scratch, "same.pt2", "teacher.json", &[]);
     let (plan, _) = scratch.succeed("ssdkd", &["plan", "tiny.toml", "-v", "--set", "distill.feature_distillation=1.0"]);
     assert!(plan.contains("teacher    same: 1982 parameters"), "{plan}");
-    assert!(plan.contains("student    resnet8:") && plan.contains("is like the teacher's"), "{plan}");
+    assert!(plan.contains("student    resnet8:") && plan.contains("learns from the teacher's"), "{plan}");
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn a_run_of_oblong_images_is_planned_made_measured_and_drawn() {
     let (before, after) = recipe.split_once("[invert.persistent]").unwrap();
     scratch.write("tiny.toml", before.to_string() + &after[after.find("[balance]").unwrap()..]);
     let (plan, _) = scratch.succeed("ssdkd", &["plan", "tiny.toml", "--threads", "1"]);
-    assert!(plan.contains("seconds    about") && plan.contains("disk       about"), "{plan}");
+    assert!(plan.contains("time       about") && plan.contains("disk       about"), "{plan}");
     let settings = ["--set", "sample.refresh=all", "--set", "distill.feature_distillation=3.0"];
     scratch.succeed("ssdkd", &[&["run", "tiny.toml", "--threads", "1"], &settings[..]].concat());
     let summary: Value =

@@ -233,7 +233,7 @@ fn a_dry_run_follows_what_would_change() {
 fn a_plan_says_what_the_run_will_cost() {
     let scratch = Scratch::new();
     let (plan, _) = scratch.succeed("ssdkd", &["plan", "tiny.toml"]);
-    for part in ["2 warm-up + 2 distilling", "96 synthesised, 40 kept", "4 of 8 images", "seconds    about "] {
+    for part in ["2 warm-up + 2 distilling", "96 synthesized, 40 in the buffer", "4 of 8 images", "time       about "] {
         assert!(plan.contains(part), "{part:?} is not in:\n{plan}");
     }
     assert!(!scratch.path("runs").exists(), "a plan made something");

@@ -10,13 +10,16 @@ const PROGRAMS: [&str; 6] =
 
 /// What differs between machines and days, and what stands for it.
 const FILTERS: [(&str, &str); 8] = [
-    (r"(?m)^(seconds|memory|disk)( +).*$", "$1$2[measured]"),
+    (r"(?m)^(time|seconds|memory|disk)( +).*$", "$1$2[measured]"),
     (r"(?m)^( +\d+  \w+ +\w+ +\d+) +\d+ +\d+\.\d", "$1 [bytes] [seconds]"),
     (r"round  stage    state         rows        bytes   seconds", "round  stage    state         rows bytes seconds"),
     (r"\d+(\.\d+)? ± \d+\.\d+", "[mean] ± [deviation]"),
     (r"\d+(\.\d+)? %", "[percent] %"),
     (r"\d\.\d{3} in (features|pixels)", "[spread] in $1"),
-    (r"\| \d+\.\d+ \| \[mean\] ± \[deviation\] \|(.*)\| cpu \|.*\|", "| [last] | [mean] ± [deviation] |$1| cpu | [measured] |"),
+    (
+        r"\| \d+\.\d+ \| \[mean\] ± \[deviation\] \|(.*)\| cpu \|.*\|",
+        "| [last] | [mean] ± [deviation] |$1| cpu | [measured] |",
+    ),
     (r"test images; .*; \d{4}-\d\d-\d\d\)", "test images; [machine]; [date])"),
 ];
 
