@@ -33,7 +33,7 @@ build: $(if $(GPU),build-cuda) ## build every binary, optimised (GPU=1 here and 
 build-cuda: .cuda/cargo.toml ## build every binary for a GPU as well as the CPU, into target-cuda (CUDA_COMPUTE_CAP=90)
 	$(CARGO) --config .cuda/cargo.toml build --release --workspace --bins --features cuda
 
-cuda-toolkit: ## the compiler for build-cuda into .cuda: that of an installed CUDA 13, or NVIDIA's packages from PyPI
+cuda-toolkit: ## put the compiler for build-cuda into .cuda: an installed CUDA 13, or NVIDIA's packages from PyPI
 	crates/ssdkd-ops/cuda-toolkit.sh
 
 gpu-check: ## on a machine with a GPU: tests, steps next to PyTorch's and whole runs, into target/gpu-check (RECIPES=)
@@ -43,7 +43,7 @@ gpu-check: ## on a machine with a GPU: tests, steps next to PyTorch's and whole 
 .cuda/cargo.toml: crates/ssdkd-ops/cuda-toolkit.sh
 	crates/ssdkd-ops/cuda-toolkit.sh
 
-pipeline: build ## distil: all stages of all rounds, each stage its own process (PIPELINE=, RUNS=, ARGS=; DATA= for a recipe that names no data, TEACHER= and STUDENT= for one that names neither)
+pipeline: build ## distill: all stages of all rounds, each stage in its own process (PIPELINE=, RUNS=, ARGS=; DATA=, TEACHER= and STUDENT= if the recipe has none)
 	@plan=$$($(BIN)/ssdkd plan $(PIPELINE) $(FLAGS) --shell $(BIN)) && printf '%s\n' "$$plan" | sh -e
 
 run: build ## the same in one process, models kept in memory
@@ -74,12 +74,12 @@ test-zoo: ## export networks of torchvision and timm with random weights into ZO
 	$${PYTHON:-python3} tests/golden/zoo.py $(ZOO)
 	SSDKD_GRAPH_ZOO="$(abspath $(ZOO))" $(CARGO) test --release --workspace --test graph zoo -- --nocapture
 
-lint: .cuda-simulated/cargo.toml ## rustfmt and clippy, warnings refused; the code for a GPU too (a C++ compiler)
+lint: .cuda-simulated/cargo.toml ## rustfmt and clippy; a warning is an error; the code for a GPU too (a C++ compiler)
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --config .cuda-simulated/cargo.toml --release $(OF_A_GPU) --all-targets -- -D warnings
 
-doc: ## the documentation of all code into target/doc, warnings refused
+doc: ## the documentation of all code into target/doc; a warning is an error
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --document-private-items
 
 fmt: ## format the sources
@@ -94,7 +94,7 @@ bench-pytorch: ## whole steps and single convolutions next to PyTorch's, interle
 	$(CARGO) bench --workspace --bench steps --no-run
 	.venv-bench/bin/python crates/ssdkd-method/benches/pytorch.py $(ARGS)
 
-sanitize: ## the operations' tests under AddressSanitizer; leaks aside, as the caching allocator keeps blocks by design
+sanitize: ## the operations' tests under AddressSanitizer, without leaks, as the caching allocator keeps blocks
 	RUSTC_BOOTSTRAP=1 ASAN_OPTIONS=detect_leaks=0 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --release -p ssdkd-ops --tests \
 	  --target $$(rustc -vV | sed -n 's/^host: //p') --target-dir target/sanitize
 
@@ -119,12 +119,12 @@ fuzz-short: ## the same without AddressSanitizer, guided by our own code alone (
 	    -max_total_time=$(SECONDS) $(FUZZ_LIMITS) || exit 1; \
 	done
 
-kills: build ## kill KILLED runs and as many trainings at random moments, some often; all must end with the same bytes
+kills: build ## kill KILLED runs and as many trainings at random moments; all must end with the same bytes
 	SSDKD_KILLED=$(KILLED) $(CARGO) test --release --workspace --test cli --test command killed -- --nocapture
 
 # Not optimised it is there in a third of the time, and takes seconds for what it does here.
 deny: export PATH := $(CURDIR)/target/tools/bin:$(PATH)
-deny: ## licences, doubles, sources and known vulnerabilities of what is depended on (cargo-deny; the last needs the network)
+deny: ## licenses, duplicates, sources and known vulnerabilities of dependencies (cargo-deny; the last needs the network)
 	@command -v cargo-deny >/dev/null || \
 	  CARGO_PROFILE_DEV_DEBUG=false $(CARGO) install --quiet --locked --debug --root target/tools cargo-deny@0.20.2
 	$(CARGO) deny check licenses bans sources

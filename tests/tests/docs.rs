@@ -58,7 +58,9 @@ fn resolved(path: &Path) -> PathBuf {
     let mut whole = PathBuf::new();
     for part in path.components() {
         match part {
-            Component::ParentDir => drop(whole.pop()),
+            Component::ParentDir => {
+                whole.pop();
+            }
             part => whole.push(part),
         }
     }

@@ -1,4 +1,4 @@
-//! The command that makes a run from nothing. It stands at the head of the run's recipe: a run that is gone on with by its folder
+//! The command that makes a run from nothing. It is the first line of the run's recipe: a run that is resumed by its folder
 //! still knows it.
 
 use ssdkd_stage::RunArgs;

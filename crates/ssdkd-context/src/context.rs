@@ -145,7 +145,7 @@ impl Context {
             check_is_card("student.card", &recipe.student.card, &path)?;
             let student = TeacherCard::load(&path).map_err(card_error)?;
             check_student_card(&path, &student, &card)?;
-            // Wherever it was, the run carries a copy, and a digest stands for it.
+            // The run has a copy, so its digest is used and not its path.
             recipe.student.card = Path::new("student").join(CARD);
             Some((student, path))
         } else {

@@ -107,7 +107,7 @@ impl Context {
         Ok(())
     }
 
-    /// Rounds whose shard has an image in the buffer after `balance` of `round`, or in those that a run with other settings goes on
+    /// Rounds whose shard has an image in the buffer after `balance` of `round`, or in those that a run with other settings resumes
     /// from.
     pub fn wanted_shards(&mut self, round: u32) -> Result<HashSet<u32>> {
         let mut wanted = HashSet::new();

@@ -87,7 +87,7 @@ impl Fit {
         framed
     }
 
-    /// Returns the mask (H, W) of an image of the size `found`, moved as the image is: each pixel is the nearest of before, since between two classes
+    /// Returns the mask (H, W) of an image of the size `found`, moved as the image is: each pixel is the nearest one of the original, since between two classes
     /// there is none.
     pub(crate) fn mask(&self, mask: &[u8], found: [usize; 2]) -> Vec<u8> {
         let [_, height, width] = self.shape;

@@ -1,4 +1,4 @@
-//! Health checks: they see during a run that it has gone wrong, and not only at its end \[O\].
+//! Health checks: they find out during a run that it has gone wrong, not only at its end \[O\].
 //!
 //! Each check compares a figure that a stage has anyway with a limit that no healthy run of the experiments came near. The caller
 //! decides what a failed check leads to: a warning, or the end of the run.

@@ -1,4 +1,4 @@
-//! The paper itself: one file for each part of it, and nothing else.
+//! The method of the paper: one file for each part, and nothing else.
 //!
 //! SSD-KD (He Liu, Yikai Wang, Huaping Liu, Fuchun Sun, Anbang Yao, "Small Scale Data-Free Knowledge Distillation",
 //! CVPR 2024, arXiv 2406.07876) distills a trained teacher `f_t` into a small student `f_s` without the teacher's
@@ -19,7 +19,7 @@
 //! | [`predictions`] | the teacher's prediction for a whole image, for segmentation networks too |
 //! | [`prior`] | how common the teacher's classes are |
 //! | [`diagnostics`] | figures that say whether the images are any good |
-//! | [`health`] | checks that see that a run has gone wrong |
+//! | [`health`] | checks that find out that a run has gone wrong |
 //! | [`range`] | the ranges of settings, and their JSON schema |
 //!
 //! # Evidence

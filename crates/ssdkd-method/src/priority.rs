@@ -1,6 +1,6 @@
 //! The priority sampling function δ: which samples of the buffer the student sees.
 //!
-//! Prioritized experience replay with the disagreement of teacher and student in the place of the temporal-difference
+//! Prioritized experience replay with the disagreement of teacher and student instead of the temporal-difference
 //! error: this is what the abstract's "reinforcement learning strategy" means \[S\]\[R\]. For a buffer of N samples:
 //!
 //! ```text

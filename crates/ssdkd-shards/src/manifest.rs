@@ -1,6 +1,6 @@
 //! The manifest: the files of a finished stage and round, and its inputs.
 //!
-//! It is written last, so a folder with a manifest is complete. Its own digest stands for the whole folder: later
+//! It is written last, so a folder with a manifest is complete. Its own digest identifies the whole folder: later
 //! stages key on it. Therefore nothing is in it that may differ between two machines; what the work cost is in
 //! [`Timing`], in a file of its own that no digest covers.
 

@@ -3,7 +3,7 @@
 //! A single file is written under another name in the same folder, synced and renamed. A stage's output is a whole folder:
 //! `invert/0007` is built as `invert/.0007.partial`, its manifest is written last, and then the folder is renamed. An
 //! older `0007` is moved aside as `.0007.old` in between and removed after that; [`recover`] finishes what a crash
-//! interrupted. So a folder with a manifest is complete, and a complete output is never gone before its replacement is
+//! interrupted. So a folder with a manifest is complete, and a complete output is never deleted before its replacement is
 //! there.
 
 use std::collections::BTreeSet;
@@ -24,7 +24,7 @@ use crate::system;
 /// The log of a stage and round, in its folder but in no manifest.
 pub const LOG_FILE: &str = "log.jsonl";
 
-/// Where the work on a stage and round stands, in its unfinished folder; gone when that is finished.
+/// The checkpoint of a stage and round, in its unfinished folder. It is deleted when the stage finishes.
 pub const CHECKPOINT_FILE: &str = "checkpoint";
 
 /// Makes or replaces the file at `path`: afterwards it holds `bytes`, or what it held before. Missing folders are made.

@@ -38,7 +38,7 @@ pub enum StageError {
         what: String,
         /// Where it should be.
         path: PathBuf,
-        /// How it comes to be there.
+        /// How to make it.
         hint: String,
     },
     /// Something that is needed now was collected after later rounds were complete.

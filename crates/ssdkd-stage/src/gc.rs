@@ -57,7 +57,7 @@ impl RunFolder {
         rounds.map(|round| removable(self.folder(stage, round), "the recipe has fewer rounds")).collect()
     }
 
-    /// Returns what interrupted processes left in the run's folder and its stages', but for checkpoints, from which a run goes on. A
+    /// Returns what interrupted processes left in the run's folder and its stages', except checkpoints, from which a run resumes. A
     /// process at work has some of it, too.
     pub fn debris(&self) -> Result<Vec<Removable>, StageError> {
         let why = "an interrupted process left it";

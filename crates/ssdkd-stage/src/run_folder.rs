@@ -31,7 +31,7 @@ pub struct RunFolder {
 pub struct Complete {
     /// What it consists of.
     pub manifest: Manifest,
-    /// The manifest's own digest, which stands for all of it.
+    /// The manifest's own digest, which identifies all of the output.
     pub digest: String,
 }
 

@@ -161,7 +161,7 @@ mod tests {
                 let expected = if new { "learnt at 0.1" } else { "learnt at 0.2" };
                 assert_eq!(run.read_verified("distill", 7, STUDENT).unwrap(), expected.as_bytes());
             }
-            // The cause is gone, and the same is tried again.
+            // The cause is removed, and the test tries the same again.
             make(&run, 0.1).unwrap();
             assert_eq!(run.verify("distill", 7).unwrap().1, []);
             assert_eq!(judge(&run, &wanted(0.1), true).unwrap(), State::Fresh);

@@ -81,7 +81,7 @@ pub fn recorded(path: &Path) -> Result<Vec<Row>> {
     })
 }
 
-/// Puts a row in the place of the one it repeats (pair, method, device, seed and size of the buffer), or at the end.
+/// Replaces the row that this one repeats (pair, method, device, seed and size of the buffer), or at the end.
 pub fn record(rows: &mut Vec<Row>, new: Row) {
     match rows.iter_mut().find(|row| row.repeats(&new)) {
         Some(old) => *old = new,

@@ -2,7 +2,7 @@
 //!
 //! The sections of the four stages are the settings structs of `ssdkd-method`, each with the formula it parametrizes.
 //! `settings.rs` adds what surrounds them. `load.rs` reads the file, applies `--set`, and turns every mistake into an error that
-//! names the file, the key and the nearest key that exists; `renamed.rs` knows the keys of before. `keys.rs` and `document.rs`
+//! names the file, the key and the nearest key that exists; `renamed.rs` knows the old keys. `keys.rs` and `document.rs`
 //! describe every key, from the same declarations that read it.
 
 mod document;

@@ -7,7 +7,7 @@ use ssdkd_method::range::schema_of;
 
 use super::settings::Recipe;
 
-/// Old key, new key. `STRATEGY` stands for the table of the recipe's strategy.
+/// Old key, new key. `STRATEGY` is a placeholder for the table of the recipe's strategy.
 const KEYS: [(&str, &str); 31] = [
     ("run.trouble", "run.on_failed_check"),
     ("invert.latent", "invert.STRATEGY.latent_size"),

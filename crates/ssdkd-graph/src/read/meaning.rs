@@ -1,11 +1,11 @@
-//! What a name of a file stands for, while the file is read.
+//! The meaning of a file's names, while the file is read.
 
 use std::rc::Rc;
 
 use super::constant::Constant;
 use crate::graph::NodeId;
 
-/// What a name stands for.
+/// The meaning of a name.
 #[derive(Debug, Clone)]
 pub(crate) enum Meaning {
     /// The result of a node: it depends on the image.

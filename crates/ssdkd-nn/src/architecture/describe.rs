@@ -66,7 +66,7 @@ fn depthwise(shapes: &Shapes) -> Option<String> {
 struct Residual {
     /// Blocks of each group.
     blocks: Vec<usize>,
-    /// Channels that each group hands on.
+    /// Output channels of each group.
     channels: Vec<usize>,
     /// Kernel and channels of the first convolution.
     stem: Option<(usize, usize)>,

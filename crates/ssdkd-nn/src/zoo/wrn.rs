@@ -7,7 +7,7 @@ use ssdkd_graph::NodeId;
 
 use super::builder::{Builder, Built, Convolution, Draw};
 
-/// Returns all but the last layer. A block hands on a sum whose size nothing bounds; its feature map is that sum as the next block sees it,
+/// Returns all but the last layer. A block returns a sum of unbounded size; its feature map is that sum as the next block sees it,
 /// behind batch norm and ReLU.
 pub(super) fn body(net: &mut Builder, x: NodeId, depth: usize, width: usize) -> Built {
     let mut x = net.conv(x, "conv1", convolution(16, 3, 1))?;

@@ -1,4 +1,4 @@
-//! Which names of a `.pt2` stand for the same memory. Operations such as `relu_` change a tensor in place, and whoever reads
+//! Which names of a `.pt2` stand for the same memory. Operations such as `relu_` change a tensor in place, and code that reads
 //! the tensor under an older name sees the change.
 
 use std::collections::HashMap;
