@@ -88,7 +88,7 @@ enum Command {
     /// Compare runs: tables and charts of their results
     #[command(after_help = "Example:\n  ssdkd compare runs/shapes runs/shapes-masks --out comparison")]
     Compare(compare::CompareArgs),
-    /// Import a trained model: a PyTorch checkpoint or safetensors becomes a teacher with a card
+    /// Import a trained model as a teacher: a .pt2, an ONNX file, a PyTorch checkpoint or safetensors
     Import(import::ImportArgs),
     /// List smaller copies of a network: students that start from its weights
     #[command(after_help = "Example:\n  ssdkd shrink data/teachers/shapes-resnet20.json --list")]

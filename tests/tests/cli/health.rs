@@ -8,7 +8,7 @@ fn an_exploding_loss_is_said_and_ends_the_run_if_wanted() {
     let explode = ["run", "tiny.toml", "--set", "distill.lr=20"];
     let stop = [&explode[..], &["--set", "run.on_failed_check=stop"]].concat();
     let said = ["distill 0003: the student's loss went from", "lower distill.lr"];
-    scratch.fail("ssdkd", &stop, 1, &[&said[..], &["run.on_failed_check = \"warn\" continues"]].concat());
+    scratch.fail("ssdkd", &stop, 1, &[&said[..], &["run.on_failed_check = \"warn\" lets the run continue"]].concat());
     assert!(scratch.path("runs/tiny/distill/0002/manifest.json").exists());
     assert!(!scratch.path("runs/tiny/distill/0003").exists(), "a failed round would be taken for a good one");
     // The same recipe but for that key has done all before, and goes on.
