@@ -63,6 +63,7 @@ pub struct TensorSpec {
 /// for (name, trained) in [("weight", true), ("bias", true), ("running_mean", false), ("running_var", false)] {
 ///     graph.declare(&format!("bn.{name}"), &[16], trained)?;
 /// }
+/// graph.declare("bn.num_batches_tracked", &[], false)?;
 /// let image = graph.find("image").expect("the input node");
 /// let conv = graph.push("conv", Op::Conv2d(Conv2d::new("conv.weight", 2, 1)), &[image])?;
 /// let norm = graph.push("bn", Op::BatchNorm(BatchNorm::new("bn")), &[conv])?;

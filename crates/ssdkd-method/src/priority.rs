@@ -159,11 +159,11 @@ pub enum PriorityError {
 /// Computes δ, P and w of every member.
 ///
 /// ```
-/// use ssdkd_method::{SampleSettings, priority::prioritize};
+/// use ssdkd_method::{SampleSettings, priority::prioritise};
 ///
 /// // Two new images, whose priority was 0 and whose weight was 1. The student disagrees more on the second.
 /// let settings = SampleSettings { alpha: 1.0, ..Default::default() };
-/// let members = prioritize(&settings, 0.4, &[(0.0, 1.0); 2], &[Some(0.5), Some(1.5)])?;
+/// let members = prioritise(&settings, 0.4, &[(0.0, 1.0); 2], &[Some(0.5), Some(1.5)])?;
 /// assert!((members[1].probability - 0.75).abs() < 1e-6);
 /// assert!(members[1].weight < members[0].weight);
 /// # Ok::<(), ssdkd_method::priority::PriorityError>(())
