@@ -143,7 +143,9 @@ mod tests {
             for (axis, channels) in part.axes.iter().enumerate() {
                 let Some(places) = shrunk.places(channels, &kept) else { continue };
                 let mut of_axis = vec![0f32; tensor.dims()[axis]];
-                places.into_iter().for_each(|place| of_axis[place] = 1.0);
+                for place in places {
+                    of_axis[place] = 1.0;
+                }
                 let mut shape = vec![1; tensor.dims().len()];
                 shape[axis] = of_axis.len();
                 mask = mask.broadcast_mul(&Tensor::from_vec(of_axis, shape, &Device::Cpu).unwrap()).unwrap();

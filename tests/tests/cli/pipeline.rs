@@ -108,17 +108,28 @@ fn a_second_run_does_nothing_and_says_so() {
 }
 
 #[test]
-fn a_student_may_start_from_its_teachers_blocks() {
+fn a_student_may_be_a_smaller_copy_of_its_teacher() {
     let scratch = Scratch::new();
     let student = "runs/tiny/distill/0002/student.safetensors";
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
     let random = fs::read(scratch.path(student)).unwrap();
-    let (_, err) = scratch.succeed("ssdkd", &["run", "tiny.toml", "--set", "student.start=teacher"]);
-    assert_ne!(fs::read(scratch.path(student)).unwrap(), random);
+    let copy = ["run", "tiny.toml", "--set", "student.architecture=teacher-blocks*0.33"];
+    let (_, err) = scratch.succeed("ssdkd", &copy);
+    let started = fs::read(scratch.path(student)).unwrap();
+    assert_ne!(started, random);
     // The warm-up knows no student.
-    assert!(err.contains("balance 0001: fresh") && err.contains("invert 0002: stale: student.start"), "{err}");
-    let equal = ["run", "tiny.toml", "--set", "student.start=teacher", "--set", "student.architecture=resnet20"];
-    scratch.fail("ssdkd", &equal, 2, &["a resnet20 is not a resnet20 with fewer blocks", "hint: set student.start"]);
+    assert!(err.contains("balance 0001: fresh") && err.contains("invert 0002: stale: student.architecture"), "{err}");
+    scratch.succeed("ssdkd", &[&copy[..], &["--set", "student.start=random"]].concat());
+    assert_ne!(fs::read(scratch.path(student)).unwrap(), started);
+    let other = ["run", "tiny.toml", "--set", "student.start=teacher"];
+    scratch.fail(
+        "ssdkd",
+        &other,
+        2,
+        &["is no smaller copy of the teacher", "hint: set student.architecture to teacher*0.5"],
+    );
+    let narrow = ["run", "tiny.toml", "--set", "student.architecture=teacher*0.5"];
+    scratch.fail("ssdkd", &narrow, 2, &["layer2.0.shortcut", "channels of zeros", "ssdkd shrink CARD --list"]);
 }
 
 /// Gives every other file below `folder` the one time, and the rest the other.

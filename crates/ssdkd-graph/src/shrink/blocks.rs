@@ -104,17 +104,17 @@ impl Graph {
         for sum in self.ids() {
             let Some(x) = self.skipped_by(sum, &users) else { continue };
             let block = Block { x, sum, result: self.activated(sum, &users) };
-            match chains.iter_mut().find(|chain| chain.blocks.last().is_some_and(|last| last.result == x)) {
-                Some(chain) => chain.blocks.push(block),
-                None => {
-                    let follows_a_sum = self.ids().any(|other| {
-                        matches!(self.node(other).op, Op::Add)
-                            && self.shape(other) == self.shape(x)
-                            && (other == x || self.activated(other, &users) == x)
-                    });
-                    chains.push(Chain { follows_a_sum, blocks: vec![block] });
-                }
+            let goes_on = |chain: &&mut Chain| chain.blocks.last().is_some_and(|last| last.result == x);
+            if let Some(chain) = chains.iter_mut().find(goes_on) {
+                chain.blocks.push(block);
+                continue;
             }
+            let follows_a_sum = self.ids().any(|other| {
+                matches!(self.node(other).op, Op::Add)
+                    && self.shape(other) == self.shape(x)
+                    && (other == x || self.activated(other, &users) == x)
+            });
+            chains.push(Chain { follows_a_sum, blocks: vec![block] });
         }
         chains
     }
