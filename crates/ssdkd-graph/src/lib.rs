@@ -1,10 +1,12 @@
 //! Networks as graphs.
 //!
 //! A [`Graph`] is a list of nodes over a small closed set of [operations](Op), with PyTorch's meaning and tensors named as in
-//! the `state_dict`. It comes from a file of PyTorch or ONNX ([`read`]), and is saved as JSON, within the card of its network.
+//! the `state_dict`. It comes from a file of PyTorch or ONNX ([`read`]), is saved as JSON, within the card of its
+//! network, and is [written](mod@write) for other programs.
 //!
 //! This crate knows nothing of the paper, of stages or of layers written by hand.
 
+mod averages;
 mod count;
 pub mod cuts;
 mod error;
@@ -20,6 +22,7 @@ mod shape;
 mod shrink;
 mod simplify;
 mod size;
+pub mod write;
 
 pub use count::NodeCost;
 pub use cuts::{CutRule, FeatureMaps, feature_maps};

@@ -6,6 +6,7 @@ use super::build::{Builder, Outcome};
 use super::constant::Constant;
 use super::frozen::{Deviation, Origin, Scale};
 use super::meaning::{Dim, Meaning};
+use crate::averages::averages;
 use crate::graph::NodeId;
 use crate::op::{Activation, BatchNorm, Conv2d, ConvTranspose2d, Op, Pool, PoolKind, ResizeMethod, ResizeTo};
 use crate::shape::Shape;
@@ -305,6 +306,32 @@ impl Builder {
             return Ok(Meaning::Value(x));
         }
         self.push(name, Op::AdaptivePool { kind, size }, &[x])
+    }
+
+    /// A product of maps with a matrix of means: from the left over the rows of pixels (windows, height), from the right over the columns
+    /// (width, windows). That is an adaptive pooling.
+    pub fn averaged(&mut self, name: &str, x: &Meaning, matrix: &Constant, is_left: bool) -> Outcome {
+        let refused = || "it multiplies pixels with a matrix that does not average them".to_string();
+        let x = self.value(x)?;
+        let Shape::Map { height, width, .. } = self.shape(x) else { return Err(refused()) };
+        let (size, windows) = match *matrix.dims {
+            [windows, size] if is_left && size == height => (size, windows),
+            [size, windows] if !is_left && size == width => (size, windows),
+            _ => return Err(refused()),
+        };
+        // As many numbers as the matrix has are made to compare it.
+        self.budget.take(matrix.count()?)?;
+        let wanted = averages(size, windows);
+        let numbers = matrix.materialized(&mut self.budget)?;
+        let at = |window: usize, pixel: usize| {
+            if is_left { numbers[window * size + pixel] } else { numbers[pixel * windows + window] }
+        };
+        let differs = |(index, &number): (usize, &f32)| (at(index / size, index % size) - number).abs() > 1e-6;
+        if wanted.iter().enumerate().any(differs) {
+            return Err(refused());
+        }
+        let size = if is_left { [windows, width] } else { [height, windows] };
+        self.push(name, Op::AdaptivePool { kind: PoolKind::Average, size }, &[x])
     }
 
     /// Returns the mean or the largest number along axes: only global pooling is possible.

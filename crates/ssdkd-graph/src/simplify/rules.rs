@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::Edit;
 use crate::graph::{Graph, Node, NodeId};
 use crate::op::{Activation, Conv2d, Op, PadValue, Pool, ResizeTo};
-use crate::shape::Shape;
+use crate::shape::{Shape, infer};
 
 /// Returns what can be simplified now. No two edits touch the same node.
 pub(super) fn edits(graph: &Graph) -> HashMap<NodeId, Edit> {
@@ -46,6 +46,9 @@ impl Rules<'_> {
                 (value == PadValue::NegativeInfinity && fits(padding, pool))
                     .then_some(Op::MaxPool(Pool { padding, ..*pool }))
             }),
+            Op::AvgPool { pool, count_padding: false } if pool.padding[..2] == [0, 0] && pool.padding != [0; 4] => {
+                self.rounded_up(id, node, pool)
+            }
             Op::AvgPool { pool, count_padding } => self.padded(node, |sides, value| {
                 let padding = sum(pool.padding, sides);
                 let counts = (*count_padding || pool.padding == [0; 4]) && !pool.ceil_mode && fits(padding, pool);
@@ -93,6 +96,17 @@ impl Rules<'_> {
         let Op::Pad { sides, value } = self.graph.node(pad).op else { return None };
         let op = op(sides, value)?;
         Some((become_op(node, op, self.graph.node(pad).inputs.clone()), vec![pad]))
+    }
+
+    /// Zeros around an image that count, and windows that reach beyond them, where nothing counts: windows that are rounded up.
+    fn rounded_up(&self, id: NodeId, node: &Node, pool: &Pool) -> Option<Change> {
+        self.padded(node, |sides, value| {
+            let pool = Pool { padding: sides, ceil_mode: true, ..*pool };
+            let op = Op::AvgPool { pool, count_padding: true };
+            let input = self.graph.shape(self.graph.node(node.inputs[0]).inputs[0]);
+            let is_same = infer(&op, &[input], self.graph.tensors()).ok()? == self.graph.shape(id);
+            (value == PadValue::Zero && fits(sides, &pool) && is_same).then_some(op)
+        })
     }
 
     /// Returns a sum after a linear layer, a convolution or a product, which they can add themselves.

@@ -10,4 +10,5 @@ mod shapes;
 mod shrink;
 mod simplify;
 mod sizes;
+mod written;
 mod zoo;

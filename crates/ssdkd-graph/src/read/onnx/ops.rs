@@ -42,9 +42,15 @@ pub(super) fn convert(
         }
         "Gemm" => gemm(b, name, &a, inputs),
         "MatMul" => {
+            if let Meaning::Constant(matrix) = x {
+                return b.averaged(name, input(1), matrix, true);
+            }
             let weight = constant(input(1), "matrix")?;
             if weight.dims.len() != 2 {
                 return Err("its matrix has other than 2 dimensions".into());
+            }
+            if b.dims(x)?.len() == 4 {
+                return b.averaged(name, x, weight, false);
             }
             let weight = weight.transposed(&[1, 0], &mut b.budget)?;
             b.linear(name, x, &weight, None)
