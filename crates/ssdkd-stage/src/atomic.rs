@@ -44,6 +44,47 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
     sync_folder(folder)
 }
 
+/// Makes the folder at `path` with these files, in their order. A new folder is there with all of them or not at all.
+///
+/// In a folder that is there the files are replaced one by one. The last one is removed before, so that it is there with all others alone.
+pub fn write_folder(path: &Path, files: &[(&str, &[u8])]) -> Result<(), StageError> {
+    if path.is_dir() {
+        if let Some((last, bytes)) = files.last()
+            && std::fs::read(path.join(last)).is_ok_and(|there| there != *bytes)
+        {
+            remove_file(&path.join(last))?;
+            sync_folder(path)?;
+        }
+        return files.iter().try_for_each(|(name, bytes)| write_file(&path.join(name), bytes));
+    }
+    let failed = |error| StageError::write("make the folder", path)(error);
+    let above = parent(path);
+    create_folder(above)?;
+    let mut builder = tempfile::Builder::new();
+    let prefix = temporary_prefix(path);
+    builder.prefix(&prefix).suffix(TEMPORARY);
+    // A temporary folder is private by default; what it becomes is an ordinary one, under the user's umask.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    let folder = system::create_temporary_folder(&builder, above).map_err(failed)?;
+    for (name, bytes) in files {
+        write_new(&folder.path().join(name), bytes)?;
+    }
+    sync_folder(folder.path())?;
+    system::rename(folder.path(), path).map_err(failed)?;
+    let _ = folder.keep(); // there is nothing left under that name to remove
+    sync_folder(above)
+}
+
+/// Writes a file that is not there yet, in a folder that nobody sees yet.
+fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
+    let written = system::create_new(path).and_then(|file| {
+        system::write_all(&file, bytes)?;
+        system::sync(&file)
+    });
+    written.map_err(StageError::write("write", path))
+}
+
 /// Returns what the name of a temporary file begins and ends with: it says which file was in the making.
 fn temporary_prefix(path: &Path) -> String {
     format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy())
@@ -206,12 +247,7 @@ impl StageFolder {
             create_folder(folder)?;
         }
         // No temporary name: the whole folder is one.
-        system::create_new(&path)
-            .and_then(|file| {
-                system::write_all(&file, bytes)?;
-                system::sync(&file)
-            })
-            .map_err(StageError::write("write", &path))?;
+        write_new(&path, bytes)?;
         let blake3 = digest::of_bytes(bytes);
         self.files.push(FileEntry { path: name.into(), bytes: bytes.len() as u64, blake3: blake3.clone(), rows, role });
         Ok(blake3)

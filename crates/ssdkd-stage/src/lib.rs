@@ -28,7 +28,7 @@ mod system;
 pub mod verify;
 
 pub use args::{AskArgs, CommonArgs, RunArgs, StageArgs};
-pub use atomic::{StageFolder, remove_unfinished, write_file};
+pub use atomic::{StageFolder, remove_unfinished, write_file, write_folder};
 pub use device::DeviceChoice;
 pub use error::StageError;
 pub use fingerprint::FingerprintInput;

@@ -50,6 +50,12 @@ pub(crate) fn create_temporary(builder: &tempfile::Builder, folder: &Path) -> io
     builder.tempfile_in(folder)
 }
 
+/// A folder that is not there yet, which is removed again unless it is kept.
+pub(crate) fn create_temporary_folder(builder: &tempfile::Builder, folder: &Path) -> io::Result<tempfile::TempDir> {
+    refused()?;
+    builder.tempdir_in(folder)
+}
+
 pub(crate) fn persist(file: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
     refused()?;
     file.persist(path).map(drop).map_err(|error| error.error)
@@ -177,6 +183,48 @@ mod tests {
             for older in [false, true] {
                 let requests = check_refusals(kind, older);
                 assert!(requests > 20, "only {requests} requests were tried");
+            }
+        }
+    }
+
+    #[test]
+    fn a_folder_is_there_with_all_of_its_files_or_not_at_all() {
+        let files: [(&str, &[u8]); 2] = [("weights", b"numbers"), ("card", b"whose they are")];
+        for requests in 0.. {
+            let folder = TempDir::new().unwrap();
+            let path = folder.path().join("student");
+            faults::after(requests, ErrorKind::StorageFull);
+            let written = crate::write_folder(&path, &files);
+            let is_complete = || files.iter().all(|(name, bytes)| fs::read(path.join(name)).unwrap() == *bytes);
+            if !faults::clear() {
+                written.unwrap();
+                assert!(is_complete() && requests > 6, "{requests}");
+                return;
+            }
+            assert!(!path.exists() || is_complete(), "request {requests}");
+            let left = usize::from(path.exists());
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), left, "something was left behind");
+        }
+    }
+
+    #[test]
+    fn the_last_file_of_a_folder_is_never_there_with_files_of_another() {
+        let before: [(&str, &[u8]); 2] = [("weights", b"old"), ("card", b"of old")];
+        let after: [(&str, &[u8]); 2] = [("weights", b"new"), ("card", b"of new")];
+        for requests in 0.. {
+            let folder = TempDir::new().unwrap();
+            crate::write_folder(folder.path(), &before).unwrap();
+            faults::after(requests, ErrorKind::PermissionDenied);
+            let written = crate::write_folder(folder.path(), &after);
+            let is_done = !faults::clear();
+            if let Ok(card) = fs::read(folder.path().join("card")) {
+                let weights = fs::read(folder.path().join("weights")).unwrap();
+                assert_eq!(card, [b"of ".as_slice(), &weights].concat(), "request {requests}");
+            }
+            if is_done {
+                written.unwrap();
+                assert!(requests > 6, "{requests}");
+                return;
             }
         }
     }

@@ -96,7 +96,7 @@ enum Command {
     /// Predict classes of images, or masks, with any model
     #[command(after_help = "Example:\n  ssdkd predict data/teachers/shapes-resnet20.json photo.png --top 3")]
     Predict(predict::PredictArgs),
-    /// Export a student: safetensors, a card, and a Python snippet that loads it
+    /// Export a student or a teacher: an ONNX file, weights, a PyTorch module and a card
     Export(export::ExportArgs),
     /// Show what this machine offers: threads, kernels, devices
     #[command(after_help = "Example:\n  ssdkd doctor")]

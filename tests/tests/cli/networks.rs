@@ -37,10 +37,8 @@ fn a_network_from_a_file_is_distilled_at_another_size() {
         let settings = ["--set", "distill.feature_distillation=1.0"];
         scratch.succeed("ssdkd", &[&["run", "tiny.toml", "--threads", "1"], &settings[..]].concat());
         scratch.succeed("ssdkd", &[&["export", "tiny.toml", "--out", "student"], &settings[..]].concat());
-        let (teacher, student) = (
-            TeacherCard::load(&scratch.path("teacher.json")),
-            TeacherCard::load(&scratch.path("student/student.json")),
-        );
+        let (teacher, student) =
+            (TeacherCard::load(&scratch.path("teacher.json")), TeacherCard::load(&scratch.path("student/card.json")));
         let (teacher, student) = (teacher.unwrap(), student.unwrap());
         assert_eq!((student.input, student.classes), (teacher.input, teacher.classes), "{file}");
     }

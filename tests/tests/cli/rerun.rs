@@ -124,7 +124,7 @@ fn a_shorter_run_is_reported_and_exported_as_itself() {
     for runs in ["runs/tiny", "fresh/tiny"] {
         scratch.succeed("ssdkd", &["export", runs, "--out", &format!("{runs}-student")]);
     }
-    let student = |run: &str| fs::read(scratch.path(&format!("{run}-student")).join("student.safetensors")).unwrap();
+    let student = |run: &str| fs::read(scratch.path(&format!("{run}-student")).join("model.safetensors")).unwrap();
     assert!(student("runs/tiny") == student("fresh/tiny"), "the student of the longer run was exported");
 }
 
@@ -212,7 +212,7 @@ fn who_cannot_be_served_leaves_the_run_as_it_is() {
     );
     // What a command has no use for it refuses.
     for (command, flag) in
-        [("report", "--round=2"), ("evaluate", "--resume"), ("export", "--force"), ("status", "--dry-run")]
+        [("report", "--round=2"), ("evaluate", "--resume"), ("export", "--resume"), ("status", "--dry-run")]
     {
         scratch.fail(
             "ssdkd",

@@ -4,6 +4,7 @@ mod adopted;
 mod cards;
 mod checkpoints;
 mod entries;
+mod exported;
 mod foreign;
 mod formats;
 mod formula;

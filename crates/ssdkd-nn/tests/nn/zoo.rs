@@ -26,7 +26,7 @@ fn spec(architecture: &str, size: [usize; 2]) -> NetworkSpec {
 }
 
 /// A network with formula weights.
-fn network(architecture: &str, size: [usize; 2]) -> Network {
+pub fn network(architecture: &str, size: [usize; 2]) -> Network {
     let spec = spec(architecture, size);
     let graph = spec.blueprint().unwrap().graph;
     let tensors = graph.tensors().iter().map(|(name, spec)| {

@@ -21,7 +21,7 @@ use model::{Kind, Model};
 /// `ssdkd predict`
 #[derive(Debug, Args)]
 pub struct PredictArgs {
-    /// A card (.json), an exported student's folder, a run's folder (its last student), or a network (.onnx, .pt2)
+    /// A card (.json), an exported model's folder, a run's folder (its last student), or a network (.onnx, .pt2)
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 

@@ -14,6 +14,7 @@ use ssdkd_stage::{RunArgs, RunFolder, StageError, exit};
 
 use super::PredictArgs;
 use crate::current::count_only_current;
+use crate::export::CARD;
 use crate::import::normalization::Values;
 use crate::network_file::{self, is_network};
 
@@ -21,8 +22,8 @@ use crate::network_file::{self, is_network};
 const PIXELS: usize = 256 * 32 * 32;
 /// Most images in one forward pass.
 const IMAGES: usize = 256;
-/// The card in the folder of an exported student.
-const STUDENT_CARD: &str = "student.json";
+/// The card of a student that was exported before models had the card `card.json`.
+const OLDER_CARD: &str = "student.json";
 
 /// What a model predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,14 +63,14 @@ pub fn load(arguments: &PredictArgs, threads: usize, device: &Device) -> Result<
     if !path.is_dir() {
         return from_card(path, device);
     }
-    let card = path.join(STUDENT_CARD);
-    if card.is_file() {
-        return from_card(&card, device);
+    let card = path.join(CARD);
+    if let Some(card) = [&card, &path.join(OLDER_CARD)].into_iter().find(|card| card.is_file()) {
+        return from_card(card, device);
     }
     if RunFolder::at(path).recipe().is_file() {
         return from_run(arguments, threads);
     }
-    let hint = "name a card, the folder of an exported student (`ssdkd export`), or the folder of a run".into();
+    let hint = "name a card, the folder of an exported model (`ssdkd export`), or the folder of a run".into();
     Err(StageError::Missing { what: "a model".into(), path: card, hint }.into())
 }
 

@@ -64,11 +64,11 @@ pub fn to_onnx(graph: &Graph, tensors: &BTreeMap<String, Tensor>, texts: &OnnxTe
         .messages(1, nodes)
         .text(2, "ssdkd")
         .messages(5, initializers)
-        .message(11, &value_info(INPUT, graph.shape(crate::graph::NodeId(0))));
+        .message(11, value_info(INPUT, graph.shape(crate::graph::NodeId(0))));
     let main = outputs
         .iter()
         .zip(graph.outputs())
-        .fold(main, |main, (name, id)| main.message(12, &value_info(name, graph.shape(*id))));
+        .fold(main, |main, (name, id)| main.message(12, value_info(name, graph.shape(*id))));
     if main.len() > MOST_BYTES {
         return Err(GraphError::Graph(format!("the ONNX file would have more than {MOST_BYTES} bytes")));
     }
@@ -77,8 +77,8 @@ pub fn to_onnx(graph: &Graph, tensors: &BTreeMap<String, Tensor>, texts: &OnnxTe
         .int(1, IR_VERSION)
         .text(2, "ssdkd")
         .text(3, &clean(&texts.version))
-        .message(7, &main)
-        .message(8, &Message::default().int(2, OPSET))
+        .message(7, main)
+        .message(8, Message::default().int(2, OPSET))
         .messages(14, texts.metadata.iter().map(pair));
     Ok(model.finish())
 }
@@ -92,8 +92,8 @@ fn value_info(name: &str, shape: Shape) -> Message {
     let batch = Message::default().text(2, "batch");
     let sizes = sizes.into_iter().map(|size| Message::default().int(1, size as i64));
     let shape = Message::default().messages(1, [batch].into_iter().chain(sizes));
-    let tensor = Message::default().int(1, FLOAT).message(2, &shape);
-    Message::default().text(1, name).message(2, &Message::default().message(1, &tensor))
+    let tensor = Message::default().int(1, FLOAT).message(2, shape);
+    Message::default().text(1, name).message(2, Message::default().message(1, tensor))
 }
 
 /// ONNX's numbers of its types.

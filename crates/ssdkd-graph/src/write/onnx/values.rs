@@ -139,7 +139,7 @@ impl<'a> Values<'a> {
 
     fn place(&mut self, name: &str, dims: &[usize], kind: i64, bytes: Vec<u8>) {
         let tensor = dims.iter().fold(Message::default(), |tensor, size| tensor.int(1, *size as i64));
-        self.initializers.push(tensor.int(2, kind).text(8, name).bytes(9, &bytes));
+        self.initializers.push(tensor.int(2, kind).text(8, name).bytes(9, bytes));
     }
 
     /// The names of the outputs. An output that is the image, or the same as another one, gets a node of its own.

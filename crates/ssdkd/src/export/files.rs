@@ -1,0 +1,118 @@
+//! The files of an exported model.
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use ssdkd_graph::write::{
+    Normalization, OnnxTexts, PythonTexts, to_onnx, to_python, with_folded_norms, with_normalization,
+};
+use ssdkd_nn::{CARD_VERSION, ChannelOrder, Network, Preprocessing, TeacherCard};
+
+/// The card of an exported model: it is written last, and says that the others are complete.
+pub const CARD: &str = "card.json";
+
+const ONNX: &str = "model.onnx";
+const WEIGHTS: &str = "model.safetensors";
+const PYTHON: &str = "model.py";
+
+/// How the ONNX file differs from the network.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice {
+    /// Batch norms become part of convolutions.
+    pub fold: bool,
+    /// Images are normalized by the network.
+    pub normalize: bool,
+}
+
+/// Names and bytes of the files, the card last.
+///
+/// # Errors
+/// If ONNX or PyTorch has no operation for a node. The error names it.
+pub fn files(
+    mut card: TeacherCard,
+    weights: Vec<u8>,
+    network: &Network,
+    choice: Choice,
+) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let graph = network.spec().blueprint()?.graph;
+    let tensors = network.store().to_tensors();
+    // A card of version 1 numbered classes that had no names.
+    card.class_names = card.names_of_classes().to_vec();
+    (card.card_version, card.weights) = (CARD_VERSION, WEIGHTS.into());
+    card.digest = blake3::hash(&weights).to_hex().to_string();
+    let is_bgr = card.preprocessing.channels == ChannelOrder::Bgr;
+    let python = PythonTexts {
+        weights: WEIGHTS.into(),
+        class_names: card.class_names.clone(),
+        source: card.source.clone(),
+        license: card.license.clone().unwrap_or_default(),
+        range: card.preprocessing.range,
+        mean: card.mean.clone(),
+        std: card.std.clone(),
+        swaps_red_and_blue: is_bgr,
+    };
+    let python = to_python(&graph, &python).context("the network cannot be written for PyTorch")?;
+
+    let mut network = (graph, tensors);
+    if choice.fold {
+        network = with_folded_norms(&network.0, &network.1)?;
+    }
+    if choice.normalize {
+        let (scale, shift) = card.preprocessing.scale_and_shift(&card.mean, &card.std);
+        let normalization = Normalization { swaps_red_and_blue: is_bgr, scale, shift };
+        network = with_normalization(&network.0, &network.1, &normalization)?;
+    }
+    let texts = OnnxTexts { version: env!("CARGO_PKG_VERSION").into(), metadata: metadata(&card, choice.normalize) };
+    let onnx = to_onnx(&network.0, &network.1, &texts).context("the network cannot be written as ONNX")?;
+    let card_text = card.to_json().into_bytes();
+    Ok(vec![(ONNX, onnx), (WEIGHTS, weights), (PYTHON, python.into_bytes()), (CARD, card_text)])
+}
+
+/// What `ssdkd import` and `ssdkd predict` read in an ONNX file, and people too.
+fn metadata(card: &TeacherCard, is_normalized: bool) -> Vec<(String, String)> {
+    let channels = card.input[0];
+    let (mean, std, preprocessing) = if is_normalized {
+        let plain = Preprocessing { channels: ChannelOrder::Rgb, range: [0.0, 1.0], ..card.preprocessing };
+        (vec![0.0; channels], vec![1.0; channels], plain)
+    } else {
+        (card.mean.clone(), card.std.clone(), card.preprocessing)
+    };
+    let Preprocessing { channels: order, range, resize, interpolation, crop } = preprocessing;
+    let values = [
+        ("architecture", json!(card.architecture.to_string())),
+        ("channels", json!(order)),
+        ("class_names", json!(Some(&card.class_names).filter(|names| !names.is_empty()))),
+        ("crop", json!(crop)),
+        ("input_size", json!(card.input)),
+        ("interpolation", json!(interpolation)),
+        ("license", json!(card.license)),
+        ("mean", json!(mean)),
+        ("range", json!(range)),
+        ("resize", json!(resize)),
+        ("source", json!(card.source)),
+        ("std", json!(std)),
+    ];
+    let values = values.into_iter().filter(|(_, value)| !value.is_null());
+    values.map(|(key, value)| (key.to_string(), text(&value))).collect()
+}
+
+/// A text as it is, unless it would be read as something else; anything else as JSON.
+fn text(value: &serde_json::Value) -> String {
+    match value.as_str() {
+        Some(text) if serde_json::from_str::<serde_json::Value>(text).is_err() => text.into(),
+        _ => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::text;
+
+    #[test]
+    fn texts_are_written_as_they_are_where_nobody_takes_them_for_json() {
+        assert_eq!(text(&json!("from Paddle, \"1.0\"")), "from Paddle, \"1.0\"");
+        assert_eq!(text(&json!("2024")), "\"2024\"");
+        assert_eq!(text(&json!([0.5, 1.0])), "[0.5,1.0]");
+    }
+}

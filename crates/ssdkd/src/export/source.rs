@@ -1,0 +1,104 @@
+//! The network that is exported: a card's, or a run's student.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::{Context as _, Result, ensure};
+use candle_core::Device;
+use ssdkd_context::{Context, STUDENT};
+use ssdkd_evaluate::load_card;
+use ssdkd_nn::{CARD_VERSION, Network, TeacherCard};
+use ssdkd_stage::exit::Code;
+use ssdkd_stage::{RunArgs, RunFolder, StageError, exit};
+
+use super::CARD;
+use crate::current::count_only_current;
+
+/// What is exported.
+pub struct Source {
+    /// In words, such as `the student of round 3`.
+    pub what: String,
+    /// Its card, but for the file of the weights.
+    pub card: TeacherCard,
+    /// The bytes of its safetensors file.
+    pub weights: Vec<u8>,
+    /// The network.
+    pub network: Rc<Network>,
+}
+
+/// The card that a path names: a `.json`, or one in the folder of an exported model.
+pub fn card_of(path: &Path) -> Option<PathBuf> {
+    if path.is_dir() {
+        let card = path.join(CARD);
+        return (!RunFolder::at(path).recipe().is_file() && card.is_file()).then_some(card);
+    }
+    path.extension().is_some_and(|ending| ending == "json").then(|| path.to_path_buf())
+}
+
+/// Refuses files that are neither a recipe nor a card, with how to make a card of them.
+pub fn refuse_file(path: &Path) -> Result<(), StageError> {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    let models = ["pt2", "onnx", "safetensors", "pth", "pt", "th", "ckpt", "bin", "pkl"];
+    if !path.is_file() || !models.contains(&&*ending) {
+        return Ok(());
+    }
+    Err(StageError::Usage(format!(
+        "{} has no card\nhint: `ssdkd import {} --out teacher.json` makes one; then export teacher.json",
+        path.display(),
+        ssdkd_context::quote(&path.to_string_lossy())
+    )))
+}
+
+/// The network of a card.
+pub fn of_card(path: &Path) -> Result<Source> {
+    let (card, network) = load_card(path, &Device::Cpu)?;
+    let weights = card.read_weights(path).map_err(|error| StageError::other(Code::Integrity, error))?;
+    if let Some(warning) = card.warning(path) {
+        tracing::warn!("{}", exit::plain(&warning));
+    }
+    Ok(Source { what: format!("the network of {}", path.display()), card, weights, network: Rc::new(network) })
+}
+
+/// The student of a round, or of the last one.
+pub fn of_run(run: &RunArgs, round: Option<u32>, threads: usize) -> Result<Source> {
+    let mut context = Context::read_only(run, threads)?;
+    count_only_current(&mut context, threads)?;
+    if let Some(round) = round {
+        context.distilling_round("distill", round)?;
+        ensure!(
+            context.rounds("distill")?.contains(&round),
+            "the run has no student of round {round}\nhint: `ssdkd run {}` makes it",
+            context.run().root().display()
+        );
+    }
+    let last = context.last_round("distill")?;
+    let round = round.or(last).context("the run has no student yet\nhint: `ssdkd run RECIPE` first")?;
+    let (weights, _) = context.read("distill", round, STUDENT)?;
+    let network = context.student_after(round)?;
+    let spec = context.student_spec()?;
+    let teacher = context.teacher_card();
+    let card = TeacherCard {
+        card_version: CARD_VERSION,
+        architecture: spec.architecture,
+        names: None,
+        classes: spec.classes,
+        input: spec.input,
+        mean: spec.mean,
+        std: spec.std,
+        preprocessing: teacher.preprocessing,
+        normalization: teacher.normalization.clone(),
+        class_names: teacher.names_of_classes().to_vec(),
+        weights: String::new(),
+        digest: String::new(),
+        parameters: network.store().num_parameters(),
+        source: format!(
+            "distilled without data from {} by ssdkd {}, run {}, seed {}, round {round}",
+            teacher.architecture,
+            env!("CARGO_PKG_VERSION"),
+            context.recipe().run.name,
+            context.recipe().run.seed
+        ),
+        license: None,
+    };
+    Ok(Source { what: format!("the student of round {round}"), card, weights: weights.to_vec(), network })
+}
