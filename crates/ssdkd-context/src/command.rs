@@ -1,7 +1,7 @@
 //! The command that makes a run from nothing. It is the first line of the run's recipe: a run that is resumed by its folder
 //! still knows it.
 
-use ssdkd_stage::RunArgs;
+use ssdkd_stage::{RunArgs, quote};
 
 /// Returns the command of these arguments. If they name the run's folder, `before` is what made it so far; nobody may know that.
 pub(crate) fn command_of(arguments: &RunArgs, before: Option<&str>) -> Option<String> {
@@ -23,12 +23,6 @@ pub(crate) fn with_command(command: Option<&str>, toml: &str) -> String {
 /// Returns the command that [`with_command`] put there.
 pub(crate) fn command_in(toml: &str) -> Option<&str> {
     toml.lines().next()?.strip_prefix("# ").filter(|line| line.starts_with("ssdkd run "))
-}
-
-/// Returns a word for a POSIX shell.
-pub fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]
@@ -60,13 +54,5 @@ mod tests {
         assert!(kept.ends_with(toml));
         assert_eq!((with_command(None, toml).as_str(), command_in(toml)), (toml, None));
         assert_eq!(command_in("# CIFAR-10, a comment"), None);
-    }
-
-    #[test]
-    fn words_survive_a_shell() {
-        assert_eq!(quote("pipelines/a-b_1.toml"), "pipelines/a-b_1.toml");
-        assert_eq!(quote("my runs"), "'my runs'");
-        assert_eq!(quote("it's"), "'it'\\''s'");
-        assert_eq!(quote(""), "''");
     }
 }

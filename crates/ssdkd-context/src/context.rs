@@ -16,10 +16,10 @@ use ssdkd_shards::{FileEntry, Timing, canonical, digest};
 use ssdkd_stage::exit::{self, Code};
 use ssdkd_stage::{
     Complete, DeviceChoice, FingerprintInput, Progress, RunArgs, RunFolder, RunLock, StageArgs, StageError,
-    StageFolder, State, collect_state, judge, logging, write_file,
+    StageFolder, State, collect_state, judge, logging, quote, write_file,
 };
 
-use crate::command::{command_in, command_of, quote, with_command};
+use crate::command::{command_in, command_of, with_command};
 use crate::job::{Job, Plan, Spent};
 use crate::kept::Kept;
 use crate::preflight::{Finding, preflight};

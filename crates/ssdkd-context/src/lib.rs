@@ -16,7 +16,6 @@ mod tables;
 
 pub mod images;
 
-pub use command::quote;
 pub use context::{Context, Judgement, Mode, Options, card_error, start_command};
 pub use job::{Job, Outcome, Plan};
 pub use models::STUDENT;
@@ -27,4 +26,5 @@ pub use recipe::{
     StudentSettings, TeacherSettings,
 };
 pub use ssdkd_shards::Role;
+pub use ssdkd_stage::quote;
 pub use tables::{SHARD, shard_path};

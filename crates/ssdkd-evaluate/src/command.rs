@@ -272,7 +272,7 @@ fn compare_on(
         let items = if network.rows_per_image() == 1 { "images" } else { "pixels" };
         writeln!(text, "\n{:<24} {items:>10}", "class, by the teacher").expect("a string grows");
         for (name, count) in comparison.class_names.iter().zip(&agreement.teacher_counts) {
-            let name = name.chars().take(24).collect::<String>();
+            let name = exit::one_line(name).chars().take(24).collect::<String>();
             writeln!(text, "{name:<24} {count:>10}").expect("a string grows");
         }
         text

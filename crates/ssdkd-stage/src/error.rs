@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ssdkd_shards::ShardError;
 
 use crate::exit::Code;
+use crate::shell::quote_path;
 use crate::signals::Signal;
 
 /// What can go wrong around a stage.
@@ -45,7 +46,7 @@ pub enum StageError {
     #[error(
         "the {what} that {stage} left in round {round} was collected: {} does not exist\n\
          hint: `ssdkd run {}` rebuilds it when it is needed (keep.states and keep.shards keep more)",
-        path.display(), run.display()
+        path.display(), quote_path(run)
     )]
     Collected {
         /// State or image shard.

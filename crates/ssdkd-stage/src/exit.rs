@@ -126,8 +126,18 @@ const LINE_LENGTH: usize = 2000;
 
 /// Returns the text without what would steer a terminal: control characters but for line breaks and tabs.
 pub fn plain(text: &str) -> String {
-    let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t') || turns(c);
     text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// A name from a file as a part of one line: as [`plain`], and without line breaks and tabs.
+pub fn one_line(name: &str) -> String {
+    plain(name).replace(['\n', '\t'], "\u{fffd}")
+}
+
+/// Whether a character breaks lines, has no width, or changes the direction of others.
+fn turns(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Returns what a user should read of an error's text. With RUST_BACKTRACE set, candle writes all of the backtrace into it.
@@ -206,6 +216,14 @@ mod tests {
         // What a TOML error looks like is no backtrace.
         let toml = "not a table\nat line 7:\n  |\n7 | steps: 3\n  |      ^";
         assert_eq!(describe(&*layer(toml, None)), format!("error: {toml}"));
+    }
+
+    #[test]
+    fn names_neither_steer_a_terminal_nor_make_lines() {
+        let hostile = "\u{1b}[31m\u{202e}a\nb\tc";
+        assert_eq!(plain(hostile), "\u{fffd}[31m\u{fffd}a\nb\tc");
+        assert_eq!(one_line(hostile), "\u{fffd}[31m\u{fffd}a\u{fffd}b\u{fffd}c");
+        assert_eq!(one_line("Käse 🧀"), "Käse 🧀");
     }
 
     #[test]

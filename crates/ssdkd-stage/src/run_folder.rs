@@ -18,6 +18,7 @@ use ssdkd_shards::manifest::MANIFEST_FILE;
 use ssdkd_shards::{FileEntry, Manifest, Role, digest};
 
 use crate::error::StageError;
+use crate::shell::quote_path;
 use crate::{atomic, gc};
 
 /// One run's folder.
@@ -216,11 +217,11 @@ impl RunFolder {
     }
 
     fn make(&self, stage: &str, round: u32) -> String {
-        format!("`ssdkd-{stage} {} --round {round}` makes it", self.root.display())
+        format!("`ssdkd-{stage} {} --round {round}` makes it", quote_path(&self.root))
     }
 
     pub(crate) fn remake(&self, stage: &str, round: u32) -> String {
-        format!("`ssdkd repair {} {stage}/{}` rebuilds it", self.root.display(), round_name(round))
+        format!("`ssdkd repair {} {stage}/{}` rebuilds it", quote_path(&self.root), round_name(round))
     }
 }
 

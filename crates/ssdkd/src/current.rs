@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use anyhow::Result;
 use ssdkd_context::Context;
-use ssdkd_stage::{RunArgs, State};
+use ssdkd_stage::{RunArgs, State, exit, quote_path};
 
 use crate::run::{self, STAGE_NAMES};
 
@@ -24,9 +24,9 @@ pub fn count_only_current(context: &mut Context, threads: usize) -> Result<()> {
         others += context.rounds(stage)?.iter().filter(|&&round| !current.contains(&(stage, round))).count();
     }
     if others > 0 {
-        let root = root.display();
+        let (folder, root) = (exit::plain(&root.display().to_string()), quote_path(&root));
         tracing::warn!(
-            "{others} outputs in {root} were made with other settings than its recipe has now, and do not count\n\
+            "{others} outputs in {folder} were made with other settings than its recipe has now, and do not count\n\
              hint: `ssdkd status {root}` says why, `ssdkd run {root}` rebuilds them"
         );
     }

@@ -68,5 +68,5 @@ pub fn gc(arguments: &GcArgs) -> Result<()> {
     } else {
         writeln!(text, "{} files and folders are not needed, {bytes}; --yes deletes them", found.len())?;
     }
-    Ok(exit::print(&text)?)
+    Ok(exit::print(&exit::plain(&text))?)
 }

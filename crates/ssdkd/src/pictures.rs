@@ -8,7 +8,7 @@ use anyhow::Result;
 use ssdkd_context::Context;
 use ssdkd_nn::Task;
 use ssdkd_shards::BufferRow;
-use ssdkd_stage::{signals, write_file};
+use ssdkd_stage::{exit, quote_path, signals, write_file};
 
 use crate::histogram::{BINS, Histogram};
 use crate::{grid, plot};
@@ -27,7 +27,7 @@ const COLUMNS: usize = 16;
 /// If the user has asked to stop.
 pub fn draw(context: &mut Context) -> Result<Vec<PathBuf>> {
     let Some(round) = context.last_round("balance")? else {
-        let root = context.run().root().display();
+        let root = quote_path(context.run().root());
         tracing::warn!(
             "the report has no pictures: the run has no buffer yet\nhint: `ssdkd run {root}` resumes the run"
         );
@@ -118,7 +118,8 @@ fn masks(context: &mut Context, round: u32, places: &[(u32, u32)]) -> Result<Vec
 /// Returns a chart of the images of each class.
 fn classes(context: &mut Context, round: u32) -> Result<Vec<u8>> {
     let (card, counts) = (context.teacher_card(), Histogram::of_buffer(context, round)?.classes);
-    bars(round, "teacher's class", &card.class_labels(), &counts)
+    let labels = card.class_labels().iter().map(|name| exit::one_line(name)).collect::<Vec<_>>();
+    bars(round, "teacher's class", &labels, &counts)
 }
 
 /// Returns a chart of the images of each bin of the teacher's confidence.

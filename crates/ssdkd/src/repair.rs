@@ -9,7 +9,7 @@ use std::str::FromStr;
 use anyhow::Result;
 use clap::Args;
 use ssdkd_context::{Context, Outcome, Role};
-use ssdkd_stage::{CommonArgs, RunArgs, RunFolder, StageArgs, StageError, signals};
+use ssdkd_stage::{CommonArgs, RunArgs, RunFolder, StageArgs, StageError, quote_path, signals};
 
 use crate::current::count_only_current;
 use crate::run::{self, Stage};
@@ -128,7 +128,7 @@ fn again(context: &mut Context, Output { round, stage }: Output) -> Result<()> {
         if before.is_some_and(|before| before != after) {
             tracing::warn!(
                 "{name} {round:04}: rebuilt, but not to the same bytes\nhint: `ssdkd run {}` rebuilds what depends on it",
-                context.run().root().display()
+                quote_path(context.run().root())
             );
         }
     }

@@ -119,12 +119,12 @@ pub fn write(context: &mut Context) -> Result<()> {
     let mut text = describe(&summary)?;
     let files = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>();
     writeln!(text, "look at    {}", files.join(", "))?;
-    Ok(exit::print(&text)?)
+    Ok(exit::print(&exit::plain(&text))?)
 }
 
 /// Prints the summary of a run, and writes nothing.
 pub fn show(context: &mut Context) -> Result<()> {
-    Ok(exit::print(describe(&summarise(context)?)?.trim_start())?)
+    Ok(exit::print(exit::plain(&describe(&summarise(context)?)?).trim_start())?)
 }
 
 /// Returns the command that makes the run from nothing. Of runs of earlier versions their last summary knows that.

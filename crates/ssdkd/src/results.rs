@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::TeacherCard;
-use ssdkd_stage::StageError;
+use ssdkd_stage::{StageError, quote_path};
 
 use crate::histogram::Histogram;
 use crate::report::{SUMMARY, Summary};
@@ -94,7 +94,7 @@ fn read_summary(run: &Path) -> Result<Summary> {
     let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
         ErrorKind::NotFound => {
             let hint = if run.is_dir() {
-                format!("`ssdkd report {}` writes it", run.display())
+                format!("`ssdkd report {}` writes it", quote_path(run))
             } else {
                 format!("check the path: there is no folder {}", run.display())
             };
@@ -103,7 +103,11 @@ fn read_summary(run: &Path) -> Result<Summary> {
         _ => StageError::Read { path: path.clone(), source },
     })?;
     serde_json::from_slice(&bytes).with_context(|| {
-        format!("{} is damaged or of another version\nhint: `ssdkd report {}` writes it", path.display(), run.display())
+        format!(
+            "{} is damaged or of another version\nhint: `ssdkd report {}` writes it",
+            path.display(),
+            quote_path(run)
+        )
     })
 }
 

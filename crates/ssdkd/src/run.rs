@@ -178,7 +178,7 @@ pub fn plan(arguments: &PlanArgs) -> Result<()> {
                 writeln!(text, "cost       not known: {}", error.to_string().lines().next().unwrap_or_default())?;
             }
         }
-        return Ok(exit::print(&text)?);
+        return Ok(exit::print(&exit::plain(&text))?);
     };
     let recipe_path = quote(&run.recipe.to_string_lossy());
     if ask.print_config {

@@ -9,7 +9,7 @@ use clap::Args;
 use ssdkd_context::{Context, SHARD};
 use ssdkd_nn::TeacherCard;
 use ssdkd_stage::exit::{self, Code};
-use ssdkd_stage::{CommonArgs, Damage, RunArgs, RunFolder, StageError};
+use ssdkd_stage::{CommonArgs, Damage, RunArgs, RunFolder, StageError, quote_path};
 
 use crate::current::count_only_current;
 use crate::run::STAGE_NAMES;
@@ -64,7 +64,7 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
         say(Damage {
             path: run.file("invert", round, SHARD),
             reason: "missing, and it holds images of the buffer".into(),
-            remedy: format!("`ssdkd repair {} invert/{round:04}` rebuilds it", run.root().display()),
+            remedy: format!("`ssdkd repair {} invert/{round:04}` rebuilds it", quote_path(run.root())),
             stale: false,
         })?;
     }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod baselines;
+mod export;
 mod health;
 mod import;
 mod integrity;

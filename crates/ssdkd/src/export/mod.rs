@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use ssdkd_context::quote;
 use ssdkd_stage::exit::Code;
-use ssdkd_stage::{AskArgs, RunArgs, StageError, exit, write_folder};
+use ssdkd_stage::{AskArgs, RunArgs, StageError, exit, quote_path, write_folder};
 
 use crate::run;
 use files::{Choice, files};
@@ -93,7 +92,7 @@ pub fn export(arguments: &ExportArgs) -> Result<()> {
          model.py           the network in PyTorch: from model import load, normalize\n  \
          {CARD}          everything else: ssdkd predict {} IMAGE\n",
         shown(out),
-        quote(&shown(out))
+        quote_path(out)
     );
     Ok(exit::print(&exit::plain(&text))?)
 }

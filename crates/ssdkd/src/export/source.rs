@@ -9,7 +9,7 @@ use ssdkd_context::{Context, STUDENT};
 use ssdkd_evaluate::load_card;
 use ssdkd_nn::{CARD_VERSION, Network, TeacherCard};
 use ssdkd_stage::exit::Code;
-use ssdkd_stage::{RunArgs, RunFolder, StageError, exit};
+use ssdkd_stage::{RunArgs, RunFolder, StageError, exit, quote_path};
 
 use super::CARD;
 use crate::current::count_only_current;
@@ -45,7 +45,7 @@ pub fn refuse_file(path: &Path) -> Result<(), StageError> {
     Err(StageError::Usage(format!(
         "{} has no card\nhint: `ssdkd import {} --out teacher.json` makes one; then export teacher.json",
         path.display(),
-        ssdkd_context::quote(&path.to_string_lossy())
+        quote_path(path)
     )))
 }
 
@@ -68,7 +68,7 @@ pub fn of_run(run: &RunArgs, round: Option<u32>, threads: usize) -> Result<Sourc
         ensure!(
             context.rounds("distill")?.contains(&round),
             "the run has no student of round {round}\nhint: `ssdkd run {}` makes it",
-            context.run().root().display()
+            quote_path(context.run().root())
         );
     }
     let last = context.last_round("distill")?;

@@ -8,7 +8,7 @@ use ssdkd_evaluate::fit_of;
 use ssdkd_graph::Graph;
 use ssdkd_nn::weights::Import;
 use ssdkd_nn::{ChannelOrder, Interpolation, Normalization, Preprocessing, TeacherCard};
-use ssdkd_stage::StageError;
+use ssdkd_stage::{StageError, exit, quote_path};
 
 use super::measure::Measured;
 use super::normalization::listed;
@@ -103,10 +103,10 @@ pub fn text(
     lines.extend(card.license.iter().map(|license| ("license", license.clone())));
     lines.extend(measured.map(Measured::lines).unwrap_or_default());
     lines.push(("card", path.display().to_string()));
-    lines.push(("next", format!("ssdkd-evaluate {} --data DATA", path.display())));
+    lines.push(("next", format!("ssdkd-evaluate {} --data DATA", quote_path(path))));
     let mut text = String::new();
     for (word, fact) in lines {
-        writeln!(text, "{word:<14} {fact}").expect("a string grows");
+        writeln!(text, "{word:<14} {}", exit::one_line(&fact)).expect("a string grows");
     }
     text
 }

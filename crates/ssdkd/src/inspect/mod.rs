@@ -12,7 +12,7 @@ use clap::Args;
 use ssdkd_nn::weights::{self, Choice};
 use ssdkd_nn::{adopt, identify};
 use ssdkd_stage::exit::Code;
-use ssdkd_stage::{StageError, exit};
+use ssdkd_stage::{StageError, exit, quote_path};
 
 use crate::network_file::is_network;
 
@@ -28,8 +28,9 @@ pub fn inspect(arguments: &InspectArgs) -> Result<()> {
     let path = &arguments.file;
     if path.is_dir() {
         return Err(StageError::Usage(format!(
-            "{0} is a folder\nhint: name one file in it; `ssdkd status {0}` looks into a run",
-            path.display()
+            "{} is a folder\nhint: name one file in it; `ssdkd status {}` looks into a run",
+            path.display(),
+            quote_path(path)
         ))
         .into());
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use image::{GrayImage, ImageFormat};
 use serde::Serialize;
-use ssdkd_stage::{StageError, write_file};
+use ssdkd_stage::{StageError, exit, write_file};
 
 /// Most classes of a mask: its pixels have eight bits.
 const MOST_CLASSES: usize = 256;
@@ -104,6 +104,7 @@ pub fn table(written: &[Written]) -> String {
     let width = written.iter().map(|written| written.file.chars().count()).fold(4, usize::max);
     let mut text = format!("{:width$}  mask\n", "file");
     for Written { file, mask } in written {
+        let (file, mask) = (exit::one_line(file), exit::one_line(mask));
         let _ = writeln!(text, "{file:width$}  {mask}"); // writing to a String cannot fail
     }
     text

@@ -10,7 +10,7 @@ use ssdkd_data::Fit;
 use ssdkd_evaluate::{fit_of, load_card};
 use ssdkd_nn::{Identity, Network, NetworkSpec, Task};
 use ssdkd_stage::exit::Code;
-use ssdkd_stage::{RunArgs, RunFolder, StageError, exit};
+use ssdkd_stage::{RunArgs, RunFolder, StageError, exit, quote_path};
 
 use super::PredictArgs;
 use crate::current::count_only_current;
@@ -121,8 +121,8 @@ fn from_run(arguments: &PredictArgs, threads: usize) -> Result<Model> {
     count_only_current(&mut context, threads)?;
     let round = context.last_round("distill")?;
     let round = round.with_context(|| {
-        let root = context.run().root().display().to_string();
-        format!("the run {root} has no student yet\nhint: `ssdkd run {root}` makes one")
+        let root = context.run().root();
+        format!("the run {} has no student yet\nhint: `ssdkd run {}` makes one", root.display(), quote_path(root))
     })?;
     tracing::info!("the student of round {round}");
     let card = context.teacher_card();

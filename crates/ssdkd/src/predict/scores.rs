@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Serialize;
+use ssdkd_stage::exit::one_line;
 
 /// The prediction for one image.
 #[derive(Debug, Serialize)]
@@ -46,13 +47,14 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
 
 /// Returns a line for each class of each image; the file stands in the first of its lines.
 pub fn table(scores: &[Scores]) -> String {
-    let names = scores.iter().flat_map(|scores| &scores.classes).map(|class| class.name.chars().count());
+    let names = scores.iter().flat_map(|scores| &scores.classes).map(|class| one_line(&class.name).chars().count());
     let name_width = names.fold("class".len(), usize::max);
-    let file_width = scores.iter().map(|scores| scores.file.chars().count()).fold("file".len(), usize::max);
+    let file_width = scores.iter().map(|scores| one_line(&scores.file).chars().count()).fold("file".len(), usize::max);
     let mut text = format!("{:file_width$}  {:name_width$}  probability\n", "file", "class");
     for Scores { file, classes, .. } in scores {
         for (at, Class { name, probability, .. }) in classes.iter().enumerate() {
-            let file = if at == 0 { file } else { "" };
+            let file = if at == 0 { one_line(file) } else { String::new() };
+            let name = one_line(name);
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{file:file_width$}  {name:name_width$}  {probability:11.4}");
         }
@@ -78,6 +80,14 @@ mod tests {
     fn large_logits_have_probabilities_that_sum_to_one() {
         let probabilities = softmax(&[1e4, 1e4, -1e4]);
         assert_eq!(probabilities, [0.5, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn a_class_cannot_make_a_line_of_its_own() {
+        let names = ["cat\n\u{1b}[2Jdog"].map(String::from);
+        let table = table(&[Scores::new(Path::new("a.png"), &[0.0], &names, 1)]);
+        assert_eq!(table.lines().count(), 2, "{table}");
+        assert!(table.contains("cat\u{fffd}\u{fffd}[2Jdog"), "{table}");
     }
 
     #[test]
