@@ -21,7 +21,7 @@ OF_A_GPU := -p ssdkd-ops -p ssdkd-nn -p ssdkd-method --features cuda
 
 export SSDKD_DATA := $(DATA)
 
-.PHONY: help docs-recipe docs-tables book snapshots man build build-cuda cuda-toolkit gpu-check test-simulated-gpu test-zoo pipeline run invert balance sample distill evaluate report status test lint doc fmt \
+.PHONY: help docs-recipe docs-tables book snapshots man build build-cuda cuda-toolkit gpu-check test-simulated-gpu test-zoo test-exported pipeline run invert balance sample distill evaluate report status test lint doc fmt \
         bench bench-pytorch sanitize fuzz fuzz-short kills deny data-cifar10 data-cifar100 data-camvid teacher-shapes teacher-shapes-masks teacher-camvid teacher-wrn-40-2 teacher-orientation golden results python clean
 
 help: ## list the targets
@@ -73,6 +73,11 @@ ZOO ?= target/zoo
 test-zoo: ## export networks of torchvision and timm with random weights into ZOO, 5 GB, and compare what ssdkd-graph computes (PyTorch in PYTHON's environment)
 	$${PYTHON:-python3} tests/golden/zoo.py $(ZOO)
 	SSDKD_GRAPH_ZOO="$(abspath $(ZOO))" $(CARGO) test --release --workspace --test graph zoo -- --nocapture
+
+EXPORTED ?= target/exported
+test-exported: ## write networks of every kind into EXPORTED, 1 GB, and compare them in ONNX Runtime and PyTorch with what this program computes (both in PYTHON's environment)
+	SSDKD_EXPORTED="$(abspath $(EXPORTED))" $(CARGO) test --release --workspace --test graph --test nn written
+	$${PYTHON:-python3} tests/golden/check_exported.py $(EXPORTED)
 
 lint: .cuda-simulated/cargo.toml ## rustfmt and clippy; a warning is an error; the code for a GPU too (a C++ compiler)
 	$(CARGO) fmt --all --check

@@ -66,7 +66,7 @@ pub fn compare(arguments: &CompareArgs) -> Result<()> {
             match chart {
                 Ok(chart) => {
                     write(&file, chart.as_bytes())?;
-                    writeln!(text, "![{pair}]({file})")?;
+                    writeln!(text, "![{}]({file})", cell(pair))?;
                 }
                 Err(error) => tracing::warn!("there is no {file}: {error:#}"),
             }
@@ -136,11 +136,21 @@ fn methods<'a>(rows: &[&'a Row]) -> Vec<Method<'a>> {
     methods
 }
 
+/// A text of a run within Markdown: neither HTML nor a cell of its own.
+fn cell(text: &str) -> String {
+    exit::one_line(text).replace('&', "&amp;").replace('<', "&lt;").replace('|', "\\|").replace('`', "\\`")
+}
+
+/// A text of a run within backticks.
+fn code(text: &str) -> String {
+    exit::one_line(text).replace('`', "'")
+}
+
 /// The section of one pair: a row for each run, the spread over seeds, and how each was made.
 fn describe(text: &mut String, pair: &str, methods: &[Method<'_>], real: &[&Row]) -> Result<()> {
     let rows = || methods.iter().flat_map(|method| method.rows.iter());
     let percent = |value: Option<f64>| value.map_or("–".into(), |value| format!("{:.2}", 100.0 * value));
-    writeln!(text, "\n## {pair}\n")?;
+    writeln!(text, "\n## {}\n", cell(pair))?;
     if let Some(teacher) = rows().find_map(|row| row.teacher) {
         writeln!(text, "The teacher: {:.2} %.\n", 100.0 * teacher)?;
     }
@@ -150,7 +160,7 @@ fn describe(text: &mut String, pair: &str, methods: &[Method<'_>], real: &[&Row]
             "The student's architecture, trained on real images and their labels: {} % after {} steps (`{}`).\n",
             percent(row.last),
             row.steps,
-            row.command
+            code(&row.command)
         )?;
     }
     text.push_str(
@@ -161,7 +171,7 @@ fn describe(text: &mut String, pair: &str, methods: &[Method<'_>], real: &[&Row]
         writeln!(
             text,
             "| {} | {} | {} | {} ± {} | {} | {} | {} | {} | {:.0} | {:.0} | {:.0} | {} |",
-            row.method,
+            cell(&row.method),
             row.seed,
             percent(row.last),
             percent(row.last5_mean),
@@ -169,7 +179,7 @@ fn describe(text: &mut String, pair: &str, methods: &[Method<'_>], real: &[&Row]
             row.buffer,
             row.distinct_images,
             row.steps,
-            row.device,
+            cell(&row.device),
             row.synthesis_s,
             row.distillation_s,
             row.total_s,
@@ -180,7 +190,7 @@ fn describe(text: &mut String, pair: &str, methods: &[Method<'_>], real: &[&Row]
     for method in methods.iter().filter(|method| method.rows.len() > 1) {
         if let Some((mean, deviation)) = method.last() {
             let (mean, deviation) = (100.0 * mean, 100.0 * deviation);
-            let (name, seeds) = (&method.name, method.rows.iter().filter(|row| row.last.is_some()).count());
+            let (name, seeds) = (cell(&method.name), method.rows.iter().filter(|row| row.last.is_some()).count());
             writeln!(text, "{name}, the last students of {seeds} seeds: **{mean:.2} ± {deviation:.2} %**\n")?;
         }
     }
@@ -188,7 +198,12 @@ fn describe(text: &mut String, pair: &str, methods: &[Method<'_>], real: &[&Row]
         writeln!(
             text,
             "- {}, seed {}: `{}` ({} test images; {}; {})",
-            row.method, row.seed, row.command, row.measured_on, row.machine, row.date
+            cell(&row.method),
+            row.seed,
+            code(&row.command),
+            row.measured_on,
+            cell(&row.machine),
+            cell(&row.date)
         )?;
     }
     text.push('\n');
@@ -201,7 +216,7 @@ fn describe_strips(text: &mut String, strips: &[(&Row, String)]) -> Result<()> {
         text.push_str("\nThe newest images of the last buffer, two of each class:\n\n| method | images |\n|---|---|\n");
     }
     for (row, file) in strips {
-        writeln!(text, "| {} | ![{}]({file}) |", row.method, row.method)?;
+        writeln!(text, "| {0} | ![{0}]({file}) |", cell(&row.method))?;
     }
     Ok(())
 }
@@ -289,6 +304,18 @@ mod tests {
         assert!(!text.contains("theirs, the last"), "{text}");
         let order = ["| ours | 0 ", "| ours | 1 ", "| theirs | 0 "].map(|row| text.find(row).expect(row));
         assert!(order.is_sorted(), "the best method first, seeds in order: {text}");
+    }
+
+    #[test]
+    fn texts_of_a_run_are_neither_html_nor_cells() {
+        let hostile = Row { command: "ssdkd run `x`\n# y".into(), ..result("<script>|\u{1b}[31m`x`\n", 0, 0.5) };
+        let mut text = String::new();
+        describe(&mut text, "<b>", &methods(&[&hostile]), &[]).unwrap();
+        assert!(
+            text.contains("\n## &lt;b>\n") && text.contains("| &lt;script>\\|\u{fffd}[31m\\`x\\`\u{fffd} | 0 |"),
+            "{text}"
+        );
+        assert!(text.contains("`ssdkd run 'x'\u{fffd}# y`"), "{text}");
     }
 
     #[test]

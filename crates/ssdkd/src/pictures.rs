@@ -8,7 +8,7 @@ use anyhow::Result;
 use ssdkd_context::Context;
 use ssdkd_nn::Task;
 use ssdkd_shards::BufferRow;
-use ssdkd_stage::{exit, quote_path, signals, write_file};
+use ssdkd_stage::{quote_path, signals, write_file};
 
 use crate::histogram::{BINS, Histogram};
 use crate::{grid, plot};
@@ -118,8 +118,7 @@ fn masks(context: &mut Context, round: u32, places: &[(u32, u32)]) -> Result<Vec
 /// Returns a chart of the images of each class.
 fn classes(context: &mut Context, round: u32) -> Result<Vec<u8>> {
     let (card, counts) = (context.teacher_card(), Histogram::of_buffer(context, round)?.classes);
-    let labels = card.class_labels().iter().map(|name| exit::one_line(name)).collect::<Vec<_>>();
-    bars(round, "teacher's class", &labels, &counts)
+    bars(round, "teacher's class", &card.class_labels(), &counts)
 }
 
 /// Returns a chart of the images of each bin of the teacher's confidence.

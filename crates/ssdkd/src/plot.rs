@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
+use ssdkd_stage::exit;
 
 /// A line of a chart: what it is called, and its points. Lines of one name have one color.
 pub struct Line<'a> {
@@ -137,7 +138,8 @@ fn drawing(
         draw(&area)?;
         area.present().map_err(failed)?;
     }
-    Ok(svg)
+    // Names come from files, and XML has no control characters.
+    Ok(exit::plain(&svg))
 }
 
 fn failed(error: impl Display) -> anyhow::Error {

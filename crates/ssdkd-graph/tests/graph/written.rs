@@ -583,6 +583,14 @@ fn names_of_files_never_become_code() {
 }
 
 #[test]
+fn weights_that_nodes_share_are_shared_in_the_module() {
+    let network = structures().into_iter().find(|(name, _)| name == "shared").unwrap().1;
+    let code = to_python(&network.0, &texts()).unwrap();
+    let line = "self.get_submodule(\"conv2d_2\").weight = self.get_submodule(\"c\").weight";
+    assert!(code.contains(line) && code.matches("nn.Conv2d(8, 8,").count() == 2, "{code}");
+}
+
+#[test]
 fn layers_have_the_names_of_the_files_tensors() {
     let network = structures().into_iter().find(|(name, _)| name == "residual").unwrap().1;
     let code = to_python(&network.0, &PythonTexts { mean: vec![0.5; 3], std: vec![0.5; 3], ..texts() }).unwrap();

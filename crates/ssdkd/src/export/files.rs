@@ -1,7 +1,6 @@
 //! The files of an exported model.
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
 use ssdkd_graph::write::{
     Normalization, OnnxTexts, PythonTexts, to_onnx, to_python, with_folded_norms, with_normalization,
 };
@@ -61,14 +60,14 @@ pub fn files(
         let normalization = Normalization { swaps_red_and_blue: is_bgr, scale, shift };
         network = with_normalization(&network.0, &network.1, &normalization)?;
     }
-    let texts = OnnxTexts { version: env!("CARGO_PKG_VERSION").into(), metadata: metadata(&card, choice.normalize) };
+    let texts = OnnxTexts { version: env!("CARGO_PKG_VERSION").into(), metadata: metadata(&card, choice.normalize)? };
     let onnx = to_onnx(&network.0, &network.1, &texts).context("the network cannot be written as ONNX")?;
     let card_text = card.to_json().into_bytes();
     Ok(vec![(ONNX, onnx), (WEIGHTS, weights), (PYTHON, python.into_bytes()), (CARD, card_text)])
 }
 
 /// What `ssdkd import` and `ssdkd predict` read in an ONNX file, and people too.
-fn metadata(card: &TeacherCard, is_normalized: bool) -> Vec<(String, String)> {
+fn metadata(card: &TeacherCard, is_normalized: bool) -> serde_json::Result<Vec<(String, String)>> {
     let channels = card.input[0];
     let (mean, std, preprocessing) = if is_normalized {
         let plain = Preprocessing { channels: ChannelOrder::Rgb, range: [0.0, 1.0], ..card.preprocessing };
@@ -77,42 +76,59 @@ fn metadata(card: &TeacherCard, is_normalized: bool) -> Vec<(String, String)> {
         (card.mean.clone(), card.std.clone(), card.preprocessing)
     };
     let Preprocessing { channels: order, range, resize, interpolation, crop } = preprocessing;
-    let values = [
-        ("architecture", json!(card.architecture.to_string())),
-        ("channels", json!(order)),
-        ("class_names", json!(Some(&card.class_names).filter(|names| !names.is_empty()))),
-        ("crop", json!(crop)),
-        ("input_size", json!(card.input)),
-        ("interpolation", json!(interpolation)),
-        ("license", json!(card.license)),
-        ("mean", json!(mean)),
-        ("range", json!(range)),
-        ("resize", json!(resize)),
-        ("source", json!(card.source)),
-        ("std", json!(std)),
-    ];
-    let values = values.into_iter().filter(|(_, value)| !value.is_null());
-    values.map(|(key, value)| (key.to_string(), text(&value))).collect()
+    let mut texts = Vec::new();
+    let mut say = |key: &str, text: String| texts.push((key.to_string(), text));
+    say("architecture", plain(&card.architecture.to_string()));
+    say("channels", json(&order)?);
+    if !card.class_names.is_empty() {
+        say("class_names", json(&card.class_names)?);
+    }
+    if let Some(crop) = crop {
+        say("crop", json(&crop)?);
+    }
+    say("input_size", json(&card.input)?);
+    say("interpolation", json(&interpolation)?);
+    if let Some(license) = &card.license {
+        say("license", plain(license));
+    }
+    say("mean", json(&mean)?);
+    say("range", json(&range)?);
+    if let Some(resize) = resize {
+        say("resize", json(&resize)?);
+    }
+    say("source", plain(&card.source));
+    say("std", json(&std)?);
+    Ok(texts)
 }
 
-/// A text as it is, unless it would be read as something else; anything else as JSON.
-fn text(value: &serde_json::Value) -> String {
-    match value.as_str() {
-        Some(text) if serde_json::from_str::<serde_json::Value>(text).is_err() => text.into(),
-        _ => value.to_string(),
+/// A value as JSON, or a word without its quotes.
+fn json<T: serde::Serialize>(value: &T) -> serde_json::Result<String> {
+    let text = serde_json::to_string(value)?;
+    Ok(serde_json::from_str::<String>(&text).map_or(text, |word| plain(&word)))
+}
+
+/// A text as it is, or in quotes where it would be read as something else than a text.
+fn plain(text: &str) -> String {
+    if serde_json::from_str::<serde_json::Value>(text).is_err() {
+        text.into()
+    } else {
+        serde_json::Value::from(text).to_string()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
-    use super::text;
+    use super::{json, plain};
 
     #[test]
     fn texts_are_written_as_they_are_where_nobody_takes_them_for_json() {
-        assert_eq!(text(&json!("from Paddle, \"1.0\"")), "from Paddle, \"1.0\"");
-        assert_eq!(text(&json!("2024")), "\"2024\"");
-        assert_eq!(text(&json!([0.5, 1.0])), "[0.5,1.0]");
+        assert_eq!(plain("from Paddle, \"1.0\""), "from Paddle, \"1.0\"");
+        assert_eq!(plain("2024"), "\"2024\"");
+    }
+
+    #[test]
+    fn numbers_have_the_digits_of_the_card() {
+        assert_eq!(json(&vec![0.485_f32, 1.0]).unwrap(), "[0.485,1.0]");
+        assert_eq!(json(&ssdkd_nn::ChannelOrder::Bgr).unwrap(), "bgr");
     }
 }

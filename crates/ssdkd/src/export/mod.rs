@@ -88,7 +88,7 @@ pub fn export(arguments: &ExportArgs) -> Result<()> {
     let images = if arguments.normalize { "takes RGB images from 0 to 1" } else { "takes normalized images" };
     let text = format!(
         "{}: {what}\n  model.onnx         the network in ONNX; it {images}\n  \
-         model.safetensors  the weights, with the tensor names of PyTorch\n  \
+         model.safetensors  the weights, with the network's own tensor names\n  \
          model.py           the network in PyTorch: from model import load, normalize\n  \
          {CARD}          everything else: ssdkd predict {} IMAGE\n",
         shown(out),

@@ -48,7 +48,8 @@ pub struct OnnxTexts {
 /// If a tensor is missing, the file would have more than 2 GiB, or ONNX has no operation for a node. The error names it.
 pub fn to_onnx(graph: &Graph, tensors: &BTreeMap<String, Tensor>, texts: &OnnxTexts) -> Result<Vec<u8>, GraphError> {
     graph.check()?;
-    let bytes = graph.tensors().values().map(|spec| 4 * spec.shape.iter().product::<usize>()).sum::<usize>();
+    let count = |shape: &[usize]| shape.iter().fold(4_usize, |bytes, &size| bytes.saturating_mul(size));
+    let bytes = graph.tensors().values().map(|spec| count(&spec.shape)).fold(0, usize::saturating_add);
     if bytes > MOST_BYTES {
         return Err(GraphError::Graph(format!(
             "the network has {bytes} bytes of weights, and an ONNX file holds at most {MOST_BYTES}"

@@ -105,6 +105,12 @@ impl<'a> Values<'a> {
             return Ok(there.clone());
         }
         let numbers = super::super::numbers(self.tensors, name)?;
+        if numbers.len() != dims.iter().product::<usize>() {
+            let (name, found) = (clean(name), numbers.len());
+            return Err(GraphError::Graph(format!(
+                "the tensor {name} has {found} numbers instead of those of {dims:?}"
+            )));
+        }
         let unique = match self.own.remove(name) {
             Some(own) => own,
             None => self.unused(name),

@@ -34,6 +34,9 @@ const TAKEN: &str = " add_module apply bfloat16 buffers call_super_init children
     out_channels kernel_size stride padding dilation transposed output_padding groups padding_mode num_features eps momentum \
     affine track_running_stats in_features out_features num_parameters ";
 
+/// Tensors of layers that training moves.
+const PARAMETERS: [&str; 4] = ["weight", "bias", "scale", "shift"];
+
 /// Longest path of a layer.
 const LONGEST: usize = 200;
 
@@ -53,7 +56,7 @@ impl Layers {
             }
             let own = path_of(node).filter(|path| !paths.contains_key(path));
             let path = own.unwrap_or_else(|| {
-                let numbered = (layers.layers.len()..).map(|number| format!("unnamed{number}"));
+                let numbered = (layers.layers.len()..).map(|number| format!("{}_{number}", node.op.kind()));
                 let free =
                     |path: &String| !paths.contains_key(path) && !wanted.iter().any(|other| is_below(other, path));
                 numbered.into_iter().find(free).unwrap_or_default()
@@ -74,6 +77,22 @@ impl Layers {
     /// The path of a node's layer.
     pub fn path(&self, id: NodeId) -> &str {
         self.places.get(&id).map_or("", |&at| &self.layers[at].path)
+    }
+
+    /// Parameters that are those of an earlier layer: their paths, and those of the earlier one.
+    pub fn tied(&self) -> Vec<([&str; 2], [&str; 2])> {
+        let mut first = HashMap::new();
+        let mut tied = Vec::new();
+        for layer in &self.layers {
+            for (name, tensor) in layer.tensors.iter().filter(|(name, _)| PARAMETERS.contains(name)) {
+                let own = [layer.path.as_str(), *name];
+                match first.get(tensor.as_str()) {
+                    Some(earlier) => tied.push((own, *earlier)),
+                    None => drop(first.insert(tensor.as_str(), own)),
+                }
+            }
+        }
+        tied
     }
 
     /// Names of tensors in the module and in the graph, where they differ.

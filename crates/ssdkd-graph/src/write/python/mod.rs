@@ -70,6 +70,11 @@ pub fn to_python(graph: &Graph, texts: &PythonTexts) -> Result<String, GraphErro
     for layer in layers.all() {
         let _ = writeln!(code, "        place(self, {}, {})", python_string(&layer.path), layer.made); // as above
     }
+    for ([path, name], [earlier, of_earlier]) in layers.tied() {
+        let (path, earlier) = (python_string(path), python_string(earlier));
+        let (ours, theirs) = (format!("self.get_submodule({path})"), format!("self.get_submodule({earlier})"));
+        let _ = writeln!(code, "        {ours}.{name} = {theirs}.{of_earlier}"); // as above
+    }
     code.push_str("\n    def forward(self, images):\n");
     if !layers.all().is_empty() {
         code.push_str("        layer = self.get_submodule\n");
