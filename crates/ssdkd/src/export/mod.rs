@@ -66,7 +66,7 @@ pub fn export(arguments: &ExportArgs) -> Result<()> {
             return Ok(());
         }
     }
-    let Source { what, card, weights, network } = match card {
+    let Source { what, card, network } = match card {
         Some(card) => {
             refuse_flags_of_runs(arguments)?;
             source::of_card(&card)?
@@ -74,7 +74,7 @@ pub fn export(arguments: &ExportArgs) -> Result<()> {
         None => source::of_run(&arguments.run, arguments.round, threads)?,
     };
     let choice = Choice { fold: arguments.fold, normalize: arguments.normalize };
-    let files = files(card, weights, &network, choice)?;
+    let files = files(card, &network, choice)?;
     let out = &arguments.out;
     if !arguments.force {
         refuse_others(out, &files)?;

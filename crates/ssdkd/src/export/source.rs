@@ -5,10 +5,9 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
 use candle_core::Device;
-use ssdkd_context::{Context, STUDENT};
+use ssdkd_context::Context;
 use ssdkd_evaluate::load_card;
 use ssdkd_nn::{CARD_VERSION, Network, TeacherCard};
-use ssdkd_stage::exit::Code;
 use ssdkd_stage::{RunArgs, RunFolder, StageError, exit, quote_path};
 
 use super::CARD;
@@ -20,8 +19,6 @@ pub struct Source {
     pub what: String,
     /// Its card, but for the file of the weights.
     pub card: TeacherCard,
-    /// The bytes of its safetensors file.
-    pub weights: Vec<u8>,
     /// The network.
     pub network: Rc<Network>,
 }
@@ -52,11 +49,10 @@ pub fn refuse_file(path: &Path) -> Result<(), StageError> {
 /// The network of a card.
 pub fn of_card(path: &Path) -> Result<Source> {
     let (card, network) = load_card(path, &Device::Cpu)?;
-    let weights = card.read_weights(path).map_err(|error| StageError::other(Code::Integrity, error))?;
     if let Some(warning) = card.warning(path) {
         tracing::warn!("{}", exit::plain(&warning));
     }
-    Ok(Source { what: format!("the network of {}", path.display()), card, weights, network: Rc::new(network) })
+    Ok(Source { what: format!("the network of {}", path.display()), card, network: Rc::new(network) })
 }
 
 /// The student of a round, or of the last one.
@@ -73,7 +69,6 @@ pub fn of_run(run: &RunArgs, round: Option<u32>, threads: usize) -> Result<Sourc
     }
     let last = context.last_round("distill")?;
     let round = round.or(last).context("the run has no student yet\nhint: `ssdkd run RECIPE` first")?;
-    let (weights, _) = context.read("distill", round, STUDENT)?;
     let network = context.student_after(round)?;
     let spec = context.student_spec()?;
     let teacher = context.teacher_card();
@@ -100,5 +95,5 @@ pub fn of_run(run: &RunArgs, round: Option<u32>, threads: usize) -> Result<Sourc
         ),
         license: None,
     };
-    Ok(Source { what: format!("the student of round {round}"), card, weights: weights.to_vec(), network })
+    Ok(Source { what: format!("the student of round {round}"), card, network })
 }
