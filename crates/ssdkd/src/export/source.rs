@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use candle_core::Device;
 use ssdkd_context::Context;
 use ssdkd_evaluate::load_card;
-use ssdkd_nn::{CARD_VERSION, Network, TeacherCard};
+use ssdkd_nn::{CARD_VERSION, Network, Preprocessing, TeacherCard};
 use ssdkd_stage::{RunArgs, RunFolder, StageError, exit, quote_path};
 
 use super::CARD;
@@ -72,6 +72,7 @@ pub fn of_run(run: &RunArgs, round: Option<u32>, threads: usize) -> Result<Sourc
     let network = context.student_after(round)?;
     let spec = context.student_spec()?;
     let teacher = context.teacher_card();
+    let Preprocessing { channels, range, .. } = spec.preprocessing;
     let card = TeacherCard {
         card_version: CARD_VERSION,
         architecture: spec.architecture,
@@ -80,7 +81,8 @@ pub fn of_run(run: &RunArgs, round: Option<u32>, threads: usize) -> Result<Sourc
         input: spec.input,
         mean: spec.mean,
         std: spec.std,
-        preprocessing: teacher.preprocessing,
+        // A student with a card of its own may have another order and range; files are brought to the teacher's size.
+        preprocessing: Preprocessing { channels, range, ..teacher.preprocessing },
         normalization: teacher.normalization.clone(),
         class_names: teacher.names_of_classes().to_vec(),
         weights: String::new(),
