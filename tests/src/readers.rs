@@ -11,6 +11,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use ssdkd_context::Recipe;
+use ssdkd_graph::write::{OnnxTexts, PythonTexts, to_onnx, to_python};
 use ssdkd_graph::{Executor, Graph, feature_maps, fuse, simplify};
 use ssdkd_nn::weights::{self, Choice};
 use ssdkd_nn::{Network, NetworkSpec, TeacherCard, adopt, identify};
@@ -168,6 +169,9 @@ fn network(bytes: &[u8]) {
     // Small networks may have constants that exporters write as one number.
     assert!(size <= 12 * bytes.len() + (1 << 20), "{size} bytes of tensors in a file of {} bytes", bytes.len());
     taken_apart(&network.graph);
+    if let Err(error) = to_onnx(&network.graph, &network.tensors, &OnnxTexts::default()) {
+        refused(&error, "");
+    }
     if let Err(error) = Executor::new(network.graph, network.tensors, &[]) {
         refused(&error, "");
     }
@@ -190,6 +194,9 @@ fn taken_apart(graph: &Graph) {
     assert_eq!(graph.costs().len(), graph.nodes().len());
     assert!(feature_maps(graph).nodes.len() < graph.nodes().len());
     assert!(fuse::plan(graph, &[]).len() < graph.nodes().len());
+    if let Err(error) = to_python(graph, &PythonTexts::default()) {
+        refused(&error, "the node ");
+    }
     let [_, height, width] = graph.input();
     for result in [
         graph.shapes_at(height, width).map(drop),

@@ -9,6 +9,9 @@ use crate::graph::NodeId;
 use crate::op::{Activation, BatchNorm, Conv2d, ConvTranspose2d, Op, PadValue, Pool, PoolKind, ResizeMethod};
 use crate::shape::Shape;
 
+/// Most numbers of a matrix that averages pixels.
+const MOST_AVERAGES: usize = 1 << 22;
+
 type Attributes = Vec<(&'static str, Attribute)>;
 
 /// Writes a node.
@@ -275,6 +278,8 @@ fn adaptive(
         let kernel = [height / size[0], width / size[1]];
         let op = if kind == PoolKind::Average { "AveragePool" } else { "MaxPool" };
         values.emit(op, &[x], y, vec![("kernel_shape", ints(kernel)), ("strides", ints(kernel))]);
+    } else if [height * size[0], width * size[1]].iter().any(|&numbers| numbers > MOST_AVERAGES) {
+        return Err(format!("{height} by {width} pixels in {} by {} windows are too many", size[0], size[1]));
     } else if kind == PoolKind::Average {
         let rows = averages(height, size[0]);
         let rows = values.constant(&[size[0], height], &rows);
