@@ -83,7 +83,10 @@ fn product(
     let mut weights = numbers(tensors, weight)?;
     let each = weights.len() / channels.max(1);
     for (channel, kernel) in weights.chunks_exact_mut(each.max(1)).enumerate() {
-        kernel.iter_mut().for_each(|number| *number = (f64::from(*number) * factor(channel)) as f32);
+        let factor = factor(channel);
+        for number in kernel {
+            *number = (f64::from(*number) * factor) as f32;
+        }
     }
     let bias = |channel: usize| {
         let difference = f64::from(old[channel]) - f64::from(mean[channel]);

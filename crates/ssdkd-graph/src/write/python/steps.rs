@@ -75,7 +75,9 @@ impl Variables {
             last_uses.remove(output);
         }
         let mut last = HashMap::<NodeId, Vec<NodeId>>::new();
-        last_uses.into_iter().for_each(|(value, user)| last.entry(user).or_default().push(value));
+        for (value, user) in last_uses {
+            last.entry(user).or_default().push(value);
+        }
         Self { names: HashMap::new(), free: BTreeSet::new(), made: 0, last }
     }
 
