@@ -93,9 +93,9 @@ fmt: ## format the sources
 bench: ## kernels and whole steps on this machine
 	$(CARGO) bench --workspace --bench kernels --bench steps
 
-bench-pytorch: ## whole steps and single convolutions next to PyTorch's, interleaved: a table and target/bench/pytorch.json (ARGS=--help)
+bench-pytorch: ## whole steps and single kernels next to PyTorch's, interleaved: a table and target/bench/pytorch.json (ARGS=--help)
 	@test -x .venv-bench/bin/python || python3 -m venv .venv-bench
-	@.venv-bench/bin/python -c 'import torch' 2>/dev/null || .venv-bench/bin/pip install --quiet torch numpy
+	@.venv-bench/bin/python -c 'import torch, torchvision' 2>/dev/null || .venv-bench/bin/pip install --quiet torch torchvision numpy
 	$(CARGO) bench --workspace --bench steps --no-run
 	.venv-bench/bin/python crates/ssdkd-method/benches/pytorch.py $(ARGS)
 

@@ -1,12 +1,16 @@
 """Whole steps in PyTorch beside ours, interleaved in one run: the rows of `steps.rs`.
 
-    python crates/ssdkd-method/benches/pytorch.py [--threads 2] [--rows SUBSTRING,…] [--alternations 7] [--compile]
+    python crates/ssdkd-method/benches/pytorch.py [--threads 2] [--groups large,kernels] [--rows SUBSTRING,…] [--compile]
     python crates/ssdkd-method/benches/pytorch.py --device cuda --ours PROGRAM --seconds 300 --compile 100
 
 PyTorch runs each row in the variants of `twins.py` that the device has, and the one with the lowest median counts; a ratio
 is PyTorch's time over ours. On the CPU those are NCHW and channels-last, and with --compile the faster of them through
 torch.compile. On a GPU they are f32 with TF32 in both layouts, and bf16 by autocast; with --graphs the whole step as a CUDA
 graph; with --compile SECONDS, after all rows, those rows once more through torch.compile for which there is time.
+
+A machine that others use, too, slows down steps, never speeds them up: `--fastest` compares the fastest steps of many
+alternations instead of the medians, and `--cpu-time` the time that a processor worked instead of the time on the clock,
+which is possible with one thread.
 
 Prints a table, and writes it (.md) and all numbers (.json) after every row. A row that fails is kept with its error.
 """
@@ -29,7 +33,8 @@ import time
 import torch
 
 sys.dont_write_bytecode = True  # nothing beside the sources
-from twins import CALLS, ROOT, Variant, rows, step, takes  # noqa: E402
+import large  # noqa: E402
+from twins import CALLS, GROUPS, ROOT, Variant, is_kernel, rows, step, takes  # noqa: E402
 
 PAUSE = 0.3  # seconds in which PyTorch's threads stop spinning after their work, before ours is timed on the CPU
 GPU_WARM_UP = 5  # steps, as in steps.rs
@@ -45,13 +50,13 @@ class Failed(Exception):
 class Ours:
     """`steps.rs` in a process of its own: a row in, seconds and peak bytes of one step out."""
 
-    def __init__(self, program, device, threads, patience):
+    def __init__(self, program, device, threads, patience, cpu_time):
         gpu = device != "cpu"
         cargo = ["cargo", *(["--config", ".cuda/cargo.toml"] if gpu else [])]  # as `make build-cuda`
         bench = ["bench", "--quiet", "--workspace", *(["--features", "cuda"] if gpu else []), "--bench", "steps", "--"]
         self.command = [*([program] if program else cargo + bench), "--serve", "--device", device]
         self.environment = {**os.environ, "RAYON_NUM_THREADS": str(threads)}
-        self.patience = patience
+        self.patience, self.cpu_time = patience, cpu_time
         self.process = None
 
     def _tell(self, line):
@@ -78,11 +83,12 @@ class Ours:
                 raise Failed(f"`steps` stopped with {code}; its message is above")
             self.heard += more
         line, self.heard = self.heard.split(b"\n", 1)
-        first, second = line.decode().split("\t", 1)
+        first, *more = line.decode().split("\t")
         if first == "error":
             self.stop()
-            raise Failed(second)
-        return float(first), int(second)
+            raise Failed(" ".join(more))
+        worked, peak = more
+        return float(worked if self.cpu_time else first), int(peak)
 
     def forget(self):
         if self.process is not None:
@@ -104,8 +110,10 @@ class Ours:
 class Bench:
     """Where both sides compute, and how a row is measured there."""
 
-    def __init__(self, ours, device, alternations, deadline):
+    def __init__(self, ours, device, alternations, deadline, fastest, cpu_time):
         self.ours, self.device, self.alternations, self.deadline = ours, device, alternations, deadline
+        self.figure = min if fastest else statistics.median  # of the times of one side
+        self.clock = time.process_time if cpu_time else time.perf_counter
         self.gpu = device.type == "cuda"
 
     def late(self):
@@ -113,10 +121,10 @@ class Bench:
 
     def seconds(self, run):
         self.synchronize()
-        start = time.perf_counter()
+        start = self.clock()
         run()
         self.synchronize()
-        return time.perf_counter() - start
+        return self.clock() - start
 
     def synchronize(self):
         if self.gpu:
@@ -168,26 +176,26 @@ class Bench:
             result["ours_peak_mib"] = mib(peak)
         mine, times = self.alternate(row, runs)
         self.ours.forget()
-        if row.startswith("conv-"):
+        if is_kernel(row):
             mine = [spent / CALLS for spent in mine]
             times = {variant: [spent / CALLS for spent in spents] for variant, spents in times.items()}
-        result["ours_s"] = statistics.median(mine)
-        result["variants"] = {variant: statistics.median(spents) for variant, spents in times.items()}
-        result |= compare(mine, times, lambda _: True, "")
+        result["ours_s"] = self.figure(mine)
+        result["variants"] = {variant: self.figure(spents) for variant, spents in times.items()}
+        result |= compare(mine, times, lambda _: True, "", self.figure)
         if self.gpu:
-            result |= compare(mine, times, lambda variant: "bf16" not in variant, "_f32")
+            result |= compare(mine, times, lambda variant: "bf16" not in variant, "_f32", self.figure)
         return result
 
     def alternate(self, row, runs):
         """Seconds of ours and of each variant, turn by turn."""
-        # Single convolutions and steps on a GPU are so short that waking up counts: one untimed before the timed ones.
-        short = self.gpu or row.startswith("conv-")
+        # Single kernels and steps on a GPU are so short that waking up counts: one untimed before the timed ones.
+        short = self.gpu or is_kernel(row)
         count = GPU_STEPS if self.gpu else 1
         mine, times = [], {variant: [] for variant in runs}
         for turn in range(self.alternations):
             if turn > 2 and self.late():
                 break
-            if not self.gpu:
+            if self.clock is time.perf_counter and not self.gpu:
                 time.sleep(PAUSE)
             if short:
                 self.ours.step(row)
@@ -205,16 +213,17 @@ def used():
     return total - free
 
 
-def compare(mine, times, counts, suffix):
+def compare(mine, times, counts, suffix, figure):
     """The fastest of the variants that count, beside ours."""
     times = {variant: spents for variant, spents in times.items() if counts(variant)}
     if not times:
         return {}
-    best = min(times, key=lambda variant: statistics.median(times[variant]))
+    best = min(times, key=lambda variant: figure(times[variant]))
     ratios = sorted(theirs / own for theirs, own in zip(times[best], mine))
+    ratio = min(times[best]) / min(mine) if figure is min else statistics.median(ratios)
     figures = {
-        "pytorch_s": statistics.median(times[best]),
-        "ratio": statistics.median(ratios),
+        "pytorch_s": figure(times[best]),
+        "ratio": ratio,
         "ratio_min": ratios[0],
         "ratio_max": ratios[-1],
         "pytorch_variant": best,
@@ -290,7 +299,7 @@ class Report:
         self.write()
 
     def line(self, result):
-        name = f"{result['name']:<32}"
+        name = f"{result['name']:<42}"
         if "error" in result:
             return f"{name}failed: {result['error']}"
         if self.gpu:
@@ -309,7 +318,7 @@ class Report:
         f32 = f"{'f32 ms':>9}{'ratio':>7}" if self.gpu else ""
         unit = "ms" if self.gpu else "s"
         return (
-            f"{'step':<32}{f'ours {unit}':>9}{f32}{f'PyTorch {unit}':>11}{'ratio':>7}{'min':>7}{'max':>7}{'peak MiB':>10}"
+            f"{'step':<42}{f'ours {unit}':>9}{f32}{f'PyTorch {unit}':>11}{'ratio':>7}{'min':>7}{'max':>7}{'peak MiB':>10}"
             "  PyTorch's best"
         )
 
@@ -389,9 +398,12 @@ def parse():
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--ours", help="the program `steps`; without it cargo is asked for it")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--groups", default=",".join(GROUPS), help="of rows, separated by commas (all of them)")
     parser.add_argument("--rows", default="", help="only rows that contain one of these, separated by commas")
-    parser.add_argument("--batches", help="sizes, separated by commas; the first is that of single convolutions, too")
+    parser.add_argument("--batches", help="sizes, separated by commas; the first is that of single convolutions, too; not at 224 pixels")
     parser.add_argument("--alternations", type=int, default=7)
+    parser.add_argument("--fastest", action="store_true", help="compare the fastest steps, not the medians")
+    parser.add_argument("--cpu-time", action="store_true", help="time on the processor, not on the clock: one thread alone")
     parser.add_argument("--seconds", type=float, default=math.inf, help="start no row after so many")
     parser.add_argument(
         "--compile", type=float, nargs="?", const=math.inf, metavar="SECONDS",
@@ -440,8 +452,11 @@ def main():
     gpu = device.type == "cuda"
     start = time.monotonic()
     patience = 120 if arguments.ours else 3600  # cargo may have to build it first
-    ours = Ours(arguments.ours, arguments.device, arguments.threads, patience)
-    bench = Bench(ours, device, arguments.alternations, start + arguments.seconds)
+    if arguments.cpu_time and (gpu or arguments.threads != 1):
+        sys.exit("--cpu-time compares nothing but one thread on the CPU\nhint: add --threads 1")
+    ours = Ours(arguments.ours, arguments.device, arguments.threads, patience, arguments.cpu_time)
+    deadline = start + arguments.seconds
+    bench = Bench(ours, device, arguments.alternations, deadline, arguments.fastest, arguments.cpu_time)
     sizes = arguments.batches or ("256,1024" if gpu else "128,256")
     facts = {
         "machine": machine(),
@@ -449,14 +464,21 @@ def main():
         "device": arguments.device,
         "pytorch": torch.__version__,
         "alternations": arguments.alternations,
+        "compared": ("fastest" if arguments.fastest else "medians") + (", time on the CPU" if arguments.cpu_time else ""),
     } | ({"gpu": gpu_facts(device)} if gpu else {})  # fmt: skip
     report = Report(arguments.out, facts, gpu)
     parts = arguments.rows.split(",")
-    every = rows([int(size) for size in sizes.split(",")], gpu)
+    groups = arguments.groups.split(",")
+    if unknown := set(groups) - set(GROUPS):
+        sys.exit(f"no such group of rows: {', '.join(sorted(unknown))}\nhint: the groups are {', '.join(GROUPS)}")
+    every = rows(groups, [int(size) for size in sizes.split(",")], gpu)
     wanted = [row for row in every if any(part in row for part in parts)]
     if not wanted:
         sys.exit(f"no row contains {arguments.rows!r}")
 
+    for name in large.NETWORKS:
+        if any(f" {name}@" in row for row in wanted):
+            large.export(name, ROOT / "target" / "bench")
     print(report.head())
     for row in wanted:
         if bench.late():

@@ -1,10 +1,13 @@
 //! Seconds of whole steps: forward passes and training steps of the networks, one iteration of the inversion, one step of
-//! the distillation; and of single convolutions, for the comparison with PyTorch.
+//! the distillation; and of single kernels, for the comparison with PyTorch.
 //!
 //! ```text
 //! cargo bench --workspace --bench steps [-- SUBSTRING-OF-A-ROW]     a table
 //! cargo bench --workspace --bench steps -- --serve                  rows on stdin, one step each; `pytorch.py` drives it
 //! ```
+//!
+//! The column `CPU s` is the time that processors worked on a step, of all threads together. On a machine that others use, too,
+//! it says more than the others.
 //!
 //! `--device cuda[:N]` or SSDKD_BENCH_DEVICE: on a GPU, if built for one, as `SSDKD_GPU_MATH` says. A step has ended when the GPU has
 //! done its work.
@@ -12,10 +15,16 @@
 #[path = "../../ssdkd-ops/tests/common/place.rs"]
 mod place;
 
+#[path = "steps/kernels.rs"]
+mod kernels;
+#[path = "steps/large.rs"]
+mod large;
+
 use std::io::{BufRead, Write};
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor, bail};
+use rustix::time::{ClockId, clock_gettime};
 use ssdkd_method::distillation::distillation_loss;
 use ssdkd_method::inversion::start;
 use ssdkd_method::{DistillSettings, Distiller, InvertSettings, Modulation, ModulationSettings, Objective, Position};
@@ -30,10 +39,6 @@ const NETWORKS: [&str; 7] = ["resnet20", "resnet56", "wrn-16-1", "wrn-16-2", "wr
 const BATCHES: [usize; 2] = [128, 256];
 /// Those of a GPU, which smaller ones leave idle.
 const LARGE_BATCHES: [usize; 2] = [256, 1024];
-/// One 3×3 convolution, `MAPxINxOUT`: the shapes that the networks spend their time on.
-const CONVOLUTIONS: [&str; 6] = ["32x16x16", "32x32x32", "32x64x64", "16x64x64", "8x128x128", "4x512x512"];
-/// Calls of one convolution in a step: alone it would be too short to time.
-const CALLS: usize = 10;
 const TEACHER: &str = "wrn-40-2";
 const STUDENT: &str = "wrn-16-1";
 
@@ -76,27 +81,31 @@ fn open(name: &str) -> Result<Device> {
 
 fn table(device: &Device, wanted: &str) -> Result<()> {
     println!(
-        "{:<28} {:>10} {:>10} {:>10} {:>10} {:>10}",
-        "step", "min s", "median s", "max s", "ordered s", "peak MiB"
+        "{:<44} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "step", "min s", "median s", "max s", "CPU s", "ordered s", "peak MiB"
     );
     for row in rows(device).iter().filter(|row| row.contains(wanted)) {
         let mut step = ready(row, device)?;
         let mut seconds = Vec::new();
-        let (mut peak, mut ordered) = (0, f64::INFINITY);
+        let (mut peak, mut ordered, mut worked) = (0, f64::INFINITY, f64::INFINITY);
         for _ in 0..REPETITIONS {
             let time = timed(&mut step, device)?;
             seconds.push(time.seconds);
             ordered = time.ordered.min(ordered);
+            worked = time.worked.min(worked);
             peak = peak.max(time.peak);
         }
         seconds.sort_by(f64::total_cmp);
         let [min, median, max] = [0, REPETITIONS / 2, REPETITIONS - 1].map(|at| seconds[at]);
-        println!("{row:<28} {min:>10.5} {median:>10.5} {max:>10.5} {ordered:>10.5} {:>10}", peak >> 20);
+        println!(
+            "{row:<44} {min:>10.5} {median:>10.5} {max:>10.5} {worked:>10.5} {ordered:>10.5} {:>10}",
+            peak >> 20
+        );
     }
     Ok(())
 }
 
-/// Answers each row on stdin with seconds and peak bytes of one step, and the first failure with `error` and a message: a GPU
+/// Answers each row on stdin with seconds, the processors' seconds and peak bytes of one step, and the first failure with `error` and a message: a GPU
 /// may be of no use after it. `-` forgets the row before.
 fn serve(device: &Device) -> Result<()> {
     let mut current: Option<(String, Step)> = None;
@@ -107,7 +116,7 @@ fn serve(device: &Device) -> Result<()> {
             continue;
         }
         match answer(&row, &mut current, device) {
-            Ok(Time { seconds, peak, .. }) => println!("{seconds}\t{peak}"),
+            Ok(Time { seconds, worked, peak, .. }) => println!("{seconds}\t{worked}\t{peak}"),
             Err(error) => {
                 // Without the backtrace that candle may have put below it.
                 let message = error.to_string();
@@ -144,6 +153,8 @@ struct Time {
     seconds: f64,
     /// Until all of its work was ordered. On a GPU, a step that takes little longer than that waits for the program.
     ordered: f64,
+    /// That the processors worked, of all threads together.
+    worked: f64,
     /// Bytes of the program's memory.
     peak: usize,
 }
@@ -151,11 +162,18 @@ struct Time {
 fn timed(step: &mut Step, device: &Device) -> Result<Time> {
     ops::reset_peak();
     device.synchronize()?;
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), processors());
     step()?;
     let ordered = start.elapsed().as_secs_f64();
     device.synchronize()?;
-    Ok(Time { seconds: start.elapsed().as_secs_f64(), ordered, peak: ops::peak_bytes() })
+    let (seconds, worked) = (start.elapsed().as_secs_f64(), processors() - before);
+    Ok(Time { seconds, ordered, worked, peak: ops::peak_bytes() })
+}
+
+/// Seconds that processors have worked on this program.
+fn processors() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64
 }
 
 /// `KIND NETWORK BATCH`, in the order of the table.
@@ -169,9 +187,7 @@ fn rows(device: &Device) -> Vec<String> {
         let kinds = if device.is_cpu() { &["invert", "distil"][..] } else { &["invert", "distil", "distil-bare"] };
         rows.extend(kinds.iter().map(|kind| format!("{kind} {TEACHER}/{STUDENT} {batch}")));
     }
-    for kind in ["forward", "input", "weight"] {
-        rows.extend(CONVOLUTIONS.iter().map(|shape| format!("conv-{kind} {shape} {}", batches[0])));
-    }
+    rows.extend(kernels::cifar_rows(batches[0]).chain(large::rows()).chain(kernels::large_rows()));
     rows
 }
 
@@ -180,13 +196,26 @@ fn step(row: &str, device: &Device) -> Result<Step> {
     let [kind, network, batch] = words[..] else { bail!("a row reads KIND NETWORK BATCH, not {row:?}") };
     let Ok(batch) = batch.parse::<usize>() else { bail!("{batch:?} is not a batch size") };
     if let Some(direction) = kind.strip_prefix("conv-") {
-        return convolution(direction, network, batch, device);
+        return kernels::convolution(direction, network, batch, device);
+    }
+    if let Some(direction) = kind.strip_prefix("resize-") {
+        return kernels::resize(direction, network, batch, device);
+    }
+    if let Some((name, size)) = large::parse(network) {
+        let (network, images) = (large::build(name, size, device)?, random((batch, size, size, 3), device)?);
+        return match kind {
+            "forward" => Ok(forward(network, images)),
+            "train" => train(network, images),
+            "tapped" => large::tapped(network, batch, size, device),
+            "invert" => invert(network.frozen(), None, batch),
+            _ => bail!("{kind:?} is not a kind of step of a network at {size} pixels"),
+        };
     }
     let images = random((batch, 32, 32, 3), device)?;
     match kind {
         "forward" => Ok(forward(build(network, device)?, images)),
         "train" => train(build(network, device)?, images),
-        "invert" => invert(batch, device),
+        "invert" => invert(build(TEACHER, device)?.frozen(), Some(build(STUDENT, device)?), batch),
         "distil" => distil(images),
         "distil-bare" => distil_bare(images),
         _ => bail!("{kind:?} is not a kind of step"),
@@ -195,26 +224,6 @@ fn step(row: &str, device: &Device) -> Result<Step> {
 
 fn random(shape: (usize, usize, usize, usize), device: &Device) -> Result<Tensor> {
     uniform_tensor(&mut stream(0, "images", &[]), (0.0, 1.0), shape, device)
-}
-
-/// The output, the input's gradient or the weight's gradient alone, [`CALLS`] times.
-fn convolution(direction: &str, shape: &str, batch: usize, device: &Device) -> Result<Step> {
-    let sizes = shape.split('x').filter_map(|size| size.parse().ok()).collect::<Vec<usize>>();
-    let [size, inputs, outputs] = sizes[..] else { bail!("a convolution reads MAPxINxOUT, not {shape:?}") };
-    let (x, weight) = (random((batch, size, size, inputs), device)?, random((outputs, inputs, 3, 3), device)?);
-    let gradient = random((batch, size, size, outputs), device)?;
-    let spec = ops::Conv2dSpec::new(1, 1);
-    let (x, weight) = match direction {
-        "forward" => (Value::constant(x), Value::constant(weight)),
-        "input" => (Value::leaf(&x), Value::constant(weight)),
-        "weight" => (Value::constant(x), Value::leaf(&weight)),
-        _ => bail!("{direction:?} is not a direction of a convolution"),
-    };
-    if direction == "forward" {
-        return Ok(Box::new(move || (0..CALLS).try_for_each(|_| ops::conv2d(&x, &weight, None, spec).map(|_| ()))));
-    }
-    let y = ops::conv2d(&x, &weight, None, spec)?;
-    Ok(Box::new(move || (0..CALLS).try_for_each(|_| y.clone().backward_from(gradient.clone()).map(|_| ()))))
 }
 
 fn build(architecture: &str, device: &Device) -> Result<Network> {
@@ -238,7 +247,8 @@ fn forward(network: Network, images: Tensor) -> Step {
 
 /// Cross-entropy, all gradients, one step of SGD.
 fn train(network: Network, images: Tensor) -> Result<Step> {
-    let labels = (0..images.dim(0)? as u32).map(|index| index % 10).collect::<Vec<_>>();
+    let rows = images.dim(0)? * network.rows_per_image();
+    let labels = (0..rows as u32).map(|index| index % 10).collect::<Vec<_>>();
     let mut sgd = Sgd::new(network.store().parameters(), 0.9, 5e-4, false)?;
     let images = Value::constant(images);
     Ok(Box::new(move || {
@@ -249,17 +259,16 @@ fn train(network: Network, images: Tensor) -> Result<Step> {
     }))
 }
 
-/// The generator, the teacher with all taps, the student as adversary; one Adam step; labels of the rounded images.
-fn invert(batch: usize, device: &Device) -> Result<Step> {
-    let (teacher, student) = (build(TEACHER, device)?.frozen(), build(STUDENT, device)?);
+/// The generator, the teacher with all taps, the student, if any, as adversary; one Adam step; labels of the rounded images.
+fn invert(teacher: Network, student: Option<Network>, batch: usize) -> Result<Step> {
     let settings = InvertSettings { batch, views: CropFlipSettings::OFF, ..Default::default() };
-    let mut generator = start(&settings, &teacher, 0, device)?;
+    let mut generator = start(&settings, &teacher, 0, teacher.store().device())?;
     let modulation = Modulation::new(ModulationSettings::OFF, &[]);
     let mut index = 0;
     Ok(Box::new(move || {
         index += 1;
         let position = Position { seed: 0, round: 0, distilling_round: Some(0), batch: index };
-        let objective = Objective::new(settings.loss, &teacher, Some(&student), &modulation);
+        let objective = Objective::new(settings.loss, &teacher, student.as_ref(), &modulation);
         generator.synthesize(&objective, position).map(|_| ())
     }))
 }

@@ -1,4 +1,7 @@
-"""The steps of `steps.rs` in PyTorch, in the ways that PyTorch has to take them: what `pytorch.py` times."""
+"""The steps of `steps.rs` in PyTorch, in the ways that PyTorch has to take them: what `pytorch.py` times.
+
+`large.py` has those of networks at 224 pixels.
+"""
 
 import pathlib
 import sys
@@ -9,6 +12,7 @@ import torch.nn.functional as F
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tests" / "golden"))
+import large  # noqa: E402
 from networks import Generator, Vgg11, WideResNet, cifar, wide_stem  # noqa: E402
 
 NETWORKS = {
@@ -20,8 +24,31 @@ NETWORKS = {
     "resnet18": lambda: wide_stem([2, 2, 2, 2]),
     "vgg11": lambda: Vgg11(10),
 }
+GROUPS = ("cifar", "convolutions", "large", "kernels")  # of rows
 CONVOLUTIONS = ("32x16x16", "32x32x32", "32x64x64", "16x64x64", "8x128x128", "4x512x512")  # MAPxINxOUT, 3x3
-CALLS = 10  # of a single convolution in a step, as in steps.rs
+# The same of networks at 224 pixels, MAPxINxOUT-KxK[-sSTRIDE][-depthwise], and bilinear resizes, FROMxCHANNELSxTO.
+KERNELS = (
+    "224x3x64-7x7-s2",
+    "224x3x32-3x3-s2",
+    "56x128x128-3x3-s2",
+    "14x512x512-3x3-s2",
+    "56x64x64-3x3",
+    "14x256x256-3x3",
+    "56x24x144-1x1",
+    "56x64x256-1x1",
+    "14x96x576-1x1",
+    "14x1024x256-1x1",
+    "7x320x1280-1x1",
+    "112x32x32-3x3-depthwise",
+    "112x96x96-3x3-s2-depthwise",
+    "14x576x576-3x3-depthwise",
+    "28x240x240-5x5-depthwise",
+    "56x144x144-5x5-s2-depthwise",
+    "14x672x672-5x5-s2-depthwise",
+)
+RESIZES = ("28x21x224", "14x256x28")
+BATCH = 16  # of rows at 224 pixels
+CALLS = 10  # of a single kernel in a step, as in steps.rs
 TEACHER, STUDENT = "wrn-40-2", "wrn-16-1"
 LAYOUTS = {"nchw": torch.contiguous_format, "channels-last": torch.channels_last}
 
@@ -40,20 +67,31 @@ class Variant(NamedTuple):
         return " ".join(word for word in words if word)
 
 
-def rows(batches, gpu):
+def rows(groups, batches, gpu):
     """The rows of steps.rs; its own order in its own words."""
-    for batch in batches:
+    for batch in batches if "cifar" in groups else ():
         for kind in ("forward", "train"):
             yield from (f"{kind} {network} {batch}" for network in NETWORKS)
         kinds = ("invert", "distil", "distil-bare") if gpu else ("invert", "distil")
         yield from (f"{kind} {TEACHER}/{STUDENT} {batch}" for kind in kinds)
-    for kind in ("forward", "input", "weight"):
-        yield from (f"conv-{kind} {shape} {batches[0]}" for shape in CONVOLUTIONS)
+    directions = ("forward", "input", "weight")
+    if "convolutions" in groups:
+        yield from (f"conv-{kind} {shape} {batches[0]}" for kind in directions for shape in CONVOLUTIONS)
+    if "large" in groups:
+        yield from (f"{kind} {name}@{large.SIZE} {BATCH}" for kind in large.KINDS for name in large.NETWORKS)
+    if "kernels" in groups:
+        yield from (f"conv-{kind} {shape} {BATCH}" for kind in directions for shape in KERNELS)
+        yield from (f"resize-{kind} {shape} {BATCH}" for kind in directions[:2] for shape in RESIZES)
+
+
+def is_kernel(row):
+    """Whether a step of the row is CALLS calls of a single kernel."""
+    return row.startswith(("conv-", "resize-"))
 
 
 def takes(row, variant):
     """Whether the row can be taken so."""
-    if row.startswith("conv-"):
+    if is_kernel(row):
         return not variant.mode
     if row.startswith("invert"):
         return not variant.mode and not variant.graph  # hooks, and numbers that are read back
@@ -72,7 +110,7 @@ class Twin:
         return module_or_tensor.to(self.device, memory_format=self.layout)
 
     def build(self, name, compiled=True):
-        network = self.place(NETWORKS[name]())
+        network = self.place(large.network(name) if large.is_large(name) else NETWORKS[name]())
         return torch.compile(network, mode=self.variant.mode) if compiled and self.variant.mode else network
 
     def images(self, *shape):
@@ -108,6 +146,10 @@ def step(row, variant, device):
     batch = int(batch)
     if kind.startswith("conv-"):
         run = convolution(twin, kind.removeprefix("conv-"), name, batch)
+    elif kind.startswith("resize-"):
+        run = resize(twin, kind.removeprefix("resize-"), name, batch)
+    elif kind == "tapped":
+        run = tapped(twin, name, batch)
     elif kind == "forward":
         run = forward(twin, name, batch)
     elif kind == "train":
@@ -140,29 +182,54 @@ def graphed(run):
 
 
 def convolution(twin, direction, shape, batch):
-    size, inputs, outputs = (int(number) for number in shape.split("x"))
+    sizes, *words = shape.split("-")
+    size, inputs, outputs = (int(number) for number in sizes.split("x"))
+    kernel = next((int(word[0]) for word in words if "x" in word), 3)
+    stride = next((int(word[1:]) for word in words if word[0] == "s"), 1)
+    groups = inputs if "depthwise" in words else 1
     dtype = torch.bfloat16 if twin.variant.bf16 else torch.float32
     x = twin.images(batch, inputs, size, size).to(dtype)
-    weight = twin.images(outputs, inputs, 3, 3).to(dtype)
-    gradient = twin.images(batch, outputs, size, size).to(dtype)
+    weight = twin.images(outputs, inputs // groups, kernel, kernel).to(dtype)
+    settings = ([stride] * 2, [kernel // 2] * 2, [1, 1])
+    out = (size - 1) // stride + 1
+    gradient = twin.images(batch, outputs, out, out).to(dtype)
     wanted = [direction == "input", direction == "weight", False]
-    once = [1, 1]
 
     def run():
         with torch.inference_mode():
             for _ in range(CALLS):
                 if direction == "forward":
-                    F.conv2d(x, weight, padding=1)
+                    F.conv2d(x, weight, None, *settings, groups)
                 else:
                     torch.ops.aten.convolution_backward(
-                        gradient, x, weight, None, once, once, once, False, [0, 0], 1, wanted
+                        gradient, x, weight, None, *settings, False, [0, 0], groups, wanted
                     )
 
     return run
 
 
+def resize(twin, direction, shape, batch):
+    size, channels, out = (int(number) for number in shape.split("x"))
+    x, gradient = twin.images(batch, channels, size, size), twin.images(batch, channels, out, out)
+
+    def run():
+        with torch.inference_mode():
+            for _ in range(CALLS):
+                if direction == "forward":
+                    F.interpolate(x, (out, out), mode="bilinear")
+                else:
+                    torch.ops.aten.upsample_bilinear2d_backward(gradient, [out, out], list(x.shape), False, None, None)
+
+    return run
+
+
+def side(name):
+    """Height and width of a network's images."""
+    return large.SIZE if large.is_large(name) else 32
+
+
 def forward(twin, name, batch):
-    network, images = twin.build(name).eval(), twin.images(batch, 3, 32, 32)
+    network, images = twin.build(name).eval(), twin.images(batch, 3, side(name), side(name))
 
     def run():
         with torch.inference_mode(), twin.precision():
@@ -172,16 +239,52 @@ def forward(twin, name, batch):
 
 
 def train(twin, name, batch):
-    network, images = twin.build(name).train(), twin.images(batch, 3, 32, 32)
-    labels = torch.arange(batch, device=twin.device) % 10
+    network, images = twin.build(name).train(), twin.images(batch, 3, side(name), side(name))
     sgd = twin.sgd(network)
 
     def run():
         sgd.zero_grad()
         with twin.precision():
-            loss = F.cross_entropy(network(normalise(images))[1], labels)
+            logits = network(normalise(images))[1]
+            loss = F.cross_entropy(logits, labels_for(logits))
         loss.backward()
         sgd.step()
+
+    return run
+
+
+def labels_for(logits):
+    """Classes in turn, one for each row of logits."""
+    shape = logits.shape[:1] + logits.shape[2:]
+    return (torch.arange(shape.numel(), device=logits.device) % 10).reshape(shape)
+
+
+def tapped(twin, name, batch):
+    """The teacher's part of an inversion step, and the images' gradient."""
+    network = frozen(twin.build(name, compiled=False))
+    images = twin.images(batch, 3, side(name), side(name)).requires_grad_()
+    norms = []
+
+    def tap(module, inputs, _):
+        variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+        norms.append(torch.norm(mean - module.running_mean) + torch.norm(variance - module.running_var))
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.register_forward_hook(tap)
+
+    def loss_of(images):
+        norms.clear()
+        logits = network(normalise(images))[1]
+        return sum(norms) + F.cross_entropy(logits, logits.argmax(1))
+
+    if twin.variant.mode:
+        loss_of = torch.compile(loss_of, mode=twin.variant.mode)
+
+    def run():
+        with twin.precision():
+            loss = loss_of(images)
+        torch.autograd.grad(loss, images)
 
     return run
 
