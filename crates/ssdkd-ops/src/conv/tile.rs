@@ -141,8 +141,7 @@ unsafe fn tile<V: Vector, const PIXELS: usize, const VECTORS: usize>(
     pixels: &[Pixel; PIXELS],
 ) {
     let width = VECTORS * V::LANES;
-    // SAFETY: reads and writes stay within what the contract of `run` grants. A pixel's address and the offset of a run
-    // may each lie outside of the image when their sum does not, hence the wrapping arithmetic.
+    // SAFETY: reads and writes stay within what the contract of `run` grants.
     unsafe {
         let output = |pixel: usize| job.output.add(pixels[pixel].output + block.output);
         let mut sums = [[V::zero(); VECTORS]; PIXELS];
@@ -165,6 +164,44 @@ unsafe fn tile<V: Vector, const PIXELS: usize, const VECTORS: usize>(
                 sums[pixel] = load_part(output(pixel), block.count);
             }
         }
+        let mut sums = add_products(job, block, runs, pixels, sums);
+        if position.last && job.epilogue.is_something() {
+            for pixel in 0..PIXELS {
+                sums[pixel] = finish(&job.epilogue, sums[pixel], pixels[pixel].output + block.output, block.count);
+            }
+        }
+        if block.count == width {
+            for pixel in 0..PIXELS {
+                for vector in 0..VECTORS {
+                    sums[pixel][vector].store(output(pixel).add(vector * V::LANES));
+                }
+            }
+        } else {
+            for pixel in 0..PIXELS {
+                store_part(sums[pixel], output(pixel), block.count);
+            }
+        }
+    }
+}
+
+/// `sums` with the products of all `runs`. Apart from what comes before and after: sums that are read there by an index that the
+/// compiler does not know would be written to memory after every product.
+///
+/// # Safety
+/// As [`run`].
+#[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
+#[inline(always)]
+unsafe fn add_products<V: Vector, const PIXELS: usize, const VECTORS: usize>(
+    job: &Job,
+    block: &Block,
+    runs: &[Run],
+    pixels: &[Pixel; PIXELS],
+    mut sums: [[V; VECTORS]; PIXELS],
+) -> [[V; VECTORS]; PIXELS] {
+    let width = VECTORS * V::LANES;
+    // SAFETY: handed on. A pixel's address and the offset of a run may each lie outside of the image when their sum does not,
+    // hence the wrapping arithmetic.
+    unsafe {
         let weights = job.weights.weights(block).as_ptr();
         for run in runs {
             let mut inputs = [std::ptr::null(); PIXELS];
@@ -187,22 +224,7 @@ unsafe fn tile<V: Vector, const PIXELS: usize, const VECTORS: usize>(
                 weight = weight.add(width);
             }
         }
-        if position.last && job.epilogue.is_something() {
-            for pixel in 0..PIXELS {
-                sums[pixel] = finish(&job.epilogue, sums[pixel], pixels[pixel].output + block.output, block.count);
-            }
-        }
-        if block.count == width {
-            for pixel in 0..PIXELS {
-                for vector in 0..VECTORS {
-                    sums[pixel][vector].store(output(pixel).add(vector * V::LANES));
-                }
-            }
-        } else {
-            for pixel in 0..PIXELS {
-                store_part(sums[pixel], output(pixel), block.count);
-            }
-        }
+        sums
     }
 }
 
