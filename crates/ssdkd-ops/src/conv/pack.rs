@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::gather::{Gather, Phase, Region};
+use super::gather::{Gather, Phase, Region, WeightSteps};
 use crate::parallel;
 use crate::simd::NARROW;
 
@@ -78,18 +78,7 @@ impl PackedPhase {
                 // SAFETY: blocks are packed into consecutive, disjoint parts.
                 let packed = unsafe { shared.part(start..start + block.width * depth) };
                 let from = block.group * steps.group + block.in_group * steps.output;
-                for first in (0..channels).step_by(CHANNELS_AT_ONCE) {
-                    for lane in 0..block.count {
-                        for channel in first..channels.min(first + CHANNELS_AT_ONCE) {
-                            let kernel = &weight[from + lane * steps.output + channel * steps.input..];
-                            let rows =
-                                packed[channel * block.width + lane..].iter_mut().step_by(channels * block.width);
-                            for (packed, tap) in rows.zip(&taps) {
-                                *packed = kernel[*tap];
-                            }
-                        }
-                    }
-                }
+                pack_block(block, &weight[from..], channels, steps, &taps, packed);
             });
         }
         let segment =
@@ -116,8 +105,43 @@ impl PackedPhase {
     }
 }
 
-/// Channels packed together: few enough that both sides of the transposition stay in L1, in either direction.
-const CHANNELS_AT_ONCE: usize = 4;
+/// Packs the weights of a block, from its first output and input channel on: `[tap][input channel][width of the block]`.
+fn pack_block(
+    block: &Block,
+    weight: &[f32],
+    channels: usize,
+    steps: WeightSteps,
+    taps: &[usize],
+    packed: &mut [f32],
+) {
+    if let ([0], 1) = (taps, steps.output) {
+        for (packed, row) in packed.chunks_mut(block.width).zip(weight.chunks(steps.input)) {
+            packed[..block.count].copy_from_slice(&row[..block.count]);
+        }
+        return;
+    }
+    let last = taps.iter().max().map_or(0, |tap| (block.count - 1) * steps.output + (channels - 1) * steps.input + tap);
+    assert!(last < weight.len() && packed.len() == taps.len() * channels * block.width);
+    let at_once = (NUMBERS_AT_ONCE / taps.len()).clamp(4, 16);
+    for first in (0..channels).step_by(at_once) {
+        for lane in 0..block.count {
+            for channel in first..channels.min(first + at_once) {
+                let kernel = lane * steps.output + channel * steps.input;
+                for (row, tap) in taps.iter().enumerate() {
+                    // SAFETY: the last places of both sides are there, as was just seen.
+                    unsafe {
+                        let number = *weight.get_unchecked(kernel + tap);
+                        *packed.get_unchecked_mut((row * channels + channel) * block.width + lane) = number;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Numbers of one output channel packed together: few enough that both sides of the transposition stay in L1, in either
+/// direction, and enough for whole cache lines.
+const NUMBERS_AT_ONCE: usize = 36;
 
 /// Rows of weights whose two AVX-512 registers each take a quarter of a megabyte.
 const SEGMENT_DEPTH: usize = 2048;
