@@ -214,7 +214,7 @@ impl Convolution<'_> {
         let (x, weight) = (device::slice(self.x.tensor(), name)?, device::slice(self.weight.tensor(), name)?);
         let bias = self.bias.map(|bias| device::slice(bias.tensor(), name)).transpose()?;
         let residual = self.residual.map(|residual| device::slice(residual.tensor(), name)).transpose()?;
-        let fused = shape.is_depthwise() || Epilogue::fuses(activation);
+        let fused = Epilogue::fuses(activation) || !winograd::suits(shape)?;
         let epilogue =
             Epilogue { residual: residual.as_deref(), activation: if fused { activation } else { Activation::None } };
         let mut out = output(shape, &x, &weight, bias.as_deref(), epilogue)?;

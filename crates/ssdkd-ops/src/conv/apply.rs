@@ -229,5 +229,31 @@ impl Pass<'_> {
                 unsafe { tile::run(self.path, &job) };
             }
         });
+        if !Epilogue::fuses(self.epilogue.activation) {
+            // SAFETY: handed on.
+            unsafe { self.activate(unit, blocks, out) };
+        }
+    }
+
+    /// Applies an activation that the tiles did not, while the unit's output is in the cache.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run). The output has one phase without steps, as that of a layer has.
+    unsafe fn activate(&self, unit: &Unit, blocks: &[Block], out: SharedMut) {
+        let [height, width, channels] = self.gather.output;
+        let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else { return };
+        let written = first.output..last.output + last.count;
+        let rows = unit.images.start * height + unit.rows.start..(unit.images.end - 1) * height + unit.rows.end;
+        let pixels = rows.start * width..rows.end * width;
+        let activation = Epilogue { residual: None, activation: self.epilogue.activation };
+        let finish = |range: Range<usize>| {
+            // SAFETY: within the unit, as the caller vouches for.
+            activation.finish(self.path, unsafe { out.part(range.clone()) }, range.start);
+        };
+        if written.len() == channels {
+            finish(pixels.start * channels..pixels.end * channels);
+        } else {
+            pixels.for_each(|pixel| finish(pixel * channels + written.start..pixel * channels + written.end));
+        }
     }
 }
