@@ -97,10 +97,7 @@ fn table(device: &Device, wanted: &str) -> Result<()> {
         }
         seconds.sort_by(f64::total_cmp);
         let [min, median, max] = [0, REPETITIONS / 2, REPETITIONS - 1].map(|at| seconds[at]);
-        println!(
-            "{row:<44} {min:>10.5} {median:>10.5} {max:>10.5} {worked:>10.5} {ordered:>10.5} {:>10}",
-            peak >> 20
-        );
+        println!("{row:<44} {min:>10.5} {median:>10.5} {max:>10.5} {worked:>10.5} {ordered:>10.5} {:>10}", peak >> 20);
     }
     Ok(())
 }
