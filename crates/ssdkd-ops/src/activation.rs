@@ -288,19 +288,21 @@ pub fn sigmoid(x: &Value) -> Result<Value> {
 /// (coefficients of Cephes' `expf`).
 #[inline(always)]
 fn exponential(x: f32) -> f32 {
-    /// Adding and subtracting it rounds to the nearest integer.
+    /// Adding and subtracting it rounds to the nearest integer, which stands in the last bits of the sum.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts, the first exact in few bits, so that `n` times it is exact.
     const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
 
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = (x - n * LN_2.0) - n * LN_2.1;
     let mut series = 1.987_569_1e-4;
     for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         series = series * r + coefficient;
     }
-    let power = f32::from_bits((((n as i32) + 127) as u32) << 23);
+    // Not `n as i32`: that saturates, for which vectors have no instruction.
+    let power = f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
     (series * r * r + r + 1.0) * power
 }
 
