@@ -106,42 +106,46 @@ impl PackedPhase {
 }
 
 /// Packs the weights of a block, from its first output and input channel on: `[tap][input channel][width of the block]`.
-fn pack_block(
-    block: &Block,
-    weight: &[f32],
-    channels: usize,
-    steps: WeightSteps,
-    taps: &[usize],
-    packed: &mut [f32],
-) {
-    if let ([0], 1) = (taps, steps.output) {
-        for (packed, row) in packed.chunks_mut(block.width).zip(weight.chunks(steps.input)) {
-            packed[..block.count].copy_from_slice(&row[..block.count]);
-        }
-        return;
+fn pack_block(block: &Block, weight: &[f32], channels: usize, steps: WeightSteps, taps: &[usize], packed: &mut [f32]) {
+    let in_order = taps.iter().enumerate().all(|(place, tap)| place == *tap);
+    if in_order && steps.input == taps.len() {
+        return pack_kernels(block, weight, [channels, taps.len()], steps.output, packed);
     }
-    let last = taps.iter().max().map_or(0, |tap| (block.count - 1) * steps.output + (channels - 1) * steps.input + tap);
-    assert!(last < weight.len() && packed.len() == taps.len() * channels * block.width);
-    let at_once = (NUMBERS_AT_ONCE / taps.len()).clamp(4, 16);
-    for first in (0..channels).step_by(at_once) {
-        for lane in 0..block.count {
-            for channel in first..channels.min(first + at_once) {
-                let kernel = lane * steps.output + channel * steps.input;
-                for (row, tap) in taps.iter().enumerate() {
-                    // SAFETY: the last places of both sides are there, as was just seen.
-                    unsafe {
-                        let number = *weight.get_unchecked(kernel + tap);
-                        *packed.get_unchecked_mut((row * channels + channel) * block.width + lane) = number;
-                    }
-                }
+    for channel in 0..channels {
+        for (row, tap) in taps.iter().enumerate() {
+            let numbers = &weight[channel * steps.input + tap..];
+            let packed = &mut packed[(row * channels + channel) * block.width..][..block.count];
+            if steps.output == 1 {
+                packed.copy_from_slice(&numbers[..block.count]);
+            } else {
+                packed.iter_mut().zip(numbers.iter().step_by(steps.output)).for_each(|(to, from)| *to = *from);
             }
         }
     }
 }
 
-/// Numbers of one output channel packed together: few enough that both sides of the transposition stay in L1, in either
-/// direction, and enough for whole cache lines.
-const NUMBERS_AT_ONCE: usize = 36;
+/// Numbers of a kernel that are transposed together: a cache line of each output channel.
+const SIDE: usize = 16;
+
+/// Numbers in the widest block.
+const MAX_WIDTH: usize = 32;
+
+/// As [`pack_block`], where the numbers of an output channel lie side by side, `[input channel][tap]`, and those of the next one
+/// `step` further.
+fn pack_kernels(block: &Block, weight: &[f32], [channels, taps]: [usize; 2], step: usize, packed: &mut [f32]) {
+    let mut side_by_side = [[0.0; MAX_WIDTH]; SIDE];
+    for first in (0..channels * taps).step_by(SIDE) {
+        let count = SIDE.min(channels * taps - first);
+        for lane in 0..block.count {
+            let numbers = &weight[lane * step + first..][..count];
+            side_by_side.iter_mut().zip(numbers).for_each(|(row, number)| row[lane] = *number);
+        }
+        for (number, row) in (first..).zip(&side_by_side).take(count) {
+            let at = (number % taps * channels + number / taps) * block.width;
+            packed[at..at + block.count].copy_from_slice(&row[..block.count]);
+        }
+    }
+}
 
 /// Rows of weights whose two AVX-512 registers each take a quarter of a megabyte.
 const SEGMENT_DEPTH: usize = 2048;
