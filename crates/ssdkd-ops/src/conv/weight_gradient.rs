@@ -14,7 +14,7 @@ use std::ops::Range;
 use super::pack::{self, Block, Registers};
 use super::shape::ConvShape;
 use crate::parallel::{self, SharedMut};
-use crate::simd::{self, SimdPath, Vector, dispatch};
+use crate::simd::{self, NARROW, SimdPath, Vector, dispatch, prefetch};
 
 /// Numbers of input and gradient in one band: half a megabyte.
 const BAND: usize = 128 * 1024;
@@ -37,7 +37,7 @@ pub(crate) fn weight_gradient(path: SimdPath, shape: &ConvShape, input: &[f32], 
     let plan = Plan::new(path, shape);
     let mut partials = vec![0.0; plan.chunks.len() * plan.partial_len];
     let shared = SharedMut::new(&mut partials);
-    let parts = plan.parts();
+    let parts = &plan.parts;
     parallel::for_each_piece(plan.chunks.len() * parts.len(), |unit| {
         let (chunk, part) = (unit / parts.len(), unit % parts.len());
         let cells = &plan.cells[parts[part].clone()];
@@ -77,6 +77,8 @@ struct Band {
 struct Plan {
     blocks: Vec<Block>,
     cells: Vec<Cell>,
+    /// The cells, cut so that there are enough units of work.
+    parts: Vec<Range<usize>>,
     bands: Vec<Band>,
     /// Ranges of bands.
     chunks: Vec<Range<usize>>,
@@ -93,32 +95,46 @@ impl Plan {
         };
         let in_per_group = shape.in_per_group();
         let blocks = pack::blocks(shape.spec.groups, in_per_group, shape.out_per_group(), lanes);
-        let tiles = in_per_group.div_ceil(max_inputs);
-        let mut cells = Vec::new();
-        let mut partial_len = 0;
-        for group in 0..shape.spec.groups {
-            for tile in 0..tiles {
-                let (from, to) = (tile * in_per_group / tiles, (tile + 1) * in_per_group / tiles);
-                for (index, block) in blocks.iter().enumerate().filter(|(_, block)| block.group == group) {
-                    let input = block.input + from;
-                    cells.push(Cell { input, in_group: from, inputs: to - from, block: index, offset: partial_len });
-                    partial_len += shape.taps() * (to - from) * block.width;
-                }
-            }
-        }
         let bands = bands(shape);
         let pixels = shape.batch * shape.output[0] * shape.output[1];
         let chunks = (pixels / CHUNK_PIXELS).clamp(1, MAX_CHUNKS.min(bands.len()));
-        let chunks =
-            (0..chunks).map(|index| index * bands.len() / chunks..(index + 1) * bands.len() / chunks).collect();
-        Self { blocks, cells, bands, chunks, partial_len }
-    }
+        let chunks = (0..chunks)
+            .map(|index| index * bands.len() / chunks..(index + 1) * bands.len() / chunks)
+            .collect::<Vec<_>>();
 
-    /// The cells, cut so that there are enough units of work: ranges.
-    fn parts(&self) -> Vec<Range<usize>> {
-        let cells = self.cells.len();
-        let parts = MAX_CHUNKS.div_ceil(self.chunks.len()).min(cells);
-        (0..parts).map(|part| part * cells / parts..(part + 1) * cells / parts).collect()
+        // What is copied for each part should be little: the gradients of its blocks, or the inputs of its tiles.
+        let parts_wanted = MAX_CHUNKS.div_ceil(chunks.len());
+        let along_blocks = !copies_input(shape) || shape.output[2] > 2 * shape.input[2];
+        let ranges = if along_blocks { parts_wanted.min(blocks.len()) } else { 1 };
+        let tiles = in_per_group.div_ceil(max_inputs);
+        let (mut cells, mut parts, mut partial_len) = (Vec::new(), Vec::new(), 0);
+        for range in 0..ranges {
+            let first_cell = cells.len();
+            let range = range * blocks.len() / ranges..(range + 1) * blocks.len() / ranges;
+            for blocks in blocks[range.clone()].chunk_by(|a, b| a.group == b.group) {
+                let first_block = range.start + (cells.len() - first_cell) / tiles;
+                for tile in 0..tiles {
+                    let (from, to) = (tile * in_per_group / tiles, (tile + 1) * in_per_group / tiles);
+                    for (index, block) in (first_block..).zip(blocks) {
+                        let input = block.input + from;
+                        cells.push(Cell {
+                            input,
+                            in_group: from,
+                            inputs: to - from,
+                            block: index,
+                            offset: partial_len,
+                        });
+                        partial_len += shape.taps() * (to - from) * block.width;
+                    }
+                }
+            }
+            parts.push(first_cell..cells.len());
+        }
+        if parts_wanted > ranges {
+            let count = parts_wanted.min(cells.len());
+            parts = (0..count).map(|part| part * cells.len() / count..(part + 1) * cells.len() / count).collect();
+        }
+        Self { blocks, cells, parts, bands, chunks, partial_len }
     }
 
     /// Adds the partial gradients of all chunks in order, into PyTorch's layout.
@@ -218,12 +234,14 @@ impl UnitInput<'_> {
                 column: out_channels,
             };
             let pixels = band.images.len() * band.rows.len() * out_width;
-            let gradient_starts = self.copy_gradient(band, pixels, &mut scratch.gradient);
+            let first_block = cells.iter().map(|cell| cell.block).min().unwrap_or(0);
+            let last_block = cells.iter().map(|cell| cell.block).max().unwrap_or(0);
+            let gradient_starts = self.copy_gradient(band, pixels, first_block..last_block + 1, &mut scratch.gradient);
             let mut copied = None;
             for cell in cells {
                 let block = &self.plan.blocks[cell.block];
                 let width = block.width;
-                let gradient = match gradient_starts[cell.block] {
+                let gradient = match gradient_starts[cell.block - first_block] {
                     Some(start) => View {
                         start: scratch.gradient[start..].as_ptr(),
                         image: band.rows.len() * out_width * width,
@@ -232,7 +250,7 @@ impl UnitInput<'_> {
                     },
                     None => View { start: direct_gradient.start.wrapping_add(block.output), ..direct_gradient },
                 };
-                let input = if self.copies_input() {
+                let input = if copies_input(self.shape) {
                     if copied != Some(cell.input) {
                         self.copy_input(band, cell, &mut scratch.input);
                         copied = Some(cell.input);
@@ -300,12 +318,18 @@ impl UnitInput<'_> {
         }
     }
 
-    /// Copies the band's gradient for blocks that cannot be read in place; says where each begins.
-    fn copy_gradient(&self, band: &Band, pixels: usize, copy: &mut Vec<f32>) -> Vec<Option<usize>> {
+    /// Copies the band's gradient for those of the `blocks` that cannot be read in place. Returns where each begins.
+    fn copy_gradient(
+        &self,
+        band: &Band,
+        pixels: usize,
+        blocks: Range<usize>,
+        copy: &mut Vec<f32>,
+    ) -> Vec<Option<usize>> {
         let [_, columns, channels] = self.shape.output;
         let mut end = 0;
-        let mut starts = Vec::with_capacity(self.plan.blocks.len());
-        for block in &self.plan.blocks {
+        let mut starts = Vec::with_capacity(blocks.len());
+        for block in &self.plan.blocks[blocks] {
             let width = block.width;
             if block.count == width && channels < FAR_APART {
                 starts.push(None);
@@ -319,22 +343,12 @@ impl UnitInput<'_> {
             let images = copy[end..end + pixels * width].chunks_mut(rows * width);
             for (image, copied) in band.images.clone().zip(images) {
                 let from = image * self.shape.output_len() + band.rows.start * columns * channels;
-                let source = self.gradient[from..from + rows * channels].chunks(channels);
-                for (to, pixel) in copied.chunks_mut(width).zip(source) {
-                    to[..block.count].copy_from_slice(&pixel[block.output..block.output + block.count]);
-                    to[block.count..].fill(0.0);
-                }
+                let source = &self.gradient[from..from + rows * channels];
+                copy_channels(self.path, source, channels, block.output, block.count, copied, width);
             }
             end += pixels * width;
         }
         starts
-    }
-
-    /// Whether a tile's channels are copied. A kernel of one pixel reads a copy too seldom for that, unless pixels fall into so
-    /// few sets of the caches that they displace one another.
-    fn copies_input(&self) -> bool {
-        let channels = self.shape.input[2];
-        channels >= FAR_APART && (self.shape.taps() > 1 || channels.is_multiple_of(CACHE_SETS))
     }
 
     /// Copies the tile's channels of whole images.
@@ -342,12 +356,77 @@ impl UnitInput<'_> {
         let channels = self.shape.input[2];
         let len = self.shape.input_len();
         let images = &self.input[band.images.start * len..band.images.end * len];
-        copy.clear();
-        for pixel in images.chunks(channels) {
-            copy.extend_from_slice(&pixel[cell.input..cell.input + cell.inputs]);
+        copy.resize(images.len() / channels * cell.inputs, 0.0);
+        copy_channels(self.path, images, channels, cell.input, cell.inputs, copy, cell.inputs);
+    }
+}
+
+/// Whether a tile's channels are copied. A kernel of one pixel reads a copy too seldom for that, unless pixels fall into so
+/// few sets of the caches that they displace one another.
+fn copies_input(shape: &ConvShape) -> bool {
+    let channels = shape.input[2];
+    channels >= FAR_APART && (shape.taps() > 1 || channels.is_multiple_of(CACHE_SETS))
+}
+
+/// Copies `count` channels of every pixel, from `first` on, into pixels of `width` numbers; those that are left over become 0.
+fn copy_channels(
+    path: SimdPath,
+    from: &[f32],
+    channels: usize,
+    first: usize,
+    count: usize,
+    to: &mut [f32],
+    width: usize,
+) {
+    assert!(first + count <= channels && count <= width && from.len() / channels == to.len() / width);
+    // SAFETY: a path is only obtained where the CPU has its instructions; pixels have so many channels on both sides.
+    unsafe {
+        dispatch!(path, copy_registers, [], [], [], (
+            from: &[f32], channels: usize, first: usize, count: usize, to: &mut [f32], width: usize
+        ));
+    }
+}
+
+/// # Safety
+/// As [`copy_channels`] has seen to; the CPU has the instructions of `V`.
+#[inline(always)]
+unsafe fn copy_registers<V: Vector>(
+    from: &[f32],
+    channels: usize,
+    first: usize,
+    count: usize,
+    to: &mut [f32],
+    width: usize,
+) {
+    // SAFETY: no register ends beyond the channels of its pixel on either side.
+    unsafe {
+        for pixel in 0..to.len() / width {
+            let (from, to) = (from.as_ptr().add(pixel * channels + first), to.as_mut_ptr().add(pixel * width));
+            prefetch(from.wrapping_add(COPIED_AHEAD * channels));
+            let mut at = 0;
+            while at + V::LANES <= count {
+                V::load(from.add(at)).store(to.add(at));
+                at += V::LANES;
+            }
+            while at + NARROW <= count {
+                <V::Narrow as Vector>::load(from.add(at)).store(to.add(at));
+                at += NARROW;
+            }
+            // Less than a register is left: with some of those before, or alone.
+            if at < count && count >= NARROW {
+                <V::Narrow as Vector>::load(from.add(count - NARROW)).store(to.add(count - NARROW));
+            } else if at < count {
+                <V::Narrow as Vector>::load_first(from, count).store_first(to, count);
+            }
+            if count < width {
+                std::slice::from_raw_parts_mut(to.add(count), width - count).fill(0.0);
+            }
         }
     }
 }
+
+/// Pixels that are asked for before they are copied: each is a line of its own.
+const COPIED_AHEAD: usize = 8;
 
 /// The outputs of `range` whose input `o·stride + tap − padding` lies inside `0..size`.
 fn inside(tap: usize, padding: usize, stride: usize, size: usize, range: Range<usize>) -> Range<usize> {
