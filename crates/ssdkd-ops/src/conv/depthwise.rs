@@ -2,7 +2,8 @@
 //!
 //! There is no sum over channels to keep a register tile busy with, so channels themselves fill the registers: up to eight
 //! neighbouring pixels of a row are summed at once, a register of channels each, so that one load of a tap's weights serves
-//! all of them. Where neighbouring pixels see neighbouring taps, one load of a pixel serves all taps of a row as well.
+//! all of them. Where neighbouring pixels see neighbouring taps, one load of a pixel serves all taps of a row as well. Few
+//! pixels are summed in more registers each: with eight sums at once, none waits for the multiply-add before.
 
 mod weight_gradient;
 
@@ -151,29 +152,33 @@ unsafe fn sum_row<V: Vector>(job: &Job, out_row: &mut [f32]) {
     // SAFETY: handed on.
     unsafe {
         while columns.end - column >= 8 {
-            sum_pixels::<V, 8>(job, column, out_row);
+            sum_pixels::<V, 8, 1>(job, column, out_row);
             column += 8;
         }
         if columns.end - column >= 4 {
-            sum_pixels::<V, 4>(job, column, out_row);
+            sum_pixels::<V, 4, 2>(job, column, out_row);
             column += 4;
         }
         if columns.end - column >= 2 {
-            sum_pixels::<V, 2>(job, column, out_row);
+            sum_pixels::<V, 2, 4>(job, column, out_row);
             column += 2;
         }
         if columns.end > column {
-            sum_pixels::<V, 1>(job, column, out_row);
+            sum_pixels::<V, 1, 8>(job, column, out_row);
         }
     }
 }
 
-/// `PIXELS` pixels from `column` on, all channels.
+/// `PIXELS` pixels from `column` on, all channels; `VECTORS` registers of each at once, as long as there are so many.
 ///
 /// # Safety
 /// As [`sum_row`].
 #[inline(always)]
-unsafe fn sum_pixels<V: Vector, const PIXELS: usize>(job: &Job, column: usize, out_row: &mut [f32]) {
+unsafe fn sum_pixels<V: Vector, const PIXELS: usize, const VECTORS: usize>(
+    job: &Job,
+    column: usize,
+    out_row: &mut [f32],
+) {
     let gather = job.gather;
     let [_, width, channels] = gather.input;
     let at = |pixel: usize| (column + pixel) * gather.out_step[1] + job.phase.start[1];
@@ -194,6 +199,10 @@ unsafe fn sum_pixels<V: Vector, const PIXELS: usize>(job: &Job, column: usize, o
     let mut channel = 0;
     // SAFETY: all channels of a block are below `channels`, as many as weights, bias and every pixel have.
     unsafe {
+        while VECTORS > 1 && channel + VECTORS * wide <= channels {
+            tile.sum_registers::<V, PIXELS, VECTORS>(channel);
+            channel += VECTORS * wide;
+        }
         while channel + wide <= channels {
             tile.sum::<V, PIXELS>(channel);
             channel += wide;
@@ -242,6 +251,48 @@ impl Tile<'_> {
             }
             for pixel in 0..PIXELS {
                 sums[pixel].store(self.output.add(pixel * self.out_step + channel));
+            }
+        }
+    }
+
+    /// `VECTORS` registers of channels of each pixel, tap by tap.
+    ///
+    /// # Safety
+    /// As [`sum`](Self::sum), for so many registers.
+    #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
+    #[inline(always)]
+    unsafe fn sum_registers<V: Vector, const PIXELS: usize, const VECTORS: usize>(&self, channel: usize) {
+        // SAFETY: as the contract says.
+        unsafe {
+            let mut sums = [[V::zero(); VECTORS]; PIXELS];
+            for pixel in 0..PIXELS {
+                for vector in 0..VECTORS {
+                    sums[pixel][vector] = V::load(self.bias.add(channel + vector * V::LANES));
+                }
+            }
+            for run in self.runs {
+                let mut weight = self.weight.wrapping_add(run.weight + channel);
+                let mut input = self.input.wrapping_offset(run.input).wrapping_add(channel);
+                for _ in 0..run.taps {
+                    let mut weights = [V::zero(); VECTORS];
+                    for vector in 0..VECTORS {
+                        weights[vector] = V::load(weight.wrapping_add(vector * V::LANES));
+                    }
+                    for pixel in 0..PIXELS {
+                        for vector in 0..VECTORS {
+                            let numbers = V::load(input.wrapping_add(pixel * self.in_step + vector * V::LANES));
+                            sums[pixel][vector] = numbers.multiply_add(weights[vector], sums[pixel][vector]);
+                        }
+                    }
+                    weight = weight.wrapping_offset(run.weight_step);
+                    input = input.wrapping_add(self.in_step);
+                }
+            }
+            for pixel in 0..PIXELS {
+                for vector in 0..VECTORS {
+                    let output = self.output.add(pixel * self.out_step + channel + vector * V::LANES);
+                    sums[pixel][vector].store(output);
+                }
             }
         }
     }
