@@ -5,7 +5,8 @@
 //! ```
 //!
 //! An item is a floating-point operation of the direct sum: two for each product. Kernels that need fewer products than the
-//! direct sum (3×3 with stride 1) may therefore go beyond the peak; `direct` shows the same shapes without that.
+//! direct sum (3×3 with stride 1) may therefore go beyond the peak; `direct` shows the same shapes without that. `peak` has the
+//! two bounds of every kernel: multiply-adds, and bytes to and from memory.
 
 #![allow(unsafe_code, reason = "the peak is measured with the instructions themselves")]
 
@@ -13,7 +14,8 @@ use std::fmt::{self, Display};
 
 use candle_core::{Device, Tensor};
 use divan::Bencher;
-use divan::counter::ItemsCount;
+use divan::counter::{BytesCount, ItemsCount};
+use rayon::prelude::*;
 use ssdkd_ops::{CachingAllocator, Conv2dSpec, Value, conv2d, with_direct_convolutions};
 
 #[global_allocator]
@@ -140,6 +142,23 @@ mod direct {
         let x = Value::constant(tensors.x.clone());
         with_direct_convolutions(|| tensors.bench_backward(bencher, &x, &Value::leaf(&tensors.weight)));
     }
+}
+
+/// What memory gives and takes at most: `a = b + s·c` over vectors that no cache holds, on all threads. Bytes that are read only to
+/// be overwritten are not counted.
+#[divan::bench(max_time = 1.0)]
+fn peak_memory(bencher: Bencher) {
+    const NUMBERS: usize = 1 << 25;
+    const PIECE: usize = 1 << 16;
+    let (mut a, b, c) = (vec![0f32; NUMBERS], vec![1f32; NUMBERS], vec![2f32; NUMBERS]);
+    bencher.counter(BytesCount::new(3 * size_of::<f32>() * NUMBERS)).bench_local(|| {
+        let pieces = a.par_chunks_mut(PIECE).zip(b.par_chunks(PIECE)).zip(c.par_chunks(PIECE));
+        pieces.for_each(|((a, b), c)| {
+            for ((a, b), c) in a.iter_mut().zip(b).zip(c) {
+                *a = b + 0.5 * c;
+            }
+        });
+    });
 }
 
 /// What the multiply-add units of all threads do at most: sums that stay in registers.
