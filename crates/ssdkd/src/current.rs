@@ -8,7 +8,7 @@ use anyhow::Result;
 use ssdkd_context::Context;
 use ssdkd_stage::{RunArgs, State, exit, quote_path};
 
-use crate::run::{self, STAGE_NAMES};
+use crate::commands::run::{self, STAGE_NAMES};
 
 /// Makes `context` count the current rounds alone. Warns if there are others.
 pub fn count_only_current(context: &mut Context, threads: usize) -> Result<()> {

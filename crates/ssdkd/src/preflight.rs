@@ -8,8 +8,8 @@ use ssdkd_context::preflight::enforce;
 use ssdkd_context::{Context, Finding, Severity};
 use ssdkd_stage::{RunArgs, machine};
 
+use crate::commands::evaluate;
 use crate::footprint::{RoundState, disk, images_in_memory};
-use crate::measure;
 
 /// Checks a run that is about to start. Nothing is made.
 ///
@@ -24,7 +24,7 @@ pub fn before_run(arguments: &RunArgs, threads: usize) -> Result<()> {
         findings.extend(resources(needs(&context)?, has(root), root));
     }
     enforce(&findings)?;
-    Ok(enforce(&measure::check_data(&context)?)?)
+    Ok(enforce(&evaluate::check_data(&context)?)?)
 }
 
 /// Bytes that a run takes.

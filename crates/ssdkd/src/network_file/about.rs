@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use ssdkd_nn::Preprocessing;
 use ssdkd_stage::StageError;
 
-use crate::import::normalization::Values;
+use crate::commands::import::normalization::Values;
 
 /// Texts that hold several values, as JSON objects.
 const OBJECTS: [&str; 2] = ["ssdkd.json", "preprocessing.json"];

@@ -10,7 +10,7 @@ use ssdkd_shards::Timing;
 use ssdkd_shards::manifest::TIMING_FILE;
 use ssdkd_stage::{RunArgs, RunFolder, State, exit};
 
-use crate::run;
+use crate::commands::run;
 
 /// `ssdkd status`
 #[derive(Debug, Args)]

@@ -11,9 +11,9 @@ use clap::Args;
 use ssdkd_context::{Context, Outcome, Role};
 use ssdkd_stage::{CommonArgs, RunArgs, RunFolder, StageArgs, StageError, quote_path, signals};
 
+use crate::commands::run::{self, Stage};
+use crate::commands::verify::missing_shards;
 use crate::current::count_only_current;
-use crate::run::{self, Stage};
-use crate::verify::missing_shards;
 
 /// `ssdkd repair`
 #[derive(Debug, Args)]

@@ -14,10 +14,10 @@ use ssdkd_method::feature_pairs;
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{AskArgs, DeviceChoice, RunArgs, StageArgs, StageError, exit, signals};
 
+use crate::commands::{evaluate, repair, report, shrink};
 use crate::current::count_only_current;
 use crate::estimate::{Estimate, estimate};
 use crate::preflight::{self, Has, Needs, has, resources};
-use crate::{measure, repair, report, shrink};
 
 /// A stage's name, and what runs it.
 pub type Stage = (&'static str, fn(&mut Context, u32) -> Result<Outcome>);
@@ -62,7 +62,7 @@ pub fn run(arguments: &StageArgs) -> Result<()> {
         tracing::warn!("{which} fresh: nothing to do");
     }
     count_only_current(&mut context, threads)?;
-    let measured = measure::measure(&mut context);
+    let measured = evaluate::measure(&mut context);
     signals::check()?; // a request to stop does not wait for a report
     // What the run made is worth a report even if it could not be measured.
     let reported = report::write(&mut context);
@@ -132,7 +132,7 @@ pub fn plan(arguments: &PlanArgs) -> Result<()> {
             Ok(mut context) => {
                 context.warn_of_teacher();
                 enforce(&context.preflight()?)?;
-                match measure::look_for_data(&context, &recipe) {
+                match evaluate::look_for_data(&context, &recipe) {
                     Ok(findings) => enforce(&findings)?,
                     Err(error) => tracing::warn!("{error}"),
                 }

@@ -18,8 +18,8 @@ use ssdkd_nn::random::stream;
 use ssdkd_nn::{CropFlipSettings, Network};
 use ssdkd_stage::{AskArgs, Progress, RunArgs, RunLock, StageError, signals, write_file};
 
+use crate::commands::{report, run};
 use crate::current::count_only_current;
-use crate::{report, run};
 
 /// Images in one forward pass.
 const BATCH: usize = 256;

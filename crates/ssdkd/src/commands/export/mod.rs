@@ -12,7 +12,7 @@ use clap::Args;
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{AskArgs, RunArgs, StageError, exit, quote_path, write_folder};
 
-use crate::run;
+use crate::commands::run;
 use files::{Choice, files};
 use source::Source;
 

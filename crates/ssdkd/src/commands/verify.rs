@@ -11,8 +11,8 @@ use ssdkd_nn::TeacherCard;
 use ssdkd_stage::exit::{self, Code};
 use ssdkd_stage::{CommonArgs, Damage, RunArgs, RunFolder, StageError, quote_path};
 
+use crate::commands::run::STAGE_NAMES;
 use crate::current::count_only_current;
-use crate::run::STAGE_NAMES;
 
 /// `ssdkd verify`
 #[derive(Debug, Args)]

@@ -13,9 +13,9 @@ use ssdkd_stage::exit::Code;
 use ssdkd_stage::{RunArgs, RunFolder, StageError, exit, quote_path};
 
 use super::PredictArgs;
+use crate::commands::export::CARD;
+use crate::commands::import::normalization::Values;
 use crate::current::count_only_current;
-use crate::export::CARD;
-use crate::import::normalization::Values;
 use crate::network_file::{self, is_network};
 
 /// Pixels in one forward pass: bounds the memory.

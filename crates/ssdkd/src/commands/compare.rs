@@ -12,10 +12,10 @@ use clap::Args;
 use ssdkd_nn::{Architecture, Task};
 use ssdkd_stage::{StageError, exit, write_file};
 
-use crate::histogram::BINS;
-use crate::pictures::STRIP;
-use crate::plot::{self, Line};
-use crate::results::{Row, record, recorded};
+use crate::report::histogram::BINS;
+use crate::report::pictures::STRIP;
+use crate::report::plot::{self, Line};
+use crate::report::results::{Row, record, recorded};
 
 /// `ssdkd compare`
 #[derive(Debug, Args)]
@@ -290,7 +290,7 @@ fn by_buffer<'a>(methods: &'a [Method<'_>]) -> BTreeMap<&'a str, Vec<(f64, f64)>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::tests::result;
+    use crate::report::results::tests::result;
 
     #[test]
     fn seeds_are_summed_up_by_their_mean_and_sample_deviation() {

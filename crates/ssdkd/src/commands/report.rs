@@ -14,9 +14,10 @@ use ssdkd_shards::Timing;
 use ssdkd_shards::manifest::TIMING_FILE;
 use ssdkd_stage::{AskArgs, RunArgs, exit, write_file};
 
+use crate::commands::{evaluate, run};
 use crate::current::count_only_current;
-use crate::histogram::Histogram;
-use crate::{measure, pictures, run};
+use crate::report::histogram::Histogram;
+use crate::report::pictures;
 
 /// The file name of [`Summary`].
 pub const SUMMARY: &str = "summary.json";
@@ -138,7 +139,7 @@ fn command(context: &Context) -> String {
 }
 
 fn summarise(context: &mut Context) -> Result<Summary> {
-    let measured = measure::read(context)?;
+    let measured = evaluate::read(context)?;
     let (mut images, mut steps, mut peak, mut seconds) = (0, 0, 0, Seconds::default());
     let (mut devices, mut machine, mut started_at) = (BTreeSet::new(), String::new(), String::new());
     for round in context.rounds("invert")? {

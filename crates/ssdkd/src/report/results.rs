@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use ssdkd_nn::TeacherCard;
 use ssdkd_stage::{StageError, quote_path};
 
-use crate::histogram::Histogram;
-use crate::report::{SUMMARY, Summary};
+use crate::commands::report::{SUMMARY, Summary};
+use crate::report::histogram::Histogram;
 
 /// `results.json`: one of these for each run. Accuracies are shares, times seconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -10,8 +10,8 @@ use ssdkd_nn::Task;
 use ssdkd_shards::BufferRow;
 use ssdkd_stage::{quote_path, signals, write_file};
 
-use crate::histogram::{BINS, Histogram};
-use crate::{grid, plot};
+use crate::report::histogram::{BINS, Histogram};
+use crate::report::{grid, plot};
 
 /// The picture of the buffer in one row, within the report's folder.
 pub const STRIP: &str = "strip.png";

@@ -13,8 +13,8 @@ use ssdkd_evaluate::open_image;
 use ssdkd_nn::OPEN_GPU;
 use ssdkd_stage::{CommonArgs, Progress, StageError, exit, signals};
 
-use crate::import::normalization::NormalizationArgs;
-use crate::import::preprocessing::PreprocessingArgs;
+use crate::commands::import::normalization::NormalizationArgs;
+use crate::commands::import::preprocessing::PreprocessingArgs;
 use masks::Masks;
 use model::{Kind, Model};
 

@@ -9,8 +9,8 @@ use indicatif::HumanBytes;
 use ssdkd_context::Context;
 use ssdkd_stage::{CommonArgs, RunArgs, RunFolder, RunLock, exit, remove};
 
+use crate::commands::run::STAGE_NAMES;
 use crate::current::count_only_current;
-use crate::run::STAGE_NAMES;
 
 /// `ssdkd gc`
 #[derive(Debug, Args)]
