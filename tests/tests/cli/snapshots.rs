@@ -47,7 +47,7 @@ fn help_is_as_it_was_accepted() {
     let subcommands = subcommands(&all);
     assert!(subcommands.len() > 10, "{subcommands:?}");
     for name in subcommands {
-        check(&format!("help-ssdkd-{name}"), &help("ssdkd", &[name, "--help"]));
+        check(&format!("help-{name}"), &help("ssdkd", &[name, "--help"]));
     }
     for program in PROGRAMS {
         check(&format!("help-{program}"), &help(program, &["--help"]));
