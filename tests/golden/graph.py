@@ -161,6 +161,26 @@ class UNet(nn.Module):
         return F.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)
 
 
+class Dense(nn.Module):
+    """Batch norm and activation before each convolution, features that grow by concatenation, squeeze-excite with SiLU, and ReLU6."""
+
+    def __init__(self):
+        super().__init__()
+        layer = lambda i: nn.Sequential(nn.BatchNorm2d(i), nn.ReLU(), nn.Conv2d(i, 4, 3, padding=1, bias=False))
+        self.stem = nn.Conv2d(3, 6, 3, 2, 1, bias=False)
+        self.layer1, self.layer2 = layer(6), layer(10)
+        self.transition = nn.Sequential(nn.BatchNorm2d(14), nn.ReLU6(), nn.Conv2d(14, 8, 1, bias=False), nn.AvgPool2d(2))
+        self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1), nn.SiLU(), nn.Conv2d(2, 8, 1), nn.Sigmoid())
+        self.norm, self.fc = nn.BatchNorm2d(8, eps=1e-3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = torch.cat([x, self.layer1(x)], 1)
+        x = self.transition(torch.cat([x, self.layer2(x)], 1))
+        x = F.silu(self.norm(x * self.squeeze(x)))
+        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
 def fill(net):
     """Statistics and factors that differ from channel to channel, so that no mistake in them is hidden."""
     for module in net.modules():
@@ -254,7 +274,7 @@ def folded():
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for seed, (name, net) in enumerate(
-        {"resnet": ResNet, "inverted": Inverted, "same": Same, "shuffle": Shuffle, "unet": UNet}.items()
+        {"resnet": ResNet, "inverted": Inverted, "same": Same, "shuffle": Shuffle, "unet": UNet, "dense": Dense}.items()
     ):
         golden(name, net, seed)
     folded()

@@ -8,7 +8,7 @@ use ssdkd_graph::{Imported, import};
 use ssdkd_ops::Value;
 
 /// The networks that `tests/golden/graph.py` makes.
-pub const NETWORKS: [&str; 5] = ["resnet", "inverted", "same", "shuffle", "unet"];
+pub const NETWORKS: [&str; 6] = ["resnet", "inverted", "same", "shuffle", "unet", "dense"];
 
 pub fn golden(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/graph").join(file)
