@@ -66,12 +66,22 @@ fn describe(text: &mut String, name: &str, spec: &NetworkSpec, whole: &NetworkSp
     Ok(writeln!(text, "{name:<28}{parameters:>12}{:>18.1} ({share:.0} %)", cost as f64 / 1e6)?)
 }
 
-/// Adds the smaller copies that are proposed for a network, one in a line.
+/// Adds the smaller copies that are proposed for a network, one in a line. Copies that it does not have are left out.
 pub fn propose(text: &mut String, whole: &NetworkSpec) -> Result<()> {
-    let mut lines = String::new();
-    list(&mut lines, whole, &PROPOSED)?;
-    for line in lines.lines().filter(|line| !line.contains("none: ")) {
-        writeln!(text, "copy       {line}")?;
+    let all = whole.multiply_adds()?;
+    for cut in PROPOSED {
+        let copy = NetworkSpec { architecture: whole.architecture.cut(cut), ..whole.clone() };
+        if copy.blueprint().is_err() {
+            continue;
+        }
+        let (parameters, cost) = (copy.num_parameters()?, copy.multiply_adds()?);
+        writeln!(
+            text,
+            "{:<10} {cut}: {parameters} parameters, {:.1} million multiply-adds ({:.0} %)",
+            "copy",
+            cost as f64 / 1e6,
+            100.0 * cost as f64 / all.max(1) as f64
+        )?;
     }
     Ok(())
 }
