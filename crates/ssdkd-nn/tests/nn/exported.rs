@@ -13,6 +13,7 @@ use ssdkd_nn::weights;
 use ssdkd_ops::Value;
 
 use crate::formula::{close, formula, numbers};
+use crate::place::device;
 use crate::zoo::network;
 
 /// Writes a network, with its batch norms and without, reads it again, and compares the logits of one and of three images.
@@ -33,7 +34,8 @@ fn check_with(architecture: &str, [height, width]: [usize; 2], norms: &[&str]) {
         let (graph, tensors) = &network_written;
         let bytes = to_onnx(graph, tensors, &OnnxTexts::default()).unwrap();
         let read = parse(&bytes, Path::new("model.onnx")).unwrap_or_else(|error| panic!("{architecture}: {error}"));
-        let executor = Executor::new(read.graph, read.tensors, &[]).unwrap();
+        let tensors_read = read.tensors.into_iter().map(|(name, tensor)| (name, tensor.to_device(&device()).unwrap()));
+        let executor = Executor::new(read.graph, tensors_read.collect(), &[]).unwrap();
         let mut io = HashMap::new();
         for count in [1, 3] {
             let images = formula(count as u32, &[count, height, width, 3], 0.5).affine(1.0, 0.5).unwrap();
