@@ -21,7 +21,7 @@ use crate::inputs::{Model, load_card, load_model, open_data_for, open_unlabeled}
     version,
     after_help = "Examples:\n  \
                   ssdkd-evaluate data/teachers/shapes-resnet20.json --data shapes:0\n  \
-                  ssdkd-evaluate student.json --teacher teacher.json --unlabelled photos\n\n\
+                  ssdkd-evaluate student/card.json --teacher teacher.json --unlabelled photos\n\n\
                   Exit codes: 0 done, 1 failed, 2 usage, 3 missing input, 4 integrity, 130/143 signals"
 )]
 pub struct EvaluateArgs {

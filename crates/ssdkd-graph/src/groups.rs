@@ -113,6 +113,22 @@ impl Graph {
                         }
                     }
                 }
+                Op::SliceChannels { .. }
+                    if numbers_of_each(&runs, &input(0), self.shape(node.inputs[0]).channels()) != Some(1) =>
+                {
+                    return Err(fail("it takes a part of a flattened map: a network with it cannot be scaled".into()));
+                }
+                Op::Concat
+                    if {
+                        let each =
+                            |at: usize| numbers_of_each(&runs, &input(at), self.shape(node.inputs[at]).channels());
+                        (1..node.inputs.len()).any(|at| each(at) != each(0))
+                    } =>
+                {
+                    return Err(fail(
+                        "it joins flattened maps of several sizes: a network with it cannot be scaled".into(),
+                    ));
+                }
                 Op::Concat => node.inputs.iter().flat_map(|input| of_node[input.index()].iter().copied()).collect(),
                 Op::SliceChannels { start, end } => part(&mut runs, &input(0), *start, *end).ok_or_else(|| {
                     fail(format!("the channels {start} to {end} are parts of groups that cannot be scaled apart"))
@@ -140,6 +156,13 @@ impl Graph {
         }
         Ok(collect(&mut runs, &of_node, &fixed))
     }
+}
+
+/// How many numbers each channel of these runs has in a value of `numbers`: 1 in a map, the pixels in a flattened map. `None` if they
+/// do not have equally many.
+fn numbers_of_each(runs: &Runs, of: &[usize], numbers: usize) -> Option<usize> {
+    let channels = of.iter().map(|&run| runs.channels[run]).sum::<usize>();
+    (channels > 0 && numbers.is_multiple_of(channels)).then(|| numbers / channels)
 }
 
 /// Joins runs one by one; `None` if they differ.

@@ -56,7 +56,10 @@ impl Graph {
             let count = blocks.len() + first;
             let kept = ((share * count as f64).round() as usize).max(1);
             let stay = (1..=kept).map(|k| if k == 1 { 1 } else { (k * count).div_ceil(kept) }).collect::<HashSet<_>>();
-            for (_, block) in blocks.iter().enumerate().filter(|(at, _)| !stay.contains(&(at + 1 + first))) {
+            for (place, block) in (1 + first..).zip(&blocks) {
+                if stay.contains(&place) {
+                    continue;
+                }
                 edits.insert(block.sum, Edit::Vanish(block.x));
                 if block.result != block.sum && self.node(block.x).op == self.node(block.result).op {
                     // The same activation twice is the activation.

@@ -37,10 +37,10 @@ impl Cut {
         text.starts_with("teacher")
     }
 
-    /// Checks that both shares are above 0 and at most 1, and that something is cut.
+    /// Checks that both shares are above 0 and at most 1.
     ///
     /// # Errors
-    /// If not, with the share.
+    /// If not, with both shares.
     pub fn check(self) -> Result<(), String> {
         let is_share = |share: f64| share > 0.0 && share <= 1.0;
         let Self { width, blocks } = self;

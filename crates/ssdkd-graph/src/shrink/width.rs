@@ -59,14 +59,14 @@ impl Graph {
                     *of = *of * kept(inputs()) / self.shape(node.inputs[0]).channels();
                 }
                 Op::SliceChannels { start, end } => {
-                    let (own, mut at) = (kept(&channels.of_node[id.index()]), 0);
+                    let mut at = 0;
                     // The runs before the slice.
                     let before = inputs().iter().take_while(|group| {
                         at += channels.groups[**group].channels;
                         at <= *start
                     });
-                    (*start, *end) = (before.map(|group| groups[*group].kept).sum(), 0);
-                    *end = *start + own;
+                    *start = before.map(|group| groups[*group].kept).sum();
+                    *end = *start + kept(&channels.of_node[id.index()]);
                 }
                 _ => {}
             }

@@ -177,3 +177,26 @@ fn layers_that_share_a_tensor_and_have_other_channels_are_refused() {
     let error = net.head(b).shrunk(cut("teacher*0.5")).unwrap_err().to_string();
     assert!(error.contains("shares a tensor with a"), "{error}");
 }
+
+#[test]
+fn parts_of_flattened_maps_are_refused() {
+    let (mut net, x) = Net::new(3);
+    let x = net.conv(x, "stem", 16, 1);
+    let rows = net.push("rows", Op::Flatten, &[x]);
+    let part = net.push("part", Op::SliceChannels { start: 0, end: 16 }, &[rows]);
+    net.0.set_outputs(&[part]).unwrap();
+    let error = net.0.shrunk(cut("teacher*0.5")).unwrap_err().to_string();
+    assert!(error.contains("part") && error.contains("flattened map"), "{error}");
+}
+
+#[test]
+fn flattened_maps_of_several_sizes_in_one_row_are_refused() {
+    let (mut net, x) = Net::new(3);
+    let x = net.conv(x, "stem", 16, 1);
+    let pooled = net.push("pool", Op::AdaptivePool { kind: PoolKind::Average, size: [1, 1] }, &[x]);
+    let rows = [net.push("large", Op::Flatten, &[x]), net.push("small", Op::Flatten, &[pooled])];
+    let both = net.push("both", Op::Concat, &rows);
+    net.0.set_outputs(&[both]).unwrap();
+    let error = net.0.shrunk(cut("teacher*0.5")).unwrap_err().to_string();
+    assert!(error.contains("both") && error.contains("several sizes"), "{error}");
+}

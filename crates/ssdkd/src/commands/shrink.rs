@@ -16,9 +16,9 @@ pub struct ShrinkArgs {
     /// The card of a trained network
     card: PathBuf,
     /// List smaller copies of the network with their parameters and multiply-adds
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "sizes")]
     list: bool,
-    /// A size of your own to list, such as teacher*0.3 (may be repeated)
+    /// List this size, such as teacher*0.3, and not the proposed ones (may be repeated)
     #[arg(long = "size", value_name = "SIZE")]
     sizes: Vec<Cut>,
 }

@@ -34,7 +34,7 @@ pub struct PythonTexts {
 
 /// Returns a network as the source code of a module of PyTorch, which needs nothing but PyTorch.
 ///
-/// `load()` reads the weights from the safetensors file beside it, and `normalize` prepares images. Tensors of the module have the names of
+/// `load()` reads the weights from the safetensors file next to it, and `normalize` prepares images. Tensors of the module have the names of
 /// the graph's, where modules can have such names. `RENAMED` lists the others.
 ///
 /// # Errors

@@ -105,7 +105,7 @@ fn json<T: serde::Serialize>(value: &T) -> serde_json::Result<String> {
     Ok(serde_json::from_str::<String>(&text).map_or(text, |word| plain(&word)))
 }
 
-/// A text as it is, or in quotes where it would be read as something else than a text.
+/// Returns a text; one that JSON would read as a number, a list or a word of its own gets quotes.
 fn plain(text: &str) -> String {
     if serde_json::from_str::<serde_json::Value>(text).is_err() {
         text.into()
@@ -119,7 +119,7 @@ mod tests {
     use super::{json, plain};
 
     #[test]
-    fn texts_are_written_as_they_are_where_nobody_takes_them_for_json() {
+    fn texts_that_json_would_read_get_quotes() {
         assert_eq!(plain("from Paddle, \"1.0\""), "from Paddle, \"1.0\"");
         assert_eq!(plain("2024"), "\"2024\"");
     }
