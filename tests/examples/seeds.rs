@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, json};
 use ssdkd_context::Recipe;
-use ssdkd_nn::{Network, NetworkSpec, TeacherCard, weights};
+use ssdkd_nn::{Network, NetworkSpec, StateDict, TeacherCard};
 use ssdkd_shards::{
     BufferRow, ClassRow, DrawRow, FileEntry, ImageInfo, ImageShard, Manifest, Normalisation, ObservedRow, Origin,
     PixelFormat, Pixels, PriorityRow, Role, Row, SampleRow, StepRow, digest, tables,
@@ -87,7 +87,7 @@ fn cards() -> TeacherCard {
 /// A state_dict of the smallest network, its numbers few so that the file is small: all tensors of ones or zeros.
 fn safetensors(card: &TeacherCard) {
     let some = |shape: &[usize], dtype| Tensor::ones(shape, dtype, &Device::Cpu).expect("a small tensor");
-    let tensors = BTreeMap::from([
+    let tensors = StateDict::from_iter([
         ("module.conv1.weight".to_string(), some(&[16, 3, 3, 3], DType::BF16)),
         ("module.bn1.num_batches_tracked".to_string(), some(&[], DType::I64)),
         ("module.layer1.0.conv1.weight".to_string(), some(&[1, 2], DType::F64)),
@@ -95,17 +95,17 @@ fn safetensors(card: &TeacherCard) {
         ("module.linear.bias".to_string(), some(&[2], DType::F32)),
         ("module.empty".to_string(), some(&[0, 3], DType::U8)),
     ]);
-    let encoded = weights::to_safetensors_bytes(&tensors).expect("plain tensors");
+    let encoded = tensors.to_safetensors().expect("plain tensors");
     save("safetensors", "part-of-a-resnet", encoded);
-    let one = BTreeMap::from([("w".to_string(), some(&[2, 1], DType::F32))]);
+    let one = StateDict::from_iter([("w".to_string(), some(&[2, 1], DType::F32))]);
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-    let encoded = weights::to_safetensors_bytes_with(&one, &metadata).expect("plain tensors");
+    let encoded = one.to_safetensors_with(&metadata).expect("plain tensors");
     save("safetensors", "one-tensor", encoded);
     let spec = NetworkSpec { architecture: "resnet8".parse().expect("a known architecture"), ..card.spec() };
     let network = Network::create(&spec, 0, &Device::Cpu).expect("a network");
-    let tensors = network.store().to_tensors().into_iter();
-    let tensors = tensors.map(|(name, tensor)| (name, some(tensor.dims(), DType::U8))).collect();
-    save("safetensors", "resnet8-of-bytes", weights::to_safetensors_bytes(&tensors).expect("plain tensors"));
+    let tensors = network.store().state_dict().into_iter();
+    let tensors = tensors.map(|(name, tensor)| (name, some(tensor.dims(), DType::U8))).collect::<StateDict>();
+    save("safetensors", "resnet8-of-bytes", tensors.to_safetensors().expect("plain tensors"));
 }
 
 /// Checkpoints as a stranger's: several entries, wrapped names, and each kind of container and protocol.

@@ -1,11 +1,9 @@
 //! The teacher and the student of a run.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
-use candle_core::Tensor;
-use ssdkd_nn::{Network, start_from_teacher, weights};
+use ssdkd_nn::{Network, StateDict, start_from_teacher};
 
 use crate::context::{Context, card_error};
 use crate::recipe::Start;
@@ -46,7 +44,7 @@ impl Context {
         let student = if let Some(student) = self.kept().take::<Rc<Network>>("student", &digest) {
             student
         } else {
-            let tensors = self.read_tensors("distill", round, STUDENT)?;
+            let tensors = self.read_state_dict("distill", round, STUDENT)?;
             let path = self.run().file("distill", round, STUDENT);
             let student = Network::load(&self.student_spec()?, tensors, self.device()?)
                 .with_context(|| format!("{} cannot be used", path.display()))?;
@@ -70,17 +68,16 @@ impl Context {
             (Start::Teacher, _) => start_from_teacher(&student, &*self.teacher()?)?,
             (Start::Card, Some((card, path))) => {
                 let bytes = card.read_weights(path).map_err(card_error)?;
-                student.store().load_tensors(weights::from_safetensors_bytes(&bytes, self.device()?)?)?;
+                student.store().load_state_dict(StateDict::from_safetensors(&bytes, self.device()?)?)?;
             }
             (Start::Card, None) => bail!("student.start is \"card\", and there is no student.card"),
         }
         Ok(Rc::new(student))
     }
 
-    /// The tensors of one safetensors file of a stage.
-    pub fn read_tensors(&mut self, stage: &str, round: u32, file: &str) -> Result<BTreeMap<String, Tensor>> {
+    /// Returns the tensors of a safetensors file that a stage left in a round.
+    pub fn read_state_dict(&mut self, stage: &str, round: u32, file: &str) -> Result<StateDict> {
         let (bytes, path) = self.read(stage, round, file)?;
-        weights::from_safetensors_bytes(&bytes, self.device()?)
-            .with_context(|| format!("cannot read {}", path.display()))
+        StateDict::from_safetensors(&bytes, self.device()?).with_context(|| format!("cannot read {}", path.display()))
     }
 }

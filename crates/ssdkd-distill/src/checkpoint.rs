@@ -3,16 +3,14 @@
 //! Which images a step sees, through which views, and its learning rate are functions of (seed, round, step). So the steps taken,
 //! the student and the optimizer are the whole state. Whose state it is, and whether it is whole, the job knows.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context as _, Result};
 use candle_core::{Device, Tensor};
 use ssdkd_method::Distiller;
-use ssdkd_nn::{Network, weights};
+use ssdkd_nn::{Network, StateDict};
 use ssdkd_shards::{ObservedRow, Origin, Row, StepRow, tables};
 
-const STUDENT: &str = "student.";
-const STATE: &str = "state.";
+const STUDENT: &str = "student";
+const STATE: &str = "state";
 /// Tensors of bytes: the tables of the steps so far, as Parquet.
 const STEPS: &str = "steps";
 const OBSERVED: &str = "observed";
@@ -25,15 +23,11 @@ pub(crate) fn encode(
     steps: &[StepRow],
     observed: &[ObservedRow],
 ) -> Result<Vec<u8>> {
-    let prefixed = |prefix: &'static str, tensors: BTreeMap<String, Tensor>| {
-        tensors.into_iter().map(move |(name, tensor)| (format!("{prefix}{name}"), tensor))
-    };
-    let mut tensors = prefixed(STUDENT, student.store().to_tensors())
-        .chain(prefixed(STATE, distiller.state_tensors()))
-        .collect::<BTreeMap<_, _>>();
+    let mut tensors =
+        StateDict::default().with(STUDENT, student.store().state_dict()).with(STATE, distiller.state_dict());
     tensors.insert(STEPS.into(), Tensor::new(tables::encode(steps, origin)?, &Device::Cpu)?);
     tensors.insert(OBSERVED.into(), Tensor::new(tables::encode(observed, origin)?, &Device::Cpu)?);
-    Ok(weights::to_safetensors_bytes(&tensors)?)
+    Ok(tensors.to_safetensors()?)
 }
 
 /// Puts student and optimizer where the process that kept these bytes left them; the steps it took, and what it observed. On an
@@ -43,22 +37,15 @@ pub(crate) fn take_up(
     student: &Network,
     distiller: &mut Distiller,
 ) -> Result<(Vec<StepRow>, Vec<ObservedRow>)> {
-    let mut tensors = weights::from_safetensors_bytes(bytes, student.store().device())?;
+    let mut tensors = StateDict::from_safetensors(bytes, student.store().device())?;
     let (steps, observed) = (table(&mut tensors, STEPS)?, table(&mut tensors, OBSERVED)?);
-    let (mut weights, mut state) = (BTreeMap::new(), BTreeMap::new());
-    for (name, tensor) in tensors {
-        if let Some(name) = name.strip_prefix(STUDENT) {
-            weights.insert(name.to_string(), tensor);
-        } else if let Some(name) = name.strip_prefix(STATE) {
-            state.insert(name.to_string(), tensor);
-        }
-    }
-    student.store().load_tensors(weights)?;
-    distiller.load_state(state)?;
+    student.store().load_state_dict(tensors.take(STUDENT))?;
+    distiller.load_state_dict(tensors.take(STATE))?;
+    tensors.finish("the checkpoint")?;
     Ok((steps, observed))
 }
 
-fn table<R: Row>(tensors: &mut BTreeMap<String, Tensor>, name: &str) -> Result<Vec<R>> {
+fn table<R: Row>(tensors: &mut StateDict, name: &str) -> Result<Vec<R>> {
     let bytes = tensors.remove(name).with_context(|| format!("it has no table of {name}"))?;
     Ok(tables::decode(bytes.to_device(&Device::Cpu)?.to_vec1::<u8>()?, name.as_ref())?)
 }

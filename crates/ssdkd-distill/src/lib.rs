@@ -13,7 +13,7 @@ use anyhow::Result;
 use serde_json::json;
 use ssdkd_context::{Context, Job, Outcome, Plan, Program, Role, STUDENT};
 use ssdkd_method::{Distiller, FailedCheck};
-use ssdkd_nn::{Network, weights};
+use ssdkd_nn::Network;
 use ssdkd_shards::{ObservedRow, StepRow};
 
 use crate::views::Views;
@@ -103,9 +103,9 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     job.metric("lr", steps.last().map_or(0.0, |row| row.lr));
     job.write_table("steps.parquet", &steps)?;
     job.write_table("observed.parquet", &observed)?;
-    let bytes = weights::to_safetensors_bytes(&student.store().to_tensors())?;
+    let bytes = student.store().state_dict().to_safetensors()?;
     let student_digest = job.write(STUDENT, &bytes, None, Role::Data)?;
-    let state = weights::to_safetensors_bytes(&distiller.state_tensors())?;
+    let state = distiller.state_dict().to_safetensors()?;
     let state_digest = job.write(OPTIMIZER, &state, None, Role::State)?;
     context.finish(job)?;
     context.keep_student(&student_digest, student.clone());
@@ -166,6 +166,6 @@ fn student_and_optimizer(context: &mut Context, round: u32, distilling_round: u3
     }
     let student = context.release_student_before(round)?;
     let mut distiller = Distiller::new(settings, &teacher, &student, seed)?;
-    distiller.load_state(context.read_tensors(STAGE, round - 1, OPTIMIZER)?)?;
+    distiller.load_state_dict(context.read_state_dict(STAGE, round - 1, OPTIMIZER)?)?;
     Ok((student, distiller))
 }

@@ -12,7 +12,6 @@ use ssdkd_method::{
     Diversity, FailedCheck, ImageFormat, Inversion, InvertSettings, Modulation, Objective, Position, Predictions,
     Synthesis, Term,
 };
-use ssdkd_nn::weights;
 use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, PixelFormat, Pixels, SampleRow};
 
 /// The stage's name: its folder, its section of the recipe, its binary.
@@ -94,7 +93,7 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     }
     job.metric("loss", mean(&batches.iter().map(|made| made.loss.total).collect::<Vec<_>>()));
     job.write(SHARD, &shard.encode()?, Some(shard.samples.len() as u64), Role::Shard)?;
-    let state = weights::to_safetensors_bytes(&inversion.state_tensors())?;
+    let state = inversion.state_dict().to_safetensors()?;
     let digest = job.write(GENERATOR, &state, None, Role::State)?;
     context.finish(job)?;
     context.kept().put("generator", &digest, inversion);
@@ -138,7 +137,7 @@ fn generator_before(context: &mut Context, round: u32) -> Result<Box<dyn Inversi
         return Ok(kept);
     }
     let mut inversion = start(&settings, &teacher, seed, &device)?;
-    inversion.load_state(context.read_tensors(STAGE, previous, GENERATOR)?)?;
+    inversion.load_state_dict(context.read_state_dict(STAGE, previous, GENERATOR)?)?;
     Ok(inversion)
 }
 

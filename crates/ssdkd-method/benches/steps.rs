@@ -29,7 +29,7 @@ use ssdkd_method::distillation::distillation_loss;
 use ssdkd_method::inversion::start;
 use ssdkd_method::{DistillSettings, Distiller, InvertSettings, Modulation, ModulationSettings, Objective, Position};
 use ssdkd_nn::random::{stream, uniform_tensor};
-use ssdkd_nn::{Architecture, CropFlipSettings, Mode, Network, NetworkSpec, Sgd, ViewSettings};
+use ssdkd_nn::{Architecture, CropFlipSettings, Mode, Network, NetworkSpec, Optimizer, Sgd, ViewSettings};
 use ssdkd_ops::{self as ops, CachingAllocator, Value};
 
 #[global_allocator]

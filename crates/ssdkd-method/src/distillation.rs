@@ -17,13 +17,11 @@
 //! momentum 0.9 and weight decay 1e-4, lr 0.2 down to 2e-4, T = 20, batches of 256, 80,000 steps. The defaults here are
 //! those of shorter runs \[O\].
 
-use std::collections::BTreeMap;
-
 use candle_core::{Device, Result, Tensor, bail};
 use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssdkd_nn::{Adam, Mode, Network, Output, Sgd, Store, ViewSettings, schedule};
+use ssdkd_nn::{Adam, Mode, Network, Optimizer, Output, Sgd, StateDict, Store, ViewSettings, schedule};
 use ssdkd_ops as ops;
 use ssdkd_ops::{Gradients, Value};
 
@@ -196,13 +194,8 @@ pub struct StepReport {
 /// ```
 pub struct Distiller {
     settings: DistillSettings,
-    optimizer: Optimizer,
+    optimizer: Box<dyn Optimizer>,
     features: Option<FeatureDistillation>,
-}
-
-enum Optimizer {
-    Sgd(Sgd),
-    Adam(Adam),
 }
 
 impl Distiller {
@@ -212,11 +205,11 @@ impl Distiller {
         let features = if wanted { Some(FeatureDistillation::new(teacher, student, seed)?) } else { None };
         let mut parameters = student.store().parameters();
         parameters.extend(features.iter().flat_map(FeatureDistillation::parameters));
-        let optimizer = match settings.optimizer {
+        let optimizer: Box<dyn Optimizer> = match settings.optimizer {
             OptimizerKind::Sgd => {
-                Optimizer::Sgd(Sgd::new(parameters, settings.momentum, settings.weight_decay, settings.nesterov)?)
+                Box::new(Sgd::new(parameters, settings.momentum, settings.weight_decay, settings.nesterov)?)
             }
-            OptimizerKind::Adam => Optimizer::Adam(Adam::new(parameters, 0.9, 0.999, settings.weight_decay)?),
+            OptimizerKind::Adam => Box::new(Adam::new(parameters, 0.9, 0.999, settings.weight_decay)?),
         };
         Ok(Self { settings, optimizer, features })
     }
@@ -274,10 +267,7 @@ impl Distiller {
         let loss_tensor = loss.detach();
         let gradients = loss.backward()?;
         let lr = self.settings.learning_rate(step, total);
-        match &mut self.optimizer {
-            Optimizer::Sgd(sgd) => sgd.step(&gradients, lr)?,
-            Optimizer::Adam(adam) => adam.step(&gradients, lr)?,
-        }
+        self.optimizer.step(&gradients, lr)?;
 
         // Read back last, so that a GPU is waited for once in a step.
         let loss = loss_tensor.scalar()?;
@@ -292,51 +282,32 @@ impl Distiller {
         Ok(StepReport { loss, feature_distillation, disagreement, agreement, gradient_norm, lr })
     }
 
-    /// Returns everything besides the student that a later step needs: `optimizer.…` and `projector.…`.
-    pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
-        let optimizer = match &self.optimizer {
-            Optimizer::Sgd(sgd) => sgd.state_tensors(),
-            Optimizer::Adam(adam) => adam.state_tensors(),
-        };
-        let prefixed = |prefix: &str, tensors: BTreeMap<String, Tensor>| {
-            tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect::<Vec<_>>()
-        };
-        let projector = self.features.as_ref().map(FeatureDistillation::to_tensors).unwrap_or_default();
-        let parts = [(OPTIMIZER, optimizer), (PROJECTOR, projector)].into_iter();
-        parts.flat_map(|(prefix, tensors)| prefixed(prefix, tensors)).collect()
+    /// Returns everything besides the student that a later step needs: the parts `optimizer` and `projector`.
+    pub fn state_dict(&self) -> StateDict {
+        let projector = self.features.as_ref().map(FeatureDistillation::state_dict).unwrap_or_default();
+        StateDict::default().with(OPTIMIZER, self.optimizer.state_dict()).with(PROJECTOR, projector)
     }
 
     /// Restores a saved state. The error names what does not fit these settings.
-    pub fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        let (mut optimizer, mut projector) = (BTreeMap::new(), BTreeMap::new());
-        for (name, tensor) in tensors {
-            if let Some(name) = name.strip_prefix(OPTIMIZER) {
-                optimizer.insert(name.to_owned(), tensor);
-            } else if let Some(name) = name.strip_prefix(PROJECTOR) {
-                projector.insert(name.to_owned(), tensor);
-            } else {
-                bail!("the optimizer state holds an unknown tensor, {name}");
-            }
-        }
-        match &mut self.optimizer {
-            Optimizer::Sgd(sgd) => sgd.load_state(optimizer)?,
-            Optimizer::Adam(adam) => adam.load_state(optimizer)?,
-        }
+    pub fn load_state_dict(&mut self, mut state: StateDict) -> Result<()> {
+        self.optimizer.load_state_dict(state.take(OPTIMIZER))?;
+        let projector = state.take(PROJECTOR);
         match &self.features {
-            Some(features) => features.load_tensors(projector),
-            None if projector.is_empty() => Ok(()),
+            Some(features) => features.load_state_dict(projector)?,
+            None if projector.is_empty() => {}
             None => bail!(
                 "the optimizer state holds a projector of features, but distill.feature_distillation is 0\n\
                  hint: set distill.feature_distillation as it was when the state was saved"
             ),
         }
+        state.finish("the optimizer state")
     }
 }
 
 const CPU: Device = Device::Cpu;
 
-const OPTIMIZER: &str = "optimizer.";
-const PROJECTOR: &str = "projector.";
+const OPTIMIZER: &str = "optimizer";
+const PROJECTOR: &str = "projector";
 
 /// L_S of teacher and student logits (B, K); see the [module](self).
 pub fn distillation_loss(
@@ -398,7 +369,7 @@ mod tests {
             golden.check(&format!("distil.{step}"), &[report.loss, report.gradient_norm, report.agreement], 1e-4);
             golden.check(&format!("distil.{step}.disagreement"), &report.disagreement, 1e-3);
         }
-        let tensors = student.store().to_tensors();
+        let tensors = student.store().state_dict();
         for name in ["conv1.weight", "linear.weight", "bn1.running_mean", "bn1.running_var"] {
             golden.check(&format!("distil.student.{name}"), &numbers(&tensors[name]), 1e-4);
         }
@@ -472,16 +443,16 @@ mod tests {
         let student = network(2);
         let mut distiller = Distiller::new(settings.clone(), &teacher, &student, 0).unwrap();
         train(&mut distiller, &teacher, &student, 0..3);
-        let copies = |tensors: BTreeMap<String, Tensor>| {
-            tensors.into_iter().map(|(name, tensor)| (name, tensor.copy().unwrap())).collect::<BTreeMap<_, _>>()
+        let copies = |tensors: StateDict| {
+            tensors.into_iter().map(|(name, tensor)| (name, tensor.copy().unwrap())).collect::<StateDict>()
         };
-        let (weights, state) = (copies(student.store().to_tensors()), copies(distiller.state_tensors()));
+        let (weights, state) = (copies(student.store().state_dict()), copies(distiller.state_dict()));
         let expected = train(&mut distiller, &teacher, &student, 3..6);
 
         let resumed = network(7);
         let mut distiller_again = Distiller::new(settings.clone(), &teacher, &resumed, 0).unwrap();
-        resumed.store().load_tensors(weights).unwrap();
-        distiller_again.load_state(state).unwrap();
+        resumed.store().load_state_dict(weights).unwrap();
+        distiller_again.load_state_dict(state).unwrap();
         let again = train(&mut distiller_again, &teacher, &resumed, 3..6);
         assert_repeated("reports", &figures(&again), &figures(&expected));
     }
@@ -503,14 +474,14 @@ mod tests {
         let wide = Network::create(&spec, 5, teacher.store().device()).unwrap();
         let with_maps = Distiller::new(with_maps, &teacher, &wide, 0).unwrap();
         let mut plain = Distiller::new(DistillSettings::default(), &teacher, &wide, 0).unwrap();
-        let mut state = with_maps.state_tensors();
+        let mut state = with_maps.state_dict();
         state.retain(|name, _| !name.starts_with("optimizer."));
-        state.extend(plain.state_tensors().into_iter().map(|(name, tensor)| (name, tensor.copy().unwrap())));
-        let error = plain.load_state(state).unwrap_err().to_string();
+        state.extend(plain.state_dict().into_iter().map(|(name, tensor)| (name, tensor.copy().unwrap())));
+        let error = plain.load_state_dict(state).unwrap_err().to_string();
         assert!(error.contains("distill.feature_distillation"), "{error}");
         let mut plain = Distiller::new(DistillSettings::default(), &teacher, &student, 0).unwrap();
-        let unknown = BTreeMap::from([("velocity".to_owned(), images(1))]);
-        assert!(plain.load_state(unknown).unwrap_err().to_string().contains("velocity"));
+        let unknown = StateDict::from_iter([("velocity".to_owned(), images(1))]);
+        assert!(plain.load_state_dict(unknown).unwrap_err().to_string().contains("velocity"));
     }
 
     #[test]
@@ -595,7 +566,7 @@ mod tests {
             train(&mut distiller, &teacher, &student, 0..30);
             let after = distance(&distiller);
             assert!(after < 0.9 * before, "{before} fell only to {after}");
-            let projectors = distiller.state_tensors().keys().filter(|name| name.starts_with("projector.")).count();
+            let projectors = distiller.state_dict().keys().filter(|name| name.starts_with("projector.")).count();
             assert_eq!(projectors, if student.features().unwrap() == 64 { 0 } else { 12 });
         }
     }

@@ -11,12 +11,10 @@
 //! convolution that is trained with the student and not part of it. The distance is relative, so that its factor means
 //! the same for any teacher.
 
-use std::collections::BTreeMap;
-
 use candle_core::{Result, Tensor, Var, bail};
 use rand::Rng;
 use ssdkd_nn::random::stream;
-use ssdkd_nn::{Draw, FeatureMap, Network, NetworkSpec, Store};
+use ssdkd_nn::{Draw, FeatureMap, Network, NetworkSpec, StateDict, Store};
 use ssdkd_ops as ops;
 use ssdkd_ops::{Activation, Conv2dSpec, Value};
 
@@ -93,13 +91,13 @@ impl FeatureDistillation {
     }
 
     /// Returns the weights of the P_m, by their names.
-    pub(crate) fn to_tensors(&self) -> BTreeMap<String, Tensor> {
-        self.store.to_tensors()
+    pub(crate) fn state_dict(&self) -> StateDict {
+        self.store.state_dict()
     }
 
     /// Restores saved weights. The error names what does not fit.
-    pub(crate) fn load_tensors(&self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        self.store.load_tensors(tensors)
+    pub(crate) fn load_state_dict(&self, tensors: StateDict) -> Result<()> {
+        self.store.load_state_dict(tensors)
     }
 }
 

@@ -6,7 +6,7 @@ use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
 use crate::distillation::{disagreement, distillation_loss};
-use crate::fixtures::{Golden, assert_repeated, formula, numbers};
+use crate::fixtures::{Golden, assert_repeated, device, formula, numbers};
 use crate::inversion::batch_norm::statistics;
 use crate::inversion::loss::{adversarial_loss, class_loss};
 use crate::inversion::{BatchNormForm, BatchNormMomentum};
@@ -57,12 +57,12 @@ fn check_batch_norm(prefix: &str, form: BatchNormForm) {
 
     // Restored averages are the same averages; rate 0 has none.
     let mut restored = BatchNormMomentum::new(form, 0.9);
-    restored.load_state(&momentum.state_tensors()).unwrap();
+    restored.load_state_dict(momentum.state_dict(), &device()).unwrap();
     let loss = |momentum: &BatchNormMomentum| [momentum.loss(&third).unwrap().scalar().unwrap()];
     assert_repeated("loss of the restored averages", &loss(&restored), &loss(&momentum));
     let mut without = BatchNormMomentum::new(form, 0.0);
     without.update(third.iter().map(statistics).collect()).unwrap();
-    assert!(without.state_tensors().is_empty());
+    assert!(without.state_dict().is_empty());
     golden.check(&format!("{prefix}.first.loss"), &[without.loss(&third).unwrap().scalar().unwrap()], 1e-6);
     let error = momentum.loss(&third[..1]).err().unwrap();
     assert!(error.to_string().contains("another teacher"), "{error}");

@@ -14,7 +14,7 @@ use ssdkd_method::{
     Position, Strategy, Term,
 };
 use ssdkd_nn::random::{stream, uniform_tensor};
-use ssdkd_nn::{Mode, Network, NetworkSpec, Sgd, ViewSettings};
+use ssdkd_nn::{Mode, Network, NetworkSpec, Optimizer, Sgd, ViewSettings};
 use ssdkd_ops::{self as ops, Value};
 
 /// How far numbers may be apart: the Euclidean norm of their difference over their own. All that no gradient has gone into.
@@ -101,7 +101,7 @@ fn inversion(device: &Device) -> Result<Figures> {
         figures.insert(format!("images {batch}"), (within, numbers(&made.images)?));
         figures.insert(format!("logits {batch}"), (within, numbers(&made.predictions.logits)?));
         figures.insert(format!("terms {batch}"), (within, terms.collect()));
-        let moments = inversion.state_tensors().into_iter().filter(|(name, _)| batch == 0 && name.contains(".first"));
+        let moments = inversion.state_dict().into_iter().filter(|(name, _)| batch == 0 && name.contains(".first"));
         for (name, moment) in moments {
             figures.insert(name, (BACKWARD, numbers(&moment)?));
         }
@@ -126,7 +126,7 @@ fn distillation(device: &Device) -> Result<Figures> {
         figures.insert(format!("gradient norm {step}"), (BACKWARD, vec![report.gradient_norm]));
         if step == 0 {
             statistics(&student, &mut figures)?;
-            for (name, velocity) in distiller.state_tensors() {
+            for (name, velocity) in distiller.state_dict() {
                 figures.insert(name, (BACKWARD, numbers(&velocity)?));
             }
         }

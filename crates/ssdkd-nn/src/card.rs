@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
+use crate::StateDict;
 use crate::architecture::{Architecture, Names, Task};
 use crate::network::{Network, NetworkSpec};
 use crate::preprocessing::Preprocessing;
-use crate::weights;
 
 /// The layout of this file; older ones can be read.
 pub const CARD_VERSION: u32 = 3;
@@ -252,7 +252,7 @@ impl TeacherCard {
     pub fn network(&self, card_path: &Path, device: &Device) -> Result<Network, CardError> {
         let bytes = self.read_weights(card_path)?;
         let unusable = |reason| CardError::Weights { path: card_path.with_file_name(&self.weights), reason };
-        let network = weights::from_safetensors_bytes(&bytes, device)
+        let network = StateDict::from_safetensors(&bytes, device)
             .and_then(|tensors| Network::load(&self.spec(), tensors, device))
             .map_err(|error| unusable(error.to_string()))?;
         let parameters = network.store().num_parameters();

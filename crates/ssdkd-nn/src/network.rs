@@ -1,7 +1,6 @@
 //! A classifier of images or of pixels with everything that is needed to use it: its tensors, and how its input is normalized.
 
-use std::collections::BTreeMap;
-
+use crate::StateDict;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use ssdkd_graph::op::Conv2d;
 use ssdkd_graph::{Executor, GraphError, Mode, NodeId, Op, Run, Tap};
@@ -158,7 +157,7 @@ pub struct Output {
 /// let network = Network::create(&spec, 0, &Device::Cpu)?;
 /// let images = Tensor::zeros((2, 32, 32, 3), DType::F32, &Device::Cpu)?;
 /// assert_eq!(network.logits(&images)?.dims(), [2, 10]);
-/// assert!(network.store().to_tensors().contains_key("conv1.weight"), "tensors have PyTorch's names");
+/// assert!(network.store().state_dict().contains_key("conv1.weight"), "tensors have PyTorch's names");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Network {
@@ -186,10 +185,11 @@ impl Network {
     /// # Errors
     /// If a tensor is missing, left over, of another shape, or not finite: the error names tensor and architecture. If the network
     /// cannot work on images of that size.
-    pub fn load(spec: &NetworkSpec, tensors: BTreeMap<String, Tensor>, device: &Device) -> Result<Self> {
+    pub fn load(spec: &NetworkSpec, tensors: impl Into<StateDict>, device: &Device) -> Result<Self> {
+        let tensors = tensors.into();
         let blueprint = spec.blueprint()?;
         let loaded = Self::build(spec, blueprint, Store::expecting(device, &tensors)).and_then(|network| {
-            network.store.load_tensors(tensors)?;
+            network.store.load_state_dict(tensors)?;
             Ok(network)
         });
         match loaded {

@@ -5,6 +5,26 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Result, Tensor, Var, bail};
 use ssdkd_ops::{self as ops, AdamSlot, Gradients, SgdSlot};
 
+use crate::StateDict;
+
+/// Moves parameters by their gradients.
+pub trait Optimizer {
+    /// Takes one step; parameters without a gradient stay.
+    ///
+    /// # Errors
+    /// If a tensor cannot be computed.
+    fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()>;
+
+    /// Returns what the optimizer remembers, by parameter name. The tensors share their numbers with the optimizer: steps change them.
+    fn state_dict(&self) -> StateDict;
+
+    /// Restores a saved state.
+    ///
+    /// # Errors
+    /// If it is not that of these parameters; nothing is changed then.
+    fn load_state_dict(&mut self, state: StateDict) -> Result<()>;
+}
+
 /// Stochastic gradient descent with momentum.
 pub struct Sgd {
     slots: Vec<Slot>,
@@ -30,7 +50,7 @@ impl Slot {
 }
 
 /// Returns every slot's memory, as `name.kind`.
-fn save(slots: &[Slot]) -> BTreeMap<String, Tensor> {
+fn save(slots: &[Slot]) -> StateDict {
     let of_slot = |slot: &Slot| {
         let named = |(kind, tensor): &(&str, Tensor)| (format!("{}.{kind}", slot.name), tensor.clone());
         slot.memory.iter().map(named).collect::<Vec<_>>()
@@ -39,7 +59,7 @@ fn save(slots: &[Slot]) -> BTreeMap<String, Tensor> {
 }
 
 /// Copies a saved memory into the slots, if all of it fits.
-fn load(slots: &[Slot], mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
+fn load(slots: &[Slot], mut tensors: StateDict) -> Result<()> {
     let mut ready = Vec::new();
     for slot in slots {
         for (kind, memory) in &slot.memory {
@@ -77,9 +97,10 @@ impl Sgd {
         let slots = parameters.into_iter().map(|(name, parameter)| Slot::new(name, parameter, &["velocity"]));
         Ok(Self { slots: slots.collect::<Result<_>>()?, momentum, weight_decay, nesterov })
     }
+}
 
-    /// Takes one step; parameters without a gradient stay.
-    pub fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
+impl Optimizer for Sgd {
+    fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
         let moved = self.slots.iter().filter_map(|slot| {
             let grad = gradients.get(&slot.parameter)?;
             Some(SgdSlot { parameter: &slot.parameter, grad, velocity: &slot.memory[0].1 })
@@ -87,17 +108,13 @@ impl Sgd {
         ops::sgd_steps(&moved.collect::<Vec<_>>(), lr, self.momentum, self.weight_decay, self.nesterov)
     }
 
-    /// Returns the velocities by parameter name. They share their numbers with the optimizer: steps change them.
-    pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
+    /// Returns the velocities.
+    fn state_dict(&self) -> StateDict {
         save(&self.slots)
     }
 
-    /// Restores a saved state.
-    ///
-    /// # Errors
-    /// If it is not that of these parameters; nothing is changed then.
-    pub fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        load(&self.slots, tensors)
+    fn load_state_dict(&mut self, state: StateDict) -> Result<()> {
+        load(&self.slots, state)
     }
 }
 
@@ -122,11 +139,6 @@ impl Adam {
         Ok(Self { slots: slots.collect::<Result<_>>()?, steps: 0, beta1, beta2, weight_decay })
     }
 
-    /// Takes one step; parameters without a gradient stay.
-    pub fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
-        self.step_by(|slot| gradients.get(&slot.parameter), lr)
-    }
-
     /// Takes one step with gradients given by parameter name.
     pub fn step_with(&mut self, gradients: &BTreeMap<String, Tensor>, lr: f64) -> Result<()> {
         self.step_by(|slot| gradients.get(&slot.name), lr)
@@ -141,21 +153,22 @@ impl Adam {
         let moved = moved.collect::<Vec<_>>();
         ops::adam_steps(&moved, self.steps, lr, self.beta1, self.beta2, EPS, self.weight_decay)
     }
+}
 
-    /// Returns both moments by parameter name, and the number of steps. The moments share their numbers with the optimizer:
-    /// steps change them.
-    pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
+impl Optimizer for Adam {
+    fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
+        self.step_by(|slot| gradients.get(&slot.parameter), lr)
+    }
+
+    /// Returns both moments, and the number of steps.
+    fn state_dict(&self) -> StateDict {
         let mut tensors = save(&self.slots);
         let steps = Tensor::new(self.steps as i64, &Device::Cpu).expect("a number is a tensor");
         tensors.insert(STEPS.into(), steps);
         tensors
     }
 
-    /// Restores a saved state.
-    ///
-    /// # Errors
-    /// If it is not that of these parameters; nothing is changed then.
-    pub fn load_state(&mut self, mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
+    fn load_state_dict(&mut self, mut tensors: StateDict) -> Result<()> {
         let Some(steps) = tensors.remove(STEPS) else {
             bail!("the optimizer's state lacks {STEPS}\nhint: it is not Adam's")
         };

@@ -1,7 +1,6 @@
 //! Students that are smaller copies of their teacher, and start from its weights.
 
-use std::collections::BTreeMap;
-
+use crate::StateDict;
 use candle_core::{DType, Result, Tensor, bail};
 
 use crate::architecture::Architecture;
@@ -21,7 +20,7 @@ pub fn start_from_teacher(student: &Network, teacher: &Network) -> Result<()> {
         bail!("a {} is no smaller copy of this {}", ours.architecture, theirs.architecture);
     }
     let shrunk = theirs.blueprint()?.graph.shrunk(smaller.cut).map_err(candle_core::Error::wrap)?;
-    let sources = teacher.store().to_tensors();
+    let sources = teacher.store().state_dict();
     let source = |name: &str| match sources.get(name) {
         Some(source) => Ok(source),
         None => bail!("the teacher has no tensor {name}"),
@@ -30,7 +29,7 @@ pub fn start_from_teacher(student: &Network, teacher: &Network) -> Result<()> {
         let source = source(name)?;
         Ok::<_, candle_core::Error>((source.dims().to_vec(), source.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?))
     })?;
-    let mut tensors = BTreeMap::new();
+    let mut tensors = StateDict::default();
     for (name, part) in &shrunk.tensors {
         let mut tensor = source(&part.name)?.clone();
         for (axis, channels) in part.axes.iter().enumerate() {
@@ -42,7 +41,7 @@ pub fn start_from_teacher(student: &Network, teacher: &Network) -> Result<()> {
         }
         tensors.insert(name.clone(), tensor);
     }
-    student.store().load_tensors(tensors)
+    student.store().load_state_dict(tensors)
 }
 
 #[cfg(test)]
@@ -79,7 +78,7 @@ mod tests {
     }
 
     fn numbers(network: &Network, name: &str) -> Vec<f32> {
-        network.store().to_tensors()[name].flatten_all().unwrap().to_vec1().unwrap()
+        network.store().state_dict()[name].flatten_all().unwrap().to_vec1().unwrap()
     }
 
     #[test]
@@ -127,7 +126,7 @@ mod tests {
     /// Sets every weight that belongs to a channel that is not kept to zero, so that those channels do nothing.
     fn silence(teacher: &Network, text: &str) {
         let shrunk = teacher.spec().blueprint().unwrap().graph.shrunk(text.parse().unwrap()).unwrap();
-        let tensors = teacher.store().to_tensors();
+        let tensors = teacher.store().state_dict();
         let kept = shrunk
             .largest(|name| {
                 let tensor = &tensors[name];

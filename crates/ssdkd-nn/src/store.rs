@@ -12,6 +12,7 @@ use candle_nn::Init;
 use candle_nn::init::NormalOrUniform;
 use ssdkd_ops as ops;
 
+use crate::StateDict;
 use crate::random::{normal_tensor, stream, uniform_tensor};
 use crate::zoo::Blueprint;
 
@@ -48,7 +49,7 @@ fn check_shape(name: &str, found: Option<&[usize]>, wanted: &[usize]) -> Result<
 }
 
 impl Store {
-    /// Creates an empty store; tensors that models ask for are zeros, to be [loaded](Self::load_tensors).
+    /// Creates an empty store; tensors that models ask for are zeros, to be [loaded](Self::load_state_dict).
     pub fn new(device: &Device) -> Self {
         Self { tensors: Arc::default(), device: device.clone(), seed: None, expected: None }
     }
@@ -154,7 +155,7 @@ impl Store {
 
     /// Returns all tensors by name: a `state_dict`. As PyTorch's, it shares its numbers with the network, so training changes
     /// them; to keep them as they are, take it of a [`deep_clone`](Self::deep_clone).
-    pub fn to_tensors(&self) -> BTreeMap<String, Tensor> {
+    pub fn state_dict(&self) -> StateDict {
         self.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect()
     }
 
@@ -163,7 +164,7 @@ impl Store {
     /// # Errors
     /// If a tensor is missing, left over, of another shape or kind, or not finite; it is named. Nothing is changed then.
     /// A missing `num_batches_tracked` is no error, as in PyTorch: files from before version 0.4.1 lack it.
-    pub fn load_tensors(&self, mut tensors: BTreeMap<String, Tensor>) -> Result<()> {
+    pub fn load_state_dict(&self, mut tensors: StateDict) -> Result<()> {
         let mut ready = Vec::new();
         for (name, var) in self.all() {
             let tensor = tensors.remove(&name);
@@ -257,7 +258,7 @@ mod tests {
     }
 
     fn weight(store: &Store) -> Result<Vec<f32>> {
-        store.to_tensors()["conv.weight"].flatten_all()?.to_vec1()
+        store.state_dict()["conv.weight"].flatten_all()?.to_vec1()
     }
 
     #[test]
@@ -311,14 +312,14 @@ mod tests {
     fn a_running_average_moves_towards_its_source() -> Result<()> {
         let (average, source) = (store(1)?, store(2)?);
         let (before, goal) = (weight(&average)?, weight(&source)?);
-        let count = source.to_tensors()["bn.num_batches_tracked"].clone();
+        let count = source.state_dict()["bn.num_batches_tracked"].clone();
         Var::from_tensor(&source.all()[0].1)?.set(&(count + 7.0)?)?;
         average.move_towards(&source, 0.25)?;
         for ((moved, before), goal) in weight(&average)?.into_iter().zip(before).zip(&goal) {
             assert!((moved - (0.75 * before + 0.25 * goal)).abs() < 1e-6);
         }
         assert_eq!(weight(&source)?, goal, "the source stays");
-        assert_eq!(average.to_tensors()["bn.num_batches_tracked"].to_scalar::<i64>()?, 7);
+        assert_eq!(average.state_dict()["bn.num_batches_tracked"].to_scalar::<i64>()?, 7);
         let other = Store::new(&Device::Cpu);
         assert!(average.move_towards(&other, 0.25).unwrap_err().to_string().contains("one architecture"));
         Ok(())
@@ -340,21 +341,21 @@ mod tests {
     #[test]
     fn counts_may_be_missing() -> Result<()> {
         let (from, into) = (store(1)?, store(2)?);
-        let mut tensors = from.to_tensors();
+        let mut tensors = from.state_dict();
         tensors.remove("bn.num_batches_tracked");
-        into.load_tensors(tensors)?;
+        into.load_state_dict(tensors)?;
         assert_eq!(weight(&into)?, weight(&from)?);
         Ok(())
     }
 
     #[track_caller]
-    fn check_refused(change: impl Fn(&mut BTreeMap<String, Tensor>), parts: &[&str]) {
+    fn check_refused(change: impl Fn(&mut StateDict), parts: &[&str]) {
         let store = store(5).unwrap();
         let before = weight(&store).unwrap();
-        let mut tensors = super::Store::deep_clone(&store).unwrap().to_tensors();
+        let mut tensors = super::Store::deep_clone(&store).unwrap().state_dict();
         tensors.insert("conv.weight".into(), Tensor::zeros((2, 3, 1, 1), DType::F32, &Device::Cpu).unwrap());
         change(&mut tensors);
-        let error = store.load_tensors(tensors).unwrap_err().to_string();
+        let error = store.load_state_dict(tensors).unwrap_err().to_string();
         for part in parts {
             assert!(error.contains(part), "{part:?} is not in {error:?}");
         }

@@ -74,7 +74,7 @@ fn frozen_networks() {
         for _ in 0..20 {
             network.forward(&constant(&seen), Mode::Train).unwrap();
         }
-        let frozen = Network::load(&spec, network.store().to_tensors(), &device).unwrap().frozen();
+        let frozen = Network::load(&spec, network.store().state_dict(), &device).unwrap().frozen();
 
         // As a teacher that labels, and as one that is inverted.
         let plain = |network: &Network| network.forward(&constant(&images), Mode::Eval).unwrap();

@@ -9,7 +9,7 @@ use clap::Parser;
 use serde::{Deserialize, Serialize};
 use ssdkd_data::{BINARY_MASKS, Dataset, Fit, MaskPixels, Split};
 use ssdkd_evaluate::{Evaluation, check_task, evaluate, open_data};
-use ssdkd_nn::{CARD_VERSION, Normalization, OPEN_GPU, Preprocessing, TeacherCard, weights};
+use ssdkd_nn::{CARD_VERSION, Normalization, OPEN_GPU, Preprocessing, TeacherCard};
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{CommonArgs, Progress, StageError, remove_unfinished, signals, write_file};
 
@@ -181,7 +181,7 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
     let mut trainer = fresh()?;
     let description = Description { settings: settings.clone(), data, position: trainer.position() };
     let mut log = Vec::new();
-    match kept.map(|(found, tensors)| trainer.load_state(found.position, tensors)) {
+    match kept.map(|(found, tensors)| trainer.load_state_dict(found.position, tensors)) {
         Some(Ok(())) => {
             log = read_log(&files.log, trainer.position().epoch)?;
             tracing::info!("going on at epoch {}, step {}", trainer.position().epoch + 1, trainer.position().step);
@@ -390,7 +390,10 @@ fn write_teacher(
     origin: &str,
 ) -> Result<(), StageError> {
     let network = trainer.result();
-    let bytes = weights::to_safetensors_bytes(&network.store().to_tensors())
+    let bytes = network
+        .store()
+        .state_dict()
+        .to_safetensors()
         .map_err(|error| StageError::other(Code::Failed, format!("cannot write the weights: {error}")))?;
     let spec = network.spec();
     let card = TeacherCard {

@@ -4,14 +4,12 @@
 //! Which images a step sees, and through which views, is a function of (seed, epoch, step). So the position and the
 //! tensors are the whole state, and training can stop and go on between any two steps.
 
-use std::collections::BTreeMap;
-
 use candle_core::{Device, Result, Tensor, bail};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use ssdkd_data::{Dataset, UNLABELLED};
 use ssdkd_nn::random::stream;
-use ssdkd_nn::{Mode, Network, NetworkSpec, Sgd};
+use ssdkd_nn::{Mode, Network, NetworkSpec, Optimizer, Sgd, StateDict};
 use ssdkd_ops as ops;
 use ssdkd_ops::{CropFlip, Value};
 
@@ -71,9 +69,9 @@ struct Targets {
     weights: Option<Vec<f32>>,
 }
 
-const NETWORK: &str = "network.";
-const OPTIMIZER: &str = "optimizer.";
-const AVERAGE: &str = "average.";
+const NETWORK: &str = "network";
+const OPTIMIZER: &str = "optimizer";
+const AVERAGE: &str = "average";
 
 impl<'a> Trainer<'a> {
     /// Creates a fresh network for `data`.
@@ -93,7 +91,7 @@ impl<'a> Trainer<'a> {
         };
         let network = Network::create(&spec, settings.seed, device)?;
         let average =
-            if settings.ema > 0.0 { Some(Network::load(&spec, network.store().to_tensors(), device)?) } else { None };
+            if settings.ema > 0.0 { Some(Network::load(&spec, network.store().state_dict(), device)?) } else { None };
         let TeachSettings { momentum, weight_decay, nesterov, .. } = *settings;
         let optimizer = Sgd::new(network.store().parameters(), momentum, weight_decay, nesterov)?;
         Ok(Self {
@@ -247,38 +245,31 @@ impl<'a> Trainer<'a> {
     }
 
     /// Returns everything that a later step needs, besides the position.
-    pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
-        let average = self.average.as_ref().map(|network| network.store().to_tensors()).unwrap_or_default();
-        [(NETWORK, self.network.store().to_tensors()), (OPTIMIZER, self.optimizer.state_tensors()), (AVERAGE, average)]
-            .into_iter()
-            .flat_map(|(prefix, tensors)| {
-                tensors.into_iter().map(move |(name, tensor)| (format!("{prefix}{name}"), tensor))
-            })
-            .collect()
+    pub fn state_dict(&self) -> StateDict {
+        let average = self.average.as_ref().map(|network| network.store().state_dict()).unwrap_or_default();
+        StateDict::default()
+            .with(NETWORK, self.network.store().state_dict())
+            .with(OPTIMIZER, self.optimizer.state_dict())
+            .with(AVERAGE, average)
     }
 
     /// Restores a saved state.
     ///
     /// # Errors
     /// If a tensor is missing, left over or of another shape.
-    pub fn load_state(&mut self, position: Position, tensors: BTreeMap<String, Tensor>) -> Result<()> {
+    pub fn load_state_dict(&mut self, position: Position, mut state: StateDict) -> Result<()> {
         if position.epoch > self.settings.epochs || position.step >= self.steps_per_epoch() {
             bail!("it stands at epoch {}, step {}, which this training does not have", position.epoch, position.step);
         }
-        let mut parts = [NETWORK, OPTIMIZER, AVERAGE].map(|prefix| (prefix, BTreeMap::new()));
-        for (name, tensor) in tensors {
-            let part = parts.iter_mut().find_map(|(prefix, part)| Some((name.strip_prefix(*prefix)?, part)));
-            let Some((rest, part)) = part else { bail!("it holds an unknown tensor, {name}") };
-            part.insert(rest.to_string(), tensor);
-        }
-        let [(_, network), (_, optimizer), (_, average)] = parts;
-        self.network.store().load_tensors(network)?;
-        self.optimizer.load_state(optimizer)?;
+        self.network.store().load_state_dict(state.take(NETWORK))?;
+        self.optimizer.load_state_dict(state.take(OPTIMIZER))?;
+        let average = state.take(AVERAGE);
         match &self.average {
-            Some(kept) => kept.store().load_tensors(average)?,
+            Some(kept) => kept.store().load_state_dict(average)?,
             None if average.is_empty() => {}
             None => bail!("it holds a running average of the weights, and none is wanted"),
         }
+        state.finish("it")?;
         // Of a version that counted no pixels.
         let counted = if position.counted == 0 { position.step * self.batch() as u64 } else { position.counted };
         self.position = Position { counted, ..position };
@@ -329,7 +320,7 @@ mod tests {
     }
 
     fn bytes(network: &Network) -> Vec<u8> {
-        ssdkd_nn::weights::to_safetensors_bytes(&network.store().to_tensors()).unwrap()
+        network.store().state_dict().to_safetensors().unwrap()
     }
 
     #[test]
@@ -361,10 +352,10 @@ mod tests {
         let mut parts = Trainer::new(&settings(), &data, &Device::Cpu)?;
         while !whole.is_done() {
             whole.step()?;
-            let state = ssdkd_nn::weights::to_safetensors_bytes(&parts.state_tensors())?;
+            let state = parts.state_dict().to_safetensors()?;
             let position = parts.position();
             parts = Trainer::new(&settings(), &data, &Device::Cpu)?;
-            parts.load_state(position, ssdkd_nn::weights::from_safetensors_bytes(&state, &Device::Cpu)?)?;
+            parts.load_state_dict(position, StateDict::from_safetensors(&state, &Device::Cpu)?)?;
             parts.step()?;
         }
         assert!(parts.is_done());
@@ -412,13 +403,13 @@ mod tests {
     fn a_state_that_does_not_fit_is_refused() -> Result<()> {
         let data = shapes::generate(0, Split::Train, 24);
         let mut trainer = Trainer::new(&settings(), &data, &Device::Cpu)?;
-        let refused = |trainer: &mut Trainer<'_>, position, change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
-            let mut state = trainer.state_tensors();
+        let refused = |trainer: &mut Trainer<'_>, position, change: &dyn Fn(&mut StateDict)| {
+            let mut state = trainer.state_dict();
             for tensor in state.values_mut() {
                 *tensor = tensor.copy().unwrap();
             }
             change(&mut state);
-            trainer.load_state(position, state).unwrap_err().to_string()
+            trainer.load_state_dict(position, state).unwrap_err().to_string()
         };
         let late = Position { epoch: 3, ..Position::default() };
         assert!(refused(&mut trainer, late, &|_| ()).contains("epoch 3"));

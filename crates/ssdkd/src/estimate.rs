@@ -51,7 +51,7 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
             inversion.synthesize(&objective, position)?;
             seconds = start.elapsed().as_secs_f64();
         }
-        state = inversion.state_tensors().values().map(bytes_of).sum::<u64>();
+        state = inversion.state_dict().values().map(bytes_of).sum::<u64>();
         Ok(seconds * invert.steps as f64 / few.steps as f64)
     };
     let (early, late) = (batch(None, None)?, batch(Some(&student), Some(0))?);
@@ -86,7 +86,7 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
     let steps_of_a_pass = distill.steps / distill.passes;
     let distillation_s = f64::from(run.rounds) * (distill.steps as f64 * learn + steps_of_a_pass as f64 * label + look);
     let labelled = if distill.passes > 1 { labels * steps_of_a_pass as u64 } else { 0 };
-    let optimizer = distiller.state_tensors().values().map(bytes_of).sum::<u64>();
+    let optimizer = distiller.state_dict().values().map(bytes_of).sum::<u64>();
 
     let student = student.store().all().iter().map(|(_, tensor)| bytes_of(tensor)).sum::<u64>();
     let state = RoundState { generator: state, student, optimizer };

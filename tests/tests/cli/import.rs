@@ -1,11 +1,11 @@
 //! `ssdkd import`: what it takes of strangers' weights, and what it says.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use ssdkd_nn::{
-    ChannelOrder, Interpolation, Mode, Network, NetworkSpec, Normalization, Preprocessing, Resize, TeacherCard, weights,
+    ChannelOrder, Interpolation, Mode, Network, NetworkSpec, Normalization, Preprocessing, Resize, StateDict,
+    TeacherCard,
 };
 
 use crate::support::{Scratch, workspace};
@@ -26,7 +26,7 @@ fn pictures() -> Vec<Vec<u8>> {
 }
 
 /// Weights of a gray resnet8 that is right about each of the [`pictures`]: its head holds their features.
-fn weights_that_know_the_pictures() -> BTreeMap<String, Tensor> {
+fn weights_that_know_the_pictures() -> StateDict {
     let spec = NetworkSpec {
         architecture: "resnet8".parse().unwrap(),
         classes: CLASSES,
@@ -42,7 +42,7 @@ fn weights_that_know_the_pictures() -> BTreeMap<String, Tensor> {
     let features = features.tensor().clone(); // (K, F)
     // f·f_c − |f_c|²/2 is the largest for the nearest f_c.
     let bias = features.sqr().unwrap().sum(1).unwrap().affine(-50.0, 0.0).unwrap();
-    let mut tensors = network.store().to_tensors();
+    let mut tensors = network.store().state_dict();
     tensors.insert("linear.weight".into(), features.affine(100.0, 0.0).unwrap());
     tensors.insert("linear.bias".into(), bias);
     tensors
@@ -51,7 +51,7 @@ fn weights_that_know_the_pictures() -> BTreeMap<String, Tensor> {
 /// A scratch folder with these weights in `gray.safetensors`.
 fn scratch() -> Scratch {
     let scratch = Scratch::new();
-    scratch.write("gray.safetensors", weights::to_safetensors_bytes(&weights_that_know_the_pictures()).unwrap());
+    scratch.write("gray.safetensors", weights_that_know_the_pictures().to_safetensors().unwrap());
     scratch
 }
 
@@ -281,7 +281,7 @@ fn an_exported_model_comes_back_with_its_card() {
     assert_eq!(card(&scratch, "half.json").mean, [0.5; 3]);
 
     // The card of other weights says nothing about these.
-    scratch.write("gray.safetensors", weights::to_safetensors_bytes(&weights_that_know_the_pictures()).unwrap());
+    scratch.write("gray.safetensors", weights_that_know_the_pictures().to_safetensors().unwrap());
     let text = std::fs::read_to_string(scratch.path("again.json")).unwrap();
     scratch.write("gray.json", text.replace("again.safetensors", "gray.safetensors"));
     let (out, _) = scratch.succeed("ssdkd", &["import", "gray.safetensors", "--out", "new.json", "--size", "16"]);
@@ -291,7 +291,7 @@ fn an_exported_model_comes_back_with_its_card() {
 #[test]
 fn a_network_that_is_not_supported_is_described() {
     let scratch = Scratch::new();
-    let mut tensors = BTreeMap::new();
+    let mut tensors = StateDict::default();
     let mut insert = |name: String, shape: &[usize]| {
         tensors.insert(name, Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap());
     };
@@ -304,7 +304,7 @@ fn a_network_that_is_not_supported_is_described() {
         }
     }
     insert("fc.weight".into(), &[10, 4]);
-    scratch.write("deep.safetensors", weights::to_safetensors_bytes(&tensors).unwrap());
+    scratch.write("deep.safetensors", tensors.to_safetensors().unwrap());
     let err = scratch.fail(
         "ssdkd",
         &["import", "deep.safetensors", "--out", "deep.json"],

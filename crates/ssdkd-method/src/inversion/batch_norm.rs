@@ -25,10 +25,9 @@
 //! to measure in, and counts as right.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 
-use candle_core::{Result, Tensor, bail};
-use ssdkd_nn::Tap;
+use candle_core::{Device, Result, Tensor, bail};
+use ssdkd_nn::{StateDict, Tap};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
@@ -176,7 +175,7 @@ impl BatchNormMomentum {
     }
 
     /// Returns the averages as `mean.0000`, `variance.0000`, …; empty before the first update.
-    pub fn state_tensors(&self) -> BTreeMap<String, Tensor> {
+    pub fn state_dict(&self) -> StateDict {
         let named = |(layer, (mean, variance)): (usize, &(Tensor, Tensor))| {
             [(format!("mean.{layer:04}"), mean.clone()), (format!("variance.{layer:04}"), variance.clone())]
         };
@@ -184,18 +183,20 @@ impl BatchNormMomentum {
     }
 
     /// Restores saved averages. [`loss`](Self::loss) refuses them if they are not this teacher's.
-    pub fn load_state(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    pub fn load_state_dict(&mut self, mut state: StateDict, device: &Device) -> Result<()> {
         let mut averages = Vec::new();
-        while let (Some(mean), Some(variance)) = (
-            tensors.get(&format!("mean.{:04}", averages.len())),
-            tensors.get(&format!("variance.{:04}", averages.len())),
-        ) {
-            averages.push((mean.clone(), variance.clone()));
+        let mut take = |name: String| state.remove(&name).map(|tensor| tensor.to_device(device)).transpose();
+        loop {
+            let layer = averages.len();
+            match (take(format!("mean.{layer:04}"))?, take(format!("variance.{layer:04}"))?) {
+                (Some(mean), Some(variance)) => averages.push((mean, variance)),
+                (None, None) => break,
+                _ => {
+                    bail!("the saved batch-norm averages are incomplete: layer {layer} lacks its mean or its variance")
+                }
+            }
         }
-        if 2 * averages.len() != tensors.len() {
-            let names = tensors.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            bail!("the saved batch-norm averages are incomplete: found {names}");
-        }
+        state.finish("the saved batch-norm averages")?;
         self.averages = if self.rate == 0.0 { Vec::new() } else { averages };
         Ok(())
     }

@@ -13,14 +13,12 @@
 //! is told from all others when it looks like no other: that is what the term rewards. The public code compares features
 //! of several layers and mines hard negatives; here it is the penultimate layer and all negatives \[O\].
 
-use std::collections::BTreeMap;
-
 use candle_core::{Device, Result, Tensor, Var, bail};
 use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::random::stream;
-use ssdkd_nn::{Adam, Draw, Mode, Network, Store};
+use ssdkd_nn::{Adam, Draw, Mode, Network, Optimizer, StateDict, Store};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
@@ -222,38 +220,22 @@ impl Inversion for ContrastiveInversion {
         batch.finish(objective.teacher, &images, targets, loss)
     }
 
-    fn state_tensors(&self) -> BTreeMap<String, Tensor> {
-        let prefixed = |prefix: &str, tensors: BTreeMap<String, Tensor>| {
-            tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect::<Vec<_>>()
-        };
-        let head = prefixed(HEAD, self.head_store.to_tensors());
-        let optimizer = prefixed(OPTIMIZER, self.head_adam.state_tensors());
+    fn state_dict(&self) -> StateDict {
         let memory = self.memory.iter().map(|memory| (MEMORY.to_owned(), memory.clone()));
-        head.into_iter().chain(optimizer).chain(memory).collect()
+        let state = memory.collect::<StateDict>();
+        state.with(HEAD, self.head_store.state_dict()).with(OPTIMIZER, self.head_adam.state_dict())
     }
 
-    fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        let (mut head, mut optimizer) = (BTreeMap::new(), BTreeMap::new());
-        self.memory = None;
-        for (name, tensor) in tensors {
-            let tensor = tensor.to_device(&self.device)?;
-            if let Some(name) = name.strip_prefix(HEAD) {
-                head.insert(name.to_owned(), tensor);
-            } else if let Some(name) = name.strip_prefix(OPTIMIZER) {
-                optimizer.insert(name.to_owned(), tensor);
-            } else if name == MEMORY {
-                self.memory = Some(tensor);
-            } else {
-                bail!("the state of the inversion holds an unknown tensor, {name}");
-            }
-        }
-        self.head_store.load_tensors(head)?;
-        self.head_adam.load_state(optimizer)
+    fn load_state_dict(&mut self, mut state: StateDict) -> Result<()> {
+        self.head_store.load_state_dict(state.take(HEAD))?;
+        self.head_adam.load_state_dict(state.take(OPTIMIZER))?;
+        self.memory = state.remove(MEMORY).map(|memory| memory.to_device(&self.device)).transpose()?;
+        state.finish("the state of the inversion")
     }
 }
 
-const HEAD: &str = "head.";
-const OPTIMIZER: &str = "optimizer.";
+const HEAD: &str = "head";
+const OPTIMIZER: &str = "optimizer";
 const MEMORY: &str = "memory";
 
 #[cfg(test)]
@@ -293,15 +275,15 @@ mod tests {
         make(&mut inversion, 1);
         assert_eq!(inversion.memory.as_ref().unwrap().dims()[0], 10, "the memory is full");
         let copy = |(name, tensor): (String, Tensor)| (name, tensor.copy().unwrap());
-        let state = inversion.state_tensors().into_iter().map(copy).collect::<BTreeMap<_, _>>();
+        let state = inversion.state_dict().into_iter().map(copy).collect::<StateDict>();
         let expected = make(&mut inversion, 2);
         let mut resumed = fresh();
-        resumed.load_state(state.clone()).unwrap();
+        resumed.load_state_dict(state.clone()).unwrap();
         assert_repeated("batch", &make(&mut resumed, 2), &expected);
         assert_ne!(make(&mut fresh(), 2), expected, "the state matters");
         let mut foreign = state;
         foreign.insert("other".into(), formula(1, &[2], 1.0));
-        assert!(fresh().load_state(foreign).unwrap_err().to_string().contains("unknown tensor, other"));
+        assert!(fresh().load_state_dict(foreign).unwrap_err().to_string().contains("unknown tensor, other"));
     }
 
     #[test]

@@ -1,11 +1,9 @@
 //! A generator with its optimizer and state, as the strategies that keep one from batch to batch hold it.
 
-use std::collections::BTreeMap;
-
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor};
 use rand::Rng;
 use ssdkd_nn::random::{normal_tensor, stream};
-use ssdkd_nn::{Adam, Generator, Network, Store};
+use ssdkd_nn::{Adam, Generator, Network, Optimizer, StateDict, Store};
 use ssdkd_ops as ops;
 
 use crate::inversion::batch_norm::BatchNormMomentum;
@@ -106,39 +104,26 @@ impl TrainedGenerator {
         Ok(())
     }
 
-    /// Returns `generator.…`, `optimizer.…`, `batch_norm.…`.
-    pub(crate) fn state_tensors(&self) -> BTreeMap<String, Tensor> {
-        let parts = [
-            (GENERATOR, self.store.to_tensors()),
-            (OPTIMIZER, self.optimizer.state_tensors()),
-            (BATCH_NORM, self.averages.state_tensors()),
-        ];
-        let prefixed = |(prefix, tensors): (&str, BTreeMap<String, Tensor>)| {
-            tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect::<Vec<_>>()
-        };
-        parts.into_iter().flat_map(prefixed).collect()
+    /// Returns the parts `generator`, `optimizer` and `batch_norm`.
+    pub(crate) fn state_dict(&self) -> StateDict {
+        StateDict::default()
+            .with(GENERATOR, self.store.state_dict())
+            .with(OPTIMIZER, self.optimizer.state_dict())
+            .with(BATCH_NORM, self.averages.state_dict())
     }
 
     /// Restores a saved state. The error names what does not fit.
-    pub(crate) fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        let mut parts = [GENERATOR, OPTIMIZER, BATCH_NORM].map(|prefix| (prefix, BTreeMap::new()));
-        for (name, tensor) in tensors {
-            let part = parts.iter_mut().find_map(|(prefix, part)| Some((name.strip_prefix(*prefix)?.to_owned(), part)));
-            match part {
-                Some((name, part)) => part.insert(name, tensor.to_device(self.store.device())?),
-                None => bail!("the generator state holds an unknown tensor, {name}"),
-            };
-        }
-        let [(_, generator), (_, optimizer), (_, averages)] = parts;
-        self.store.load_tensors(generator)?;
-        self.optimizer.load_state(optimizer)?;
-        self.averages.load_state(&averages)
+    pub(crate) fn load_state_dict(&mut self, mut state: StateDict) -> Result<()> {
+        self.store.load_state_dict(state.take(GENERATOR))?;
+        self.optimizer.load_state_dict(state.take(OPTIMIZER))?;
+        self.averages.load_state_dict(state.take(BATCH_NORM), self.store.device())?;
+        state.finish("the generator state")
     }
 }
 
-const GENERATOR: &str = "generator.";
-const OPTIMIZER: &str = "optimizer.";
-const BATCH_NORM: &str = "batch_norm.";
+const GENERATOR: &str = "generator";
+const OPTIMIZER: &str = "optimizer";
+const BATCH_NORM: &str = "batch_norm";
 
 #[cfg(test)]
 mod tests {
@@ -155,14 +140,12 @@ mod tests {
         let (sizes, averages) = (Sizes { inputs: 8, width: 4 }, BatchNormMomentum::of(&LossSettings::NONE));
         let generator = TrainedGenerator::new(sizes, (0.5, 0.999), averages, &network(1), 9, &device()).unwrap();
         let once = ResetSchedule { round: 2, every: 0 };
-        let tensors = || generator.store.deep_clone().unwrap().to_tensors();
+        let tensors = || generator.store.deep_clone().unwrap().state_dict();
         let before = tensors();
         for early in [position(0, None, 0), position(1, Some(0), 0), position(2, Some(1), 1), position(3, Some(2), 0)] {
             generator.reset_if_due(once, early).unwrap();
         }
-        let same = |a: &BTreeMap<String, Tensor>, b: &BTreeMap<String, Tensor>, name: &str| {
-            numbers(&a[name]) == numbers(&b[name])
-        };
+        let same = |a: &StateDict, b: &StateDict, name: &str| numbers(&a[name]) == numbers(&b[name]);
         assert!(same(&before, &tensors(), "l1.0.weight"));
         generator.reset_if_due(once, position(2, Some(1), 0)).unwrap();
         let after = tensors();

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Result, Tensor, Var, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssdkd_nn::{Adam, Mode, Network};
+use ssdkd_nn::{Adam, Mode, Network, Optimizer, StateDict};
 use ssdkd_ops::Value;
 
 use crate::inversion::batch_norm::BatchNormMomentum;
@@ -170,12 +170,12 @@ impl Inversion for MetaGenerator {
         self.batch.finish(objective.teacher, &images, targets, loss)
     }
 
-    fn state_tensors(&self) -> BTreeMap<String, Tensor> {
-        self.generator.state_tensors()
+    fn state_dict(&self) -> StateDict {
+        self.generator.state_dict()
     }
 
-    fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        self.generator.load_state(tensors)
+    fn load_state_dict(&mut self, state: StateDict) -> Result<()> {
+        self.generator.load_state_dict(state)
     }
 }
 

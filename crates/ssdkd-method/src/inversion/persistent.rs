@@ -17,14 +17,12 @@
 //! follow the student's latest mistakes. At small budgets this improved a student far more than the meta-generator did in
 //! the same time: what a small buffer lacks is not better images but newer ones \[O\].
 
-use std::collections::BTreeMap;
-
 use candle_core::{D, Device, Result, Tensor, bail};
 use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::random::{normal_tensor, stream};
-use ssdkd_nn::{Mode, Network};
+use ssdkd_nn::{Mode, Network, Optimizer, StateDict};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
@@ -203,12 +201,12 @@ impl Inversion for PersistentGenerator {
         self.batch.finish(objective.teacher, &images, targets, loss)
     }
 
-    fn state_tensors(&self) -> BTreeMap<String, Tensor> {
-        self.generator.state_tensors()
+    fn state_dict(&self) -> StateDict {
+        self.generator.state_dict()
     }
 
-    fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        self.generator.load_state(tensors)
+    fn load_state_dict(&mut self, state: StateDict) -> Result<()> {
+        self.generator.load_state_dict(state)
     }
 }
 
@@ -346,7 +344,7 @@ mod tests {
             |persistent: &PersistentGenerator| persistent.generator.store.find("l1.0.weight").unwrap().dims()[1];
         assert_eq!((inputs(&trained), inputs(&with_table(50))), (8 + 3, 8 + 3));
         let mut restored = with_table(2);
-        restored.load_state(trained.state_tensors()).unwrap();
+        restored.load_state_dict(trained.state_dict()).unwrap();
         assert_eq!(numbers(&restored.generator.store.find(TABLE).unwrap()), numbers(&after));
     }
 }

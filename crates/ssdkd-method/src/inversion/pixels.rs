@@ -12,13 +12,11 @@
 //! come in \[O\]. Its competition term is a Jensen-Shannon divergence; here it is the adversarial term that all strategies share \[O\].
 //! Each batch starts from noise: there is no state.
 
-use std::collections::BTreeMap;
-
 use candle_core::{Device, Result, Tensor, Var, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::random::normal_tensor;
-use ssdkd_nn::{Adam, Network, NetworkSpec};
+use ssdkd_nn::{Adam, Network, NetworkSpec, Optimizer, StateDict};
 use ssdkd_ops as ops;
 use ssdkd_ops::Value;
 
@@ -124,15 +122,12 @@ impl Inversion for PixelOptimization {
     }
 
     /// Each batch starts from noise, so there is no state.
-    fn state_tensors(&self) -> BTreeMap<String, Tensor> {
-        BTreeMap::new()
+    fn state_dict(&self) -> StateDict {
+        StateDict::default()
     }
 
-    fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        match tensors.keys().next() {
-            Some(name) => bail!("strategy \"pixels\" has no state, but the saved one holds {name}"),
-            None => Ok(()),
-        }
+    fn load_state_dict(&mut self, state: StateDict) -> Result<()> {
+        state.finish("the state of strategy \"pixels\", which has none,")
     }
 }
 

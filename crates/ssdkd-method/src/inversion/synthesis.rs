@@ -1,7 +1,5 @@
 //! One synthesis batch: what every strategy is told, draws and hands back.
 
-use std::collections::BTreeMap;
-
 use candle_core::{Device, Result, Tensor};
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -9,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::random::{normal_tensor, stream};
-use ssdkd_nn::{CropFlipSettings, Network};
+use ssdkd_nn::{CropFlipSettings, Network, StateDict};
 use ssdkd_ops as ops;
 
 use crate::inversion::loss::{Loss, Objective};
@@ -22,10 +20,10 @@ pub trait Inversion {
     fn synthesize(&mut self, objective: &Objective<'_>, position: Position) -> Result<Synthesis>;
 
     /// Returns everything that a later round needs to resume to the same bits.
-    fn state_tensors(&self) -> BTreeMap<String, Tensor>;
+    fn state_dict(&self) -> StateDict;
 
     /// Restores a saved state. The error names what does not fit.
-    fn load_state(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()>;
+    fn load_state_dict(&mut self, tensors: StateDict) -> Result<()>;
 }
 
 /// The settings of a batch that all strategies share.

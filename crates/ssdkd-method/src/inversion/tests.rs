@@ -1,9 +1,7 @@
 //! What holds for all strategies.
 
-use std::collections::BTreeMap;
-
 use candle_core::{DType, Tensor};
-use ssdkd_nn::{CropFlipSettings, Network};
+use ssdkd_nn::{CropFlipSettings, Network, StateDict};
 use ssdkd_ops as ops;
 
 use super::contrastive::ContrastiveSettings;
@@ -68,11 +66,11 @@ fn check_resumes_for(settings: &InvertSettings, teacher: &Network, student: &Net
     let mut inversion = fresh();
     make(&mut *inversion, 0..2);
     let copy = |(name, tensor): (String, Tensor)| (name, tensor.copy().unwrap());
-    let state = inversion.state_tensors().into_iter().map(copy).collect::<BTreeMap<_, _>>();
+    let state = inversion.state_dict().into_iter().map(copy).collect::<StateDict>();
     let expected = make(&mut *inversion, 2..4);
 
     let mut resumed = fresh();
-    resumed.load_state(state.clone()).unwrap();
+    resumed.load_state_dict(state.clone()).unwrap();
     assert_repeated("batches", &make(&mut *resumed, 2..4), &expected);
     let mut restarted = fresh();
     assert_ne!(make(&mut *restarted, 2..4), expected, "the state matters");
@@ -81,11 +79,11 @@ fn check_resumes_for(settings: &InvertSettings, teacher: &Network, student: &Net
     for missing in ["optimizer.l1.0.weight.first", "batch_norm.mean.0001", "generator.l1.0.bias"] {
         let mut state = state.clone();
         assert!(state.remove(missing).is_some(), "{missing}");
-        assert!(fresh().load_state(state).is_err(), "{missing}");
+        assert!(fresh().load_state_dict(state).is_err(), "{missing}");
     }
     let mut state = state;
-    state.insert("student.conv1".into(), teacher.store().to_tensors()["conv1.weight"].clone());
-    assert!(fresh().load_state(state).unwrap_err().to_string().contains("student.conv1"));
+    state.insert("student.conv1".into(), teacher.store().state_dict()["conv1.weight"].clone());
+    assert!(fresh().load_state_dict(state).unwrap_err().to_string().contains("student.conv1"));
 }
 
 #[test]
@@ -111,7 +109,7 @@ fn round_of(settings: &InvertSettings, distilling_round: Option<u32>) -> Vec<f32
     let mut inversion = start(settings, &teacher, 9, &device()).unwrap();
     let batch = |batch| all(&inversion.synthesize(&objective, position(1, distilling_round, batch)).unwrap());
     let made = (0..2).flat_map(batch).collect::<Vec<_>>();
-    let state = inversion.state_tensors();
+    let state = inversion.state_dict();
     let of_state = state.values().flat_map(|tensor| numbers(&tensor.to_dtype(DType::F32).unwrap()));
     made.into_iter().chain(of_state).collect()
 }

@@ -12,13 +12,8 @@ use std::fmt::Write as _;
 use candle_core::{Result, Tensor};
 use safetensors::tensor::View;
 
-/// Returns the bytes of a safetensors file: the same for the same tensors.
-pub fn to_safetensors_bytes(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
-    to_safetensors_bytes_with(tensors, &BTreeMap::new())
-}
-
-/// As [`to_safetensors_bytes`], with texts for the reader, such as `format = pt`, which some programs ask for.
-pub fn to_safetensors_bytes_with(
+/// Returns the bytes of a safetensors file with this metadata: the same for the same tensors.
+pub(crate) fn to_safetensors_bytes(
     tensors: &BTreeMap<String, Tensor>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>> {
@@ -62,7 +57,7 @@ fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String> {
 mod tests {
     use candle_core::{DType, Device};
 
-    use super::{BTreeMap, Result, Tensor, to_safetensors_bytes, to_safetensors_bytes_with};
+    use super::{BTreeMap, Result, Tensor, to_safetensors_bytes};
     use crate::weights::from_safetensors_bytes;
 
     fn tensors() -> Result<BTreeMap<String, Tensor>> {
@@ -80,7 +75,7 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read_back() -> Result<()> {
         let metadata = BTreeMap::from([("format".into(), "pt".into()), ("a".into(), "b".into())]);
-        let bytes = to_safetensors_bytes_with(&tensors()?, &metadata)?;
+        let bytes = to_safetensors_bytes(&tensors()?, &metadata)?;
         let read = from_safetensors_bytes(&bytes, &Device::Cpu)?;
         for (name, tensor) in tensors()? {
             assert_eq!((read[&name].dims(), read[&name].dtype()), (tensor.dims(), tensor.dtype()), "{name}");
@@ -99,7 +94,7 @@ mod tests {
         let same_type = same_type.map(|(name, tensor)| Ok((name.clone(), tensor.contiguous()?)));
         let same_type = same_type.collect::<Result<BTreeMap<_, _>>>()?;
         let reference = safetensors::serialize(same_type.iter(), None).map_err(candle_core::Error::wrap)?;
-        assert_eq!(to_safetensors_bytes(&same_type)?, reference);
+        assert_eq!(to_safetensors_bytes(&same_type, &BTreeMap::new())?, reference);
         Ok(())
     }
 }

@@ -28,7 +28,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use refusal::{Refusal, listed, short};
 use torch::Checkpoint;
 
-pub use encode::{to_safetensors_bytes, to_safetensors_bytes_with};
+pub(crate) use encode::to_safetensors_bytes;
 
 /// Why a weight file cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -246,7 +246,7 @@ fn finish(names: names::Names, mut make: impl FnMut(&str) -> refusal::Result<Ten
 ///
 /// # Errors
 /// If the bytes are no such file, or are cut short.
-pub fn from_safetensors_bytes(bytes: &[u8], device: &Device) -> Result<BTreeMap<String, Tensor>> {
+pub(crate) fn from_safetensors_bytes(bytes: &[u8], device: &Device) -> Result<BTreeMap<String, Tensor>> {
     match candle_core::safetensors::load_buffer(bytes, device) {
         Ok(tensors) => Ok(tensors.into_iter().collect()),
         Err(error) => bail!("its {} bytes are no complete safetensors file: {error}", bytes.len()),

@@ -25,7 +25,7 @@ fn spec(architecture: Architecture) -> NetworkSpec {
 fn tensors(architecture: &str) -> Tensors {
     let network = Network::create(&spec(architecture.parse().unwrap()), 1, &Device::Cpu).unwrap();
     fill(network.store());
-    network.store().to_tensors()
+    network.store().state_dict().into()
 }
 
 /// Logits of the network that the tensors are identified as, after adoption.

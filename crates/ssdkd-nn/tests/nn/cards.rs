@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ssdkd_nn::{
     Architecture, CARD_VERSION, ChannelOrder, Interpolation, Names, Network, Normalization, Preprocessing, Resize,
-    TeacherCard, weights,
+    TeacherCard,
 };
 
 use crate::formula::{formula, numbers};
@@ -40,7 +40,7 @@ impl Model {
             license: None,
         };
         let network = Network::create(&card.spec(), 7, &device()).unwrap();
-        let bytes = weights::to_safetensors_bytes(&network.store().to_tensors()).unwrap();
+        let bytes = network.store().state_dict().to_safetensors().unwrap();
         card.parameters = network.store().num_parameters();
         card.digest = blake3::hash(&bytes).to_hex().to_string();
         let folder = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use ssdkd_graph::write::{OnnxTexts, PythonTexts, to_onnx, to_python, with_folded_norms};
 use ssdkd_graph::{Executor, Graph, Mode, parse};
-use ssdkd_nn::weights;
+use ssdkd_nn::StateDict;
 use ssdkd_ops::Value;
 
 use crate::formula::{close, formula, numbers};
@@ -27,7 +27,7 @@ fn check_with(architecture: &str, [height, width]: [usize; 2], norms: &[&str]) {
     let network = network(architecture, [height, width]);
     for &what in norms {
         let graph = network.spec().blueprint().unwrap().graph;
-        let mut network_written = (graph, network.store().to_tensors());
+        let mut network_written = (graph, BTreeMap::from(network.store().state_dict()));
         if what == "folded" {
             network_written = with_folded_norms(&network_written.0, &network_written.1).unwrap();
         }
@@ -70,7 +70,8 @@ fn leave(name: &str, (graph, tensors): &(Graph, BTreeMap<String, Tensor>), onnx:
     };
     std::fs::write(folder.join("model.onnx"), onnx).unwrap();
     std::fs::write(folder.join("model.py"), to_python(graph, &texts).unwrap()).unwrap();
-    std::fs::write(folder.join("model.safetensors"), weights::to_safetensors_bytes(tensors).unwrap()).unwrap();
+    std::fs::write(folder.join("model.safetensors"), StateDict::from(tensors.clone()).to_safetensors().unwrap())
+        .unwrap();
     candle_core::safetensors::save(io, folder.join("io.safetensors")).unwrap();
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
-use ssdkd_nn::{Adam, Sgd, schedule};
+use ssdkd_nn::{Adam, Optimizer, Sgd, StateDict, schedule};
 use ssdkd_ops::{Gradients, Value};
 
 use crate::formula::{Golden, formula, numbers};
@@ -21,44 +21,22 @@ fn gradients(parameter: &Var, step: u32) -> Gradients {
     Value::leaf(parameter).backward_from(gradient).unwrap()
 }
 
-enum Optimizer {
-    Sgd(Sgd),
-    Adam(Adam),
+/// Returns an optimizer of [`OPTIMIZERS`].
+fn create(name: &str, parameter: &Var) -> Box<dyn Optimizer> {
+    let parameters = vec![("p".to_string(), parameter.clone())];
+    match name {
+        "sgd.plain" => Box::new(Sgd::new(parameters, 0.0, 0.0, false).unwrap()),
+        "sgd.momentum" => Box::new(Sgd::new(parameters, 0.9, 5e-2, false).unwrap()),
+        "sgd.nesterov" => Box::new(Sgd::new(parameters, 0.9, 5e-2, true).unwrap()),
+        "adam.generator" => Box::new(Adam::new(parameters, 0.5, 0.999, 0.0).unwrap()),
+        "adam.decay" => Box::new(Adam::new(parameters, 0.9, 0.999, 0.1).unwrap()),
+        other => panic!("no optimizer {other}"),
+    }
 }
 
-impl Optimizer {
-    fn new(name: &str, parameter: &Var) -> Self {
-        let parameters = vec![("p".to_string(), parameter.clone())];
-        match name {
-            "sgd.plain" => Self::Sgd(Sgd::new(parameters, 0.0, 0.0, false).unwrap()),
-            "sgd.momentum" => Self::Sgd(Sgd::new(parameters, 0.9, 5e-2, false).unwrap()),
-            "sgd.nesterov" => Self::Sgd(Sgd::new(parameters, 0.9, 5e-2, true).unwrap()),
-            "adam.generator" => Self::Adam(Adam::new(parameters, 0.5, 0.999, 0.0).unwrap()),
-            "adam.decay" => Self::Adam(Adam::new(parameters, 0.9, 0.999, 0.1).unwrap()),
-            other => panic!("no optimiser {other}"),
-        }
-    }
-
-    fn step(&mut self, gradients: &Gradients) {
-        match self {
-            Self::Sgd(sgd) => sgd.step(gradients, 0.1).unwrap(),
-            Self::Adam(adam) => adam.step(gradients, 0.05).unwrap(),
-        }
-    }
-
-    fn state(&self) -> BTreeMap<String, Tensor> {
-        match self {
-            Self::Sgd(sgd) => sgd.state_tensors(),
-            Self::Adam(adam) => adam.state_tensors(),
-        }
-    }
-
-    fn load(&mut self, state: BTreeMap<String, Tensor>) -> candle_core::Result<()> {
-        match self {
-            Self::Sgd(sgd) => sgd.load_state(state),
-            Self::Adam(adam) => adam.load_state(state),
-        }
-    }
+/// Returns the learning rate of an optimizer of [`OPTIMIZERS`].
+fn lr(name: &str) -> f64 {
+    if name.starts_with("sgd") { 0.1 } else { 0.05 }
 }
 
 const OPTIMIZERS: [&str; 5] = ["sgd.plain", "sgd.momentum", "sgd.nesterov", "adam.generator", "adam.decay"];
@@ -68,9 +46,9 @@ fn steps_are_those_of_pytorch() {
     let golden = Golden::load();
     for name in OPTIMIZERS {
         let parameter = parameter();
-        let mut optimizer = Optimizer::new(name, &parameter);
+        let mut optimizer = create(name, &parameter);
         for step in 0..5 {
-            optimizer.step(&gradients(&parameter, step));
+            optimizer.step(&gradients(&parameter, step), lr(name)).unwrap();
         }
         golden.check(&format!("optimizer.{name}"), &numbers(&parameter), 1e-5);
     }
@@ -80,23 +58,23 @@ fn steps_are_those_of_pytorch() {
 fn a_restored_optimizer_goes_on_to_the_same_bits() {
     for name in OPTIMIZERS {
         let straight = parameter();
-        let mut optimizer = Optimizer::new(name, &straight);
-        (0..3).for_each(|step| optimizer.step(&gradients(&straight, step)));
+        let mut optimizer = create(name, &straight);
+        (0..3).for_each(|step| optimizer.step(&gradients(&straight, step), lr(name)).unwrap());
 
         // Through bytes, as a run does it, which may be on the CPU still.
-        let bytes = ssdkd_nn::weights::to_safetensors_bytes(&optimizer.state()).unwrap();
+        let bytes = optimizer.state_dict().to_safetensors().unwrap();
         let resumed = Var::from_tensor(&straight.copy().unwrap()).unwrap();
-        let mut restored = Optimizer::new(name, &resumed);
-        restored.load(ssdkd_nn::weights::from_safetensors_bytes(&bytes, &Device::Cpu).unwrap()).unwrap();
+        let mut restored = create(name, &resumed);
+        restored.load_state_dict(StateDict::from_safetensors(&bytes, &Device::Cpu).unwrap()).unwrap();
 
         for step in 3..6 {
-            optimizer.step(&gradients(&straight, step));
-            restored.step(&gradients(&resumed, step));
+            optimizer.step(&gradients(&straight, step), lr(name)).unwrap();
+            restored.step(&gradients(&resumed, step), lr(name)).unwrap();
         }
         assert_eq!(numbers(&straight), numbers(&resumed), "{name}");
-        let mut fresh = Optimizer::new(name, &resumed);
-        fresh.step(&gradients(&resumed, 6));
-        optimizer.step(&gradients(&straight, 6));
+        let mut fresh = create(name, &resumed);
+        fresh.step(&gradients(&resumed, 6), lr(name)).unwrap();
+        optimizer.step(&gradients(&straight, 6), lr(name)).unwrap();
         assert_eq!(name == "sgd.plain", numbers(&straight) == numbers(&resumed), "{name}: the state matters");
     }
 }
@@ -115,17 +93,17 @@ fn gradients_can_be_given_by_name() {
 }
 
 #[track_caller]
-fn check_refused(name: &str, change: impl Fn(&mut BTreeMap<String, Tensor>), message: &str) {
+fn check_refused(name: &str, change: impl Fn(&mut StateDict), message: &str) {
     let parameter = parameter();
-    let mut optimizer = Optimizer::new(name, &parameter);
-    optimizer.step(&gradients(&parameter, 0));
-    let memory = |state: BTreeMap<String, Tensor>| state.into_values().map(|t| t.to_string()).collect::<Vec<_>>();
-    let before = memory(optimizer.state());
-    let mut state = Optimizer::new(name, &parameter).state();
+    let mut optimizer = create(name, &parameter);
+    optimizer.step(&gradients(&parameter, 0), lr(name)).unwrap();
+    let memory = |state: StateDict| state.values().map(ToString::to_string).collect::<Vec<_>>();
+    let before = memory(optimizer.state_dict());
+    let mut state = create(name, &parameter).state_dict();
     change(&mut state);
-    let error = optimizer.load(state).unwrap_err().to_string();
+    let error = optimizer.load_state_dict(state).unwrap_err().to_string();
     assert!(error.contains(message), "{error}");
-    assert_eq!(memory(optimizer.state()), before, "a refused state changes nothing");
+    assert_eq!(memory(optimizer.state_dict()), before, "a refused state changes nothing");
 }
 
 #[test]

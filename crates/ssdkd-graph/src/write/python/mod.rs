@@ -123,7 +123,7 @@ def place(module, path, layer):
 /// Reads the weights.
 const LOAD: &str = r#"
 
-def read_tensors(path):
+def read_state_dict(path):
     """The tensors of a safetensors file by name."""
     data = pathlib.Path(path).read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
@@ -139,7 +139,7 @@ def read_tensors(path):
 
 def load(path=None):
     """The network with its weights, in evaluation mode."""
-    tensors = read_tensors(path or pathlib.Path(__file__).with_name(WEIGHTS))
+    tensors = read_state_dict(path or pathlib.Path(__file__).with_name(WEIGHTS))
     model = Model()
     model.load_state_dict({name: tensors[RENAMED.get(name, name)] for name in model.state_dict()})
     return model.eval()

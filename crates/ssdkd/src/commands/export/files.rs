@@ -1,10 +1,11 @@
 //! The files of an exported model.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result};
 use ssdkd_graph::write::{
     Normalization, OnnxTexts, PythonTexts, to_onnx, to_python, with_folded_norms, with_normalization,
 };
-use ssdkd_nn::weights::to_safetensors_bytes;
 use ssdkd_nn::{CARD_VERSION, ChannelOrder, Network, Preprocessing, TeacherCard};
 
 /// The card of an exported model: it is written last, and says that the others are complete.
@@ -29,9 +30,9 @@ pub struct Choice {
 /// If ONNX or PyTorch has no operation for a node. The error names it.
 pub fn files(mut card: TeacherCard, network: &Network, choice: Choice) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let graph = network.spec().blueprint()?.graph;
-    let tensors = network.store().to_tensors();
+    let tensors = network.store().state_dict();
     // The file of a card may lack counts of batches, or have numbers of 16 bits.
-    let weights = to_safetensors_bytes(&tensors)?;
+    let weights = tensors.to_safetensors()?;
     // A card of version 1 numbered classes that had no names.
     card.class_names = card.names_of_classes().to_vec();
     (card.card_version, card.weights) = (CARD_VERSION, WEIGHTS.into());
@@ -49,7 +50,7 @@ pub fn files(mut card: TeacherCard, network: &Network, choice: Choice) -> Result
     };
     let python = to_python(&graph, &python).context("the network cannot be written for PyTorch")?;
 
-    let mut network = (graph, tensors);
+    let mut network = (graph, BTreeMap::from(tensors));
     if choice.fold {
         network = with_folded_norms(&network.0, &network.1)?;
     }

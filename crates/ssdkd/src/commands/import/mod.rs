@@ -112,7 +112,7 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
     let network =
         Network::load(&card.spec(), tensors.clone(), &Device::Cpu).map_err(|error| damaged(error.to_string()))?;
     card.parameters = network.store().num_parameters();
-    let bytes = weights::to_safetensors_bytes(&network.store().to_tensors())?;
+    let bytes = network.store().state_dict().to_safetensors()?;
     card.digest = blake3::hash(&bytes).to_hex().to_string();
     TeacherCard::parse(card.to_json().as_bytes(), &arguments.out).map_err(|error| damaged(error.to_string()))?;
     let measured = match &arguments.data {
