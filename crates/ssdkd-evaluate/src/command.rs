@@ -9,10 +9,11 @@ use serde::Serialize;
 use ssdkd_data::Split;
 use ssdkd_nn::{Network, OPEN_GPU, TeacherCard};
 use ssdkd_stage::exit::{self, Code};
+use ssdkd_stage::table::{Align, Table};
 use ssdkd_stage::{CommonArgs, Progress, StageError, signals, write_file};
 
 use crate::agreement::{Agreement, compare};
-use crate::evaluation::{Evaluation, evaluate_beside};
+use crate::evaluation::{Evaluation, evaluate_beside, label};
 use crate::inputs::{Model, load_card, load_model, open_data_for, open_unlabeled};
 
 /// Measure a model on real data: accuracy or mean IoU, cross-entropy, confusion matrix, agreement with the teacher
@@ -270,12 +271,11 @@ fn compare_on(
         line("agrees with the teacher", format!("{:.2} %", agreement.agreement * 100.0));
         line("KL(teacher ‖ student)", format!("{:.4}", agreement.kl_divergence));
         let items = if network.rows_per_image() == 1 { "images" } else { "pixels" };
-        writeln!(text, "\n{:<24} {items:>10}", "class, by the teacher").expect("a string grows");
+        let mut classes = Table::new([("class, by the teacher", Align::Left), (items, Align::Right)]);
         for (name, count) in comparison.class_names.iter().zip(&agreement.teacher_counts) {
-            let name = exit::one_line(name).chars().take(24).collect::<String>();
-            writeln!(text, "{name:<24} {count:>10}").expect("a string grows");
+            classes.row([label(name), count.to_string()]);
         }
-        text
+        format!("{text}\n{classes}")
     })
 }
 

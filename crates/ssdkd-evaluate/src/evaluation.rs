@@ -7,6 +7,8 @@ use candle_core::{Result, Tensor, bail};
 use serde::Serialize;
 use ssdkd_data::{Dataset, UNLABELLED};
 use ssdkd_nn::{Architecture, Network, Task, ZooArchitecture};
+use ssdkd_stage::exit;
+use ssdkd_stage::table::{Align, Table};
 
 use crate::confusion;
 
@@ -274,7 +276,7 @@ impl Evaluation {
             line("agrees with the teacher", percent(agreement));
         }
         text.push('\n');
-        self.write_classes(&mut text);
+        text.push_str(&self.classes().to_string());
         let mistakes = self.worst_confusions(5);
         if !mistakes.is_empty() {
             text.push_str("\nmost frequent mistakes\n");
@@ -286,30 +288,32 @@ impl Evaluation {
         text
     }
 
-    /// Accuracy or IoU of each class, with its row of the confusion matrix where that fits a terminal.
-    fn write_classes(&self, text: &mut String) {
+    /// Returns accuracy or IoU of each class, with its row of the confusion matrix where that fits a terminal.
+    fn classes(&self) -> Table {
         const FITS: usize = 12;
-        let name = |class: usize| self.class_names[class].chars().take(14).collect::<String>();
         // Pixels are counted in millions.
         let matrix = self.class_names.len() <= FITS && self.mean_iou.is_none();
-        let heading = if matrix { "  label \\ predicted as" } else { "" };
         let (what, shares) = match self.mean_iou {
             Some(_) => ("IoU", confusion::intersections_over_unions(&self.confusion)),
             None => ("accuracy", self.class_accuracies()),
         };
-        writeln!(text, "{:<14} {what:>9}{heading}", "class").expect("a string grows");
+        let predicted = if matrix { self.class_names.as_slice() } else { &[] };
+        let predicted = predicted.iter().enumerate().map(|(class, _)| format!("as {class}")).collect::<Vec<_>>();
+        let columns = [("class", Align::Left), (what, Align::Right)].into_iter();
+        let mut table = Table::new(columns.chain(predicted.iter().map(|name| (name.as_str(), Align::Right))));
         for (class, accuracy) in shares.into_iter().enumerate() {
             let accuracy = accuracy.map_or("–".into(), |share| format!("{:.2} %", share * 100.0));
-            write!(text, "{:<14} {accuracy:>9}", name(class)).expect("a string grows");
-            if matrix {
-                text.push(' ');
-                for count in &self.confusion[class] {
-                    write!(text, " {count:>5}").expect("a string grows");
-                }
-            }
-            text.push('\n');
+            let counts = if matrix { self.confusion[class].as_slice() } else { &[] };
+            let counts = counts.iter().map(ToString::to_string);
+            table.row([label(&self.class_names[class]), accuracy].into_iter().chain(counts));
         }
+        table
     }
+}
+
+/// Returns the name of a class as it stands in a table.
+pub(crate) fn label(class_name: &str) -> String {
+    exit::one_line(class_name).chars().take(24).collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! - [`lock`]: one writer for each run folder
 //! - [`args`], [`device`], [`exit`], [`signals`]: the common flags, where to compute, how a program ends, how it is asked to stop
 //! - [`machine`]: how much memory and disk there is
-//! - [`progress`], [`logging`]: what it says meanwhile. Stdout carries data only.
+//! - [`progress`], [`logging`], [`table`]: what it says. Stdout carries data only.
 
 pub mod args;
 pub mod atomic;
@@ -26,6 +26,7 @@ pub mod run_folder;
 mod shell;
 pub mod signals;
 mod system;
+pub mod table;
 pub mod verify;
 
 pub use args::{AskArgs, CommonArgs, RunArgs, StageArgs};

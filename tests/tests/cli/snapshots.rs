@@ -12,7 +12,7 @@ const PROGRAMS: [&str; 6] =
 const FILTERS: [(&str, &str); 8] = [
     (r"(?m)^(time|seconds|memory|disk)( +).*$", "$1$2[measured]"),
     (r"(?m)^( +\d+  \w+ +\w+ +\d+) +\d+ +\d+\.\d", "$1 [bytes] [seconds]"),
-    (r"round  stage    state         rows        bytes   seconds", "round  stage    state         rows bytes seconds"),
+    (r"rows +bytes +seconds", "rows bytes seconds"),
     (r"\d+(\.\d+)? ± \d+\.\d+", "[mean] ± [deviation]"),
     (r"\d+(\.\d+)? %", "[percent] %"),
     (r"\d\.\d{3} in (features|pixels)", "[spread] in $1"),

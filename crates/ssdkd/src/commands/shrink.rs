@@ -9,6 +9,7 @@ use ssdkd_context::card_error;
 use ssdkd_graph::Cut;
 use ssdkd_nn::{NetworkSpec, TeacherCard};
 use ssdkd_stage::exit;
+use ssdkd_stage::table::{Align, Table};
 
 /// Arguments of `ssdkd shrink`.
 #[derive(Debug, Args)]
@@ -34,36 +35,41 @@ const PROPOSED: [Cut; 4] = [
 /// Prints the smaller copies.
 pub fn shrink(arguments: &ShrinkArgs) -> Result<()> {
     let card = TeacherCard::load(&arguments.card).map_err(card_error)?;
-    let mut text = String::new();
-    writeln!(text, "{:<28}{:>12}{:>26}", "student.architecture", "parameters", "million multiply-adds")?;
     let whole = card.spec();
-    describe(&mut text, "the network", &whole, &whole)?;
     let sizes = if arguments.sizes.is_empty() { PROPOSED.as_slice() } else { &arguments.sizes };
-    list(&mut text, &whole, sizes)?;
-    Ok(exit::print(&text)?)
+    Ok(exit::print(&list(&whole, sizes)?)?)
 }
 
-/// Adds a line for each of `sizes`: what the copy costs, or why there is none.
-fn list(text: &mut String, whole: &NetworkSpec, sizes: &[Cut]) -> Result<()> {
+/// Returns a table of what each copy costs, and why there is none of some sizes.
+fn list(whole: &NetworkSpec, sizes: &[Cut]) -> Result<String> {
+    let mut table = Table::new([
+        ("student.architecture", Align::Left),
+        ("parameters", Align::Right),
+        ("million multiply-adds", Align::Right),
+        ("share", Align::Right),
+    ]);
+    let all = whole.multiply_adds()?;
+    let mut describe = |name: String, spec: &NetworkSpec| -> Result<()> {
+        let (parameters, cost) = (spec.num_parameters()?, spec.multiply_adds()?);
+        let share = 100.0 * cost as f64 / all.max(1) as f64;
+        table.row([name, parameters.to_string(), format!("{:.1}", cost as f64 / 1e6), format!("{share:.0} %")]);
+        Ok(())
+    };
+    describe("the network".into(), whole)?;
+    let mut missing = String::new();
     for cut in sizes {
         let copy = NetworkSpec { architecture: whole.architecture.cut(*cut), ..whole.clone() };
         match copy.blueprint() {
-            Ok(_) => describe(text, &cut.to_string(), &copy, whole)?,
+            Ok(_) => describe(cut.to_string(), &copy)?,
             Err(error) => {
                 let reason = error.to_string();
                 let reason = reason.split("\nhint").next().unwrap_or_default();
                 let reason = reason.split_once("cannot be built: ").map_or(reason, |(_, reason)| reason);
-                writeln!(text, "{:<28}none: {}", cut.to_string(), exit::plain(reason))?;
+                writeln!(missing, "there is no {cut}: {}", exit::plain(reason))?;
             }
         }
     }
-    Ok(())
-}
-
-fn describe(text: &mut String, name: &str, spec: &NetworkSpec, whole: &NetworkSpec) -> Result<()> {
-    let (parameters, cost, all) = (spec.num_parameters()?, spec.multiply_adds()?, whole.multiply_adds()?);
-    let share = 100.0 * cost as f64 / all.max(1) as f64;
-    Ok(writeln!(text, "{name:<28}{parameters:>12}{:>18.1} ({share:.0} %)", cost as f64 / 1e6)?)
+    Ok(format!("{table}{missing}"))
 }
 
 /// Adds the smaller copies that are proposed for a network, one in a line. Copies that it does not have are left out.

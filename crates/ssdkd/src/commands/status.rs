@@ -8,6 +8,7 @@ use serde::Serialize;
 use ssdkd_context::{Context, Judgement, start_command};
 use ssdkd_shards::Timing;
 use ssdkd_shards::manifest::TIMING_FILE;
+use ssdkd_stage::table::{Align, Table};
 use ssdkd_stage::{RunArgs, RunFolder, State, exit};
 
 use crate::commands::run;
@@ -105,17 +106,17 @@ fn line(run: &RunFolder, Judgement { stage, round, state }: &Judgement) -> Line 
 }
 
 fn table(status: &Status, quiet: bool) -> Result<String> {
-    let mut text = String::new();
-    let shown = status.stages.iter().filter(|line| !quiet || line.state != "fresh");
-    for (index, line) in shown.enumerate() {
-        if index == 0 {
-            writeln!(text, "round  stage    state         rows        bytes   seconds  why")?;
-        }
-        let Line { round, stage, state, why, rows, bytes, seconds } = line;
-        let why = why.join("; ");
-        let row = format!("{round:>5}  {stage:<8} {state:<8} {rows:>9} {bytes:>12} {seconds:>9.1}  {why}");
-        writeln!(text, "{}", row.trim_end())?;
+    use Align::{Left, Right};
+    let headings = ["round", "stage", "state", "rows", "bytes", "seconds", "why"];
+    let mut table = Table::new(headings.into_iter().zip([Right, Left, Left, Right, Right, Right, Left]));
+    let shown = status.stages.iter().filter(|line| !quiet || line.state != "fresh").collect::<Vec<_>>();
+    for Line { round, stage, state, why, rows, bytes, seconds } in &shown {
+        let seconds = format!("{seconds:.1}");
+        let numbers = [rows.to_string(), bytes.to_string(), seconds];
+        let names = [round.to_string(), (*stage).to_string(), (*state).to_string()];
+        table.row(names.into_iter().chain(numbers).chain([why.join("; ")]));
     }
+    let mut text = if shown.is_empty() { String::new() } else { table.to_string() };
     writeln!(text, "{} of {} stages are fresh in {}", status.fresh, status.stages.len(), status.run)?;
     Ok(text)
 }

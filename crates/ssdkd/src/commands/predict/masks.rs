@@ -1,13 +1,13 @@
 //! Masks of a segmentation network as PNG files of class indices.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use image::{GrayImage, ImageFormat};
 use serde::Serialize;
+use ssdkd_stage::table::{Align, Table};
 use ssdkd_stage::{StageError, exit, write_file};
 
 /// Most classes of a mask: its pixels have eight bits.
@@ -101,13 +101,11 @@ fn largest(logits: &[f32]) -> u8 {
 
 /// Returns a line for each image: its file and its mask.
 pub fn table(written: &[Written]) -> String {
-    let width = written.iter().map(|written| written.file.chars().count()).fold(4, usize::max);
-    let mut text = format!("{:width$}  mask\n", "file");
+    let mut table = Table::new([("file", Align::Left), ("mask", Align::Left)]);
     for Written { file, mask } in written {
-        let (file, mask) = (exit::one_line(file), exit::one_line(mask));
-        let _ = writeln!(text, "{file:width$}  {mask}"); // writing to a String cannot fail
+        table.row([exit::one_line(file), exit::one_line(mask)]);
     }
-    text
+    table.to_string()
 }
 
 #[cfg(test)]

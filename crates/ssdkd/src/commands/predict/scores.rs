@@ -1,10 +1,10 @@
 //! What a classifier says of one image, as JSON and as a table.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Serialize;
 use ssdkd_stage::exit::one_line;
+use ssdkd_stage::table::{Align, Table};
 
 /// The prediction for one image.
 #[derive(Debug, Serialize)]
@@ -47,19 +47,15 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
 
 /// Returns a line for each class of each image; the file stands in the first of its lines.
 pub fn table(scores: &[Scores]) -> String {
-    let names = scores.iter().flat_map(|scores| &scores.classes).map(|class| one_line(&class.name).chars().count());
-    let name_width = names.fold("class".len(), usize::max);
-    let file_width = scores.iter().map(|scores| one_line(&scores.file).chars().count()).fold("file".len(), usize::max);
-    let mut text = format!("{:file_width$}  {:name_width$}  probability\n", "file", "class");
+    let columns = [("file", Align::Left), ("class", Align::Left), ("probability", Align::Right)];
+    let mut table = Table::new(columns);
     for Scores { file, classes, .. } in scores {
         for (at, Class { name, probability, .. }) in classes.iter().enumerate() {
             let file = if at == 0 { one_line(file) } else { String::new() };
-            let name = one_line(name);
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{file:file_width$}  {name:name_width$}  {probability:11.4}");
+            table.row([file, one_line(name), format!("{probability:.4}")]);
         }
     }
-    text
+    table.to_string()
 }
 
 #[cfg(test)]
