@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{GraphError, clean};
 use crate::op::{Op, ResizeTo};
-use crate::shape::{Shape, infer};
+use crate::shape::{Shape, TensorSpec, infer};
 
 /// A node of a graph: its position in [`Graph::nodes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,16 +36,6 @@ impl Node {
             _ => &self.inputs,
         }
     }
-}
-
-/// A tensor that nodes use.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TensorSpec {
-    /// Its sizes, as PyTorch stores it.
-    pub shape: Vec<usize>,
-    /// Whether training changes it. Running statistics and constants are not trained.
-    pub trained: bool,
 }
 
 /// A network: what [the nodes](Self::nodes) compute, and which of them are its results.

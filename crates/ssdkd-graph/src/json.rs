@@ -7,8 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 
 use crate::error::{GraphError, clean};
-use crate::graph::{Graph, Node, TensorSpec};
+use crate::graph::{Graph, Node};
 use crate::op::Op;
+use crate::shape::TensorSpec;
 
 /// The version of `graph.json` that this program writes and reads.
 pub const GRAPH_VERSION: u32 = 1;

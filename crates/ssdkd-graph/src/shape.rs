@@ -5,8 +5,19 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::graph::TensorSpec;
+use serde::{Deserialize, Serialize};
+
 use crate::op::{Activation, Conv2d, ConvTranspose2d, Op, Pool, ResizeTo};
+
+/// A tensor that nodes use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorSpec {
+    /// Its sizes, as PyTorch stores it.
+    pub shape: Vec<usize>,
+    /// Whether training changes it. Running statistics and constants are not trained.
+    pub trained: bool,
+}
 
 /// The shape of a value, without the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

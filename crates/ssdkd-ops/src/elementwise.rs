@@ -6,20 +6,8 @@ use rayon::prelude::*;
 
 use crate::simd::SimdPath;
 use crate::value::Value;
-use crate::vectorised::{affine_slice, change, map, map_pairs, pattern, pattern_piece_rows, sum_pairs};
+use crate::vectorised::{affine_slice, map, pattern, pattern_piece_rows, sum_pairs};
 use crate::{device, parallel};
-
-/// `sum += x`, in place on `sum`'s storage, which nothing else may be reading.
-pub(crate) fn add_assign(sum: &Tensor, x: &Tensor) -> Result<()> {
-    on_gpu!(sum => crate::cuda::add_assign(sum, x));
-    change("add_assign", sum, x, |sum, x| sum + x)
-}
-
-/// `a + b`, tensors of the same shape.
-pub(crate) fn add_tensors(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    on_gpu!(a => crate::cuda::add(a, b));
-    map_pairs("add", a, b, |a, b| a + b)
-}
 
 /// `factor · x`.
 pub fn scale(x: &Value, factor: f64) -> Result<Value> {

@@ -19,6 +19,7 @@ pub mod kernels {}
 #[macro_use]
 mod dispatch;
 
+mod accumulate;
 mod activation;
 mod alloc;
 mod arithmetic;

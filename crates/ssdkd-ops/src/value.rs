@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use candle_core::{Result, Tensor, TensorId, bail};
 
-use crate::elementwise;
+use crate::accumulate::{add_assign, add_tensors};
 
 /// A tensor and, where a gradient may be asked for, the operation that made it.
 ///
@@ -227,9 +227,9 @@ impl Walk {
 impl Arrived {
     fn add(&mut self, grad: &Tensor) -> Result<()> {
         if self.owned {
-            elementwise::add_assign(&self.sum, grad)
+            add_assign(&self.sum, grad)
         } else {
-            self.sum = elementwise::add_tensors(&self.sum, grad)?;
+            self.sum = add_tensors(&self.sum, grad)?;
             self.owned = true;
             Ok(())
         }

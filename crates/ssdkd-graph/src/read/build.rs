@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::constant::{Budget, Constant, count};
-use super::frozen::Scale;
+use super::constant::{Budget, Constant, Scale, count};
 use super::meaning::{Dim, Meaning, View, Whole};
 use crate::error::GraphError;
 use crate::graph::{Graph, NodeId};

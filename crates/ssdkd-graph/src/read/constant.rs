@@ -2,8 +2,6 @@
 
 use std::rc::Rc;
 
-use super::frozen::Origin;
-
 /// A tensor of a file, or computed from such: it does not depend on the image.
 #[derive(Debug, Clone)]
 pub(crate) struct Constant {
@@ -23,6 +21,74 @@ pub(crate) enum Numbers {
     All(Rc<Vec<f32>>),
     /// The same number everywhere: no file needs to hold it, and no memory is used for it until a network needs it.
     Fill(f32),
+}
+
+/// How a constant was computed, as far as it may be a part of a normalization.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// variance + eps.
+    Variance(Deviation),
+    /// √(variance + eps).
+    Root(Deviation),
+    /// 1 / √(variance + eps).
+    Inverse(Deviation),
+    /// weight / √(variance + eps).
+    Scale(Rc<Scale>),
+    /// mean · scale.
+    Mean(Constant, Rc<Scale>),
+    /// bias − mean · scale.
+    Shift(Frozen),
+}
+
+/// What a normalization divides by.
+#[derive(Debug, Clone)]
+pub(crate) struct Deviation {
+    pub variance: Constant,
+    pub eps: f64,
+}
+
+/// What it multiplies with.
+#[derive(Debug)]
+pub(crate) struct Scale {
+    pub weight: Constant,
+    pub deviation: Deviation,
+}
+
+/// All of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Frozen {
+    pub bias: Constant,
+    pub mean: Constant,
+    pub scale: Rc<Scale>,
+}
+
+/// A sum, difference, product or quotient.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arithmetic {
+    Add,
+    Sub,
+    Mul,
+    Div,
+}
+
+impl Arithmetic {
+    pub fn of(self, a: f32, b: f32) -> f32 {
+        match self {
+            Self::Add => a + b,
+            Self::Sub => a - b,
+            Self::Mul => a * b,
+            Self::Div => a / b,
+        }
+    }
+
+    pub fn of_whole(self, a: i64, b: i64) -> Option<i64> {
+        match self {
+            Self::Add => a.checked_add(b),
+            Self::Sub => a.checked_sub(b),
+            Self::Mul => a.checked_mul(b),
+            Self::Div => a.checked_div_euclid(b),
+        }
+    }
 }
 
 /// How many numbers may be made from those of a file: bounds the memory that a file can cause.

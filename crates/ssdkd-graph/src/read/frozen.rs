@@ -3,47 +3,7 @@
 
 use std::rc::Rc;
 
-use super::constant::Constant;
-use super::layers::Arithmetic;
-
-/// How a constant was computed, as far as it may be a part of a normalization.
-#[derive(Debug)]
-pub(crate) enum Origin {
-    /// variance + eps.
-    Variance(Deviation),
-    /// √(variance + eps).
-    Root(Deviation),
-    /// 1 / √(variance + eps).
-    Inverse(Deviation),
-    /// weight / √(variance + eps).
-    Scale(Rc<Scale>),
-    /// mean · scale.
-    Mean(Constant, Rc<Scale>),
-    /// bias − mean · scale.
-    Shift(Frozen),
-}
-
-/// What a normalization divides by.
-#[derive(Debug, Clone)]
-pub(crate) struct Deviation {
-    pub variance: Constant,
-    pub eps: f64,
-}
-
-/// What it multiplies with.
-#[derive(Debug)]
-pub(crate) struct Scale {
-    pub weight: Constant,
-    pub deviation: Deviation,
-}
-
-/// All of it.
-#[derive(Debug, Clone)]
-pub(crate) struct Frozen {
-    pub bias: Constant,
-    pub mean: Constant,
-    pub scale: Rc<Scale>,
-}
+use super::constant::{Arithmetic, Constant, Deviation, Frozen, Origin, Scale};
 
 impl Origin {
     /// Of the sum, difference, product or quotient of two constants.

@@ -3,8 +3,7 @@
 use std::rc::Rc;
 
 use super::build::{Builder, Outcome};
-use super::constant::Constant;
-use super::frozen::{Deviation, Origin, Scale};
+use super::constant::{Arithmetic, Constant, Deviation, Origin, Scale};
 use super::meaning::{Dim, Meaning};
 use crate::averages::averages;
 use crate::graph::NodeId;
@@ -29,35 +28,6 @@ pub(crate) struct Norm<'a> {
     pub variance: &'a Constant,
     pub eps: f64,
     pub momentum: f64,
-}
-
-/// A sum, difference, product or quotient.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Arithmetic {
-    Add,
-    Sub,
-    Mul,
-    Div,
-}
-
-impl Arithmetic {
-    fn of(self, a: f32, b: f32) -> f32 {
-        match self {
-            Self::Add => a + b,
-            Self::Sub => a - b,
-            Self::Mul => a * b,
-            Self::Div => a / b,
-        }
-    }
-
-    fn of_whole(self, a: i64, b: i64) -> Option<i64> {
-        match self {
-            Self::Add => a.checked_add(b),
-            Self::Sub => a.checked_sub(b),
-            Self::Mul => a.checked_mul(b),
-            Self::Div => a.checked_div_euclid(b),
-        }
-    }
 }
 
 /// Returns the constant that an argument has to be.

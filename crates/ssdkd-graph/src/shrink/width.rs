@@ -22,9 +22,8 @@ pub(super) struct Narrow {
 impl Narrow {
     /// The network with all of its channels.
     pub(super) fn none(graph: &Graph) -> Self {
-        let whole = |(name, spec): (&String, &crate::graph::TensorSpec)| {
-            (name.clone(), vec![Axis::default(); spec.shape.len()])
-        };
+        let whole =
+            |(name, spec): (&String, &crate::TensorSpec)| (name.clone(), vec![Axis::default(); spec.shape.len()]);
         Self { graph: graph.clone(), axes: graph.tensors().iter().map(whole).collect(), groups: Vec::new() }
     }
 }

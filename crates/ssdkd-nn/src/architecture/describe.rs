@@ -2,10 +2,14 @@
 //!
 //! A network that is not supported must not be called by the name of one that is.
 
+use std::collections::BTreeMap;
+
 use ssdkd_graph::read::EXPORT_HINT;
 
-use super::identify::Shapes;
 use super::zoo::{CIFAR_DEPTHS, WIDE_DEPTHS};
+
+/// Names and shapes of the tensors of a `state_dict`.
+pub(super) type Shapes = BTreeMap<String, Vec<usize>>;
 
 /// Things that a list in an error has.
 const LISTED: usize = 5;

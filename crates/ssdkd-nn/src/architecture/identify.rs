@@ -1,15 +1,10 @@
 //! Identifies a network from the names and shapes of all its tensors.
 
-use std::collections::BTreeMap;
-
 use ssdkd_graph::read::EXPORT_HINT;
 
-use super::describe::{describe, unknown};
+use super::describe::{Shapes, describe, unknown};
 use super::{Architecture, Backbone, Names, Shortcut, Stem, Task, VggHead, ZooArchitecture};
 use crate::zoo::v2_channels;
-
-/// Names and shapes of the tensors of a `state_dict`.
-pub(super) type Shapes = BTreeMap<String, Vec<usize>>;
 
 /// The scores of a segmentation network.
 const PIXEL_HEAD: &str = "score.weight";

@@ -4,7 +4,7 @@
 mod adopt;
 mod describe;
 mod identify;
-mod zoo;
+pub(crate) mod zoo;
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ use ssdkd_graph::{Cut, Graph, GraphError};
 
 pub use adopt::{Adopted, adopt};
 pub use identify::{Identity, identify, identify_as};
-pub use zoo::{Backbone, KNOWN, Names, Shortcut, Stem, VggHead, ZooArchitecture};
+pub use zoo::{Backbone, KNOWN, Names, Shortcut, Stem, Task, VggHead, ZooArchitecture};
 
 use crate::zoo::Blueprint;
 
@@ -55,15 +55,6 @@ pub struct NamedGraph {
     pub name: String,
     /// What it computes.
     pub graph: Graph,
-}
-
-/// What a network puts into classes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Task {
-    /// Each image.
-    Images,
-    /// Each pixel of an image.
-    Pixels,
 }
 
 impl Architecture {

@@ -5,7 +5,14 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Task;
+/// What a network puts into classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Each image.
+    Images,
+    /// Each pixel of an image.
+    Pixels,
+}
 
 /// A network of the zoo, but for the number of classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@ mod entries;
 mod foreign;
 mod modules;
 mod names;
+mod naming;
 mod normalization;
 mod refusal;
 mod reparametrized;
@@ -221,8 +222,8 @@ fn from_checkpoint(bytes: &[u8], path: &Path, choice: &Choice<'_>) -> refusal::R
 }
 
 /// Makes the tensors under their new names, and puts those together that are stored in parts.
-fn finish(names: names::Names, mut make: impl FnMut(&str) -> refusal::Result<Tensor>) -> refusal::Result<Import> {
-    let names::Names { kept, prefix, dropped, mut notices } = names;
+fn finish(names: naming::Names, mut make: impl FnMut(&str) -> refusal::Result<Tensor>) -> refusal::Result<Import> {
+    let naming::Names { kept, prefix, dropped, mut notices } = names;
     let mut tensors = BTreeMap::new();
     for (old, new) in kept {
         tensors.insert(new, make(&old)?);

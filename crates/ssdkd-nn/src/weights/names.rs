@@ -2,21 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::naming::{Item, Names};
 use super::refusal::{Refusal, Result, listed, short};
 use super::wrappers::{MOST_WRAPPERS, groups, strip_common, unwrap};
-
-/// How the tensors of a file are called in the network.
-#[derive(Debug, Default)]
-pub(super) struct Names {
-    /// The new name of each tensor that is kept, by its old one.
-    pub kept: BTreeMap<String, String>,
-    /// What was taken off the front of every name.
-    pub prefix: String,
-    /// Tensors that belong to no network.
-    pub dropped: Vec<String>,
-    /// What else was left out or changed, in sentences.
-    pub notices: Vec<String>,
-}
 
 /// Tensors of tools: the counts of thop and ptflops, the averages of `torch.optim.swa_utils` and of EMA classes, observers of quantization.
 const LITTER: [&str; 13] = [
@@ -36,26 +24,6 @@ const LITTER: [&str; 13] = [
 ];
 
 type Shapes = BTreeMap<String, Vec<usize>>;
-
-/// A tensor that is kept so far.
-pub(super) struct Item<'a> {
-    pub original: &'a str,
-    pub name: String,
-    /// How much of the name has been taken off.
-    pub start: usize,
-    pub shape: &'a [usize],
-}
-
-impl Item<'_> {
-    pub fn rest(&self) -> &str {
-        &self.name[self.start..]
-    }
-
-    /// Returns the part before the first dot, if there is one.
-    pub fn head(&self) -> Option<&str> {
-        self.rest().split_once('.').map(|(head, _)| head)
-    }
-}
 
 /// Finds the names that the tensors have in the network itself. With `prefix`, those alone that begin with it.
 pub(super) fn clean(shapes: &Shapes, prefix: Option<&str>) -> Result<Names> {

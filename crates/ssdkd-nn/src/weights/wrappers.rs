@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::names::{Item, Names};
+use super::naming::{Item, Names};
 use super::refusal::{Refusal, Result, listed, short};
 use super::roles;
 

@@ -7,7 +7,7 @@ use ssdkd_graph::{GraphError, NodeId, Op};
 use super::Blueprint;
 use super::builder::{Builder, Built, Convolution, Draw};
 use super::resnet::{Body, Group, blocks};
-use crate::architecture::{Names, Shortcut, Stem};
+use crate::architecture::zoo::{Names, Shortcut, Stem};
 
 /// Channels of the head.
 const WIDTH: usize = 256;

@@ -19,7 +19,7 @@ pub use builder::Draw;
 pub use generator::Generator;
 pub(crate) use mobilenet::v2_channels;
 
-use crate::architecture::{Backbone, Names, Stem, Task, ZooArchitecture};
+use crate::architecture::zoo::{Backbone, Names, Stem, Task, ZooArchitecture};
 use builder::Builder;
 
 /// A network without its weights: what it computes, what is looked at, and how fresh weights are drawn.

@@ -10,7 +10,7 @@ use ssdkd_graph::op::Activation;
 use ssdkd_graph::{GraphError, NodeId, Op};
 
 use super::builder::{Builder, Built, Convolution, Draw};
-use crate::architecture::{Names, Shortcut, Stem};
+use crate::architecture::zoo::{Names, Shortcut, Stem};
 
 /// A residual network but for its stem.
 pub(super) struct Body<'a> {

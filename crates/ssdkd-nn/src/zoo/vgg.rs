@@ -7,7 +7,7 @@ use ssdkd_graph::op::{Activation, PoolKind};
 use ssdkd_graph::{GraphError, NodeId, Op};
 
 use super::builder::{Builder, Built, Convolution, Draw};
-use crate::architecture::VggHead;
+use crate::architecture::zoo::VggHead;
 
 /// Convolutions of each block, of VGG-11, -13, -16 and -19.
 fn layers(depth: usize) -> [usize; 5] {

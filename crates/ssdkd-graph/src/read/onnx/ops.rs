@@ -7,9 +7,8 @@ use super::layers::{convolution, gemm, pad, pool, resize, slice};
 use super::model::{self, Attribute, Node};
 use crate::op::{Activation, PoolKind};
 use crate::read::build::{Builder, Outcome, normal_axis};
-use crate::read::constant::Constant;
-use crate::read::frozen::Origin;
-use crate::read::layers::{Arithmetic, Norm, constant, optional};
+use crate::read::constant::{Arithmetic, Constant, Origin};
+use crate::read::layers::{Norm, constant, optional};
 use crate::read::meaning::{Dim, MOST_WHOLE, Meaning, Whole};
 
 /// Returns what a node makes. Its second result and the following ones are those of training.

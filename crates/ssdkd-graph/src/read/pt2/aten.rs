@@ -6,9 +6,8 @@ use super::arguments::{Arguments, Value};
 use super::schema::Node;
 use crate::op::{Activation, PoolKind, ResizeMethod, ResizeTo};
 use crate::read::build::Builder;
-use crate::read::constant::Constant;
-use crate::read::frozen::Origin;
-use crate::read::layers::{Arithmetic, Norm, Steps, constant, optional};
+use crate::read::constant::{Arithmetic, Constant, Origin};
+use crate::read::layers::{Norm, Steps, constant, optional};
 use crate::read::meaning::{Dim, Meaning, Whole};
 
 /// Returns the results of a node.
