@@ -9,62 +9,103 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
-use serde_json::json;
-use ssdkd_context::{Context, Outcome, Plan, Program};
-use ssdkd_method::{Diversity, FailedCheck, Member, Modulation, ReplayBuffer};
+use serde::Serialize;
+use ssdkd_context::{Cards, Inputs, Job, Output, Plan, Recipe, Stage};
+use ssdkd_method::{
+    BalanceSettings, ClassPrior, Diversity, Factors, FailedCheck, Member, Modulation, ModulationSettings, ReplayBuffer,
+};
 use ssdkd_nn::Task;
 use ssdkd_shards::{BufferRow, ClassRow, ImageShard};
 
-/// The stage's name: its folder, its section of the recipe, its binary.
-pub const STAGE: &str = "balance";
-/// The stage's program.
-pub const PROGRAM: Program =
-    Program { stage: STAGE, name: env!("CARGO_PKG_NAME"), about: env!("CARGO_PKG_DESCRIPTION") };
+/// The stage.
+pub const STAGE: Stage = Stage {
+    name: "balance",
+    warms_up: true,
+    program: env!("CARGO_PKG_NAME"),
+    about: env!("CARGO_PKG_DESCRIPTION"),
+    plan,
+};
+
 /// Raised by hand when the same recipe gives other results.
 const VERSION: u32 = 3;
 
-/// Takes in round `round`'s images and evicts as many, unless that is done already.
-pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
-    let settings = context.recipe().balance.relevant();
-    let phi = context.recipe().invert.phi;
-    let mut parameters = json!({ "balance": settings, "invert": { "phi": phi } });
-    let prior = &context.recipe().teacher.class_prior;
-    if !prior.is_empty() && (settings.eviction.looks_at_classes() || phi.diversity != Diversity::Off) {
-        parameters["class_prior"] = json!(prior);
-    }
-    let mut plan = Plan::new(STAGE, VERSION, round, parameters).reads("invert", round);
-    if let Some(previous) = round.checked_sub(1) {
-        plan = plan.reads(STAGE, previous);
-        if reads_priorities(context, previous) {
-            plan = plan.reads("sample", previous);
-        }
-    }
-    let Some(mut job) = context.begin(plan)? else { return Ok(Outcome::Fresh) };
+/// What decides the buffer's members, besides the inputs.
+#[derive(Serialize)]
+struct Settings {
+    balance: BalanceSettings,
+    invert: Phi,
+    /// Empty unless it changes something.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    class_prior: Vec<f64>,
+    #[serde(skip)]
+    prior: ClassPrior,
+    #[serde(skip)]
+    round: u32,
+    /// The round whose priorities decide which images leave.
+    #[serde(skip)]
+    priorities: Option<u32>,
+    #[serde(skip)]
+    class_names: Vec<String>,
+    /// All images that the run has made, where the class counts are checked.
+    #[serde(skip)]
+    checked_with: Option<u64>,
+}
 
-    let classes = context.teacher_card().classes;
-    let held = match round.checked_sub(1) {
-        Some(previous) => members_of(context, previous)?,
-        None => Vec::new(),
+#[derive(Serialize)]
+struct Phi {
+    phi: ModulationSettings,
+}
+
+/// Plans the buffer of a round.
+fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
+    let (balance, phi) = (recipe.balance.relevant(), recipe.invert.phi);
+    let previous = round.checked_sub(1);
+    // A buffer that does without priorities does not change with the student.
+    let looks_at_priorities = balance.eviction.looks_at_priorities();
+    let priorities = previous.filter(|&round| looks_at_priorities && recipe.distilling_round(round).is_some());
+    let prior_matters = balance.eviction.looks_at_classes() || phi.diversity != Diversity::Off;
+    // Of pixels, a class may be in every image and the most of none. Before the student trains, a class may still come.
+    let checks = cards.teacher().architecture.task() == Task::Images && recipe.distilling_round(round).is_some();
+    let made = (recipe.invert.batch * recipe.invert.batches) as u64 * u64::from(round + 1);
+    let settings = Settings {
+        balance,
+        invert: Phi { phi },
+        class_prior: if prior_matters { recipe.teacher.class_prior.clone() } else { Vec::new() },
+        prior: cards.class_prior(recipe)?,
+        round,
+        priorities,
+        class_names: cards.teacher().class_labels(),
+        checked_with: checks.then_some(made),
     };
-    let prior = context.class_prior()?;
-    let mut buffer = ReplayBuffer::from_members(settings, classes, held)?.with_prior(prior.clone());
-    let modulation = Modulation::new(phi, &buffer.class_counts()).with_prior(&prior);
-    let new_samples = new_samples(&*context.shard(round)?, &modulation, round);
+    let mut plan = Plan::new(STAGE.output(round), VERSION, recipe.run.seed, settings, execute);
+    plan = plan.reads_images(Output::invert(round));
+    if let Some(previous) = previous {
+        plan = plan.reads(STAGE.output(previous));
+    }
+    Ok(match priorities {
+        Some(round) => plan.reads(Output::sample(round)),
+        None => plan,
+    })
+}
+
+/// Takes in a round's images and evicts as many.
+fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Result<()> {
+    let Settings { balance, invert: Phi { phi }, prior, round, class_names, .. } = settings;
+    let held = members_before(settings, inputs)?;
+    let mut buffer = ReplayBuffer::from_members(balance.clone(), class_names.len(), held)?.with_prior(prior.clone());
+    let modulation = Modulation::new(*phi, &buffer.class_counts()).with_prior(prior);
+    let new_samples = new_samples(&*inputs.shard(*round)?, &modulation, *round);
     let added = new_samples.len();
     let evicted = buffer.insert(new_samples)?.len();
 
     let members = buffer.members().iter().map(to_row).collect::<Vec<_>>();
-    let classes = class_rows(&buffer, &context.teacher_card().class_labels());
+    let classes = class_rows(&buffer, class_names);
     job.metric("members", buffer.len() as f64);
     job.metric("new_samples", added as f64);
     job.metric("evicted", evicted as f64);
     let counts = buffer.class_counts();
-    // Of pixels, a class may be in every image and the most of none. Before the student trains, a class may still come.
-    if context.teacher_card().architecture.task() == Task::Images && context.recipe().distilling_round(round).is_some()
-    {
-        let invert = &context.recipe().invert;
-        let made = (invert.batch * invert.batches) as u64 * u64::from(round + 1);
-        context.report_health(STAGE, round, FailedCheck::of_buffer(&counts, made, &prior))?;
+    if let Some(made) = settings.checked_with {
+        job.report_health(FailedCheck::of_buffer(&counts, made, prior))?;
     }
     job.metric("smallest_class", counts.iter().min().map_or(0.0, |&count| count as f64));
     job.metric("largest_class", counts.iter().max().map_or(0.0, |&count| count as f64));
@@ -72,31 +113,24 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     job.metric("mean_confidence", confidence / buffer.len().max(1) as f64);
     job.write_table("buffer.parquet", &members)?;
     job.write_table("classes.parquet", &classes)?;
-    context.finish(job)?;
-    context.forget_shards_outside(&members);
-    context.collect_shards(round)?;
-    Ok(Outcome::Done)
+    inputs.memory().retain_shards(&members.iter().map(|row| row.birth_round).collect());
+    Ok(())
 }
 
-/// Returns whether the priorities that `sample` left in `round` decide which images leave: a buffer that does without them does not change with
-/// the student.
-fn reads_priorities(context: &Context, round: u32) -> bool {
-    context.recipe().balance.eviction.looks_at_priorities() && context.recipe().distilling_round(round).is_some()
-}
-
-/// Returns the buffer of a round; where they matter, with the priorities that `sample` gave its members since.
-fn members_of(context: &mut Context, round: u32) -> Result<Vec<Member>> {
-    let table = context.buffer(round)?;
+/// Returns the buffer of the round before; where they matter, with the priorities that `sample` gave its members since.
+fn members_before(settings: &Settings, inputs: &Inputs<'_>) -> Result<Vec<Member>> {
+    let Some(previous) = settings.round.checked_sub(1) else { return Ok(Vec::new()) };
+    let table = inputs.buffer(previous)?;
     let mut priorities = HashMap::new();
-    if reads_priorities(context, round) {
-        priorities.extend(context.priorities(round)?.iter().map(|row| (row.sample_id, row.priority)));
+    if let Some(round) = settings.priorities {
+        priorities.extend(inputs.priorities(round)?.iter().map(|row| (row.sample_id, row.priority)));
     }
     let members = table.iter().map(|row| Member {
         sample_id: row.sample_id,
         row: row.row,
         class: row.teacher_class,
         confidence: row.teacher_confidence,
-        factors: ssdkd_method::Factors { diversity: row.diversity, difficulty: row.difficulty },
+        factors: Factors { diversity: row.diversity, difficulty: row.difficulty },
         birth_round: row.birth_round,
         priority: priorities.get(&row.sample_id).copied().unwrap_or(1.0),
     });

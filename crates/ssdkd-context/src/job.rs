@@ -1,69 +1,30 @@
-//! A stage's plan, the check whether it is fresh, and the job that writes its files.
+//! A stage's unfinished output: the files that its execution writes, and its checkpoint.
 
+use std::cell::RefCell;
+use std::mem::Discriminant;
+use std::rc::Rc;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::Value;
+use ssdkd_method::FailedCheck;
 use ssdkd_shards::{Origin, Role, Row, tables};
-use ssdkd_stage::{StageFolder, signals};
+use ssdkd_stage::{FingerprintInput, Progress, RunFolder, StageFolder, logging, signals};
 
-/// How a stage ended.
+use crate::output::Output;
+use crate::recipe::{OnFailedCheck, Recipe};
+
+/// What to do with the checkpoint of an interrupted process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Nothing to do: everything is there.
-    Fresh,
-    /// Rebuilt.
-    Done,
+pub enum Begin {
+    /// Resume from it.
+    Resume,
+    /// Discard it.
+    Restart,
 }
 
-/// What the results of one stage in one round depend on.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    pub(crate) stage: &'static str,
-    pub(crate) version: u32,
-    pub(crate) round: u32,
-    pub(crate) parameters: Value,
-    pub(crate) teacher: bool,
-    pub(crate) inputs: Vec<(&'static str, u32)>,
-    /// The round after whose `balance` the buffer's class counts are read.
-    pub(crate) class_counts: Option<u32>,
-}
-
-impl Plan {
-    /// Stage, its hand-raised version, the round, and the part of the recipe that matters (a JSON object).
-    pub fn new(stage: &'static str, version: u32, round: u32, parameters: Value) -> Self {
-        Self { stage, version, round, parameters, teacher: false, inputs: Vec::new(), class_counts: None }
-    }
-
-    /// One more part of the recipe that matters.
-    #[must_use]
-    pub fn with(mut self, key: &str, value: Value) -> Self {
-        self.parameters[key] = value;
-        self
-    }
-
-    /// Adds that the results depend on the teacher's weights and card.
-    #[must_use]
-    pub fn reads_teacher(mut self) -> Self {
-        self.teacher = true;
-        self
-    }
-
-    /// Adds that the results depend on what `stage` left in `round`.
-    #[must_use]
-    pub fn reads(mut self, stage: &'static str, round: u32) -> Self {
-        self.inputs.push((stage, round));
-        self
-    }
-
-    /// Adds that the results depend on how many members of the buffer are of each class after `balance` of `round`, and on nothing else that
-    /// it left: of another buffer with the same counts they are the same.
-    #[must_use]
-    pub fn reads_class_counts(mut self, round: u32) -> Self {
-        self.class_counts = Some(round);
-        self
-    }
-}
+/// The kinds of failed health checks that the process has warned of.
+pub(crate) type Warned = Rc<RefCell<Vec<Discriminant<FailedCheck>>>>;
 
 /// What work cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -86,32 +47,62 @@ impl Spent {
     }
 }
 
-/// A stage's unfinished output: it is invisible until [`Context::finish`](crate::Context::finish).
+/// A stage's unfinished output. It is invisible until its execution ends.
 pub struct Job {
-    pub(crate) stage: &'static str,
-    pub(crate) round: u32,
-    pub(crate) origin: Origin,
+    pub(crate) output: Output,
+    origin: Origin,
     pub(crate) folder: StageFolder,
     pub(crate) metrics: serde_json::Map<String, Value>,
-    pub(crate) started: Instant,
+    started: Instant,
     pub(crate) started_at: String,
     /// What interrupted processes spent on the state that this one resumes from.
-    pub(crate) before: Spent,
+    before: Spent,
     /// When the last checkpoint was made, or could have been.
-    pub(crate) kept: Instant,
+    kept: Instant,
     /// Seconds between checkpoints.
-    pub(crate) keep_every: f64,
+    keep_every: f64,
+    on_failed_check: OnFailedCheck,
+    warned: Warned,
 }
 
 impl Job {
-    /// Returns the round whose output this is.
-    pub fn round(&self) -> u32 {
-        self.round
+    pub(crate) fn begin(
+        run: &RunFolder,
+        recipe: &Recipe,
+        output: Output,
+        wanted: FingerprintInput,
+        begin: Begin,
+        warned: Warned,
+    ) -> Result<Self> {
+        let origin = Origin { stage: output.stage.into(), fingerprint: wanted.fingerprint() };
+        let folder = StageFolder::begin(run, wanted)?;
+        if begin == Begin::Restart {
+            folder.discard_checkpoint()?;
+        }
+        ssdkd_ops::reset_peak();
+        Ok(Self {
+            output,
+            origin,
+            folder,
+            metrics: serde_json::Map::new(),
+            started: Instant::now(),
+            started_at: logging::now(),
+            before: Spent::default(),
+            kept: Instant::now(),
+            keep_every: recipe.keep.checkpoint,
+            on_failed_check: recipe.run.on_failed_check,
+            warned,
+        })
     }
 
     /// Returns the origin that this job's Parquet files record.
     pub fn origin(&self) -> Origin {
         self.origin.clone()
+    }
+
+    /// Starts a progress bar.
+    pub fn progress(&self, total: u64) -> Progress {
+        Progress::start(self.output.to_string(), total)
     }
 
     /// Writes one table.
@@ -164,9 +155,18 @@ impl Job {
         }
     }
 
-    /// Fails when the user has asked to stop.
-    pub fn check_interrupted(&self) -> Result<()> {
-        Ok(signals::check()?)
+    /// Reports a failed health check: a warning, once in a process for each kind of check. Fails instead if the recipe says so.
+    pub fn report_health(&self, failed: Option<FailedCheck>) -> Result<()> {
+        let Some(failed) = failed else { return Ok(()) };
+        if self.on_failed_check == OnFailedCheck::Stop {
+            bail!("{}: {failed}\nhint: run.on_failed_check = \"warn\" lets the run continue", self.output);
+        }
+        let kind = std::mem::discriminant(&failed);
+        if !self.warned.borrow().contains(&kind) {
+            self.warned.borrow_mut().push(kind);
+            tracing::warn!("{}: {failed}", self.output);
+        }
+        Ok(())
     }
 }
 

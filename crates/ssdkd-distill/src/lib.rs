@@ -10,49 +10,99 @@ mod views;
 use std::rc::Rc;
 
 use anyhow::Result;
-use serde_json::json;
-use ssdkd_context::{Context, Job, Outcome, Plan, Program, Role, STUDENT};
-use ssdkd_method::{Distiller, FailedCheck};
+use serde::Serialize;
+use ssdkd_context::{Cards, Inputs, Job, Output, Plan, Recipe, Role, STUDENT, Stage, StudentSettings, signals};
+use ssdkd_method::{ClassPrior, DistillSettings, Distiller, FailedCheck};
 use ssdkd_nn::Network;
 use ssdkd_shards::{ObservedRow, StepRow};
 
 use crate::views::Views;
 
-/// The stage's name: its folder, its section of the recipe, its binary.
-pub const STAGE: &str = "distill";
-/// The stage's program.
-pub const PROGRAM: Program =
-    Program { stage: STAGE, name: env!("CARGO_PKG_NAME"), about: env!("CARGO_PKG_DESCRIPTION") };
+/// The stage.
+pub const STAGE: Stage = Stage {
+    name: "distill",
+    warms_up: false,
+    program: env!("CARGO_PKG_NAME"),
+    about: env!("CARGO_PKG_DESCRIPTION"),
+    plan,
+};
+
 /// Raised by hand when the same recipe gives other results.
 const VERSION: u32 = 6;
 
 const OPTIMIZER: &str = "optimizer.safetensors";
-/// Where student and optimizer are kept between rounds: together, as the optimizer moves that student's weights.
-const PAIR: &str = "student and optimizer";
 
-/// Trains the student for round `round`, unless that is done already.
-pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
-    let settings = context.recipe().distill.relevant();
-    let rounds = context.recipe().run.rounds;
-    let distilling_round = context.distilling_round(STAGE, round)?;
-    let parameters = json!({ "distill": settings, "run": { "rounds": rounds }, "student": context.recipe().student });
-    let mut plan =
-        Plan::new(STAGE, VERSION, round, parameters).reads_teacher().reads("sample", round).reads("balance", round);
-    if distilling_round > 0 {
-        plan = plan.reads(STAGE, round - 1);
+/// What decides a round's training, besides the inputs.
+#[derive(Serialize)]
+struct Settings {
+    distill: DistillSettings,
+    run: Length,
+    student: StudentSettings,
+    #[serde(skip)]
+    seed: u64,
+    #[serde(skip)]
+    round: u32,
+    /// The index among the distilling rounds.
+    #[serde(skip)]
+    distilling_round: u32,
+    /// For the health check alone.
+    #[serde(skip)]
+    prior: ClassPrior,
+}
+
+#[derive(Serialize)]
+struct Length {
+    rounds: u32,
+}
+
+impl Settings {
+    /// Returns the output that training continues from.
+    fn previous(&self) -> Option<Output> {
+        (self.distilling_round > 0).then(|| STAGE.output(self.round - 1))
     }
-    let Some(mut job) = context.begin(plan)? else { return Ok(Outcome::Fresh) };
 
-    let teacher = context.teacher()?;
-    let total = settings.steps as u64 * u64::from(rounds);
-    let Standing { student, mut distiller, mut steps, mut observed } = standing(context, &mut job, distilling_round)?;
-    let progress = context.progress(STAGE, round, settings.steps as u64);
+    /// Returns the steps of this student in all rounds before.
+    fn steps_before(&self) -> u64 {
+        u64::from(self.distilling_round) * self.distill.steps as u64
+    }
+}
+
+/// Plans the training of a round.
+fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
+    let seed = recipe.run.seed;
+    let settings = Settings {
+        distill: recipe.distill.relevant(),
+        run: Length { rounds: recipe.run.rounds },
+        student: recipe.student.clone(),
+        seed,
+        round,
+        distilling_round: recipe.distilling_round_of(STAGE.name, round)?,
+        prior: cards.class_prior(recipe)?,
+    };
+    let previous = settings.previous();
+    let plan = Plan::new(STAGE.output(round), VERSION, seed, settings, execute)
+        .reads_teacher()
+        .reads(Output::sample(round))
+        .reads_images(Output::balance(round))
+        .reads_student(recipe);
+    Ok(match previous {
+        Some(previous) => plan.reads_state(previous),
+        None => plan,
+    })
+}
+
+/// Trains the student on the images drawn for a round.
+fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Result<()> {
+    let teacher = inputs.teacher()?;
+    let total = settings.distill.steps as u64 * u64::from(settings.run.rounds);
+    let Standing { student, mut distiller, mut steps, mut observed } = standing(settings, inputs, job)?;
+    let progress = job.progress(settings.distill.steps as u64);
     progress.skip(steps.len() as u64);
-    let mut views = Views::new(context, round)?;
-    for index in steps.len()..settings.steps {
-        let (labelled, drawn) = views.of_step(index, context, &distiller, &teacher)?;
+    let mut views = Views::new(settings, inputs)?;
+    for index in steps.len()..settings.distill.steps {
+        let (labelled, drawn) = views.of_step(index, inputs, &distiller, &teacher)?;
         let weights = drawn.iter().map(|draw| draw.weight).collect::<Vec<_>>();
-        let step = u64::from(distilling_round) * settings.steps as u64 + index as u64;
+        let step = settings.steps_before() + index as u64;
         let report = distiller.learn(&student, labelled, Some(&weights), (step, total))?;
         observed.extend(drawn.iter().zip(&report.disagreement).zip(0..).map(|((draw, &kl), slot)| ObservedRow {
             step: index as u32,
@@ -75,24 +125,19 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
         });
         let origin = job.origin();
         job.checkpoint(|| checkpoint::encode(&origin, &student, &distiller, &steps, &observed))?;
-        job.check_interrupted()?;
+        signals::check()?;
     }
     progress.finish();
 
     let mean = |column: fn(&StepRow) -> f32| {
         steps.iter().map(|row| f64::from(column(row))).sum::<f64>() / steps.len().max(1) as f64
     };
-    let before = match distilling_round.checked_sub(1) {
-        Some(_) => context.complete(STAGE, round - 1)?.manifest.metrics.get("loss").and_then(serde_json::Value::as_f64),
-        None => None,
-    };
-    let steps_so_far = u64::from(distilling_round) * settings.steps as u64 + steps.len() as u64;
+    let before = settings.previous().map_or(Ok(None), |previous| inputs.metric(previous, "loss"))?;
+    let steps_so_far = settings.steps_before() + steps.len() as u64;
     let (loss, agreement) = (mean(|row| row.loss), mean(|row| row.agreement));
-    let prior = context.class_prior()?;
     // Most pixels are background: a guess of it is right more often than one in so many classes.
-    let guess = (teacher.rows_per_image() == 1).then(|| prior.largest(teacher.classes()));
-    let failed = FailedCheck::of_student(loss, before, agreement, steps_so_far, guess);
-    context.report_health(STAGE, round, failed)?;
+    let guess = (teacher.rows_per_image() == 1).then(|| settings.prior.largest(teacher.classes()));
+    job.report_health(FailedCheck::of_student(loss, before, agreement, steps_so_far, guess))?;
     job.metric("steps", steps.len() as f64);
     job.metric("loss", loss);
     if steps.iter().any(|row| row.feature_distillation.is_some()) {
@@ -107,10 +152,10 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     let student_digest = job.write(STUDENT, &bytes, None, Role::Data)?;
     let state = distiller.state_dict().to_safetensors()?;
     let state_digest = job.write(OPTIMIZER, &state, None, Role::State)?;
-    context.finish(job)?;
-    context.keep_student(&student_digest, student.clone());
-    context.kept().put(PAIR, &(student_digest + &state_digest), (student, distiller));
-    Ok(Outcome::Done)
+    let memory = inputs.memory();
+    memory.student.put(&student_digest, student.clone());
+    memory.training.put(&(student_digest + &state_digest), (student, distiller));
+    Ok(())
 }
 
 /// How far the training of a round has come.
@@ -122,50 +167,46 @@ struct Standing {
 }
 
 /// Returns where an interrupted process left the round, or else its start.
-fn standing(context: &mut Context, job: &mut Job, distilling_round: u32) -> Result<Standing> {
-    let round = job.round();
+fn standing(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Result<Standing> {
+    let round = settings.round;
     let kept = job.kept()?;
-    let (student, mut distiller) = student_and_optimizer(context, round, distilling_round)?;
+    let (student, mut distiller) = student_and_optimizer(settings, inputs)?;
     let Some(kept) = kept else { return Ok(Standing { student, distiller, steps: vec![], observed: vec![] }) };
     match checkpoint::take_up(&kept, &student, &mut distiller) {
         Ok((steps, observed)) => {
-            tracing::info!(
-                "{STAGE} {round:04}: resumes after step {} of {}",
-                steps.len(),
-                context.recipe().distill.steps
-            );
+            let all = settings.distill.steps;
+            tracing::info!("{} {round:04}: resumes after step {} of {all}", STAGE.name, steps.len());
             Ok(Standing { student, distiller, steps, observed })
         }
         // It is whole and belongs to this work, but has the form of another version.
         Err(error) => {
-            tracing::warn!("{STAGE} {round:04}: restarts, because its checkpoint cannot be used: {error:#}");
+            tracing::warn!("{} {round:04}: restarts, because its checkpoint cannot be used: {error:#}", STAGE.name);
             job.start_over()?;
             // Some of it may have been restored.
-            let (student, distiller) = student_and_optimizer(context, round, distilling_round)?;
+            let (student, distiller) = student_and_optimizer(settings, inputs)?;
             Ok(Standing { student, distiller, steps: vec![], observed: vec![] })
         }
     }
 }
 
-/// Returns the student as the round before left it, or fresh, with its optimizer.
-///
-/// Training changes the student's weights in place, so the cache must not hold it under its old digest.
-fn student_and_optimizer(context: &mut Context, round: u32, distilling_round: u32) -> Result<(Rc<Network>, Distiller)> {
-    let (settings, seed) = (context.recipe().distill.clone(), context.recipe().run.seed);
-    let teacher = context.teacher()?;
-    if distilling_round == 0 {
-        let student = context.release_student_before(round)?;
-        let distiller = Distiller::new(settings, &teacher, &student, seed)?;
-        return Ok((student, distiller));
+/// Returns the student as it is before the round, with its optimizer.
+fn student_and_optimizer(settings: &Settings, inputs: &mut Inputs<'_>) -> Result<(Rc<Network>, Distiller)> {
+    let mut kept = None;
+    if let Some(previous) = settings.previous() {
+        let digest = inputs.digest(previous, STUDENT)? + &inputs.digest(previous, OPTIMIZER)?;
+        kept = inputs.memory().training.take(&digest);
     }
-    let student_digest = context.file_digest(STAGE, round - 1, STUDENT)?;
-    let state_digest = context.file_digest(STAGE, round - 1, OPTIMIZER)?;
-    if let Some(pair) = context.kept().take(PAIR, &(student_digest + &state_digest)) {
-        context.release_student_before(round)?;
-        return Ok(pair);
-    }
-    let student = context.release_student_before(round)?;
-    let mut distiller = Distiller::new(settings, &teacher, &student, seed)?;
-    distiller.load_state_dict(context.read_state_dict(STAGE, round - 1, OPTIMIZER)?)?;
-    Ok((student, distiller))
+    let training = if let Some(training) = kept {
+        training
+    } else {
+        let student = inputs.student()?;
+        let mut distiller = Distiller::new(settings.distill.clone(), &*inputs.teacher()?, &student, settings.seed)?;
+        if let Some(previous) = settings.previous() {
+            distiller.load_state_dict(inputs.state_dict(previous, OPTIMIZER)?)?;
+        }
+        (student, distiller)
+    };
+    // Training changes the weights in place: they must not be kept under the digest of before.
+    inputs.memory().student.clear();
+    Ok(training)
 }

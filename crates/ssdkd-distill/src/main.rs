@@ -6,5 +6,5 @@ use std::process::ExitCode;
 static ALLOCATOR: ssdkd_ops::CachingAllocator = ssdkd_ops::CachingAllocator::new(4 << 30);
 
 fn main() -> ExitCode {
-    ssdkd_context::stage_main(ssdkd_distill::PROGRAM, ssdkd_distill::run)
+    ssdkd_context::stage_main(ssdkd_distill::STAGE)
 }

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, ensure};
-use ssdkd_context::Context;
+use ssdkd_context::Inputs;
 use ssdkd_method::passes::order;
 use ssdkd_method::{Distiller, Labelled};
 use ssdkd_nn::Network;
 use ssdkd_nn::random::stream;
 use ssdkd_shards::DrawRow;
+
+use crate::Settings;
 
 /// All views of one round, in the order of its draws.
 pub(crate) struct Views {
@@ -28,17 +30,17 @@ pub(crate) struct Views {
 
 impl Views {
     /// Of a round's draws and the buffer that they are from; nothing is labeled yet.
-    pub(crate) fn new(context: &mut Context, round: u32) -> Result<Self> {
-        let draws = context.draws(round)?;
-        let buffer = context.buffer(round)?.into_iter();
+    pub(crate) fn new(settings: &Settings, inputs: &Inputs<'_>) -> Result<Self> {
+        let &Settings { ref distill, seed, round, .. } = settings;
+        let draws = inputs.draws(round)?;
+        let buffer = inputs.buffer(round)?.into_iter();
         let places = buffer.map(|row| (row.sample_id, (row.birth_round, row.row))).collect();
-        let (settings, seed) = (&context.recipe().distill, context.recipe().run.seed);
-        let (batch, passes) = (settings.batch, settings.passes);
+        let (batch, passes) = (distill.batch, distill.passes);
         ensure!(
-            draws.len() == settings.draws(),
+            draws.len() == distill.draws(),
             "`sample` of round {round} left {} draws where the steps of a pass take {}\nhint: rerun it with --force",
             draws.len(),
-            settings.draws()
+            distill.draws()
         );
         let parts = vec![None; draws.len() / batch];
         Ok(Self { draws, places, batch, passes, seed, round, parts, all: Vec::new() })
@@ -48,20 +50,20 @@ impl Views {
     pub(crate) fn of_step(
         &mut self,
         step: usize,
-        context: &mut Context,
+        inputs: &mut Inputs<'_>,
         distiller: &Distiller,
         teacher: &Network,
     ) -> Result<(Labelled, Vec<DrawRow>)> {
         let (pass, at) = (step / self.steps_of_a_pass(), step % self.steps_of_a_pass());
         let rows = order(self.draws.len(), self.seed, self.round, pass)[at * self.batch..][..self.batch].to_vec();
         let labelled = if pass == 0 {
-            let labelled = self.label(step, context, distiller, teacher)?;
+            let labelled = self.label(step, inputs, distiller, teacher)?;
             if self.passes > 1 {
                 self.parts[step] = Some(labelled.clone());
             }
             labelled
         } else {
-            self.label_all(context, distiller, teacher)?;
+            self.label_all(inputs, distiller, teacher)?;
             let places = rows.iter().map(|&row| (row as usize / self.batch, row as usize % self.batch));
             Labelled::gather(&self.all, &places.collect::<Vec<_>>())?
         };
@@ -74,16 +76,22 @@ impl Views {
 
     /// All views. Where the round was interrupted, parts are missing; each is labeled as it was, in a batch of its own: then it
     /// has the same bits.
-    fn label_all(&mut self, context: &mut Context, distiller: &Distiller, teacher: &Network) -> Result<()> {
+    fn label_all(&mut self, inputs: &mut Inputs<'_>, distiller: &Distiller, teacher: &Network) -> Result<()> {
         for (at, part) in std::mem::take(&mut self.parts).into_iter().enumerate() {
-            let labelled = part.map_or_else(|| self.label(at, context, distiller, teacher), Ok)?;
+            let labelled = part.map_or_else(|| self.label(at, inputs, distiller, teacher), Ok)?;
             self.all.push(labelled);
         }
         Ok(())
     }
 
     /// Draws and labels the views of step `part` of the first pass.
-    fn label(&self, part: usize, context: &mut Context, distiller: &Distiller, teacher: &Network) -> Result<Labelled> {
+    fn label(
+        &self,
+        part: usize,
+        inputs: &mut Inputs<'_>,
+        distiller: &Distiller,
+        teacher: &Network,
+    ) -> Result<Labelled> {
         let place = |draw: &DrawRow| {
             self.places.get(&draw.sample_id).copied().with_context(|| {
                 format!(
@@ -93,7 +101,7 @@ impl Views {
             })
         };
         let draws = &self.draws[part * self.batch..][..self.batch];
-        let images = context.images(self.round, &draws.iter().map(place).collect::<Result<Vec<_>>>()?)?;
+        let images = inputs.images(self.round, &draws.iter().map(place).collect::<Result<Vec<_>>>()?)?;
         let mut views = stream(self.seed, "distillation views", &[u64::from(self.round), part as u64]);
         Ok(distiller.label(teacher, &images, &mut views)?)
     }

@@ -5,20 +5,25 @@
 //! | teacher; generator of the round before; for φ the class counts of the buffer; after the warm-up, for the adversarial term, the student of the round before | one shard of images with the teacher's labels; the generator and all of its state |
 
 use anyhow::Result;
-use serde_json::{Value, json};
-use ssdkd_context::{Context, Job, Outcome, Plan, Program, Recipe, Role, SHARD, images};
+use serde::{Serialize, Serializer};
+use ssdkd_context::{Cards, Inputs, Job, Plan, Recipe, Role, SHARD, Stage, images, signals};
 use ssdkd_method::inversion::start;
 use ssdkd_method::{
-    Diversity, FailedCheck, ImageFormat, Inversion, InvertSettings, Modulation, Objective, Position, Predictions,
-    Synthesis, Term,
+    ClassPrior, Diversity, FailedCheck, ImageFormat, Inversion, InvertSettings, Modulation, Objective, Position,
+    Predictions, Synthesis, Term,
 };
-use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, PixelFormat, Pixels, SampleRow};
+use ssdkd_nn::TeacherCard;
+use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, Origin, PixelFormat, Pixels, SampleRow};
 
-/// The stage's name: its folder, its section of the recipe, its binary.
-pub const STAGE: &str = "invert";
-/// The stage's program.
-pub const PROGRAM: Program =
-    Program { stage: STAGE, name: env!("CARGO_PKG_NAME"), about: env!("CARGO_PKG_DESCRIPTION") };
+/// The stage.
+pub const STAGE: Stage = Stage {
+    name: "invert",
+    warms_up: true,
+    program: env!("CARGO_PKG_NAME"),
+    about: env!("CARGO_PKG_DESCRIPTION"),
+    plan,
+};
+
 /// Raised by hand when the same recipe gives other results.
 const VERSION: u32 = 3;
 
@@ -27,48 +32,81 @@ const CHECKED_ROUND: u32 = 2;
 
 const GENERATOR: &str = "generator.safetensors";
 
-/// Makes round `round`'s images, unless they are there already.
-pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
-    let distilling_round = context.recipe().distilling_round(round);
-    let settings = context.recipe().invert.relevant(distilling_round);
-    let mut plan = Plan::new(STAGE, VERSION, round, parameters(&settings, context.recipe())).reads_teacher();
-    if let Some(previous) = round.checked_sub(1) {
-        plan = plan.reads(STAGE, previous);
-        if settings.phi.diversity != Diversity::Off {
-            plan = plan.reads_class_counts(previous);
-        }
-    }
-    let looks_at_student = settings.looks_at_student(distilling_round);
-    if looks_at_student {
-        plan = match distilling_round {
-            Some(1..) => plan.reads("distill", round - 1),
-            _ => plan.with("student", json!(context.recipe().student)),
-        };
-    }
-    let Some(mut job) = context.begin(plan)? else { return Ok(Outcome::Fresh) };
+/// What decides a round's images, besides the inputs.
+#[derive(Serialize)]
+struct Settings {
+    /// Those that change something in this round.
+    #[serde(serialize_with = "fingerprint")]
+    invert: InvertSettings,
+    /// Empty unless it changes the images.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    class_prior: Vec<f64>,
+    /// All settings: the generator outlives this round.
+    #[serde(skip)]
+    generator: InvertSettings,
+    #[serde(skip)]
+    prior: ClassPrior,
+    #[serde(skip)]
+    position: Position,
+    #[serde(skip)]
+    looks_at_student: bool,
+    /// The round whose class counts φ looks at.
+    #[serde(skip)]
+    class_counts: Option<u32>,
+    #[serde(skip)]
+    checks_terms: bool,
+}
 
-    let teacher = context.teacher()?;
-    let student = looks_at_student.then(|| context.student_before(round)).transpose()?;
-    let class_counts = match round.checked_sub(1) {
-        Some(previous) if settings.phi.diversity != Diversity::Off => context.class_counts(previous)?,
-        _ => Vec::new(),
+fn fingerprint<S: Serializer>(settings: &InvertSettings, serializer: S) -> Result<S::Ok, S::Error> {
+    settings.fingerprint().serialize(serializer)
+}
+
+/// Plans the images of a round.
+fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
+    let (seed, distilling_round) = (recipe.run.seed, recipe.distilling_round(round));
+    let invert = recipe.invert.relevant(distilling_round);
+    let looks_at_student = invert.looks_at_student(distilling_round);
+    let previous = round.checked_sub(1);
+    let class_counts = previous.filter(|_| invert.phi.diversity != Diversity::Off);
+    let settings = Settings {
+        class_prior: if invert.looks_at_prior() { recipe.teacher.class_prior.clone() } else { Vec::new() },
+        invert,
+        generator: recipe.invert.clone(),
+        prior: cards.class_prior(recipe)?,
+        position: Position { seed, round, distilling_round, batch: 0 },
+        looks_at_student,
+        class_counts,
+        checks_terms: round == CHECKED_ROUND.min(recipe.total_rounds() - 1),
     };
-    let prior = context.class_prior()?;
-    let modulation = Modulation::new(settings.phi, &class_counts).with_prior(&prior);
-    let seed = context.recipe().run.seed;
-    let mut inversion = generator_before(context, round)?;
+    let mut plan = Plan::new(STAGE.output(round), VERSION, seed, settings, execute).reads_teacher();
+    if let Some(previous) = previous {
+        plan = plan.reads_state(STAGE.output(previous));
+    }
+    if let Some(round) = class_counts {
+        plan = plan.reads_class_counts(round);
+    }
+    Ok(if looks_at_student { plan.reads_student(recipe) } else { plan })
+}
 
-    let mut batches = Vec::with_capacity(settings.batches);
-    let interrupt = || job.check_interrupted().map_err(candle_core::Error::msg);
-    let objective = Objective::new(settings.loss, &teacher, student.as_deref(), &modulation)
-        .with_prior(&prior)
+/// Makes the images of a round.
+fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Result<()> {
+    let Settings { invert, prior, position, .. } = settings;
+    let (teacher, card) = (inputs.teacher()?, inputs.teacher_card()?);
+    let student = settings.looks_at_student.then(|| inputs.student()).transpose()?;
+    let class_counts = settings.class_counts.map_or(Ok(Vec::new()), |round| inputs.class_counts(round))?;
+    let modulation = Modulation::new(invert.phi, &class_counts).with_prior(prior);
+    let mut inversion = generator_before(settings, inputs)?;
+
+    let mut batches = Vec::with_capacity(invert.batches);
+    let interrupt = || signals::check().map_err(candle_core::Error::msg);
+    let objective = Objective::new(invert.loss, &teacher, student.as_deref(), &modulation)
+        .with_prior(prior)
         .interruptible(&interrupt);
-    let progress = context.progress(STAGE, round, settings.batches as u64);
-    for batch in 0..settings.batches as u32 {
-        let position = Position { seed, round, distilling_round, batch };
-        let made = inversion.synthesize(&objective, position);
+    let progress = job.progress(invert.batches as u64);
+    for batch in 0..invert.batches as u32 {
+        let made = inversion.synthesize(&objective, Position { batch, ..*position });
         // A request to stop passes through candle's error type: it is looked at here, for the right exit code.
-        job.check_interrupted()?;
+        signals::check()?;
         let made = made?;
         progress.advance(1, || {
             let terms = made.loss.terms().iter().map(|(term, value)| format!("{} {value:.2}", term.name()));
@@ -78,35 +116,24 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     }
     progress.finish();
 
-    let shard = shard(&batches, settings.image_format, &job, context)?;
+    let shard = shard(&batches, invert.image_format, position.round, job.origin(), &card)?;
     let confidences = shard.samples.iter().map(|row| row.teacher_confidence).collect::<Vec<_>>();
-    let classes = context.teacher_card().classes;
-    context.report_health(STAGE, round, FailedCheck::of_images(&shard.pixels.to_unit(), &confidences, classes))?;
+    job.report_health(FailedCheck::of_images(&shard.pixels.to_unit(), &confidences, card.classes))?;
     let terms = mean_terms(&batches);
-    if round == CHECKED_ROUND.min(context.recipe().total_rounds() - 1) {
-        let failed = FailedCheck::of_terms(&terms, &settings.loss, classes, right(&shard.samples));
-        context.report_health(STAGE, round, failed)?;
+    if settings.checks_terms {
+        job.report_health(FailedCheck::of_terms(&terms, &invert.loss, card.classes, right(&shard.samples)))?;
     }
     job.metric("images", shard.samples.len() as f64);
     for (term, value) in terms {
         job.metric(&format!("loss_{}", term.name()), value);
     }
     job.metric("loss", mean(&batches.iter().map(|made| made.loss.total).collect::<Vec<_>>()));
-    job.write(SHARD, &shard.encode()?, Some(shard.samples.len() as u64), Role::Shard)?;
+    let digest = job.write(SHARD, &shard.encode()?, Some(shard.samples.len() as u64), Role::Shard)?;
+    inputs.memory().keep_made(position.round, &digest, shard);
     let state = inversion.state_dict().to_safetensors()?;
     let digest = job.write(GENERATOR, &state, None, Role::State)?;
-    context.finish(job)?;
-    context.kept().put("generator", &digest, inversion);
-    Ok(Outcome::Done)
-}
-
-/// Returns the settings that determine a round's images, besides its inputs. A prior is there only if it changes them.
-fn parameters(settings: &InvertSettings, recipe: &Recipe) -> Value {
-    let mut parameters = json!({ "invert": settings.fingerprint() });
-    if !recipe.teacher.class_prior.is_empty() && settings.looks_at_prior() {
-        parameters["class_prior"] = json!(recipe.teacher.class_prior);
-    }
-    parameters
+    inputs.memory().generator.put(&digest, inversion);
+    Ok(())
 }
 
 /// Returns the mean of every term that was computed, before its factor.
@@ -125,32 +152,36 @@ fn right(samples: &[SampleRow]) -> f64 {
 }
 
 /// Returns the generator that the round before left, or a fresh one.
-fn generator_before(context: &mut Context, round: u32) -> Result<Box<dyn Inversion>> {
-    let settings = context.recipe().invert.clone();
-    let seed = context.recipe().run.seed;
-    let (teacher, device) = (context.teacher()?, context.device()?.clone());
-    let Some(previous) = round.checked_sub(1) else {
-        return Ok(start(&settings, &teacher, seed, &device)?);
-    };
-    let digest = context.file_digest(STAGE, previous, GENERATOR)?;
-    if let Some(kept) = context.kept().take("generator", &digest) {
+fn generator_before(settings: &Settings, inputs: &mut Inputs<'_>) -> Result<Box<dyn Inversion>> {
+    let Position { seed, round, .. } = settings.position;
+    let (teacher, device) = (inputs.teacher()?, inputs.device()?);
+    let start = || start(&settings.generator, &teacher, seed, &device);
+    let Some(previous) = round.checked_sub(1) else { return Ok(start()?) };
+    let previous = STAGE.output(previous);
+    let digest = inputs.digest(previous, GENERATOR)?;
+    if let Some(kept) = inputs.memory().generator.take(&digest) {
         return Ok(kept);
     }
-    let mut inversion = start(&settings, &teacher, seed, &device)?;
-    inversion.load_state_dict(context.read_state_dict(STAGE, previous, GENERATOR)?)?;
+    let mut inversion = start()?;
+    inversion.load_state_dict(inputs.state_dict(previous, GENERATOR)?)?;
     Ok(inversion)
 }
 
 /// One shard of all batches, in order.
-fn shard(batches: &[Synthesis], format: ImageFormat, job: &Job, context: &mut Context) -> Result<ImageShard> {
-    let teacher = context.teacher_card();
+fn shard(
+    batches: &[Synthesis],
+    format: ImageFormat,
+    round: u32,
+    origin: Origin,
+    teacher: &TeacherCard,
+) -> Result<ImageShard> {
     let (mut samples, mut values, mut teacher_logits, mut masks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for made in batches {
         let Predictions { classes, confidences, logits, pixels } = &made.predictions;
         for ((&target, &teacher_class), &teacher_confidence) in made.targets.iter().zip(classes).zip(confidences) {
             let mut row = SampleRow {
                 // Unique in a run: a round makes fewer than 2³² images.
-                sample_id: (u64::from(job.round()) << 32) | samples.len() as u64,
+                sample_id: (u64::from(round) << 32) | samples.len() as u64,
                 target,
                 teacher_class,
                 teacher_confidence,
@@ -163,7 +194,7 @@ fn shard(batches: &[Synthesis], format: ImageFormat, job: &Job, context: &mut Co
                 loss_l2: None,
                 loss_contrastive: None,
                 loss_total: made.loss.total,
-                round: job.round(),
+                round,
             };
             for &(term, value) in made.loss.terms() {
                 *column(&mut row, term) = Some(value);
@@ -180,7 +211,7 @@ fn shard(batches: &[Synthesis], format: ImageFormat, job: &Job, context: &mut Co
     };
     let (mean, std) = teacher.preprocessing.normalization_of_rgb(&teacher.mean, &teacher.std);
     let info = ImageInfo {
-        origin: job.origin(),
+        origin,
         shape: teacher.input,
         normalisation: Normalisation { mean, std },
         class_names: teacher.class_labels(),

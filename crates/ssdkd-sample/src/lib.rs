@@ -7,73 +7,126 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
-use serde_json::json;
-use ssdkd_context::{Context, Outcome, Plan, Program};
+use serde::Serialize;
+use ssdkd_context::{Cards, Inputs, Job, Output, Plan, Recipe, Stage};
 use ssdkd_method::distillation::disagreement;
 use ssdkd_method::priority::{Cumulative, prioritise};
-use ssdkd_method::{DistillSettings, NewSamplePriority};
+use ssdkd_method::{NewSamplePriority, SampleSettings};
 use ssdkd_nn::Task;
 use ssdkd_nn::random::stream;
 use ssdkd_shards::{BufferRow, DrawRow, PriorityRow};
 
-/// The stage's name: its folder, its section of the recipe, its binary.
-pub const STAGE: &str = "sample";
-/// The stage's program.
-pub const PROGRAM: Program =
-    Program { stage: STAGE, name: env!("CARGO_PKG_NAME"), about: env!("CARGO_PKG_DESCRIPTION") };
+/// The stage.
+pub const STAGE: Stage = Stage {
+    name: "sample",
+    warms_up: false,
+    program: env!("CARGO_PKG_NAME"),
+    about: env!("CARGO_PKG_DESCRIPTION"),
+    plan,
+};
+
 /// Raised by hand when the same recipe gives other results.
 const VERSION: u32 = 3;
 
 /// Images in one pass of the student over the buffer.
 const MEASURING_BATCH: usize = 256;
 
-/// Draws what the student will see in round `round`, unless that is done already.
-pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
-    let settings = context.recipe().sample.relevant();
-    let DistillSettings { steps, batch, passes, .. } = context.recipe().distill;
-    let (rounds, new_sample_priority) = (context.recipe().run.rounds, context.recipe().balance.new_sample_priority);
-    let distilling_round = context.distilling_round(STAGE, round)?;
-    let parameters = json!({
-        "sample": settings,
-        "balance": { "new_sample_priority": new_sample_priority },
-        "distill": { "steps": steps, "batch": batch, "passes": passes },
-    });
-    let mut plan = Plan::new(STAGE, VERSION, round, parameters).reads("balance", round);
-    if settings.enabled {
-        plan = plan.with("run", json!({ "rounds": rounds })); // β
-    }
-    if distilling_round > 0 {
-        plan = plan.reads(STAGE, round - 1).reads("distill", round - 1);
-    } else if settings.needs_measuring() {
-        plan = plan.with("student", json!(context.recipe().student));
-    }
-    if settings.needs_measuring() && context.teacher_card().architecture.task() == Task::Pixels {
-        plan = plan.reads_teacher();
-    }
-    let Some(mut job) = context.begin(plan)? else { return Ok(Outcome::Fresh) };
+/// What decides a round's draws, besides the inputs.
+#[derive(Serialize)]
+struct Settings {
+    sample: SampleSettings,
+    balance: NewSamples,
+    distill: Draws,
+    /// For β.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<Length>,
+    #[serde(skip)]
+    seed: u64,
+    #[serde(skip)]
+    round: u32,
+    /// The index among the distilling rounds.
+    #[serde(skip)]
+    distilling_round: u32,
+}
 
-    let table = context.buffer(round)?;
-    let disagreements = if settings.needs_measuring() {
-        measure(context, &table, round)?.into_iter().map(Some).collect()
-    } else if distilling_round > 0 {
-        observed(context, &table, round - 1)?
+#[derive(Serialize)]
+struct NewSamples {
+    new_sample_priority: NewSamplePriority,
+}
+
+#[derive(Serialize)]
+struct Draws {
+    steps: usize,
+    batch: usize,
+    passes: usize,
+}
+
+#[derive(Serialize)]
+struct Length {
+    rounds: u32,
+}
+
+impl Settings {
+    /// Returns the round whose priorities and observations count.
+    fn previous(&self) -> Option<u32> {
+        (self.distilling_round > 0).then(|| self.round - 1)
+    }
+}
+
+/// Plans the draws of a round.
+fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
+    let sample = recipe.sample.relevant();
+    let (seed, distill) = (recipe.run.seed, &recipe.distill);
+    let measures = sample.needs_measuring();
+    let settings = Settings {
+        run: sample.enabled.then_some(Length { rounds: recipe.run.rounds }),
+        sample,
+        balance: NewSamples { new_sample_priority: recipe.balance.new_sample_priority },
+        distill: Draws { steps: distill.steps, batch: distill.batch, passes: distill.passes },
+        seed,
+        round,
+        distilling_round: recipe.distilling_round_of(STAGE.name, round)?,
+    };
+    let previous = settings.previous();
+    let mut plan = Plan::new(STAGE.output(round), VERSION, seed, settings, execute).reads(Output::balance(round));
+    if let Some(previous) = previous {
+        plan = plan.reads(STAGE.output(previous)).reads(Output::distill(previous));
+    }
+    if measures {
+        plan = plan.reads_images(Output::balance(round)).reads_student(recipe);
+        if cards.teacher().architecture.task() == Task::Pixels {
+            plan = plan.reads_teacher();
+        }
+    }
+    Ok(plan)
+}
+
+/// Draws what the student will see in a round.
+fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Result<()> {
+    let &Settings { ref sample, distill: Draws { steps, batch, passes }, seed, round, distilling_round, .. } = settings;
+    let table = inputs.buffer(round)?;
+    let previous = settings.previous();
+    let disagreements = if sample.needs_measuring() {
+        measure(round, &table, inputs, job)?.into_iter().map(Some).collect()
+    } else if let Some(previous) = previous {
+        observed(previous, &table, inputs)?
     } else {
         vec![None; table.len()]
     };
-    let before = if distilling_round > 0 { context.priorities(round - 1)? } else { Vec::new() };
-    let previous = previous(&table, &before, new_sample_priority);
-    let members = prioritise(&settings, settings.beta(distilling_round, rounds), &previous, &disagreements)?;
+    let before = previous.map_or(Ok(Vec::new()), |round| inputs.priorities(round))?;
+    let before = priorities_before(&table, &before, settings.balance.new_sample_priority);
+    let beta = settings.run.as_ref().map_or(sample.beta_end, |run| sample.beta(distilling_round, run.rounds));
+    let members = prioritise(sample, beta, &before, &disagreements)?;
 
-    let seed = context.recipe().run.seed;
     let cumulative = Cumulative::new(&members);
-    let mut draws = Vec::with_capacity(context.recipe().distill.draws());
+    let mut draws = Vec::with_capacity(steps / passes * batch);
     for step in 0..steps / passes {
         let drawn = cumulative.draw(batch, &mut stream(seed, "draws", &[u64::from(round), step as u64]));
         draws.extend(drawn.into_iter().enumerate().map(|(slot, member)| DrawRow {
             step: step as u32,
             slot: slot as u32,
             sample_id: table[member].sample_id,
-            weight: if settings.weight_loss { members[member].weight as f32 } else { 1.0 },
+            weight: if sample.weight_loss { members[member].weight as f32 } else { 1.0 },
         }));
     }
 
@@ -93,12 +146,11 @@ pub fn run(context: &mut Context, round: u32) -> Result<Outcome> {
     job.metric("effective_samples", 1.0 / members.iter().map(|member| member.probability.powi(2)).sum::<f64>());
     job.write_table("priorities.parquet", &priorities)?;
     job.write_table("draws.parquet", &draws)?;
-    context.finish(job)?;
-    Ok(Outcome::Done)
+    Ok(())
 }
 
 /// Priority and weight of every member so far: what the round `before` gave it, or those of a new sample.
-fn previous(members: &[BufferRow], before: &[PriorityRow], of_new: NewSamplePriority) -> Vec<(f64, f64)> {
+fn priorities_before(members: &[BufferRow], before: &[PriorityRow], of_new: NewSamplePriority) -> Vec<(f64, f64)> {
     let new = (of_new.priority(before.iter().map(|row| row.priority)), 1.0);
     let known = before.iter().map(|row| (row.sample_id, (row.priority, row.weight))).collect::<HashMap<_, _>>();
     members.iter().map(|row| known.get(&row.sample_id).copied().unwrap_or(new)).collect()
@@ -106,16 +158,16 @@ fn previous(members: &[BufferRow], before: &[PriorityRow], of_new: NewSamplePrio
 
 /// KL(f_t ‖ f_s) of every member's clean image, in nats; the teacher's logits come from the shards, but for those of pixels, which
 /// are too many to be kept there.
-fn measure(context: &mut Context, members: &[BufferRow], round: u32) -> Result<Vec<f32>> {
-    let student = context.student_before(round)?;
-    let progress = context.progress(STAGE, round, members.len() as u64);
+fn measure(round: u32, members: &[BufferRow], inputs: &mut Inputs<'_>, job: &Job) -> Result<Vec<f32>> {
+    let student = inputs.student()?;
+    let progress = job.progress(members.len() as u64);
     let mut disagreements = Vec::with_capacity(members.len());
     for batch in members.chunks(MEASURING_BATCH) {
         let places = batch.iter().map(|row| (row.birth_round, row.row)).collect::<Vec<_>>();
-        let images = context.images(round, &places)?;
+        let images = inputs.images(round, &places)?;
         let teacher_logits = match student.rows_per_image() {
-            1 => context.teacher_logits(round, &places)?,
-            _ => context.teacher()?.logits(&images)?,
+            1 => inputs.teacher_logits(round, &places)?,
+            _ => inputs.teacher()?.logits(&images)?,
         };
         disagreements.extend(disagreement(&teacher_logits, &student.logits(&images)?, student.rows_per_image())?);
         progress.advance(batch.len() as u64, String::new);
@@ -125,9 +177,9 @@ fn measure(context: &mut Context, members: &[BufferRow], round: u32) -> Result<V
 }
 
 /// Returns the mean KL that training observed for each member in `round`; `None` for those that were not drawn.
-fn observed(context: &mut Context, members: &[BufferRow], round: u32) -> Result<Vec<Option<f32>>> {
+fn observed(round: u32, members: &[BufferRow], inputs: &Inputs<'_>) -> Result<Vec<Option<f32>>> {
     let mut sums = HashMap::<u64, (f64, u32)>::new();
-    for row in context.observed(round)? {
+    for row in inputs.observed(round)? {
         let (sum, count) = sums.entry(row.sample_id).or_default();
         *sum += f64::from(row.kl);
         *count += 1;

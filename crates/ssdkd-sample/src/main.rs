@@ -6,5 +6,5 @@ use std::process::ExitCode;
 static ALLOCATOR: ssdkd_ops::CachingAllocator = ssdkd_ops::CachingAllocator::new(4 << 30);
 
 fn main() -> ExitCode {
-    ssdkd_context::stage_main(ssdkd_sample::PROGRAM, ssdkd_sample::run)
+    ssdkd_context::stage_main(ssdkd_sample::STAGE)
 }

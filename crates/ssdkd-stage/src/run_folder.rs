@@ -205,6 +205,11 @@ impl RunFolder {
         Ok(entry.role != Role::Data && self.latest_complete(stage)?.is_some_and(|latest| latest > round))
     }
 
+    /// Returns whether a file was collected: it is not there, and need not be.
+    pub fn is_collected(&self, stage: &str, round: u32, entry: &FileEntry) -> Result<bool, StageError> {
+        Ok(!self.file(stage, round, &entry.path).exists() && self.may_be_collected(stage, round, entry)?)
+    }
+
     fn missing_file(&self, stage: &str, round: u32, entry: &FileEntry) -> Result<StageError, StageError> {
         let path = self.file(stage, round, &entry.path);
         Ok(if self.may_be_collected(stage, round, entry)? {

@@ -10,8 +10,8 @@ use clap_complete::Shell;
 use ssdkd_stage::{CommonArgs, StageArgs};
 
 use crate::commands::{
-    compare, doctor, evaluate, explain, export, gc, import, inspect, man, predict, repair, report, run, shrink, status,
-    verify,
+    compare, doctor, evaluate, explain, export, gc, import, inspect, man, plan, predict, repair, report, run, shrink,
+    status, verify,
 };
 
 /// Distill a trained vision model into a small one, without its data
@@ -34,7 +34,7 @@ enum Command {
     Run(StageArgs),
     /// Estimate a run's time, memory and disk
     #[command(after_help = "Example:\n  ssdkd plan pipelines/shapes.toml")]
-    Plan(run::PlanArgs),
+    Plan(plan::PlanArgs),
     /// Explain a key of the recipe: its type, default, range and meaning
     #[command(after_help = "Example:\n  ssdkd explain distill.lr")]
     Explain(explain::ExplainArgs),
@@ -110,7 +110,7 @@ fn with_new_name(mut error: clap::Error) -> clap::Error {
 fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Run(arguments) => run::run(&arguments),
-        Command::Plan(arguments) => run::plan(&arguments),
+        Command::Plan(arguments) => plan::plan(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Status(arguments) => status::status(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use candle_core::Tensor;
-use ssdkd_context::{Context, Recipe};
+use ssdkd_context::{Reader, Recipe};
 use ssdkd_method::inversion::start;
 use ssdkd_method::{Distiller, InvertSettings, Modulation, Objective, Position, Refresh};
 use ssdkd_nn::Network;
@@ -29,11 +29,11 @@ pub struct Estimate {
 const STEPS: usize = 2;
 
 /// Measures one batch and one step on this machine. Nothing is written.
-pub fn estimate(context: &mut Context) -> Result<Estimate> {
-    let recipe = context.recipe().clone();
-    let teacher = context.teacher()?;
-    let device = context.device()?.clone();
-    let student = Network::create(&context.student_spec()?, 0, &device)?;
+pub fn estimate(reader: &mut Reader) -> Result<Estimate> {
+    let recipe = reader.recipe().clone();
+    let teacher = reader.teacher()?;
+    let device = reader.device()?.clone();
+    let student = Network::create(reader.run().cards().student(), 0, &device)?;
     let Recipe { run, invert, distill, balance, .. } = &recipe;
     let few = InvertSettings { steps: invert.steps.min(STEPS), ..invert.clone() };
     let mut inversion = start(&few, &teacher, 0, &device)?;
@@ -90,7 +90,7 @@ pub fn estimate(context: &mut Context) -> Result<Estimate> {
 
     let student = student.store().all().iter().map(|(_, tensor)| bytes_of(tensor)).sum::<u64>();
     let state = RoundState { generator: state, student, optimizer };
-    let card = context.teacher_card();
+    let card = reader.teacher_card();
     Ok(Estimate {
         synthesis_s,
         distillation_s,

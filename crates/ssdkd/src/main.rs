@@ -8,6 +8,7 @@ mod footprint;
 mod network_file;
 mod preflight;
 mod report;
+mod stages;
 
 use std::process::ExitCode;
 

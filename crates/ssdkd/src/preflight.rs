@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use indicatif::HumanBytes;
 use ssdkd_context::preflight::enforce;
-use ssdkd_context::{Context, Finding, Severity};
-use ssdkd_stage::{RunArgs, machine};
+use ssdkd_context::{Finding, Run, Severity};
+use ssdkd_stage::machine;
 
 use crate::commands::evaluate;
 use crate::footprint::{RoundState, disk, images_in_memory};
@@ -15,16 +15,15 @@ use crate::footprint::{RoundState, disk, images_in_memory};
 ///
 /// # Errors
 /// If the run cannot end well, or its data is not there.
-pub fn before_run(arguments: &RunArgs, threads: usize) -> Result<()> {
-    let context = Context::look(arguments, false, threads)?;
-    let mut findings = context.preflight()?;
+pub fn before_run(run: &Run) -> Result<()> {
+    let mut findings = run.preflight();
     let possible = findings.iter().all(|finding| finding.severity == Severity::Warning);
-    if possible && !context.was_begun() {
-        let root = context.run().root();
-        findings.extend(resources(needs(&context)?, has(root), root));
+    if possible && !run.was_begun() {
+        let root = run.folder().root();
+        findings.extend(resources(needs(run)?, has(root), root));
     }
     enforce(&findings)?;
-    Ok(enforce(&evaluate::check_data(&context)?)?)
+    Ok(enforce(&evaluate::check_data(run)?)?)
 }
 
 /// Bytes that a run takes.
@@ -42,10 +41,10 @@ pub struct Has {
 }
 
 /// Counts what a run takes at least, without building a network.
-fn needs(context: &Context) -> Result<Needs> {
-    let (recipe, card) = (context.recipe(), context.teacher_card());
-    let state = RoundState::of_student(recipe, context.student_spec()?.num_parameters()?);
-    Ok(Needs { disk: disk(recipe, &card, state), memory: images_in_memory(recipe, &card) })
+fn needs(run: &Run) -> Result<Needs> {
+    let (recipe, card) = (run.recipe(), run.cards().teacher());
+    let state = RoundState::of_student(recipe, run.cards().student().num_parameters()?);
+    Ok(Needs { disk: disk(recipe, card, state), memory: images_in_memory(recipe, card) })
 }
 
 /// Asks this machine what it has for the run in `root`.

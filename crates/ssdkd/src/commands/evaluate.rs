@@ -10,7 +10,7 @@ use candle_core::Tensor;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use ssdkd_context::preflight::enforce;
-use ssdkd_context::{Context, Finding, Recipe, SHARD, STUDENT, quote};
+use ssdkd_context::{Finding, Output, Reader, Recipe, Run, SHARD, STUDENT, quote};
 use ssdkd_data::{Dataset, Split};
 use ssdkd_evaluate::{check_fit, fit_of, open_data_for};
 use ssdkd_method::Diagnostics;
@@ -96,21 +96,21 @@ pub struct EvaluateArgs {
 
 /// Measures the students of a run.
 pub fn evaluate(arguments: &EvaluateArgs) -> Result<()> {
-    let threads = arguments.run.common.set_up()?;
+    arguments.run.common.set_up()?;
     if run::only_asked(&arguments.run, &arguments.ask, "measure the students that have not been measured")? {
         return Ok(());
     }
-    let mut context = Context::read_only(&arguments.run, threads)?;
-    context.warn_of_teacher();
+    let mut reader = Reader::existing(&arguments.run)?;
+    reader.run().warn_of_teacher();
     // What is measured goes into the run.
-    let _lock = RunLock::acquire(context.run(), "ssdkd evaluate")?;
-    count_only_current(&mut context, threads)?;
-    if context.last_round("distill")?.is_none() {
-        let root = quote(&context.run().root().to_string_lossy());
+    let _lock = RunLock::acquire(reader.folder(), "ssdkd evaluate")?;
+    count_only_current(&mut reader)?;
+    if reader.last_round("distill")?.is_none() {
+        let root = quote(&reader.folder().root().to_string_lossy());
         tracing::warn!("there is no student to measure yet\nhint: `ssdkd run {root}` resumes the run");
         return Ok(());
     }
-    if data_spec(context.recipe()).is_none() {
+    if data_spec(reader.recipe()).is_none() {
         tracing::warn!(
             "there is no data to measure on: evaluate.data and SSDKD_DATA are empty\n\
              hint: add --set evaluate.data=FOLDER"
@@ -118,34 +118,34 @@ pub fn evaluate(arguments: &EvaluateArgs) -> Result<()> {
         return Ok(());
     }
     if arguments.force {
-        enforce(&check_data(&context)?)?; // nothing is forgotten that cannot be measured again
-        forget(&context)?;
+        enforce(&check_data(reader.run())?)?; // nothing is forgotten that cannot be measured again
+        forget(&reader)?;
     }
-    measure(&mut context)?;
-    report::show(&mut context)
+    measure(&mut reader)?;
+    report::show(&mut reader)
 }
 
 /// Has everything measured again.
-fn forget(context: &Context) -> Result<()> {
+fn forget(reader: &Reader) -> Result<()> {
     let text = serde_json::to_string_pretty(&Measurements::default())? + "\n";
-    Ok(write_file(&path(context), text.as_bytes())?)
+    Ok(write_file(&path(reader), text.as_bytes())?)
 }
 
 /// Returns where a run's measurements are.
-pub fn path(context: &Context) -> PathBuf {
-    context.run().evaluate().join("students.json")
+pub fn path(reader: &Reader) -> PathBuf {
+    reader.folder().evaluate().join("students.json")
 }
 
 /// Returns what has been measured of a run, but for what is known to be of another teacher or other views; empty if nothing has been.
-pub fn read(context: &Context) -> Result<Measurements> {
-    let mut measured = stored(context)?;
-    measured.forget_others(context.teacher_digest(), context.recipe().distill.views.crop_flip(), false);
+pub fn read(reader: &Reader) -> Result<Measurements> {
+    let mut measured = stored(reader)?;
+    measured.forget_others(reader.run().cards().teacher_digest(), reader.recipe().distill.views.crop_flip(), false);
     Ok(measured)
 }
 
 /// Returns `students.json` as it is.
-fn stored(context: &Context) -> Result<Measurements> {
-    let path = path(context);
+fn stored(reader: &Reader) -> Result<Measurements> {
+    let path = path(reader);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Measurements::default()),
@@ -156,41 +156,41 @@ fn stored(context: &Context) -> Result<Measurements> {
 }
 
 /// Measures the teacher and the students of the last rounds, and of every so-manieth before, unless that is done.
-pub fn measure(context: &mut Context) -> Result<()> {
-    let Some(spec) = data_spec(context.recipe()) else { return Ok(()) }; // said before the run
-    let data = open(&spec, context)?;
-    let mut measured = stored(context)?;
-    measured.forget_others(context.teacher_digest(), context.recipe().distill.views.crop_flip(), true);
+pub fn measure(reader: &mut Reader) -> Result<()> {
+    let Some(spec) = data_spec(reader.recipe()) else { return Ok(()) }; // said before the run
+    let data = open(&spec, reader.run())?;
+    let mut measured = stored(reader)?;
+    measured.forget_others(reader.run().cards().teacher_digest(), reader.recipe().distill.views.crop_flip(), true);
     measured.forget_other_data(data.digest().to_hex().to_string());
     measured.images = data.len();
     measured.data = spec; // the same data may have moved
     if measured.teacher.is_none() {
-        measured.teacher = Some(accuracy(&*context.teacher()?, &data)?);
+        measured.teacher = Some(accuracy(&*reader.teacher()?, &data)?);
     }
     if measured.real.is_none() {
-        measured.real = Some(judge_real(context, &data)?);
+        measured.real = Some(judge_real(reader, &data)?);
     }
-    let outcome = measure_rounds(context, &data, &mut measured);
+    let outcome = measure_rounds(reader, &data, &mut measured);
     // What was measured before a request to stop stays.
     let text = serde_json::to_string_pretty(&measured)? + "\n";
-    write_file(&path(context), text.as_bytes())?;
+    write_file(&path(reader), text.as_bytes())?;
     outcome
 }
 
 /// Adds what has not been measured of the students and the images.
-fn measure_rounds(context: &mut Context, data: &Dataset, measured: &mut Measurements) -> Result<()> {
-    let rounds = rounds_to_measure(context)?;
+fn measure_rounds(reader: &mut Reader, data: &Dataset, measured: &mut Measurements) -> Result<()> {
+    let rounds = rounds_to_measure(reader)?;
     let progress = Progress::start("evaluate", rounds.len() as u64);
     for round in rounds {
-        let digest = context.file_digest("distill", round, STUDENT)?;
+        let digest = reader.outputs().digest(Output::distill(round), STUDENT)?;
         if let Entry::Vacant(place) = measured.students.entry(digest) {
-            place.insert(accuracy(&*context.student_after(round)?, data)?);
+            place.insert(accuracy(&*reader.student_after(round)?, data)?);
         }
-        let digest = context.file_digest("invert", round, SHARD)?;
-        if !context.has_shard(round) {
+        let digest = reader.outputs().digest(Output::invert(round), SHARD)?;
+        if !reader.outputs().has_shard(round) {
             // Collected before it was evaluated.
         } else if let Entry::Vacant(place) = measured.shards.entry(digest) {
-            place.insert(judge_shard(context, round)?);
+            place.insert(judge_shard(reader, round)?);
         }
         progress.advance(1, String::new);
     }
@@ -199,41 +199,41 @@ fn measure_rounds(context: &mut Context, data: &Dataset, measured: &mut Measurem
 }
 
 /// Returns the figures of the first real images.
-fn judge_real(context: &mut Context, data: &Dataset) -> Result<Diagnostics> {
+fn judge_real(reader: &mut Reader, data: &Dataset) -> Result<Diagnostics> {
     let [channels, height, width] = data.shape();
     let indices = (0..data.len().min(JUDGED)).collect::<Vec<_>>();
-    let images = Tensor::from_vec(data.gather(&indices), (indices.len(), height, width, channels), context.device()?)?;
-    judge(context, &images)
+    let images = Tensor::from_vec(data.gather(&indices), (indices.len(), height, width, channels), reader.device()?)?;
+    judge(reader, &images)
 }
 
 /// Returns the figures of the first images that a round made.
-fn judge_shard(context: &mut Context, round: u32) -> Result<Diagnostics> {
-    let images = context.first_images(round, JUDGED)?;
-    judge(context, &images)
+fn judge_shard(reader: &mut Reader, round: u32) -> Result<Diagnostics> {
+    let images = reader.first_images(round, JUDGED)?;
+    judge(reader, &images)
 }
 
 /// Returns the same views every time, so that figures differ by their images alone.
-fn judge(context: &mut Context, images: &Tensor) -> Result<Diagnostics> {
-    let views = context.recipe().distill.views.crop_flip();
-    Ok(ssdkd_method::diagnose(&*context.teacher()?, images, views, &mut stream(0, "evaluate/views", &[]))?)
+fn judge(reader: &mut Reader, images: &Tensor) -> Result<Diagnostics> {
+    let views = reader.recipe().distill.views.crop_flip();
+    Ok(ssdkd_method::diagnose(&*reader.teacher()?, images, views, &mut stream(0, "evaluate/views", &[]))?)
 }
 
 /// Returns the complete distilling rounds that the recipe wants measured.
-pub fn rounds_to_measure(context: &Context) -> Result<Vec<u32>> {
-    let settings = &context.recipe().evaluate;
-    let rounds = context.rounds("distill")?;
+pub fn rounds_to_measure(reader: &Reader) -> Result<Vec<u32>> {
+    let settings = &reader.recipe().evaluate;
+    let rounds = reader.rounds("distill")?;
     let first_of_last = rounds.len().saturating_sub(settings.last as usize);
     let wanted = rounds.iter().enumerate().filter(|&(index, &round)| {
         let every = settings.every > 0
-            && context.recipe().distilling_round(round).is_some_and(|round| (round + 1) % settings.every == 0);
+            && reader.recipe().distilling_round(round).is_some_and(|round| (round + 1) % settings.every == 0);
         index >= first_of_last || every
     });
     Ok(wanted.map(|(_, &round)| round).collect())
 }
 
 /// Opens the data set to measure on, as far as the recipe wants it.
-fn open(spec: &str, context: &Context) -> Result<Dataset, StageError> {
-    let (card, limit) = (context.teacher_card(), context.recipe().evaluate.limit);
+fn open(spec: &str, run: &Run) -> Result<Dataset, StageError> {
+    let (card, limit) = (run.cards().teacher(), run.recipe().evaluate.limit);
     let mut data = open_data_for(spec, Split::Test, fit_of(&card.preprocessing, card.input), card.names_of_classes())?;
     if limit > 0 {
         data.truncate(limit);
@@ -245,9 +245,9 @@ fn open(spec: &str, context: &Context) -> Result<Dataset, StageError> {
 ///
 /// # Errors
 /// If the data is missing, damaged, or not for the teacher.
-pub fn check_data(context: &Context) -> Result<Vec<Finding>, StageError> {
-    let Some(spec) = data_spec(context.recipe()) else { return Ok(vec![no_data(context)]) };
-    let (card, data) = (context.teacher_card(), open(&spec, context)?);
+pub fn check_data(run: &Run) -> Result<Vec<Finding>, StageError> {
+    let Some(spec) = data_spec(run.recipe()) else { return Ok(vec![no_data(run)]) };
+    let (card, data) = (run.cards().teacher(), open(&spec, run)?);
     check_fit(&card.architecture, card.classes, &data)
         .map_err(|error| StageError::Usage(format!("{spec} is not for this teacher: {error}")))?;
     let fewer = (data.classes() < card.classes).then(|| {
@@ -263,8 +263,8 @@ pub fn check_data(context: &Context) -> Result<Vec<Finding>, StageError> {
     Ok(fewer.into_iter().collect())
 }
 
-fn no_data(context: &Context) -> Finding {
-    let root = quote(&context.run().root().to_string_lossy());
+fn no_data(run: &Run) -> Finding {
+    let root = quote(&run.folder().root().to_string_lossy());
     Finding::warning(
         "there is no data to measure on: evaluate.data and SSDKD_DATA are empty, so the run will not be measured",
         format!("`ssdkd evaluate {root} --set evaluate.data=FOLDER` measures it later"),
@@ -275,9 +275,9 @@ fn no_data(context: &Context) -> Finding {
 ///
 /// # Errors
 /// If the data is missing, of no known layout, or of another kind.
-pub fn look_for_data(context: &Context, recipe: &Recipe) -> Result<Vec<Finding>, StageError> {
-    let Some(spec) = data_spec(recipe) else { return Ok(vec![no_data(context)]) };
-    ssdkd_evaluate::look_for_data(&spec, Split::Test, &context.teacher_card().architecture)?;
+pub fn look_for_data(run: &Run) -> Result<Vec<Finding>, StageError> {
+    let Some(spec) = data_spec(run.recipe()) else { return Ok(vec![no_data(run)]) };
+    ssdkd_evaluate::look_for_data(&spec, Split::Test, &run.cards().teacher().architecture)?;
     Ok(Vec::new())
 }
 

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use indicatif::HumanBytes;
-use ssdkd_context::Context;
-use ssdkd_stage::{CommonArgs, RunArgs, RunFolder, RunLock, exit, remove};
+use ssdkd_context::{Reader, Run};
+use ssdkd_stage::{CommonArgs, RunFolder, RunLock, exit, remove};
 
-use crate::commands::run::STAGE_NAMES;
 use crate::current::count_only_current;
+use crate::stages::STAGE_NAMES;
 
 /// `ssdkd gc`
 #[derive(Debug, Args)]
@@ -34,27 +34,25 @@ pub struct GcArgs {
 /// Lists files that the run no longer needs: those of interrupted processes, state that later rounds replaced, rounds that the recipe
 /// no longer has. With `--yes` deletes them, under the run's lock.
 pub fn gc(arguments: &GcArgs) -> Result<()> {
-    let threads = arguments.common.set_up()?;
+    arguments.common.set_up()?;
     let run = RunFolder::open(&arguments.run)?;
     // The lock finishes what a crash interrupted: some of what looks like debris is a result.
     let lock = if arguments.yes { Some(RunLock::acquire(&run, "ssdkd gc")?) } else { None };
-    let run_arguments = RunArgs { recipe: arguments.run.clone(), ..RunArgs::default() };
-    let mut context = Context::look(&run_arguments, false, threads)?;
-    count_only_current(&mut context, threads)?;
-    let (rounds, states) = (context.recipe().total_rounds(), context.recipe().keep.states);
-    let starting_points = context.recipe().starting_points();
+    let mut reader = Reader::new(Run::in_folder(&arguments.run)?, arguments.common.device);
+    count_only_current(&mut reader)?;
+    let recipe = reader.recipe().clone();
 
     let mut found = run.debris()?;
     for stage in STAGE_NAMES {
-        found.extend(run.surplus_rounds(stage, rounds)?);
-        if let Some(last) = context.last_round(stage)? {
-            found.extend(run.old_state(stage, states, &starting_points, last)?);
+        found.extend(run.surplus_rounds(stage, recipe.total_rounds())?);
+        if let Some(last) = reader.last_round(stage)? {
+            found.extend(run.old_state(stage, recipe.keep.states, &recipe.starting_points(), last)?);
         }
     }
     if arguments.shards
-        && let Some(last) = context.last_round("balance")?
+        && let Some(last) = reader.last_round("balance")?
     {
-        let wanted = context.wanted_shards(last)?;
+        let wanted = reader.outputs().wanted_shards(&recipe, last)?;
         found.extend(run.unused_shards("invert", &wanted)?);
     }
     let mut text = String::new();

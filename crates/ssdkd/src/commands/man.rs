@@ -4,14 +4,15 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use clap::{Command, CommandFactory};
-use ssdkd_context::Program;
+use ssdkd_context::Stage;
+
+use crate::stages::STAGES;
 
 /// Writes a page for each program and each subcommand into the folder.
 pub fn man(program: Command, folder: &Path) -> Result<()> {
-    let stages = [ssdkd_invert::PROGRAM, ssdkd_balance::PROGRAM, ssdkd_sample::PROGRAM, ssdkd_distill::PROGRAM];
     let others = [program, ssdkd_teach::TeachArgs::command(), ssdkd_evaluate::EvaluateArgs::command()];
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    for command in others.into_iter().chain(stages.map(Program::command)) {
+    for command in others.into_iter().chain(STAGES.map(Stage::command)) {
         clap_mangen::generate_to(command, folder)
             .with_context(|| format!("cannot write the manual pages into {}", folder.display()))?;
     }

@@ -9,6 +9,7 @@ pub mod gc;
 pub mod import;
 pub mod inspect;
 pub mod man;
+pub mod plan;
 pub mod predict;
 pub mod repair;
 pub mod report;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use candle_core::Device;
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use ssdkd_context::{Context, SHARD, STUDENT};
+use ssdkd_context::{Output, Reader, SHARD, STUDENT};
 use ssdkd_method::Diagnostics;
 use ssdkd_nn::{Network, Task};
 use ssdkd_shards::Timing;
@@ -101,22 +101,22 @@ pub struct ReportArgs {
 
 /// Writes the report of a run and prints it.
 pub fn report(arguments: &ReportArgs) -> Result<()> {
-    let threads = arguments.run.common.set_up()?;
+    arguments.run.common.set_up()?;
     if run::only_asked(&arguments.run, &arguments.ask, "write the run's report")? {
         return Ok(());
     }
-    let mut context = Context::read_only(&arguments.run, threads)?;
-    count_only_current(&mut context, threads)?;
-    write(&mut context)
+    let mut reader = Reader::existing(&arguments.run)?;
+    count_only_current(&mut reader)?;
+    write(&mut reader)
 }
 
 /// Writes the summary, then the pictures, and prints the summary.
-pub fn write(context: &mut Context) -> Result<()> {
-    let summary = summarise(context)?;
-    let file = context.run().report().join(SUMMARY);
+pub fn write(reader: &mut Reader) -> Result<()> {
+    let summary = summarise(reader)?;
+    let file = reader.folder().report().join(SUMMARY);
     write_file(&file, (serde_json::to_string_pretty(&summary)? + "\n").as_bytes())?;
     let mut files = vec![file];
-    files.extend(pictures::draw(context)?);
+    files.extend(pictures::draw(reader)?);
     let mut text = describe(&summary)?;
     let files = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>();
     writeln!(text, "look at    {}", files.join(", "))?;
@@ -124,26 +124,26 @@ pub fn write(context: &mut Context) -> Result<()> {
 }
 
 /// Prints the summary of a run, and writes nothing.
-pub fn show(context: &mut Context) -> Result<()> {
-    Ok(exit::print(exit::plain(&describe(&summarise(context)?)?).trim_start())?)
+pub fn show(reader: &mut Reader) -> Result<()> {
+    Ok(exit::print(exit::plain(&describe(&summarise(reader)?)?).trim_start())?)
 }
 
 /// Returns the command that makes the run from nothing. Of runs of earlier versions their last summary knows that.
-fn command(context: &Context) -> String {
+fn command(reader: &Reader) -> String {
     let before = || {
-        let bytes = std::fs::read(context.run().report().join(SUMMARY)).ok()?;
+        let bytes = std::fs::read(reader.folder().report().join(SUMMARY)).ok()?;
         let summary = serde_json::from_slice::<serde_json::Value>(&bytes).ok()?;
         summary["command"].as_str().map(String::from)
     };
-    context.command().or_else(before).unwrap_or_default()
+    reader.run().command().or_else(before).unwrap_or_default()
 }
 
-fn summarise(context: &mut Context) -> Result<Summary> {
-    let measured = evaluate::read(context)?;
+fn summarise(reader: &mut Reader) -> Result<Summary> {
+    let measured = evaluate::read(reader)?;
     let (mut images, mut steps, mut peak, mut seconds) = (0, 0, 0, Seconds::default());
     let (mut devices, mut machine, mut started_at) = (BTreeSet::new(), String::new(), String::new());
-    for round in context.rounds("invert")? {
-        images += metric(context, "invert", round, "images")?.unwrap_or(0.0) as u64;
+    for round in reader.rounds("invert")? {
+        images += reader.outputs().metric(Output::invert(round), "images")?.unwrap_or(0.0) as u64;
     }
     let mut by_round = BTreeMap::<u32, f64>::new();
     for (stage, sum) in [
@@ -152,8 +152,8 @@ fn summarise(context: &mut Context) -> Result<Summary> {
         ("sample", &mut seconds.sample),
         ("distill", &mut seconds.distill),
     ] {
-        for round in context.rounds(stage)? {
-            let timing = timing(context, stage, round)?;
+        for round in reader.rounds(stage)? {
+            let timing = timing(reader, stage, round)?;
             *sum += timing.seconds;
             *by_round.entry(round).or_default() += timing.seconds;
             peak = peak.max(timing.peak_bytes);
@@ -170,37 +170,37 @@ fn summarise(context: &mut Context) -> Result<Summary> {
     }
     seconds.total = seconds.invert + seconds.balance + seconds.sample + seconds.distill;
     let mut curve = Vec::new();
-    for round in context.rounds("distill")? {
-        steps += metric(context, "distill", round, "steps")?.unwrap_or(0.0) as u64;
-        let digest = context.file_digest("distill", round, STUDENT)?;
-        let shard = context.file_digest("invert", round, SHARD)?;
+    for round in reader.rounds("distill")? {
+        steps += reader.outputs().metric(Output::distill(round), "steps")?.unwrap_or(0.0) as u64;
+        let digest = reader.outputs().digest(Output::distill(round), STUDENT)?;
+        let shard = reader.outputs().digest(Output::invert(round), SHARD)?;
         curve.push(Point {
             round,
             steps,
             seconds: by_round.range(..=round).map(|(_, seconds)| seconds).sum(),
-            loss: metric(context, "distill", round, "loss")?,
-            agreement: metric(context, "distill", round, "agreement")?,
+            loss: reader.outputs().metric(Output::distill(round), "loss")?,
+            agreement: reader.outputs().metric(Output::distill(round), "agreement")?,
             accuracy: measured.students.get(&digest).copied(),
-            smallest_class: metric(context, "balance", round, "smallest_class")?,
-            largest_class: metric(context, "balance", round, "largest_class")?,
+            smallest_class: reader.outputs().metric(Output::balance(round), "smallest_class")?,
+            largest_class: reader.outputs().metric(Output::balance(round), "largest_class")?,
             images: measured.shards.get(&shard).copied(),
         });
     }
-    let last = curve.iter().rev().take(context.recipe().evaluate.last as usize).filter_map(|point| point.accuracy);
-    let buffer = match context.last_round("balance")? {
-        Some(round) => metric(context, "balance", round, "members")?.unwrap_or(0.0) as u64,
+    let last = curve.iter().rev().take(reader.recipe().evaluate.last as usize).filter_map(|point| point.accuracy);
+    let buffer = match reader.last_round("balance")? {
+        Some(round) => reader.outputs().metric(Output::balance(round), "members")?.unwrap_or(0.0) as u64,
         None => 0,
     };
-    let student = Network::create(&context.student_spec()?, 0, &Device::Cpu)?;
-    let made = Histogram::of_recent(context)?;
-    let card = context.teacher_card();
+    let student = Network::create(reader.run().cards().student(), 0, &Device::Cpu)?;
+    let made = Histogram::of_recent(reader)?;
+    let card = reader.teacher_card();
     Ok(Summary {
-        run: context.recipe().run.name.clone(),
-        method: context.recipe().run.method.clone(),
-        seed: context.recipe().run.seed,
-        command: command(context),
+        run: reader.recipe().run.name.clone(),
+        method: reader.recipe().run.method.clone(),
+        seed: reader.recipe().run.seed,
+        command: command(reader),
         teacher: card.architecture.to_string(),
-        student: context.student_spec()?.architecture.to_string(),
+        student: reader.run().cards().student().architecture.to_string(),
         labels_pixels: card.architecture.task() == Task::Pixels,
         teacher_parameters: card.parameters,
         student_parameters: student.store().num_parameters(),
@@ -223,12 +223,8 @@ fn summarise(context: &mut Context) -> Result<Summary> {
     })
 }
 
-fn metric(context: &mut Context, stage: &str, round: u32, name: &str) -> Result<Option<f64>> {
-    Ok(context.complete(stage, round)?.manifest.metrics.get(name).and_then(serde_json::Value::as_f64))
-}
-
-fn timing(context: &Context, stage: &str, round: u32) -> Result<Timing> {
-    let path = context.run().file(stage, round, TIMING_FILE);
+fn timing(reader: &Reader, stage: &str, round: u32) -> Result<Timing> {
+    let path = reader.folder().file(stage, round, TIMING_FILE);
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))
 }

@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use ssdkd_context::{Context, Judgement, start_command};
+use ssdkd_context::{Judgement, Output, Run, start_command};
 use ssdkd_shards::Timing;
 use ssdkd_shards::manifest::TIMING_FILE;
 use ssdkd_stage::table::{Align, Table};
 use ssdkd_stage::{RunArgs, RunFolder, State, exit};
 
-use crate::commands::run;
+use crate::stages::judge_all;
 
 /// `ssdkd status`
 #[derive(Debug, Args)]
@@ -56,26 +56,22 @@ struct Line {
 /// Prints a line for each stage and round; with `--quiet` only for those that are not fresh. A run that was not started is one line.
 /// Needs no lock.
 pub fn status(arguments: &StatusArgs) -> Result<()> {
-    let threads = arguments.run.common.set_up()?;
-    let mut context = Context::look(&arguments.run, arguments.verify, threads)?;
-    context.warn_of_teacher();
+    arguments.run.common.set_up()?;
+    let run = Run::open(&arguments.run)?;
+    run.warn_of_teacher();
     if let Some(round) = arguments.round {
-        context.recipe().check_round(round)?;
+        run.recipe().check_round(round)?;
     }
-    if !arguments.json && !context.run().recipe().exists() {
-        let text = format!(
-            "{} does not exist yet; `{}` starts it\n",
-            context.run().root().display(),
-            start_command(&arguments.run)
-        );
+    let root = run.folder().root().display();
+    if !arguments.json && !run.folder().recipe().exists() {
+        let text = format!("{root} does not exist yet; `{}` starts it\n", start_command(&arguments.run));
         return Ok(exit::print(&exit::plain(&text))?);
     }
-    run::all_stages(&mut context)?;
-    let asked = arguments.round;
-    let judged = context.judgements().iter().filter(|judgement| asked.is_none_or(|round| judgement.round == round));
-    let stages = judged.map(|judgement| line(context.run(), judgement)).collect::<Vec<_>>();
+    let judgements = judge_all(&run, arguments.verify)?;
+    let judged = judgements.iter().filter(|found| arguments.round.is_none_or(|round| found.output.round == round));
+    let stages = judged.map(|judgement| line(run.folder(), judgement)).collect::<Vec<_>>();
     let fresh = stages.iter().filter(|line| line.state == "fresh").count();
-    let status = Status { run: context.run().root().display().to_string(), fresh, stages };
+    let status = Status { run: root.to_string(), fresh, stages };
     let text = if arguments.json {
         serde_json::to_string_pretty(&status)? + "\n"
     } else {
@@ -84,7 +80,8 @@ pub fn status(arguments: &StatusArgs) -> Result<()> {
     Ok(exit::print(&exit::plain(&text))?)
 }
 
-fn line(run: &RunFolder, Judgement { stage, round, state }: &Judgement) -> Line {
+fn line(run: &RunFolder, Judgement { output, state, .. }: &Judgement) -> Line {
+    let &Output { stage, round } = output;
     let (word, why) = match state {
         State::Fresh => ("fresh", Vec::new()),
         State::Stale { reasons } => ("stale", reasons.clone()),
@@ -92,16 +89,16 @@ fn line(run: &RunFolder, Judgement { stage, round, state }: &Judgement) -> Line 
         State::Missing => ("missing", Vec::new()),
         State::Corrupt { reasons } => ("corrupt", reasons.clone()),
     };
-    let complete = run.complete(stage, *round).ok().flatten();
+    let complete = run.complete(stage, round).ok().flatten();
     let files = complete.map(|complete| complete.manifest.files).unwrap_or_default();
     Line {
-        round: *round,
+        round,
         stage,
         state: word,
         why,
         rows: files.iter().filter_map(|file| file.rows).sum(),
         bytes: files.iter().map(|file| file.bytes).sum(),
-        seconds: seconds(run, stage, *round).unwrap_or(0.0),
+        seconds: seconds(run, stage, round).unwrap_or(0.0),
     }
 }
 

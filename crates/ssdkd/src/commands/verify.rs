@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use ssdkd_context::{Context, SHARD};
+use ssdkd_context::{Reader, Run, SHARD};
 use ssdkd_nn::TeacherCard;
 use ssdkd_stage::exit::{self, Code};
-use ssdkd_stage::{CommonArgs, Damage, RunArgs, RunFolder, StageError, quote_path};
+use ssdkd_stage::{CommonArgs, Damage, DeviceChoice, RunFolder, StageError, quote_path};
 
-use crate::commands::run::STAGE_NAMES;
 use crate::current::count_only_current;
+use crate::stages::STAGE_NAMES;
 
 /// `ssdkd verify`
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub struct VerifyArgs {
 /// # Errors
 /// If anything is damaged; the list of it goes to stdout.
 pub fn verify(arguments: &VerifyArgs) -> Result<()> {
-    let threads = arguments.common.set_up()?;
+    arguments.common.set_up()?;
     let run = RunFolder::open(&arguments.run)?;
     let mut text = String::new();
     let (mut files, mut damaged) = (0, 0);
@@ -41,7 +41,7 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
     let card = run.teacher().join("card.json");
     let teacher = TeacherCard::load(&card);
     // Without a card the run cannot be opened to ask for its buffer; the list comes first.
-    let shards = if teacher.is_ok() { missing_shards(&run, threads)? } else { BTreeSet::new() };
+    let shards = if teacher.is_ok() { missing_shards(&run)? } else { BTreeSet::new() };
     match teacher.and_then(|teacher| teacher.read_weights(&card)) {
         Ok(_) => files += 2,
         Err(error) => say(Damage {
@@ -79,12 +79,12 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
 }
 
 /// Rounds whose shard has images of the newest buffer in it and is not there, which for others is no damage.
-pub fn missing_shards(run: &RunFolder, threads: usize) -> Result<BTreeSet<u32>> {
-    let mut context = Context::look(&RunArgs { recipe: run.root().into(), ..RunArgs::default() }, false, threads)?;
+pub fn missing_shards(run: &RunFolder) -> Result<BTreeSet<u32>> {
+    let mut reader = Reader::new(Run::in_folder(run.root())?, DeviceChoice::Cpu);
     // What cannot be checked is listed as such.
-    let _ = count_only_current(&mut context, threads);
-    let Some(last) = context.last_round("balance")? else { return Ok(BTreeSet::new()) };
+    let _ = count_only_current(&mut reader);
+    let Some(last) = reader.last_round("balance")? else { return Ok(BTreeSet::new()) };
     // A damaged buffer is listed as such.
-    let members = context.buffer(last).unwrap_or_default();
-    Ok(members.iter().map(|row| row.birth_round).filter(|&round| !context.has_shard(round)).collect())
+    let members = reader.outputs().buffer(last).unwrap_or_default();
+    Ok(members.iter().map(|row| row.birth_round).filter(|&round| !reader.outputs().has_shard(round)).collect())
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use ssdkd_context::Context;
+use ssdkd_context::Reader;
 
 /// Bins of the confidence, from 0 to 1.
 pub const BINS: usize = 20;
@@ -31,23 +31,23 @@ impl Histogram {
     }
 
     /// Of the buffer of `round`.
-    pub fn of_buffer(context: &mut Context, round: u32) -> Result<Self> {
-        let members = context.buffer(round)?;
+    pub fn of_buffer(reader: &mut Reader, round: u32) -> Result<Self> {
+        let members = reader.outputs().buffer(round)?;
         let images = members.into_iter().map(|row| (row.teacher_class, row.teacher_confidence));
-        Ok(Self::of(context.teacher_card().classes, images))
+        Ok(Self::of(reader.teacher_card().classes, images))
     }
 
     /// Of what the last rounds made, before any of it was evicted.
-    pub fn of_recent(context: &mut Context) -> Result<Self> {
+    pub fn of_recent(reader: &mut Reader) -> Result<Self> {
         let mut images = Vec::new();
-        for round in context.rounds("invert")?.into_iter().rev().take(RECENT) {
-            if !context.has_shard(round) {
+        for round in reader.rounds("invert")?.into_iter().rev().take(RECENT) {
+            if !reader.outputs().has_shard(round) {
                 continue; // collected
             }
-            let shard = context.shard(round)?;
+            let shard = reader.shard(round)?;
             images.extend(shard.samples.iter().map(|row| (row.teacher_class, row.teacher_confidence)));
         }
-        Ok(Self::of(context.teacher_card().classes, images))
+        Ok(Self::of(reader.teacher_card().classes, images))
     }
 
     /// Returns the share of the images of each class, and of each bin of confidence.

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use ssdkd_context::Context;
+use ssdkd_context::Reader;
 use ssdkd_nn::Task;
 use ssdkd_shards::BufferRow;
 use ssdkd_stage::{quote_path, signals, write_file};
@@ -25,9 +25,9 @@ const COLUMNS: usize = 16;
 ///
 /// # Errors
 /// If the user has asked to stop.
-pub fn draw(context: &mut Context) -> Result<Vec<PathBuf>> {
-    let Some(round) = context.last_round("balance")? else {
-        let root = quote_path(context.run().root());
+pub fn draw(reader: &mut Reader) -> Result<Vec<PathBuf>> {
+    let Some(round) = reader.last_round("balance")? else {
+        let root = quote_path(reader.folder().root());
         tracing::warn!(
             "the report has no pictures: the run has no buffer yet\nhint: `ssdkd run {root}` resumes the run"
         );
@@ -38,8 +38,8 @@ pub fn draw(context: &mut Context) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for (name, picture) in pictures {
         signals::check()?;
-        let file = context.run().report().join(name);
-        match picture(context, round).and_then(|bytes| Ok(write_file(&file, &bytes)?)) {
+        let file = reader.folder().report().join(name);
+        match picture(reader, round).and_then(|bytes| Ok(write_file(&file, &bytes)?)) {
             Ok(()) => files.push(file),
             Err(error) => tracing::warn!("the report has no {name}: {error:#}"),
         }
@@ -48,28 +48,28 @@ pub fn draw(context: &mut Context) -> Result<Vec<PathBuf>> {
 }
 
 /// Draws one picture of the buffer after `balance` of a round.
-type Picture = fn(&mut Context, u32) -> Result<Vec<u8>>;
+type Picture = fn(&mut Reader, u32) -> Result<Vec<u8>>;
 
 /// Returns the newest members of each class, a row for each. Where the teacher labels pixels, its labels lie under each row.
-fn sheet(context: &mut Context, round: u32) -> Result<Vec<u8>> {
+fn sheet(reader: &mut Reader, round: u32) -> Result<Vec<u8>> {
     let mut rows = Vec::new();
-    for row in images(context, round, COLUMNS)? {
+    for row in images(reader, round, COLUMNS)? {
         rows.extend([Some(row.images), row.masks].into_iter().flatten());
     }
-    grid::contact_sheet(&views(&rows), context.teacher_card().input)
+    grid::contact_sheet(&views(&rows), reader.teacher_card().input)
 }
 
 /// Returns the first few members of each class in one row.
-fn strip(context: &mut Context, round: u32) -> Result<Vec<u8>> {
+fn strip(reader: &mut Reader, round: u32) -> Result<Vec<u8>> {
     let (mut all, mut masks) = (Vec::new(), None::<Vec<_>>);
-    for row in images(context, round, IN_STRIP)? {
+    for row in images(reader, round, IN_STRIP)? {
         all.extend(row.images);
         if let Some(row) = row.masks {
             masks.get_or_insert_default().extend(row);
         }
     }
     let rows = [Some(all), masks].into_iter().flatten().collect::<Vec<_>>();
-    grid::contact_sheet(&views(&rows), context.teacher_card().input)
+    grid::contact_sheet(&views(&rows), reader.teacher_card().input)
 }
 
 fn views(rows: &[Vec<Vec<u8>>]) -> Vec<Vec<&[u8]>> {
@@ -83,14 +83,14 @@ struct Row {
 }
 
 /// Returns the newest members of each class that is shown, at most `columns` of each.
-fn images(context: &mut Context, round: u32, columns: usize) -> Result<Vec<Row>> {
-    let (card, members) = (context.teacher_card(), context.buffer(round)?);
+fn images(reader: &mut Reader, round: u32, columns: usize) -> Result<Vec<Row>> {
+    let (card, members) = (reader.teacher_card(), reader.outputs().buffer(round)?);
     let mut rows = Vec::new();
     for class in shown(&members, card.classes) {
         let of_class = members.iter().rev().filter(|row| row.teacher_class as usize == class).take(columns);
         let places = of_class.map(|row| (row.birth_round, row.row)).collect::<Vec<_>>();
-        let masks = (card.architecture.task() == Task::Pixels).then(|| masks(context, round, &places)).transpose()?;
-        rows.push(Row { images: context.pictures(round, &places)?, masks });
+        let masks = (card.architecture.task() == Task::Pixels).then(|| masks(reader, round, &places)).transpose()?;
+        rows.push(Row { images: reader.pictures(round, &places)?, masks });
     }
     Ok(rows)
 }
@@ -102,9 +102,9 @@ fn shown(members: &[BufferRow], classes: usize) -> Vec<usize> {
 }
 
 /// Returns what the teacher takes the pixels of these images for, as pictures like them: a color for each class, or a level of gray.
-fn masks(context: &mut Context, round: u32, places: &[(u32, u32)]) -> Result<Vec<Vec<u8>>> {
-    let masks = context.masks(round, places)?;
-    let card = context.teacher_card();
+fn masks(reader: &mut Reader, round: u32, places: &[(u32, u32)]) -> Result<Vec<Vec<u8>>> {
+    let masks = reader.masks(round, places)?;
+    let card = reader.teacher_card();
     let level = |class: u8, channel: usize| match card.input[0] {
         1 | 2 => (usize::from(class) * 255 / card.classes) as u8,
         _ => grid::class_colour(class).get(channel).copied().unwrap_or(0),
@@ -116,14 +116,14 @@ fn masks(context: &mut Context, round: u32, places: &[(u32, u32)]) -> Result<Vec
 }
 
 /// Returns a chart of the images of each class.
-fn classes(context: &mut Context, round: u32) -> Result<Vec<u8>> {
-    let (card, counts) = (context.teacher_card(), Histogram::of_buffer(context, round)?.classes);
+fn classes(reader: &mut Reader, round: u32) -> Result<Vec<u8>> {
+    let (card, counts) = (reader.teacher_card(), Histogram::of_buffer(reader, round)?.classes);
     bars(round, "teacher's class", &card.class_labels(), &counts)
 }
 
 /// Returns a chart of the images of each bin of the teacher's confidence.
-fn confidences(context: &mut Context, round: u32) -> Result<Vec<u8>> {
-    let counts = Histogram::of_buffer(context, round)?.confidences;
+fn confidences(reader: &mut Reader, round: u32) -> Result<Vec<u8>> {
+    let counts = Histogram::of_buffer(reader, round)?.confidences;
     let bins = (1..=BINS).map(|bin| format!("{:.2}", bin as f64 / BINS as f64)).collect::<Vec<_>>();
     bars(round, "teacher's confidence, up to", &bins, &counts)
 }

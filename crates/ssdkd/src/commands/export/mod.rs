@@ -57,7 +57,7 @@ pub struct ExportArgs {
 
 /// Exports a card's network, or the student of `--round` or of the last round.
 pub fn export(arguments: &ExportArgs) -> Result<()> {
-    let threads = arguments.run.common.set_up()?;
+    arguments.run.common.set_up()?;
     let card = source::card_of(&arguments.run.recipe);
     if card.is_none() {
         source::refuse_file(&arguments.run.recipe)?;
@@ -71,7 +71,7 @@ pub fn export(arguments: &ExportArgs) -> Result<()> {
             refuse_flags_of_runs(arguments)?;
             source::of_card(&card)?
         }
-        None => source::of_run(&arguments.run, arguments.round, threads)?,
+        None => source::of_run(&arguments.run, arguments.round)?,
     };
     let choice = Choice { fold: arguments.fold, normalize: arguments.normalize };
     let files = files(card, &network, choice)?;

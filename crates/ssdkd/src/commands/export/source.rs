@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
 use candle_core::Device;
-use ssdkd_context::Context;
+use ssdkd_context::Reader;
 use ssdkd_evaluate::load_card;
 use ssdkd_nn::{CARD_VERSION, Network, Preprocessing, TeacherCard};
 use ssdkd_stage::{RunArgs, RunFolder, StageError, exit, quote_path};
@@ -56,22 +56,22 @@ pub fn of_card(path: &Path) -> Result<Source> {
 }
 
 /// The student of a round, or of the last one.
-pub fn of_run(run: &RunArgs, round: Option<u32>, threads: usize) -> Result<Source> {
-    let mut context = Context::read_only(run, threads)?;
-    count_only_current(&mut context, threads)?;
+pub fn of_run(run: &RunArgs, round: Option<u32>) -> Result<Source> {
+    let mut reader = Reader::existing(run)?;
+    count_only_current(&mut reader)?;
     if let Some(round) = round {
-        context.distilling_round("distill", round)?;
+        reader.recipe().distilling_round_of("distill", round)?;
         ensure!(
-            context.rounds("distill")?.contains(&round),
+            reader.rounds("distill")?.contains(&round),
             "the run has no student of round {round}\nhint: `ssdkd run {}` makes it",
-            quote_path(context.run().root())
+            quote_path(reader.folder().root())
         );
     }
-    let last = context.last_round("distill")?;
+    let last = reader.last_round("distill")?;
     let round = round.or(last).context("the run has no student yet\nhint: `ssdkd run RECIPE` first")?;
-    let network = context.student_after(round)?;
-    let spec = context.student_spec()?;
-    let teacher = context.teacher_card();
+    let network = reader.student_after(round)?;
+    let spec = reader.run().cards().student().clone();
+    let teacher = reader.teacher_card();
     let Preprocessing { channels, range, .. } = spec.preprocessing;
     let card = TeacherCard {
         card_version: CARD_VERSION,
@@ -92,8 +92,8 @@ pub fn of_run(run: &RunArgs, round: Option<u32>, threads: usize) -> Result<Sourc
             "distilled without data from {} by ssdkd {}, run {}, seed {}, round {round}",
             teacher.architecture,
             env!("CARGO_PKG_VERSION"),
-            context.recipe().run.name,
-            context.recipe().run.seed
+            reader.recipe().run.name,
+            reader.recipe().run.seed
         ),
         license: None,
     };

@@ -57,9 +57,9 @@ pub struct PredictArgs {
 
 /// Predicts classes or masks, and prints them.
 pub fn predict(arguments: &PredictArgs) -> Result<()> {
-    let threads = arguments.common.set_up()?;
+    arguments.common.set_up()?;
     let device = arguments.common.device.open(Device::Cpu, OPEN_GPU)?;
-    let model = model::load(arguments, threads, &device)?;
+    let model = model::load(arguments, &device)?;
     let masks = masks_of(arguments, &model)?;
     let progress = Progress::start("predict", arguments.images.len() as u64);
     let (mut scores, mut written) = (Vec::new(), Vec::new());

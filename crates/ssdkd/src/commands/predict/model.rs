@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result};
 use candle_core::{Device, Tensor};
-use ssdkd_context::Context;
+use ssdkd_context::Reader;
 use ssdkd_data::Fit;
 use ssdkd_evaluate::{fit_of, load_card};
 use ssdkd_nn::{Identity, Network, NetworkSpec, Task};
@@ -45,7 +45,7 @@ pub struct Model {
 ///
 /// # Errors
 /// If the file or folder holds no model, or flags do not fit it.
-pub fn load(arguments: &PredictArgs, threads: usize, device: &Device) -> Result<Model> {
+pub fn load(arguments: &PredictArgs, device: &Device) -> Result<Model> {
     let path = &arguments.model;
     let is_card = path.extension().is_some_and(|ending| ending == "json");
     if !path.is_dir() && !is_card && is_network(path)? {
@@ -68,7 +68,7 @@ pub fn load(arguments: &PredictArgs, threads: usize, device: &Device) -> Result<
         return from_card(card, device);
     }
     if RunFolder::at(path).recipe().is_file() {
-        return from_run(arguments, threads);
+        return from_run(arguments);
     }
     let hint = "name a card, the folder of an exported model (`ssdkd export`), or the folder of a run".into();
     Err(StageError::Missing { what: "a model".into(), path: card, hint }.into())
@@ -115,19 +115,19 @@ fn from_card(path: &Path, device: &Device) -> Result<Model> {
 }
 
 /// Returns the last student of a run.
-fn from_run(arguments: &PredictArgs, threads: usize) -> Result<Model> {
+fn from_run(arguments: &PredictArgs) -> Result<Model> {
     let run = RunArgs { recipe: arguments.model.clone(), common: arguments.common.clone(), ..RunArgs::default() };
-    let mut context = Context::read_only(&run, threads)?;
-    count_only_current(&mut context, threads)?;
-    let round = context.last_round("distill")?;
+    let mut reader = Reader::existing(&run)?;
+    count_only_current(&mut reader)?;
+    let round = reader.last_round("distill")?;
     let round = round.with_context(|| {
-        let root = context.run().root();
+        let root = reader.folder().root();
         format!("the run {} has no student yet\nhint: `ssdkd run {}` makes one", root.display(), quote_path(root))
     })?;
     tracing::info!("the student of round {round}");
-    let card = context.teacher_card();
+    let card = reader.teacher_card();
     let (fit, class_names) = (fit_of(&card.preprocessing, card.input), card.class_labels());
-    Ok(Model { network: context.student_after(round)?, fit, class_names })
+    Ok(Model { network: reader.student_after(round)?, fit, class_names })
 }
 
 impl Model {
