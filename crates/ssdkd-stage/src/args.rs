@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::code::Code;
 use crate::device::DeviceChoice;
 use crate::error::StageError;
 use crate::{logging, progress, signals};
@@ -35,7 +36,8 @@ impl CommonArgs {
     pub fn set_up(&self) -> Result<usize, StageError> {
         logging::init(self.quiet, self.verbose);
         progress::set_quiet(self.quiet);
-        signals::install()?;
+        signals::install()
+            .map_err(|error| StageError::other(Code::Failed, format!("cannot listen for signals: {error}")))?;
         let threads = self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
         // This thread is one of them: it works where it would sleep until another is done, and need not be woken after.
         rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global().map_err(|error| {

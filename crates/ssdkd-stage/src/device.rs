@@ -3,8 +3,9 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
+use crate::code::Code;
 use crate::error::StageError;
-use crate::exit::{self, Code};
+use crate::exit;
 
 /// Where to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

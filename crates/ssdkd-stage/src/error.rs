@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use ssdkd_shards::ShardError;
 
-use crate::exit::Code;
+use crate::code::Code;
 use crate::shell::quote_path;
-use crate::signals::Signal;
+use crate::signals::Interrupted;
 
 /// What can go wrong around a stage.
 #[derive(Debug, thiserror::Error)]
@@ -107,8 +107,8 @@ pub enum StageError {
     #[error("{0}")]
     Usage(String),
     /// The user asked to stop.
-    #[error("stopped by {0}; complete output stays\nhint: run the same command again to resume")]
-    Interrupted(Signal),
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// An error of another crate, with the exit code that it deserves.
     #[error("{source}")]
     Other {
@@ -136,7 +136,7 @@ impl StageError {
             Self::Missing { .. } | Self::Collected { .. } => Code::MissingInput,
             Self::Corrupt { .. } | Self::Shard(_) => Code::Integrity,
             Self::Usage(_) => Code::Usage,
-            Self::Interrupted(signal) => Code::Interrupted(*signal),
+            Self::Interrupted(Interrupted(signal)) => Code::Interrupted(*signal),
             Self::Other { code, .. } => *code,
         }
     }

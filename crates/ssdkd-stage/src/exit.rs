@@ -1,4 +1,4 @@
-//! How a program ends: one place that prints errors, and exit codes that scripts can rely on.
+//! How a program ends: one place that prints errors.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -6,54 +6,18 @@ use std::process::ExitCode;
 
 use ssdkd_shards::ShardError;
 
+pub use crate::code::Code;
 use crate::error::StageError;
-use crate::signals::Signal;
+use crate::signals::Interrupted;
 
-/// What a process returns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Code {
-    /// 0: done, or nothing to do.
-    Done,
-    /// 1: it failed.
-    Failed,
-    /// 2: the command line or the recipe is wrong.
-    Usage,
-    /// 3: something that must be made first is missing.
-    MissingInput,
-    /// 4: a file is damaged, or not the one it should be.
-    Integrity,
-    /// 128 + the signal's number.
-    Interrupted(Signal),
-}
-
-impl Code {
-    /// Returns the number.
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Done => 0,
-            Self::Failed => 1,
-            Self::Usage => 2,
-            Self::MissingInput => 3,
-            Self::Integrity => 4,
-            Self::Interrupted(signal) => signal.exit_code(),
-        }
-    }
-
-    /// Returns the code of the first error in the chain that has one; otherwise [`Code::Failed`].
-    pub fn of(error: &(dyn Error + 'static)) -> Self {
-        chain(error)
-            .find_map(|error| match error.downcast_ref::<StageError>() {
-                Some(error) => Some(error.code()),
-                None => error.downcast_ref::<ShardError>().map(|_| Self::Integrity),
-            })
-            .unwrap_or(Self::Failed)
-    }
-}
-
-impl From<Code> for ExitCode {
-    fn from(code: Code) -> Self {
-        Self::from(code.number())
-    }
+/// Returns the code of the first error in the chain that has one; otherwise [`Code::Failed`].
+pub fn code_of(error: &(dyn Error + 'static)) -> Code {
+    let code = |error: &(dyn Error + 'static)| {
+        let interrupted = error.downcast_ref::<Interrupted>().map(|&Interrupted(signal)| Code::Interrupted(signal));
+        let damaged = || error.downcast_ref::<ShardError>().map(|_| Code::Integrity);
+        error.downcast_ref::<StageError>().map(StageError::code).or(interrupted).or_else(damaged)
+    };
+    chain(error).find_map(code).unwrap_or(Code::Failed)
 }
 
 /// Runs `body`, the body of every `main`; prints its error to stderr and returns the right code.
@@ -66,7 +30,7 @@ pub fn main<E: Into<Box<dyn Error + Send + Sync>>>(body: impl FnOnce() -> Result
 
 /// Prints `error` and its causes to stderr and says what the process shall return.
 pub fn report(error: &(dyn Error + 'static)) -> Code {
-    let code = Code::of(error);
+    let code = code_of(error);
     let text = describe(error);
     crate::logging::note_error(&text);
     // If stderr is closed, the message is lost.
@@ -172,6 +136,7 @@ pub fn print(data: &str) -> Result<(), StageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signals::Signal;
 
     #[derive(Debug, thiserror::Error)]
     #[error("{text}")]
@@ -239,10 +204,10 @@ mod tests {
     #[test]
     fn the_code_is_found_below_other_errors() {
         let missing = StageError::Missing { what: "it".into(), path: "x".into(), hint: "make it".into() };
-        assert_eq!(Code::of(&*layer("outer", Box::<dyn Error + Send + Sync>::from(missing))), Code::MissingInput);
+        assert_eq!(code_of(&*layer("outer", Box::<dyn Error + Send + Sync>::from(missing))), Code::MissingInput);
         let damaged = ShardError::Damaged { path: "x".into(), reason: "EOF".into() };
-        assert_eq!(Code::of(&*layer("outer", Box::<dyn Error + Send + Sync>::from(damaged))), Code::Integrity);
-        assert_eq!(Code::of(&*layer("outer", None)), Code::Failed);
-        assert_eq!(Code::of(&StageError::Interrupted(Signal::Terminate)).number(), 143);
+        assert_eq!(code_of(&*layer("outer", Box::<dyn Error + Send + Sync>::from(damaged))), Code::Integrity);
+        assert_eq!(code_of(&*layer("outer", None)), Code::Failed);
+        assert_eq!(code_of(&Interrupted(Signal::Terminate)).number(), 143);
     }
 }

@@ -6,11 +6,11 @@ use std::io::ErrorKind;
 
 use ssdkd_shards::{FileEntry, ShardError, digest};
 
-use crate::atomic;
 use crate::error::StageError;
 use crate::exit;
 use crate::fingerprint::FingerprintInput;
 use crate::run_folder::RunFolder;
+use crate::stage_folder::is_partial;
 
 /// What is on disk of one stage and round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub fn judge(run: &RunFolder, wanted: &FingerprintInput, verify: bool) -> Result
     let (stage, round) = (wanted.stage.as_str(), wanted.round);
     let manifest = match run.complete(stage, round) {
         Ok(Some(complete)) => complete.manifest,
-        Ok(None) if atomic::is_partial(&run.stage(stage), round) => return Ok(State::Partial),
+        Ok(None) if is_partial(&run.stage(stage), round) => return Ok(State::Partial),
         Ok(None) => return Ok(State::Missing),
         Err(StageError::Shard(ShardError::Manifest { reason, .. }) | StageError::Corrupt { reason, .. }) => {
             return Ok(State::Corrupt { reasons: vec![format!("manifest.json: {reason}")] });

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use ssdkd_shards::Role;
 
-use crate::atomic::{self, CHECKPOINT_FILE};
+use crate::atomic::{names_in, remove_folder};
 use crate::error::StageError;
-use crate::run_folder::{RunFolder, names_in, parse_round};
+use crate::run_folder::{RunFolder, parse_round};
+use crate::stage_folder::{CHECKPOINT_FILE, recover};
 use crate::system;
 
 /// A file or folder that the run no longer needs.
@@ -81,8 +82,26 @@ impl RunFolder {
         Ok(found)
     }
 
+    /// Finishes what a crash interrupted, in all stages, and removes temporary files; only under the run's lock.
+    pub fn recover(&self) -> Result<(), StageError> {
+        for stage in names_in(self.root())? {
+            let folder = self.stage(&stage);
+            if !folder.is_dir() {
+                continue;
+            }
+            for name in names_in(&folder)? {
+                let hidden = name.strip_prefix('.').and_then(|name| name.split_once('.'));
+                let Some((round, "partial" | "old")) = hidden else { continue };
+                if let Some(round) = parse_round(round) {
+                    recover(&folder, round)?;
+                }
+            }
+        }
+        remove(&self.temporary_files()?).map(drop)
+    }
+
     /// Files that an interrupted process was about to rename.
-    pub(crate) fn temporary_files(&self) -> Result<Vec<Removable>, StageError> {
+    fn temporary_files(&self) -> Result<Vec<Removable>, StageError> {
         let mut found = self.debris()?;
         found.retain(|item| item.path.file_name().and_then(|name| name.to_str()).is_some_and(is_temporary));
         Ok(found)
@@ -114,7 +133,7 @@ pub fn remove(removable: &[Removable]) -> Result<u64, StageError> {
     let mut freed = 0;
     for Removable { path, bytes, .. } in removable {
         if path.is_dir() {
-            atomic::remove_folder(path)?;
+            remove_folder(path)?;
         } else {
             match system::remove_file(path) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,

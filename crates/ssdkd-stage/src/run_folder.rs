@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 use ssdkd_shards::manifest::MANIFEST_FILE;
 use ssdkd_shards::{FileEntry, Manifest, Role, digest};
 
+use crate::atomic::{create_folder, names_in};
 use crate::error::StageError;
 use crate::shell::quote_path;
-use crate::{atomic, gc};
 
 /// One run's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl RunFolder {
     /// Opens a run that exists, or starts one.
     pub fn create(root: impl Into<PathBuf>) -> Result<Self, StageError> {
         let run = Self { root: root.into() };
-        atomic::create_folder(&run.root)?;
+        create_folder(&run.root)?;
         Ok(run)
     }
 
@@ -182,24 +182,6 @@ impl RunFolder {
         }
     }
 
-    /// Finishes what a crash interrupted, in all stages, and removes temporary files; only under the run's lock.
-    pub fn recover(&self) -> Result<(), StageError> {
-        for stage in names_in(&self.root)? {
-            let folder = self.stage(&stage);
-            if !folder.is_dir() {
-                continue;
-            }
-            for name in names_in(&folder)? {
-                let hidden = name.strip_prefix('.').and_then(|name| name.split_once('.'));
-                let Some((round, "partial" | "old")) = hidden else { continue };
-                if let Some(round) = parse_round(round) {
-                    atomic::recover(&folder, round)?;
-                }
-            }
-        }
-        gc::remove(&self.temporary_files()?).map(drop)
-    }
-
     /// Returns whether a file may be absent: state or images, and a later round of the stage is complete.
     pub(crate) fn may_be_collected(&self, stage: &str, round: u32, entry: &FileEntry) -> Result<bool, StageError> {
         Ok(entry.role != Role::Data && self.latest_complete(stage)?.is_some_and(|latest| latest > round))
@@ -228,14 +210,4 @@ impl RunFolder {
     pub(crate) fn remake(&self, stage: &str, round: u32) -> String {
         format!("`ssdkd repair {} {stage}/{}` rebuilds it", quote_path(&self.root), round_name(round))
     }
-}
-
-/// Returns the names in a folder; none if it does not exist.
-pub(crate) fn names_in(folder: &Path) -> Result<Vec<String>, StageError> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(StageError::read(folder))?,
-    };
-    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-    names.collect::<std::io::Result<_>>().map_err(StageError::read(folder))
 }

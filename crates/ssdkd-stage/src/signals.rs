@@ -9,8 +9,6 @@ use std::sync::{Arc, LazyLock};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::error::StageError;
-
 /// The last signal that came; 0 is none.
 static RECEIVED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 
@@ -48,8 +46,13 @@ impl fmt::Display for Signal {
     }
 }
 
+/// The user asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("stopped by {0}; complete output stays\nhint: run the same command again to resume")]
+pub struct Interrupted(pub Signal);
+
 /// From now on signals set the flag. Call it once, early in `main`.
-pub fn install() -> Result<(), StageError> {
+pub fn install() -> io::Result<()> {
     let asked_before = Arc::new(AtomicBool::new(false));
     let register = |signal: Signal| -> io::Result<()> {
         let number = signal.number();
@@ -59,10 +62,7 @@ pub fn install() -> Result<(), StageError> {
         flag::register_usize(number, RECEIVED.clone(), number as usize)?;
         Ok(())
     };
-    Signal::ALL
-        .into_iter()
-        .try_for_each(register)
-        .map_err(|error| StageError::other(crate::exit::Code::Failed, format!("cannot listen for signals: {error}")))
+    Signal::ALL.into_iter().try_for_each(register)
 }
 
 /// Returns the request to stop, if there was one.
@@ -72,9 +72,6 @@ pub fn interrupted() -> Option<Signal> {
 }
 
 /// Fails if there was a request to stop: for use in loops.
-pub fn check() -> Result<(), StageError> {
-    match interrupted() {
-        Some(signal) => Err(StageError::Interrupted(signal)),
-        None => Ok(()),
-    }
+pub fn check() -> Result<(), Interrupted> {
+    interrupted().map_or(Ok(()), |signal| Err(Interrupted(signal)))
 }

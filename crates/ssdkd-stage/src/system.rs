@@ -1,4 +1,5 @@
-//! What `atomic` and `gc` ask of the operating system, one function for each request: so that tests can make it refuse any of them.
+//! What `atomic`, `stage_folder` and `gc` ask of the operating system, one function for each request: so that tests can make it refuse any
+//! of them.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use ssdkd_stage::signals;
+use ssdkd_stage::{StageError, signals};
 
 use crate::child;
 
@@ -23,7 +23,7 @@ fn obedient() -> ! {
         std::thread::sleep(Duration::from_millis(5));
     }
     std::process::exit(match signals::check() {
-        Err(error) => error.code().number().into(),
+        Err(error) => StageError::from(error).code().number().into(),
         Ok(()) => 1,
     })
 }
