@@ -15,7 +15,7 @@ use ssdkd_method::{
     BalanceSettings, ClassPrior, Diversity, Factors, FailedCheck, Member, Modulation, ModulationSettings, ReplayBuffer,
 };
 use ssdkd_nn::Task;
-use ssdkd_shards::{BufferRow, ClassRow, ImageShard};
+use ssdkd_shards::{BufferRow, ClassRow, ImageShard, PriorityRow};
 
 /// The stage.
 pub const STAGE: Stage = Stage {
@@ -39,8 +39,6 @@ struct Settings {
     class_prior: Vec<f64>,
     #[serde(skip)]
     prior: ClassPrior,
-    #[serde(skip)]
-    round: u32,
     /// The round whose priorities decide which images leave.
     #[serde(skip)]
     priorities: Option<u32>,
@@ -72,7 +70,6 @@ fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
         invert: Phi { phi },
         class_prior: if prior_matters { recipe.teacher.class_prior.clone() } else { Vec::new() },
         prior: cards.class_prior(recipe)?,
-        round,
         priorities,
         class_names: cards.teacher().class_labels(),
         checked_with: checks.then_some(made),
@@ -90,11 +87,12 @@ fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
 
 /// Takes in a round's images and evicts as many.
 fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Result<()> {
-    let Settings { balance, invert: Phi { phi }, prior, round, class_names, .. } = settings;
+    let Settings { balance, invert: Phi { phi }, prior, class_names, .. } = settings;
+    let round = inputs.round();
     let held = members_before(settings, inputs)?;
     let mut buffer = ReplayBuffer::from_members(balance.clone(), class_names.len(), held)?.with_prior(prior.clone());
     let modulation = Modulation::new(*phi, &buffer.class_counts()).with_prior(prior);
-    let new_samples = new_samples(&*inputs.shard(*round)?, &modulation, *round);
+    let new_samples = new_samples(&*inputs.shard(round)?, &modulation, round);
     let added = new_samples.len();
     let evicted = buffer.insert(new_samples)?.len();
 
@@ -111,19 +109,21 @@ fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Resul
     job.metric("largest_class", counts.iter().max().map_or(0.0, |&count| count as f64));
     let confidence = buffer.members().iter().map(|member| f64::from(member.confidence)).sum::<f64>();
     job.metric("mean_confidence", confidence / buffer.len().max(1) as f64);
-    job.write_table("buffer.parquet", &members)?;
-    job.write_table("classes.parquet", &classes)?;
+    job.write_table(&members)?;
+    job.write_table(&classes)?;
     inputs.memory().retain_shards(&members.iter().map(|row| row.birth_round).collect());
     Ok(())
 }
 
 /// Returns the buffer of the round before; where they matter, with the priorities that `sample` gave its members since.
 fn members_before(settings: &Settings, inputs: &Inputs<'_>) -> Result<Vec<Member>> {
-    let Some(previous) = settings.round.checked_sub(1) else { return Ok(Vec::new()) };
-    let table = inputs.buffer(previous)?;
+    let Some(previous) = inputs.round().checked_sub(1) else { return Ok(Vec::new()) };
+    let table = inputs.table::<BufferRow>(STAGE.output(previous))?;
     let mut priorities = HashMap::new();
     if let Some(round) = settings.priorities {
-        priorities.extend(inputs.priorities(round)?.iter().map(|row| (row.sample_id, row.priority)));
+        priorities.extend(
+            inputs.table::<PriorityRow>(Output::sample(round))?.iter().map(|row| (row.sample_id, row.priority)),
+        );
     }
     let members = table.iter().map(|row| Member {
         sample_id: row.sample_id,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use ssdkd_nn::{Network, StateDict, TeacherCard};
-use ssdkd_shards::{BufferRow, DrawRow, ImageShard, ObservedRow, PriorityRow, Role};
+use ssdkd_shards::{ImageShard, Role, Row};
 
 use crate::memory::Memory;
 use crate::output::Output;
@@ -39,12 +39,23 @@ impl Reads {
 pub struct Inputs<'a> {
     reader: &'a mut Reader,
     output: Output,
+    seed: u64,
     reads: Reads,
 }
 
 impl<'a> Inputs<'a> {
-    pub(crate) fn new(reader: &'a mut Reader, output: Output, reads: Reads) -> Self {
-        Self { reader, output, reads }
+    pub(crate) fn new(reader: &'a mut Reader, output: Output, seed: u64, reads: Reads) -> Self {
+        Self { reader, output, seed, reads }
+    }
+
+    /// Returns the round that is executed.
+    pub fn round(&self) -> u32 {
+        self.output.round
+    }
+
+    /// Returns the run's seed.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     fn check(&self, is_declared: bool, what: &str) -> Result<()> {
@@ -104,34 +115,16 @@ impl<'a> Inputs<'a> {
         self.reader.outputs.metric(input, name)
     }
 
-    /// Returns the buffer's members after `balance` of `round`.
-    pub fn buffer(&self, round: u32) -> Result<Vec<BufferRow>> {
-        self.check_output(Output::balance(round), Role::Data)?;
-        self.reader.outputs.buffer(round)
+    /// Returns a table of an output.
+    pub fn table<R: Row>(&self, input: Output) -> Result<Vec<R>> {
+        self.check_output(input, Role::Data)?;
+        self.reader.outputs.table(input)
     }
 
     /// Returns how many members of the buffer are of each class after `balance` of `round`.
     pub fn class_counts(&self, round: u32) -> Result<Vec<u64>> {
         self.check(self.reads.class_counts == Some(round), &format!("class counts of {round:04}"))?;
         self.reader.outputs.class_counts(round)
-    }
-
-    /// Returns priorities and weights after `sample` of `round`.
-    pub fn priorities(&self, round: u32) -> Result<Vec<PriorityRow>> {
-        self.check_output(Output::sample(round), Role::Data)?;
-        self.reader.outputs.priorities(round)
-    }
-
-    /// Returns what `sample` drew in `round`.
-    pub fn draws(&self, round: u32) -> Result<Vec<DrawRow>> {
-        self.check_output(Output::sample(round), Role::Data)?;
-        self.reader.outputs.draws(round)
-    }
-
-    /// Returns the disagreements that `distill` saw in `round`.
-    pub fn observed(&self, round: u32) -> Result<Vec<ObservedRow>> {
-        self.check_output(Output::distill(round), Role::Data)?;
-        self.reader.outputs.observed(round)
     }
 
     /// Returns the images that `invert` made in `round`.
@@ -157,6 +150,7 @@ impl<'a> Inputs<'a> {
 mod tests {
     use std::path::Path;
 
+    use ssdkd_shards::DrawRow;
     use ssdkd_stage::{DeviceChoice, RunArgs};
 
     use super::*;
@@ -188,11 +182,11 @@ mod tests {
         let recipe = root.join("pipelines/shapes.toml");
         let run = Run::open(&RunArgs { recipe, runs: runs.path().into(), ..RunArgs::default() }).unwrap();
         let mut reader = Reader::new(run, DeviceChoice::Cpu);
-        let mut inputs = Inputs::new(&mut reader, Output::sample(3), reads());
+        let mut inputs = Inputs::new(&mut reader, Output::sample(3), 0, reads());
         let refused = "which its plan does not declare";
         check(inputs.teacher(), "sample 0003 reads the teacher, which its plan does not declare");
         check(inputs.student(), refused);
-        check(inputs.draws(3), refused);
+        check(inputs.table::<DrawRow>(Output::sample(3)), refused);
         check(inputs.class_counts(3), refused);
         check(inputs.images(2, &[(0, 0)]), refused);
         check(inputs.shard(3), refused);

@@ -12,6 +12,7 @@ use ssdkd_shards::{Origin, Role, Row, tables};
 use ssdkd_stage::{FingerprintInput, Progress, RunFolder, StageFolder, logging, signals};
 
 use crate::output::Output;
+use crate::outputs::table_file;
 use crate::recipe::{OnFailedCheck, Recipe};
 
 /// What to do with the checkpoint of an interrupted process.
@@ -106,9 +107,9 @@ impl Job {
     }
 
     /// Writes one table.
-    pub fn write_table<R: Row>(&mut self, name: &str, rows: &[R]) -> Result<()> {
+    pub fn write_table<R: Row>(&mut self, rows: &[R]) -> Result<()> {
         let bytes = tables::encode(rows, &self.origin)?;
-        self.write(name, &bytes, Some(rows.len() as u64), Role::Data)?;
+        self.write(&table_file::<R>(), &bytes, Some(rows.len() as u64), Role::Data)?;
         Ok(())
     }
 

@@ -27,16 +27,8 @@ pub struct Judgement {
     pub output: Output,
     /// Whether the output is right, as far as that is known before its inputs are made.
     pub state: State,
-    /// What a dry run says of it.
-    found: Found,
-}
-
-#[derive(Debug)]
-enum Found {
-    Fresh,
-    WouldRun(String),
-    /// An input cannot be read. No plan that was checked before makes it.
-    Unknown(anyhow::Error),
+    /// Why the plan would be executed, if it would be.
+    why: Option<String>,
 }
 
 impl<'a> Judge<'a> {
@@ -49,51 +41,49 @@ impl<'a> Judge<'a> {
     pub fn judge(&mut self, plan: &Plan) -> Result<Judgement> {
         let output = plan.output;
         let remade = plan.reads.all().find(|input| self.remade.contains(input));
-        let (state, why) = if let Some(input) = remade {
-            let why = format!("{input}, which it reads, would run");
-            (self.outdated(output, &why), why)
-        } else {
-            match plan.fingerprint(self.run.cards(), &mut self.outputs) {
-                Ok(wanted) => {
-                    let state = judge(self.run.folder(), &wanted, self.verify)?;
-                    let why = state.describe();
-                    (state, why)
-                }
-                Err(error) => {
-                    let state = self.outdated(output, "its freshness cannot be checked");
-                    return Ok(Judgement { output, state, found: Found::Unknown(error) });
-                }
+        let wanted = plan.fingerprint(self.run.cards(), &mut self.outputs);
+        let (state, why) = match (remade, wanted) {
+            (Some(input), _) => self.outdated(output, format!("{input}, which it reads, would run")),
+            (None, Err(error)) => {
+                // Nobody knows which bytes it reads: its own may be right.
+                let error = error.to_string();
+                let why = format!("not known yet: {}", error.lines().next().unwrap_or_default());
+                let (state, why) = self.outdated(output, why);
+                return Ok(Judgement { output, state, why: Some(why) });
+            }
+            (None, Ok(wanted)) => {
+                let state = judge(self.run.folder(), &wanted, self.verify)?;
+                let why = state.describe();
+                (state, why)
             }
         };
         if state == State::Fresh && !self.force {
-            return Ok(Judgement { output, state, found: Found::Fresh });
+            return Ok(Judgement { output, state, why: None });
         }
         // A damaged file is made again from the same: what reads it finds what it knows, if the manifest is whole.
         let same = matches!(state, State::Corrupt { .. }) && self.outputs.complete(output).is_ok();
         if !same {
             self.remade.insert(output);
         }
-        let why = if self.force { "forced".into() } else { why };
-        Ok(Judgement { output, state, found: Found::WouldRun(why) })
+        Ok(Judgement { output, state, why: Some(if self.force { "forced".into() } else { why }) })
     }
 
-    /// Returns the state of an output that is not of its plan's inputs.
-    fn outdated(&self, Output { stage, round }: Output, why: &str) -> State {
-        match self.run.folder().complete(stage, round) {
-            Ok(Some(_)) => State::Stale { reasons: vec![why.into()] },
+    /// Returns the state of an output whose inputs are not those of its plan.
+    fn outdated(&self, Output { stage, round }: Output, why: String) -> (State, String) {
+        let state = match self.run.folder().complete(stage, round) {
+            Ok(Some(_)) => State::Stale { reasons: vec![why.clone()] },
             _ => State::Missing,
-        }
+        };
+        (state, why)
     }
 }
 
 impl Judgement {
     /// Says what a run would do.
     pub fn report(&self) {
-        let output = self.output;
-        match &self.found {
-            Found::Fresh => tracing::info!("{output}: fresh, nothing to do"),
-            Found::WouldRun(why) => tracing::warn!("{output}: would run ({why})"),
-            Found::Unknown(error) => tracing::warn!("{output}: its freshness cannot be checked yet: {error:#}"),
+        match &self.why {
+            None => tracing::info!("{}: fresh, nothing to do", self.output),
+            Some(why) => tracing::warn!("{}: would run ({why})", self.output),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result};
-use ssdkd_shards::{BufferRow, ClassRow, DrawRow, FileEntry, ObservedRow, PriorityRow, Role, Row, tables};
+use ssdkd_shards::{BufferRow, ClassRow, FileEntry, Role, Row, tables};
 use ssdkd_stage::{Complete, RunFolder, StageError, exit::Code};
 
 use crate::output::Output;
@@ -17,6 +17,11 @@ pub const SHARD: &str = "samples/part-00000.parquet";
 /// Returns the image shard of a round, relative to the run folder: what the buffer's `shard` column says.
 pub fn shard_path(round: u32) -> String {
     format!("invert/{round:04}/{SHARD}")
+}
+
+/// Returns the file of a table within its stage folder.
+pub(crate) fn table_file<R: Row>() -> String {
+    format!("{}.parquet", R::TABLE)
 }
 
 /// The finished outputs in a run folder. Each manifest is read once.
@@ -89,35 +94,20 @@ impl Outputs {
         Ok((self.folder.read_verified(output.stage, output.round, file)?, self.path(output, file)))
     }
 
-    fn table<R: Row>(&self, output: Output, file: &str) -> Result<Vec<R>> {
-        let (bytes, path) = self.read(output, file)?;
+    /// Returns a table of an output.
+    pub fn table<R: Row>(&self, output: Output) -> Result<Vec<R>> {
+        let (bytes, path) = self.read(output, &table_file::<R>())?;
         Ok(tables::decode(bytes, &path)?)
     }
 
     /// Returns the buffer's members after `balance` of `round`.
     pub fn buffer(&self, round: u32) -> Result<Vec<BufferRow>> {
-        self.table(Output::balance(round), "buffer.parquet")
+        self.table(Output::balance(round))
     }
 
     /// Returns how many members of the buffer are of each class after `balance` of `round`.
-    pub fn class_counts(&self, round: u32) -> Result<Vec<u64>> {
-        let classes = self.table::<ClassRow>(Output::balance(round), "classes.parquet")?;
-        Ok(classes.into_iter().map(|row| row.count).collect())
-    }
-
-    /// Returns priorities and weights after `sample` of `round`.
-    pub fn priorities(&self, round: u32) -> Result<Vec<PriorityRow>> {
-        self.table(Output::sample(round), "priorities.parquet")
-    }
-
-    /// Returns what `sample` drew in `round`.
-    pub fn draws(&self, round: u32) -> Result<Vec<DrawRow>> {
-        self.table(Output::sample(round), "draws.parquet")
-    }
-
-    /// Returns the disagreements that `distill` saw in `round`.
-    pub fn observed(&self, round: u32) -> Result<Vec<ObservedRow>> {
-        self.table(Output::distill(round), "observed.parquet")
+    pub(crate) fn class_counts(&self, round: u32) -> Result<Vec<u64>> {
+        Ok(self.table::<ClassRow>(Output::balance(round))?.into_iter().map(|row| row.count).collect())
     }
 
     /// Returns whether the shard of a round is still there: old ones may have been collected.

@@ -53,24 +53,23 @@ pub fn finish(result: Result<()>) -> ExitCode {
 fn run_stage(stage: Stage, arguments: &StageArgs) -> Result<()> {
     let StageArgs { run: run_arguments, round, force, resume, verify, ask } = arguments;
     let threads = run_arguments.common.set_up()?;
-    // Before the run is opened: an error leaves the run as it is.
     let recipe = Run::recipe_of(run_arguments)?;
     if ask.print_config {
         return Ok(exit::print(&recipe.to_toml())?);
     }
-    let rounds = if let Some(round) = *round {
-        recipe.check_round(round)?;
-        if !stage.warms_up {
-            recipe.distilling_round_of(stage.name, round)?;
+    let rounds = match *round {
+        Some(round) => {
+            recipe.check_round(round)?;
+            round..round + 1
         }
-        round..round + 1
-    } else if *force {
-        return Err(StageError::Usage("--force rebuilds one round\nhint: name the round with --round N".into()).into());
-    } else {
-        let first = if stage.warms_up { 0 } else { recipe.run.warmup_rounds };
-        first..recipe.total_rounds()
+        None if *force => {
+            let what = "--force rebuilds one round\nhint: name the round with --round N";
+            return Err(StageError::Usage(what.into()).into());
+        }
+        None => (if stage.warms_up { 0 } else { recipe.run.warmup_rounds })..recipe.total_rounds(),
     };
     let run = Run::open(run_arguments)?;
+    let plans = rounds.map(|round| stage.plan(&run, round)).collect::<Result<Vec<_>>>()?;
     enforce(&run.preflight())?;
     if *resume {
         run.check_resumable()?;
@@ -78,8 +77,8 @@ fn run_stage(stage: Stage, arguments: &StageArgs) -> Result<()> {
     run.warn_of_teacher();
     if ask.dry_run {
         let mut judge = Judge::new(&run, *force, *verify);
-        for round in rounds {
-            let judgement = judge.judge(&stage.plan(&run, round)?)?;
+        for plan in plans {
+            let judgement = judge.judge(&plan)?;
             judgement.report();
             if judgement.state != State::Fresh {
                 break;
@@ -88,8 +87,7 @@ fn run_stage(stage: Stage, arguments: &StageArgs) -> Result<()> {
         return Ok(());
     }
     let mut writer = Writer::open(run, run_arguments, stage.program, threads)?;
-    for round in rounds {
-        let plan = stage.plan(writer.run(), round)?;
+    for plan in plans {
         if *force {
             return writer.execute(plan, Begin::Restart);
         }

@@ -89,11 +89,11 @@ impl Writer {
     /// Executes a plan, and puts its output in the place of an older one.
     pub fn execute(&mut self, plan: Plan, begin: Begin) -> Result<()> {
         let wanted = plan.fingerprint(self.reader.run.cards(), &mut self.reader.outputs)?;
-        let Plan { output, reads, execute, .. } = plan;
+        let Plan { output, seed, reads, execute, .. } = plan;
         self.reader.outputs.forget(output);
         let run = &self.reader.run;
         let mut job = Job::begin(run.folder(), run.recipe(), output, wanted, begin, self.warned.clone())?;
-        execute(&mut Inputs::new(&mut self.reader, output, reads), &mut job)?;
+        execute(&mut Inputs::new(&mut self.reader, output, seed, reads), &mut job)?;
         self.finish(job)
     }
 

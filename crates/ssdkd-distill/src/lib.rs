@@ -38,13 +38,12 @@ struct Settings {
     distill: DistillSettings,
     run: Length,
     student: StudentSettings,
+    /// What training continues from.
     #[serde(skip)]
-    seed: u64,
+    previous: Option<Output>,
+    /// The student's steps in all rounds before.
     #[serde(skip)]
-    round: u32,
-    /// The index among the distilling rounds.
-    #[serde(skip)]
-    distilling_round: u32,
+    steps_before: u64,
     /// For the health check alone.
     #[serde(skip)]
     prior: ClassPrior,
@@ -55,32 +54,19 @@ struct Length {
     rounds: u32,
 }
 
-impl Settings {
-    /// Returns the output that training continues from.
-    fn previous(&self) -> Option<Output> {
-        (self.distilling_round > 0).then(|| STAGE.output(self.round - 1))
-    }
-
-    /// Returns the steps of this student in all rounds before.
-    fn steps_before(&self) -> u64 {
-        u64::from(self.distilling_round) * self.distill.steps as u64
-    }
-}
-
 /// Plans the training of a round.
 fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
-    let seed = recipe.run.seed;
+    let distilling_round = recipe.distilling_round_of(STAGE.name, round)?;
+    let previous = (distilling_round > 0).then(|| STAGE.output(round - 1));
     let settings = Settings {
         distill: recipe.distill.relevant(),
         run: Length { rounds: recipe.run.rounds },
         student: recipe.student.clone(),
-        seed,
-        round,
-        distilling_round: recipe.distilling_round_of(STAGE.name, round)?,
+        previous,
+        steps_before: u64::from(distilling_round) * recipe.distill.steps as u64,
         prior: cards.class_prior(recipe)?,
     };
-    let previous = settings.previous();
-    let plan = Plan::new(STAGE.output(round), VERSION, seed, settings, execute)
+    let plan = Plan::new(STAGE.output(round), VERSION, recipe.run.seed, settings, execute)
         .reads_teacher()
         .reads(Output::sample(round))
         .reads_images(Output::balance(round))
@@ -102,7 +88,7 @@ fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Resul
     for index in steps.len()..settings.distill.steps {
         let (labelled, drawn) = views.of_step(index, inputs, &distiller, &teacher)?;
         let weights = drawn.iter().map(|draw| draw.weight).collect::<Vec<_>>();
-        let step = settings.steps_before() + index as u64;
+        let step = settings.steps_before + index as u64;
         let report = distiller.learn(&student, labelled, Some(&weights), (step, total))?;
         observed.extend(drawn.iter().zip(&report.disagreement).zip(0..).map(|((draw, &kl), slot)| ObservedRow {
             step: index as u32,
@@ -132,8 +118,8 @@ fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Resul
     let mean = |column: fn(&StepRow) -> f32| {
         steps.iter().map(|row| f64::from(column(row))).sum::<f64>() / steps.len().max(1) as f64
     };
-    let before = settings.previous().map_or(Ok(None), |previous| inputs.metric(previous, "loss"))?;
-    let steps_so_far = settings.steps_before() + steps.len() as u64;
+    let before = settings.previous.map_or(Ok(None), |previous| inputs.metric(previous, "loss"))?;
+    let steps_so_far = settings.steps_before + steps.len() as u64;
     let (loss, agreement) = (mean(|row| row.loss), mean(|row| row.agreement));
     // Most pixels are background: a guess of it is right more often than one in so many classes.
     let guess = (teacher.rows_per_image() == 1).then(|| settings.prior.largest(teacher.classes()));
@@ -146,8 +132,8 @@ fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Resul
     job.metric("kl", mean(|row| row.kl));
     job.metric("agreement", agreement);
     job.metric("lr", steps.last().map_or(0.0, |row| row.lr));
-    job.write_table("steps.parquet", &steps)?;
-    job.write_table("observed.parquet", &observed)?;
+    job.write_table(&steps)?;
+    job.write_table(&observed)?;
     let bytes = student.store().state_dict().to_safetensors()?;
     let student_digest = job.write(STUDENT, &bytes, None, Role::Data)?;
     let state = distiller.state_dict().to_safetensors()?;
@@ -168,7 +154,7 @@ struct Standing {
 
 /// Returns where an interrupted process left the round, or else its start.
 fn standing(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Result<Standing> {
-    let round = settings.round;
+    let round = inputs.round();
     let kept = job.kept()?;
     let (student, mut distiller) = student_and_optimizer(settings, inputs)?;
     let Some(kept) = kept else { return Ok(Standing { student, distiller, steps: vec![], observed: vec![] }) };
@@ -192,7 +178,7 @@ fn standing(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Resu
 /// Returns the student as it is before the round, with its optimizer.
 fn student_and_optimizer(settings: &Settings, inputs: &mut Inputs<'_>) -> Result<(Rc<Network>, Distiller)> {
     let mut kept = None;
-    if let Some(previous) = settings.previous() {
+    if let Some(previous) = settings.previous {
         let digest = inputs.digest(previous, STUDENT)? + &inputs.digest(previous, OPTIMIZER)?;
         kept = inputs.memory().training.take(&digest);
     }
@@ -200,8 +186,8 @@ fn student_and_optimizer(settings: &Settings, inputs: &mut Inputs<'_>) -> Result
         training
     } else {
         let student = inputs.student()?;
-        let mut distiller = Distiller::new(settings.distill.clone(), &*inputs.teacher()?, &student, settings.seed)?;
-        if let Some(previous) = settings.previous() {
+        let mut distiller = Distiller::new(settings.distill.clone(), &*inputs.teacher()?, &student, inputs.seed())?;
+        if let Some(previous) = settings.previous {
             distiller.load_state_dict(inputs.state_dict(previous, OPTIMIZER)?)?;
         }
         (student, distiller)

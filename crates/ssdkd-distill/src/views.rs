@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, ensure};
-use ssdkd_context::Inputs;
+use ssdkd_context::{Inputs, Output};
 use ssdkd_method::passes::order;
 use ssdkd_method::{Distiller, Labelled};
 use ssdkd_nn::Network;
 use ssdkd_nn::random::stream;
-use ssdkd_shards::DrawRow;
+use ssdkd_shards::{BufferRow, DrawRow};
 
 use crate::Settings;
 
@@ -31,9 +31,9 @@ pub(crate) struct Views {
 impl Views {
     /// Of a round's draws and the buffer that they are from; nothing is labeled yet.
     pub(crate) fn new(settings: &Settings, inputs: &Inputs<'_>) -> Result<Self> {
-        let &Settings { ref distill, seed, round, .. } = settings;
-        let draws = inputs.draws(round)?;
-        let buffer = inputs.buffer(round)?.into_iter();
+        let (distill, seed, round) = (&settings.distill, inputs.seed(), inputs.round());
+        let draws = inputs.table::<DrawRow>(Output::sample(round))?;
+        let buffer = inputs.table::<BufferRow>(Output::balance(round))?.into_iter();
         let places = buffer.map(|row| (row.sample_id, (row.birth_round, row.row))).collect();
         let (batch, passes) = (distill.batch, distill.passes);
         ensure!(

@@ -47,7 +47,7 @@ struct Settings {
     #[serde(skip)]
     prior: ClassPrior,
     #[serde(skip)]
-    position: Position,
+    distilling_round: Option<u32>,
     #[serde(skip)]
     looks_at_student: bool,
     /// The round whose class counts φ looks at.
@@ -63,7 +63,7 @@ fn fingerprint<S: Serializer>(settings: &InvertSettings, serializer: S) -> Resul
 
 /// Plans the images of a round.
 fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
-    let (seed, distilling_round) = (recipe.run.seed, recipe.distilling_round(round));
+    let distilling_round = recipe.distilling_round(round);
     let invert = recipe.invert.relevant(distilling_round);
     let looks_at_student = invert.looks_at_student(distilling_round);
     let previous = round.checked_sub(1);
@@ -73,12 +73,12 @@ fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
         invert,
         generator: recipe.invert.clone(),
         prior: cards.class_prior(recipe)?,
-        position: Position { seed, round, distilling_round, batch: 0 },
+        distilling_round,
         looks_at_student,
         class_counts,
         checks_terms: round == CHECKED_ROUND.min(recipe.total_rounds() - 1),
     };
-    let mut plan = Plan::new(STAGE.output(round), VERSION, seed, settings, execute).reads_teacher();
+    let mut plan = Plan::new(STAGE.output(round), VERSION, recipe.run.seed, settings, execute).reads_teacher();
     if let Some(previous) = previous {
         plan = plan.reads_state(STAGE.output(previous));
     }
@@ -90,7 +90,8 @@ fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
 
 /// Makes the images of a round.
 fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Result<()> {
-    let Settings { invert, prior, position, .. } = settings;
+    let &Settings { ref invert, ref prior, distilling_round, .. } = settings;
+    let (seed, round) = (inputs.seed(), inputs.round());
     let (teacher, card) = (inputs.teacher()?, inputs.teacher_card()?);
     let student = settings.looks_at_student.then(|| inputs.student()).transpose()?;
     let class_counts = settings.class_counts.map_or(Ok(Vec::new()), |round| inputs.class_counts(round))?;
@@ -104,7 +105,7 @@ fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Resul
         .interruptible(&interrupt);
     let progress = job.progress(invert.batches as u64);
     for batch in 0..invert.batches as u32 {
-        let made = inversion.synthesize(&objective, Position { batch, ..*position });
+        let made = inversion.synthesize(&objective, Position { seed, round, distilling_round, batch });
         // A request to stop passes through candle's error type: it is looked at here, for the right exit code.
         signals::check()?;
         let made = made?;
@@ -116,7 +117,7 @@ fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Resul
     }
     progress.finish();
 
-    let shard = shard(&batches, invert.image_format, position.round, job.origin(), &card)?;
+    let shard = shard(&batches, invert.image_format, round, job.origin(), &card)?;
     let confidences = shard.samples.iter().map(|row| row.teacher_confidence).collect::<Vec<_>>();
     job.report_health(FailedCheck::of_images(&shard.pixels.to_unit(), &confidences, card.classes))?;
     let terms = mean_terms(&batches);
@@ -129,7 +130,7 @@ fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Resul
     }
     job.metric("loss", mean(&batches.iter().map(|made| made.loss.total).collect::<Vec<_>>()));
     let digest = job.write(SHARD, &shard.encode()?, Some(shard.samples.len() as u64), Role::Shard)?;
-    inputs.memory().keep_made(position.round, &digest, shard);
+    inputs.memory().keep_made(round, &digest, shard);
     let state = inversion.state_dict().to_safetensors()?;
     let digest = job.write(GENERATOR, &state, None, Role::State)?;
     inputs.memory().generator.put(&digest, inversion);
@@ -153,10 +154,9 @@ fn right(samples: &[SampleRow]) -> f64 {
 
 /// Returns the generator that the round before left, or a fresh one.
 fn generator_before(settings: &Settings, inputs: &mut Inputs<'_>) -> Result<Box<dyn Inversion>> {
-    let Position { seed, round, .. } = settings.position;
-    let (teacher, device) = (inputs.teacher()?, inputs.device()?);
+    let (teacher, seed, device) = (inputs.teacher()?, inputs.seed(), inputs.device()?);
     let start = || start(&settings.generator, &teacher, seed, &device);
-    let Some(previous) = round.checked_sub(1) else { return Ok(start()?) };
+    let Some(previous) = inputs.round().checked_sub(1) else { return Ok(start()?) };
     let previous = STAGE.output(previous);
     let digest = inputs.digest(previous, GENERATOR)?;
     if let Some(kept) = inputs.memory().generator.take(&digest) {

@@ -14,7 +14,7 @@ use ssdkd_method::priority::{Cumulative, prioritise};
 use ssdkd_method::{NewSamplePriority, SampleSettings};
 use ssdkd_nn::Task;
 use ssdkd_nn::random::stream;
-use ssdkd_shards::{BufferRow, DrawRow, PriorityRow};
+use ssdkd_shards::{BufferRow, DrawRow, ObservedRow, PriorityRow};
 
 /// The stage.
 pub const STAGE: Stage = Stage {
@@ -37,16 +37,13 @@ struct Settings {
     sample: SampleSettings,
     balance: NewSamples,
     distill: Draws,
-    /// For β.
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<Length>,
     #[serde(skip)]
-    seed: u64,
+    beta: f64,
+    /// The round whose priorities and observations count.
     #[serde(skip)]
-    round: u32,
-    /// The index among the distilling rounds.
-    #[serde(skip)]
-    distilling_round: u32,
+    previous: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -66,29 +63,23 @@ struct Length {
     rounds: u32,
 }
 
-impl Settings {
-    /// Returns the round whose priorities and observations count.
-    fn previous(&self) -> Option<u32> {
-        (self.distilling_round > 0).then(|| self.round - 1)
-    }
-}
-
 /// Plans the draws of a round.
 fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
     let sample = recipe.sample.relevant();
-    let (seed, distill) = (recipe.run.seed, &recipe.distill);
+    let (distill, rounds) = (&recipe.distill, recipe.run.rounds);
+    let distilling_round = recipe.distilling_round_of(STAGE.name, round)?;
+    let previous = (distilling_round > 0).then(|| round - 1);
     let measures = sample.needs_measuring();
     let settings = Settings {
-        run: sample.enabled.then_some(Length { rounds: recipe.run.rounds }),
+        beta: sample.beta(distilling_round, rounds),
+        run: sample.enabled.then_some(Length { rounds }),
         sample,
         balance: NewSamples { new_sample_priority: recipe.balance.new_sample_priority },
         distill: Draws { steps: distill.steps, batch: distill.batch, passes: distill.passes },
-        seed,
-        round,
-        distilling_round: recipe.distilling_round_of(STAGE.name, round)?,
+        previous,
     };
-    let previous = settings.previous();
-    let mut plan = Plan::new(STAGE.output(round), VERSION, seed, settings, execute).reads(Output::balance(round));
+    let mut plan = Plan::new(STAGE.output(round), VERSION, recipe.run.seed, settings, execute);
+    plan = plan.reads(Output::balance(round));
     if let Some(previous) = previous {
         plan = plan.reads(STAGE.output(previous)).reads(Output::distill(previous));
     }
@@ -103,19 +94,18 @@ fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
 
 /// Draws what the student will see in a round.
 fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Result<()> {
-    let &Settings { ref sample, distill: Draws { steps, batch, passes }, seed, round, distilling_round, .. } = settings;
-    let table = inputs.buffer(round)?;
-    let previous = settings.previous();
+    let &Settings { ref sample, distill: Draws { steps, batch, passes }, beta, previous, .. } = settings;
+    let (seed, round) = (inputs.seed(), inputs.round());
+    let table = inputs.table::<BufferRow>(Output::balance(round))?;
     let disagreements = if sample.needs_measuring() {
-        measure(round, &table, inputs, job)?.into_iter().map(Some).collect()
+        measure(&table, inputs, job)?.into_iter().map(Some).collect()
     } else if let Some(previous) = previous {
-        observed(previous, &table, inputs)?
+        observed(Output::distill(previous), &table, inputs)?
     } else {
         vec![None; table.len()]
     };
-    let before = previous.map_or(Ok(Vec::new()), |round| inputs.priorities(round))?;
+    let before = previous.map_or(Ok(Vec::new()), |round| inputs.table(STAGE.output(round)))?;
     let before = priorities_before(&table, &before, settings.balance.new_sample_priority);
-    let beta = settings.run.as_ref().map_or(sample.beta_end, |run| sample.beta(distilling_round, run.rounds));
     let members = prioritise(sample, beta, &before, &disagreements)?;
 
     let cumulative = Cumulative::new(&members);
@@ -144,8 +134,8 @@ fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Resul
         job.metric("mean_kl", measured.iter().sum::<f64>() / measured.len() as f64);
     }
     job.metric("effective_samples", 1.0 / members.iter().map(|member| member.probability.powi(2)).sum::<f64>());
-    job.write_table("priorities.parquet", &priorities)?;
-    job.write_table("draws.parquet", &draws)?;
+    job.write_table(&priorities)?;
+    job.write_table(&draws)?;
     Ok(())
 }
 
@@ -158,8 +148,8 @@ fn priorities_before(members: &[BufferRow], before: &[PriorityRow], of_new: NewS
 
 /// KL(f_t ‖ f_s) of every member's clean image, in nats; the teacher's logits come from the shards, but for those of pixels, which
 /// are too many to be kept there.
-fn measure(round: u32, members: &[BufferRow], inputs: &mut Inputs<'_>, job: &Job) -> Result<Vec<f32>> {
-    let student = inputs.student()?;
+fn measure(members: &[BufferRow], inputs: &mut Inputs<'_>, job: &Job) -> Result<Vec<f32>> {
+    let (round, student) = (inputs.round(), inputs.student()?);
     let progress = job.progress(members.len() as u64);
     let mut disagreements = Vec::with_capacity(members.len());
     for batch in members.chunks(MEASURING_BATCH) {
@@ -176,10 +166,10 @@ fn measure(round: u32, members: &[BufferRow], inputs: &mut Inputs<'_>, job: &Job
     Ok(disagreements)
 }
 
-/// Returns the mean KL that training observed for each member in `round`; `None` for those that were not drawn.
-fn observed(round: u32, members: &[BufferRow], inputs: &Inputs<'_>) -> Result<Vec<Option<f32>>> {
+/// Returns the mean KL that training observed for each member; `None` for those that were not drawn.
+fn observed(training: Output, members: &[BufferRow], inputs: &Inputs<'_>) -> Result<Vec<Option<f32>>> {
     let mut sums = HashMap::<u64, (f64, u32)>::new();
-    for row in inputs.observed(round)? {
+    for row in inputs.table::<ObservedRow>(training)? {
         let (sum, count) = sums.entry(row.sample_id).or_default();
         *sum += f64::from(row.kl);
         *count += 1;
