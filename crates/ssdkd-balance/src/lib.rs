@@ -74,15 +74,10 @@ fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
         class_names: cards.teacher().class_labels(),
         checked_with: checks.then_some(made),
     };
-    let mut plan = Plan::new(STAGE.output(round), VERSION, recipe.run.seed, settings, execute);
-    plan = plan.reads_images(Output::invert(round));
-    if let Some(previous) = previous {
-        plan = plan.reads(STAGE.output(previous));
-    }
-    Ok(match priorities {
-        Some(round) => plan.reads(Output::sample(round)),
-        None => plan,
-    })
+    Ok(Plan::new(STAGE.output(round), VERSION, recipe.run.seed, settings, execute)
+        .reads_images(Output::invert(round))
+        .reads(previous.map(Output::balance))
+        .reads(priorities.map(Output::sample)))
 }
 
 /// Takes in a round's images and evicts as many.
@@ -118,7 +113,7 @@ fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Resul
 /// Returns the buffer of the round before; where they matter, with the priorities that `sample` gave its members since.
 fn members_before(settings: &Settings, inputs: &Inputs<'_>) -> Result<Vec<Member>> {
     let Some(previous) = inputs.round().checked_sub(1) else { return Ok(Vec::new()) };
-    let table = inputs.table::<BufferRow>(STAGE.output(previous))?;
+    let table = inputs.table::<BufferRow>(Output::balance(previous))?;
     let mut priorities = HashMap::new();
     if let Some(round) = settings.priorities {
         priorities.extend(

@@ -66,32 +66,32 @@ impl Plan {
 
     /// Declares the data of an output: its tables and weights.
     #[must_use]
-    pub fn reads(self, output: Output) -> Self {
+    pub fn reads(self, output: impl Into<Option<Output>>) -> Self {
         self.reads_files(output, Role::Data)
     }
 
     /// Declares the data of an output and the state that its stage resumes from.
     #[must_use]
-    pub fn reads_state(self, output: Output) -> Self {
+    pub fn reads_state(self, output: impl Into<Option<Output>>) -> Self {
         self.reads_files(output, Role::State)
     }
 
     /// Declares the data of an output and its images: of `balance`, those in the buffer.
     #[must_use]
-    pub fn reads_images(self, output: Output) -> Self {
+    pub fn reads_images(self, output: impl Into<Option<Output>>) -> Self {
         self.reads_files(output, Role::Shard)
     }
 
-    fn reads_files(mut self, output: Output, role: Role) -> Self {
-        self.reads.outputs.push((output, role));
+    fn reads_files(mut self, output: impl Into<Option<Output>>, role: Role) -> Self {
+        self.reads.outputs.extend(output.into().map(|output| (output, role)));
         self
     }
 
     /// Declares the buffer's class counts after `balance` of `round`, and nothing else of it: of another buffer with the same counts the
     /// results are the same.
     #[must_use]
-    pub fn reads_class_counts(mut self, round: u32) -> Self {
-        self.reads.class_counts = Some(round);
+    pub fn reads_class_counts(mut self, round: impl Into<Option<u32>>) -> Self {
+        self.reads.class_counts = round.into();
         self
     }
 

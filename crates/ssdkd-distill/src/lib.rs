@@ -66,15 +66,12 @@ fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
         steps_before: u64::from(distilling_round) * recipe.distill.steps as u64,
         prior: cards.class_prior(recipe)?,
     };
-    let plan = Plan::new(STAGE.output(round), VERSION, recipe.run.seed, settings, execute)
+    Ok(Plan::new(STAGE.output(round), VERSION, recipe.run.seed, settings, execute)
         .reads_teacher()
         .reads(Output::sample(round))
         .reads_images(Output::balance(round))
-        .reads_student(recipe);
-    Ok(match previous {
-        Some(previous) => plan.reads_state(previous),
-        None => plan,
-    })
+        .reads_student(recipe)
+        .reads_state(previous))
 }
 
 /// Trains the student on the images drawn for a round.

@@ -6,7 +6,7 @@
 
 use anyhow::Result;
 use serde::{Serialize, Serializer};
-use ssdkd_context::{Cards, Inputs, Job, Plan, Recipe, Role, SHARD, Stage, images, signals};
+use ssdkd_context::{Cards, Inputs, Job, Output, Plan, Recipe, Role, SHARD, Stage, images, signals};
 use ssdkd_method::inversion::start;
 use ssdkd_method::{
     ClassPrior, Diversity, FailedCheck, ImageFormat, Inversion, InvertSettings, Modulation, Objective, Position,
@@ -78,13 +78,10 @@ fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
         class_counts,
         checks_terms: round == CHECKED_ROUND.min(recipe.total_rounds() - 1),
     };
-    let mut plan = Plan::new(STAGE.output(round), VERSION, recipe.run.seed, settings, execute).reads_teacher();
-    if let Some(previous) = previous {
-        plan = plan.reads_state(STAGE.output(previous));
-    }
-    if let Some(round) = class_counts {
-        plan = plan.reads_class_counts(round);
-    }
+    let plan = Plan::new(STAGE.output(round), VERSION, recipe.run.seed, settings, execute)
+        .reads_teacher()
+        .reads_state(previous.map(Output::invert))
+        .reads_class_counts(class_counts);
     Ok(if looks_at_student { plan.reads_student(recipe) } else { plan })
 }
 
@@ -157,7 +154,7 @@ fn generator_before(settings: &Settings, inputs: &mut Inputs<'_>) -> Result<Box<
     let (teacher, seed, device) = (inputs.teacher()?, inputs.seed(), inputs.device()?);
     let start = || start(&settings.generator, &teacher, seed, &device);
     let Some(previous) = inputs.round().checked_sub(1) else { return Ok(start()?) };
-    let previous = STAGE.output(previous);
+    let previous = Output::invert(previous);
     let digest = inputs.digest(previous, GENERATOR)?;
     if let Some(kept) = inputs.memory().generator.take(&digest) {
         return Ok(kept);

@@ -78,18 +78,16 @@ fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
         distill: Draws { steps: distill.steps, batch: distill.batch, passes: distill.passes },
         previous,
     };
-    let mut plan = Plan::new(STAGE.output(round), VERSION, recipe.run.seed, settings, execute);
-    plan = plan.reads(Output::balance(round));
-    if let Some(previous) = previous {
-        plan = plan.reads(STAGE.output(previous)).reads(Output::distill(previous));
+    let plan = Plan::new(STAGE.output(round), VERSION, recipe.run.seed, settings, execute)
+        .reads(Output::balance(round))
+        .reads(previous.map(Output::sample))
+        .reads(previous.map(Output::distill));
+    if !measures {
+        return Ok(plan);
     }
-    if measures {
-        plan = plan.reads_images(Output::balance(round)).reads_student(recipe);
-        if cards.teacher().architecture.task() == Task::Pixels {
-            plan = plan.reads_teacher();
-        }
-    }
-    Ok(plan)
+    let plan = plan.reads_images(Output::balance(round)).reads_student(recipe);
+    let labels_pixels = cards.teacher().architecture.task() == Task::Pixels;
+    Ok(if labels_pixels { plan.reads_teacher() } else { plan })
 }
 
 /// Draws what the student will see in a round.
@@ -104,7 +102,7 @@ fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Resul
     } else {
         vec![None; table.len()]
     };
-    let before = previous.map_or(Ok(Vec::new()), |round| inputs.table(STAGE.output(round)))?;
+    let before = previous.map_or(Ok(Vec::new()), |round| inputs.table(Output::sample(round)))?;
     let before = priorities_before(&table, &before, settings.balance.new_sample_priority);
     let members = prioritise(sample, beta, &before, &disagreements)?;
 
