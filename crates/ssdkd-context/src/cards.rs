@@ -21,6 +21,9 @@ pub struct Cards {
     student: NetworkSpec,
     /// Of a student that is not of the zoo, with its path.
     pub(crate) student_card: Option<(TeacherCard, PathBuf)>,
+    // Every fingerprint holds them, and a card may hold a large graph.
+    teacher_digest: String,
+    student_digest: Option<String>,
 }
 
 impl Cards {
@@ -37,7 +40,10 @@ impl Cards {
         } else {
             (NetworkSpec { architecture: student_architecture(recipe, &teacher)?, ..teacher.spec() }, None)
         };
-        Ok(Self { teacher: Rc::new(teacher), teacher_path, student, student_card })
+        let teacher_digest = digest_of(&teacher);
+        let student_digest = student_card.as_ref().map(|(card, _)| digest_of(card));
+        let teacher = Rc::new(teacher);
+        Ok(Self { teacher, teacher_path, student, student_card, teacher_digest, student_digest })
     }
 
     /// Returns the teacher's card.
@@ -51,13 +57,13 @@ impl Cards {
     }
 
     /// Stands for everything about the teacher that results depend on.
-    pub fn teacher_digest(&self) -> String {
-        digest_of(&self.teacher)
+    pub fn teacher_digest(&self) -> &str {
+        &self.teacher_digest
     }
 
     /// Stands for everything about a student that is not of the zoo.
-    pub(crate) fn student_digest(&self) -> Option<String> {
-        self.student_card.as_ref().map(|(card, _)| digest_of(card))
+    pub(crate) fn student_digest(&self) -> Option<&str> {
+        self.student_digest.as_deref()
     }
 
     /// Returns how common the recipe says that the teacher's classes are.

@@ -105,10 +105,10 @@ impl Plan {
         let Output { stage, round } = self.output;
         let mut wanted = FingerprintInput::new(stage, self.version, round, self.seed, self.parameters.clone());
         if self.reads.teacher {
-            wanted.inputs.insert("teacher".into(), cards.teacher_digest());
+            wanted.inputs.insert("teacher".into(), cards.teacher_digest().into());
         }
         if let Some(digest) = cards.student_digest() {
-            wanted.inputs.insert("student".into(), digest);
+            wanted.inputs.insert("student".into(), digest.into());
         }
         for &(output, _) in &self.reads.outputs {
             wanted.inputs.insert(output.path(), outputs.complete(output)?.digest.clone());

@@ -139,7 +139,8 @@ pub fn path(reader: &Reader) -> PathBuf {
 /// Returns what has been measured of a run, but for what is known to be of another teacher or other views; empty if nothing has been.
 pub fn read(reader: &Reader) -> Result<Measurements> {
     let mut measured = stored(reader)?;
-    measured.forget_others(reader.run().cards().teacher_digest(), reader.recipe().distill.views.crop_flip(), false);
+    let views = reader.recipe().distill.views.crop_flip();
+    measured.forget_others(reader.run().cards().teacher_digest().into(), views, false);
     Ok(measured)
 }
 
@@ -160,7 +161,8 @@ pub fn measure(reader: &mut Reader) -> Result<()> {
     let Some(spec) = data_spec(reader.recipe()) else { return Ok(()) }; // said before the run
     let data = open(&spec, reader.run())?;
     let mut measured = stored(reader)?;
-    measured.forget_others(reader.run().cards().teacher_digest(), reader.recipe().distill.views.crop_flip(), true);
+    let views = reader.recipe().distill.views.crop_flip();
+    measured.forget_others(reader.run().cards().teacher_digest().into(), views, true);
     measured.forget_other_data(data.digest().to_hex().to_string());
     measured.images = data.len();
     measured.data = spec; // the same data may have moved
