@@ -230,6 +230,14 @@ fn a_dry_run_writes_nothing() {
 }
 
 #[test]
+fn a_dry_run_of_one_stage_names_the_input_that_is_missing() {
+    let scratch = Scratch::new();
+    let (_, err) = scratch.succeed("ssdkd-distill", &["tiny.toml", "--round", "3", "--dry-run"]);
+    let expected = "distill 0003: would run (not known yet: the output of sample, round 3, is missing: ";
+    assert!(err.contains(expected), "{err}");
+}
+
+#[test]
 fn a_dry_run_follows_what_would_change() {
     let scratch = Scratch::new();
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);

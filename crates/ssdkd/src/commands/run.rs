@@ -23,9 +23,9 @@ pub fn run(arguments: &StageArgs) -> Result<()> {
     let rounds = rounds_of(&recipe, *round)?;
     let run = Run::open(run_arguments)?;
     if ask.dry_run {
-        enforce(&run.preflight())?
+        enforce(&run.preflight())?;
     } else {
-        before_run(&run)?
+        before_run(&run)?;
     }
     if *resume {
         run.check_resumable()?;
