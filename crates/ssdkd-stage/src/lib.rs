@@ -11,8 +11,8 @@
 //! - [`machine`]: how much memory and disk there is
 //! - [`progress`], [`logging`], [`table`]: what it says. Stdout carries data only.
 //!
-//! A file uses only files before it in this list: `shell`, `system`, `signals`, `code`, `error`, `progress`, `logging`, `exit`,
-//! `atomic`, `run_folder`, `fingerprint`, `stage_folder`, `freshness`, `verify`, `gc`, `lock`, `device`, `args`.
+//! A file uses only files before it in this list: `shell`, `system`, `machine`, `table`, `signals`, `code`, `error`, `progress`, `logging`,
+//! `exit`, `atomic`, `run_folder`, `fingerprint`, `stage_folder`, `freshness`, `verify`, `gc`, `lock`, `device`, `args`.
 
 pub mod args;
 pub mod atomic;
