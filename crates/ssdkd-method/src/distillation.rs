@@ -17,18 +17,17 @@
 //! momentum 0.9 and weight decay 1e-4, lr 0.2 down to 2e-4, T = 20, batches of 256, 80,000 steps. The defaults here are
 //! those of shorter runs \[O\].
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::{Adam, Mode, Network, Optimizer, Output, Sgd, StateDict, Store, ViewSettings, schedule};
 use ssdkd_ops as ops;
-use ssdkd_ops::{Gradients, Value};
+use ssdkd_ops::{Gradients, Packed, Value};
 
 use crate::feature_distillation::FeatureDistillation;
 use crate::inversion::Discrepancy;
 use crate::passes::Labelled;
-use crate::predictions::mean_of_images;
 use crate::range;
 
 /// Distillation: the student's training.
@@ -174,6 +173,22 @@ pub struct StepReport {
     pub lr: f64,
 }
 
+impl StepReport {
+    /// Reads what [`Distiller::learn`] packed: L_F, if there is one, then loss, gradient norm, agreement and disagreement.
+    fn read(figures: &Packed, has_features: bool, step: u64, lr: f64) -> Result<Self> {
+        let mut figures = figures.read()?.into_iter();
+        let mut next = || figures.next().unwrap_or_default();
+        let mut single = || next().first().copied().unwrap_or(f32::NAN);
+        let feature_distillation = has_features.then(&mut single);
+        let [loss, gradient_norm, agreement] = [(); 3].map(|()| single());
+        let disagreement = next();
+        if !loss.is_finite() {
+            bail!("the student's loss at step {step} is {loss}\nhint: it has diverged; lower distill.lr");
+        }
+        Ok(Self { loss, feature_distillation, disagreement, agreement, gradient_norm, lr })
+    }
+}
+
 /// Trains the student: optimizer, schedule, and the projections of feature distillation.
 ///
 /// ```
@@ -245,41 +260,38 @@ impl Distiller {
         (step, total): (u64, u64),
     ) -> Result<StepReport> {
         let rows = student.rows_per_image();
-        let weights = weights.map(|weights| repeated(weights, rows));
-        let weights = weights.as_deref();
+        let to_device = |weights: &[f32]| {
+            ops::row_weights("the student's loss", &repeated(weights, rows), student.store().device())
+        };
+        let weights = weights.map(to_device).transpose()?;
         let Labelled { views, logits: teacher_logits, maps: teacher_maps } = labelled;
         let teacher_logits = Value::constant(teacher_logits);
         let Output { maps, logits: student_logits, .. } = student.forward(&Value::constant(views), Mode::Train)?;
         let mut loss = match self.settings.loss {
-            Discrepancy::Kl => distillation_loss(&teacher_logits, &student_logits, self.settings.temperature, weights)?,
+            Discrepancy::Kl => {
+                distillation_loss(&teacher_logits, &student_logits, self.settings.temperature, weights.as_ref())?
+            }
             Discrepancy::L1 => ops::mean_absolute_difference(&teacher_logits, &student_logits)?,
         };
-        let mut feature_tensor = None;
+        let mut figures = Vec::new();
         if let Some(features) = &self.features {
             let distance = features.loss(&maps, &teacher_maps)?;
             loss = ops::weighted_sum(&[(1.0, &loss), (self.settings.feature_distillation, &distance)])?;
-            feature_tensor = Some(distance.detach());
+            figures.push(distance.tensor().clone());
         }
-        let both_logits = [&teacher_logits, &student_logits].map(|logits| logits.tensor().clone());
+        let (t, s) = (teacher_logits.tensor().clone(), student_logits.tensor().clone());
         // A value holds everything that it was made from, so the backward pass could free nothing.
         drop((maps, teacher_maps, teacher_logits, student_logits));
 
-        let loss_tensor = loss.detach();
+        figures.push(loss.tensor().clone());
         let gradients = loss.backward()?;
         let lr = self.settings.learning_rate(step, total);
         self.optimizer.step(&gradients, lr)?;
 
-        // Read back last, so that a GPU is waited for once in a step.
-        let loss = loss_tensor.scalar()?;
-        if !loss.is_finite() {
-            bail!("the student's loss at step {step} is {loss}\nhint: it has diverged; lower distill.lr");
-        }
-        let gradient_norm = gradient_norm(student.store(), &gradients)?;
-        let feature_distillation = feature_tensor.map(|distance| distance.scalar()).transpose()?;
-        let [teacher, student] = [both_logits[0].to_device(&CPU)?, both_logits[1].to_device(&CPU)?];
-        let disagreement = disagreement(&teacher, &student, rows)?;
-        let agreement = agreement(&teacher, &student)?;
-        Ok(StepReport { loss, feature_distillation, disagreement, agreement, gradient_norm, lr })
+        figures.extend([gradient_norm(student.store(), &gradients)?, ops::agreement(&t, &s)?]);
+        figures.push(divergences(&t, &s, rows)?);
+        // Last and at once: a GPU is waited for once in a step.
+        StepReport::read(&Packed::of(&figures.iter().collect::<Vec<_>>())?, self.features.is_some(), step, lr)
     }
 
     /// Returns everything besides the student that a later step needs: the parts `optimizer` and `projector`.
@@ -304,8 +316,6 @@ impl Distiller {
     }
 }
 
-const CPU: Device = Device::Cpu;
-
 const OPTIMIZER: &str = "optimizer";
 const PROJECTOR: &str = "projector";
 
@@ -314,7 +324,7 @@ pub fn distillation_loss(
     teacher_logits: &Value,
     student_logits: &Value,
     temperature: f64,
-    weights: Option<&[f32]>,
+    weights: Option<&Tensor>,
 ) -> Result<Value> {
     let divergence = ops::kl_divergence(&teacher_logits.detach(), student_logits, temperature, weights)?;
     ops::scale(&divergence, temperature * temperature)
@@ -322,7 +332,12 @@ pub fn distillation_loss(
 
 /// KL(f_t ‖ f_s) in nats at T = 1 of every image, the mean over its `rows` of logits (B·rows, K): what δ is made of.
 pub fn disagreement(teacher_logits: &Tensor, student_logits: &Tensor, rows: usize) -> Result<Vec<f32>> {
-    Ok(mean_of_images(&ops::kl_per_sample(teacher_logits, student_logits, 1.0)?, rows))
+    divergences(teacher_logits, student_logits, rows)?.to_vec1()
+}
+
+/// As [`disagreement`], as a tensor (B,) on the device of the logits.
+fn divergences(teacher_logits: &Tensor, student_logits: &Tensor, rows: usize) -> Result<Tensor> {
+    ops::group_means(&ops::kl_per_sample(teacher_logits, student_logits, 1.0)?, rows)
 }
 
 /// Returns each of `values` `count` times: those of images for their rows of logits.
@@ -330,23 +345,19 @@ fn repeated(values: &[f32], count: usize) -> Vec<f32> {
     values.iter().flat_map(|&value| std::iter::repeat_n(value, count)).collect()
 }
 
-/// Returns the share of the rows of logits (N, K) whose largest entries are of the same class.
-pub fn agreement(a: &Tensor, b: &Tensor) -> Result<f32> {
-    let (a, b) = (ops::argmax(a)?, ops::argmax(b)?);
-    let same = a.iter().zip(&b).filter(|(a, b)| a == b).count();
-    Ok(same as f32 / a.len().max(1) as f32)
-}
-
-fn gradient_norm(store: &Store, gradients: &Gradients) -> Result<f32> {
+/// Returns the norm of all gradients of a network's parameters, a tensor of rank 0.
+fn gradient_norm(store: &Store, gradients: &Gradients) -> Result<Tensor> {
     let parameters = store.parameters();
     let of_student = parameters.iter().filter_map(|(_, parameter)| gradients.get(parameter));
-    Ok(ops::norm_of_all(&of_student.collect::<Vec<_>>())? as f32)
+    ops::norm_of_all(&of_student.collect::<Vec<_>>())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{Golden, assert_repeated, formula, network, numbers, oblong_networks, pixel_network};
+    use crate::fixtures::{
+        Golden, assert_repeated, formula, network, numbers, oblong_networks, on_cuda, pixel_network,
+    };
     use ssdkd_nn::NetworkSpec;
     use ssdkd_nn::random::{stream, uniform_tensor};
     use ssdkd_nn::views::jitter_color;
@@ -376,6 +387,19 @@ mod tests {
     }
 
     #[test]
+    fn a_step_waits_for_a_gpu_once() {
+        let (teacher, student) = (network(1), network(2));
+        let settings = DistillSettings { feature_distillation: 1.0, ..Default::default() };
+        let mut distiller = Distiller::new(settings, &teacher, &student, 0).unwrap();
+        let before = ops::read_backs();
+        for step in 0..2 {
+            let rng = &mut stream(0, "test", &[step]);
+            distiller.step(&teacher, &student, &images(40), Some(&[0.5; 6]), (step, 2), rng).unwrap();
+        }
+        assert_eq!(ops::read_backs() - before, if on_cuda() { 2 } else { 0 });
+    }
+
+    #[test]
     fn the_teacher_labels_the_views_that_the_student_sees() {
         let (teacher, student) = (network(1), network(2));
         let settings =
@@ -399,11 +423,11 @@ mod tests {
             |network: &Network, mode: Mode| network.forward(&Value::constant(images.clone()), mode).unwrap().logits;
         let (t, s) = (of(&teacher, Mode::Eval), of(&student, Mode::TrainFrozen));
         assert_eq!(s.dims(), [6 * 64, 4]);
-        let of_rows = ops::kl_per_sample(t.tensor(), s.tensor(), settings.temperature).unwrap();
+        let of_rows = numbers(&ops::kl_per_sample(t.tensor(), s.tensor(), settings.temperature).unwrap());
         let of_image = |rows: &[f32]| rows.iter().sum::<f32>() / 64.0;
         let expected = of_rows.chunks(64).zip(weights).map(|(rows, weight)| weight * of_image(rows)).sum::<f32>();
         let expected = expected / 6.0 * (settings.temperature * settings.temperature) as f32;
-        let observed = ops::kl_per_sample(t.tensor(), s.tensor(), 1.0).unwrap();
+        let observed = numbers(&ops::kl_per_sample(t.tensor(), s.tensor(), 1.0).unwrap());
         let report = distiller.step(&teacher, &student, &images, Some(&weights), (0, 1), rng).unwrap();
         assert!((report.loss / expected - 1.0).abs() < 1e-3, "{} is not {expected}", report.loss);
         assert_eq!(report.disagreement.len(), 6);

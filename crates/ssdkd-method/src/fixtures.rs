@@ -7,7 +7,7 @@ use ssdkd_ops::Value;
 
 #[path = "../../ssdkd-ops/tests/common/place.rs"]
 mod place;
-pub(crate) use place::device;
+pub(crate) use place::{device, on_cuda};
 
 pub(crate) struct Golden(std::collections::HashMap<String, Tensor>);
 

@@ -18,7 +18,7 @@
 //! φ is a constant weight: no gradient flows through it \[O\]. An empty buffer has diversity 1, and γ = 0 has
 //! difficulty exactly 1, so that `diversity = "off"` with γ = 0 is the unmodulated baseline, bit for bit.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +114,11 @@ impl Modulation {
 
     /// Returns the factors of an image that the teacher takes for `class` with probability `confidence`.
     pub fn factors(&self, class: u32, confidence: f32) -> Factors {
+        let doubt = f64::from(1.0 - confidence).max(0.0);
+        Factors { diversity: self.diversity(class), difficulty: doubt.powf(self.settings.gamma) as f32 }
+    }
+
+    fn diversity(&self, class: u32) -> f32 {
         let of_class = self.class_counts.get(class as usize).copied().unwrap_or(0.0);
         let diversity = match self.settings.diversity {
             _ if self.total == 0.0 => 1.0,
@@ -121,26 +126,26 @@ impl Modulation {
             Diversity::Ratio => 1.0 / (1.0 + of_class * self.class_counts.len() as f64 / self.total),
             Diversity::Off => 1.0,
         };
-        let doubt = f64::from(1.0 - confidence).max(0.0);
-        Factors { diversity: diversity as f32, difficulty: doubt.powf(self.settings.gamma) as f32 }
+        diversity as f32
     }
 
-    /// Returns the factors of every image of a batch, from the teacher's logits (B, K).
-    pub fn of_logits(&self, teacher_logits: &Tensor) -> Result<Vec<Factors>> {
-        let classes = ssdkd_ops::argmax(teacher_logits)?;
-        let confidences = ssdkd_ops::confidence(teacher_logits)?;
-        Ok(classes.into_iter().zip(confidences).map(|(class, confidence)| self.factors(class, confidence)).collect())
+    /// Returns the diversity of an image of each of `classes` classes, as a tensor (K,).
+    pub(crate) fn diversities(&self, classes: usize, device: &Device) -> Result<Tensor> {
+        Tensor::from_vec((0..classes as u32).map(|class| self.diversity(class)).collect(), classes, device)
     }
 
-    /// Returns φ of every image of a batch: the weights of the class term.
-    pub fn weights(&self, teacher_logits: &Tensor) -> Result<Vec<f32>> {
-        Ok(self.of_logits(teacher_logits)?.into_iter().map(Factors::phi).collect())
+    /// Returns φ of every image of a batch (B,), the weights of the class term, from the teacher's logits (B, K) on their device.
+    pub fn weights(&self, teacher_logits: &Tensor) -> Result<Tensor> {
+        let (_, classes) = teacher_logits.dims2()?;
+        let diversities = self.diversities(classes, teacher_logits.device())?;
+        ssdkd_ops::focal_weights(teacher_logits, &diversities, self.settings.gamma)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::{assert_repeated, formula, numbers};
 
     #[track_caller]
     fn check(diversity: Diversity, gamma: f64, counts: &[u64], class: u32, confidence: f32, expected: (f32, f32)) {
@@ -158,6 +163,15 @@ mod tests {
         check(Diversity::Ratio, 1.0, &[0, 10, 10], 0, 0.0, (1.0, 1.0));
         check(Diversity::Ratio, 1.0, &[20, 5, 5], 0, 1.0, (1.0 / 3.0, 0.0));
         check(Diversity::Off, 1.0, &[20, 5, 5], 0, 0.4, (1.0, 0.6));
+    }
+
+    #[test]
+    fn weights_of_a_batch_are_the_products_of_the_factors() {
+        let modulation = Modulation::new(ModulationSettings::default(), &[5, 0, 12, 3]);
+        let logits = formula(3, &[9, 4], 3.0);
+        let (classes, confidences) = (ssdkd_ops::argmax(&logits).unwrap(), ssdkd_ops::confidence(&logits).unwrap());
+        let expected = classes.into_iter().zip(confidences).map(|(class, p)| modulation.factors(class, p).phi());
+        assert_repeated("φ", &numbers(&modulation.weights(&logits).unwrap()), &expected.collect::<Vec<_>>());
     }
 
     #[test]

@@ -37,9 +37,13 @@ impl Predictions {
     /// If the rows are not those of whole images.
     pub fn of(logits: &Tensor, rows: usize) -> Result<Self> {
         // Once: a GPU is waited for.
-        let here = logits.to_device(&Device::Cpu)?;
-        let classes = ops::argmax(&here)?;
-        let confidences = ops::confidence(&here)?;
+        Self::of_read(logits, &logits.to_device(&Device::Cpu)?, rows)
+    }
+
+    /// As [`of`](Self::of), where `here` are the same numbers on the CPU.
+    pub(crate) fn of_read(logits: &Tensor, here: &Tensor, rows: usize) -> Result<Self> {
+        let classes = ops::argmax(here)?;
+        let confidences = ops::confidence(here)?;
         if rows == 1 {
             return Ok(Self { classes, confidences, logits: logits.clone(), pixels: None });
         }
@@ -47,21 +51,15 @@ impl Predictions {
         if rows == 0 || !total.is_multiple_of(rows) {
             bail!("{total} rows of logits are not those of whole images, {rows} for each");
         }
-        let probabilities = ops::softmax(&here)?.reshape((total / rows, rows, count))?;
+        let probabilities = ops::softmax(here)?.reshape((total / rows, rows, count))?;
         Ok(Self {
             classes: most_unusual(&classes, rows, count),
-            confidences: mean_of_images(&confidences, rows),
+            confidences: ops::group_means(&Tensor::from_vec(confidences, total, &Device::Cpu)?, rows)?.to_vec1()?,
             // What no pixel of any image can be has the smallest logarithm there is, and not none.
             logits: probabilities.mean(1)?.clamp(f32::MIN_POSITIVE, 1.0)?.log()?.to_device(logits.device())?,
             pixels: Some(classes),
         })
     }
-}
-
-/// Returns the mean over each image's rows, of which there are `rows`.
-pub(crate) fn mean_of_images(values: &[f32], rows: usize) -> Vec<f32> {
-    let mean = |values: &[f32]| (values.iter().map(|&value| f64::from(value)).sum::<f64>() / rows as f64) as f32;
-    values.chunks_exact(rows).map(mean).collect()
 }
 
 /// Returns for each image the class that it has most of, relative to the batch's mean share; of equal ones the first.

@@ -1,9 +1,9 @@
-//! Losses over logits (B, K), and what else is read off logits.
+//! Losses over logits (B, K). What else is read off logits is in `logits.rs`.
 //!
 //! The numbers are few and decide everything, so they are computed in f64, through log-sum-exp, and rounded once. The
 //! gradient of a loss is computed with the loss and only scaled on the way back.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::elementwise::{scalar_of, scalar_tensor, weighted_sum};
@@ -37,6 +37,15 @@ pub fn cross_entropy_smoothed(
     smoothed(operation, logits, targets, smoothing, weights)
 }
 
+/// As [`cross_entropy`], where targets (B,), `u32` in 0..K, and weights (B,) are tensors on the device of the logits.
+///
+/// # Errors
+/// If there is not one target, and one weight, for each row; on the CPU also if one is not in 0..K or not finite. On a GPU the
+/// caller answers for that.
+pub fn cross_entropy_of(logits: &Value, targets: &Tensor, weights: Option<&Tensor>) -> Result<Value> {
+    of_tensors("cross_entropy", logits, targets, 0.0, weights)
+}
+
 fn smoothed(
     operation: &'static str,
     logits: &Value,
@@ -45,14 +54,29 @@ fn smoothed(
     weights: Option<&[f32]>,
 ) -> Result<Value> {
     let table = Table::of(operation, logits.tensor())?;
-    if targets.len() != table.rows {
-        bail!("{operation}: takes one target for each of the {} rows, got {}", table.rows, targets.len());
-    }
-    if let Some((row, target)) = targets.iter().enumerate().find(|(_, target)| **target as usize >= table.classes) {
-        bail!("{operation}: target {target} of row {row} is not one of the {} classes 0..{0}", table.classes);
-    }
-    let weights = table.weights(operation, weights)?;
-    on_gpu!(logits.tensor() => crate::cuda::cross_entropy(operation, logits, targets, smoothing, weights.0));
+    table.check_count(operation, "target", targets.len())?;
+    table.check_targets(operation, targets)?;
+    let device = logits.tensor().device();
+    let weights = weights.map(|weights| row_weights(operation, weights, device)).transpose()?;
+    let targets = Tensor::from_slice(targets, targets.len(), device)?;
+    of_tensors(operation, logits, &targets, smoothing, weights.as_ref())
+}
+
+fn of_tensors(
+    operation: &'static str,
+    logits: &Value,
+    targets: &Tensor,
+    smoothing: f64,
+    weights: Option<&Tensor>,
+) -> Result<Value> {
+    let table = Table::of(operation, logits.tensor())?;
+    table.check_count(operation, "target", targets.elem_count())?;
+    table.check_weights(operation, weights)?;
+    on_gpu!(logits.tensor() => crate::cuda::cross_entropy(operation, logits, targets, smoothing, weights));
+    let targets = targets.flatten_all()?.to_vec1::<u32>()?;
+    table.check_targets(operation, &targets)?;
+    let weights = weights.map(|weights| device::slice(weights, operation)).transpose()?;
+    let weights = Weights::new(operation, weights.as_deref())?;
     let spread = smoothing / table.classes as f64;
     let (loss, grad) = table.sum_rows(operation, logits, |row, logits, grad| {
         let log_sum = log_sum_exp(logits.iter().copied().map(f64::from));
@@ -73,22 +97,25 @@ fn smoothed(
 }
 
 /// `(1/B) Σ wᵢ · KL(softmax(target_logitsᵢ / T) ‖ softmax(logitsᵢ / T))` of logits (B, K), T the temperature; without
-/// weights, all of them are 1. Not multiplied with T². Gradients flow into both.
+/// weights (B,), all of them are 1. Not multiplied with T². Gradients flow into both.
 ///
 /// # Errors
-/// If the shapes differ, the temperature is not finite and positive, or there is not one finite weight for each row.
+/// If the shapes differ, the temperature is not finite and positive, or there is not one weight for each row; on the CPU also if
+/// a weight is not finite. [`row_weights`] checks them before they go to a GPU.
 pub fn kl_divergence(
     target_logits: &Value,
     logits: &Value,
     temperature: f64,
-    weights: Option<&[f32]>,
+    weights: Option<&Tensor>,
 ) -> Result<Value> {
     let operation = "kl_divergence";
     let table = Table::of(operation, logits.tensor())?;
     check_same_shape(operation, target_logits.tensor(), logits.tensor())?;
     check_temperature(operation, temperature)?;
-    let weights = table.weights(operation, weights)?;
-    on_gpu!(logits.tensor() => crate::cuda::kl_divergence(operation, target_logits, logits, temperature, weights.0));
+    table.check_weights(operation, weights)?;
+    on_gpu!(logits.tensor() => crate::cuda::kl_divergence(operation, target_logits, logits, temperature, weights));
+    let weights = weights.map(|weights| device::slice(weights, operation)).transpose()?;
+    let weights = Weights::new(operation, weights.as_deref())?;
     let factor = |row: usize| weights.of(row) / table.rows as f64;
 
     let target_numbers = device::slice(target_logits.tensor(), operation)?;
@@ -121,23 +148,6 @@ pub fn kl_divergence(
     Ok(Value::record1(loss, &[target_logits, logits], move |flow| {
         [&target_grad, &grad].map(|grad| grad.as_ref().map(|grad| scaled(grad, flow)).transpose()).into_iter().collect()
     }))
-}
-
-/// KL(softmax(target_logitsᵢ / T) ‖ softmax(logitsᵢ / T)) of every row of logits (B, K); no gradient.
-///
-/// # Errors
-/// If the shapes differ, or the temperature is not finite and positive.
-pub fn kl_per_sample(target_logits: &Tensor, logits: &Tensor, temperature: f64) -> Result<Vec<f32>> {
-    let operation = "kl_per_sample";
-    let table = Table::of(operation, logits)?;
-    check_same_shape(operation, target_logits, logits)?;
-    check_temperature(operation, temperature)?;
-    let (target_logits, logits) = (&device::on_cpu(target_logits)?, &device::on_cpu(logits)?);
-    let target_numbers = device::slice(target_logits, operation)?;
-    table.map_rows(operation, logits, |row, logits| {
-        let target = &target_numbers[row * table.classes..(row + 1) * table.classes];
-        Pair::new(target, logits, temperature).divergence() as f32
-    })
 }
 
 /// `‖x − target‖₂` over all numbers; its gradient is 0 where the norm is.
@@ -244,6 +254,22 @@ pub fn mean_softmax_negentropy(logits: &Value) -> Result<Value> {
     }))
 }
 
+/// Returns one weight for each row of logits as a tensor (B,) on `device`.
+///
+/// # Errors
+/// If a weight is not finite.
+pub fn row_weights(operation: &str, weights: &[f32], device: &Device) -> Result<Tensor> {
+    check_finite(operation, weights)?;
+    Tensor::from_slice(weights, weights.len(), device)
+}
+
+fn check_finite(operation: &str, weights: &[f32]) -> Result<()> {
+    match weights.iter().enumerate().find(|(_, weight)| !weight.is_finite()) {
+        Some((row, weight)) => bail!("{operation}: the weight of row {row} is not finite ({weight})"),
+        None => Ok(()),
+    }
+}
+
 /// The probabilities of every row of logits (B, K).
 pub fn softmax(logits: &Tensor) -> Result<Tensor> {
     let table = Table::of("softmax", logits)?;
@@ -263,41 +289,15 @@ pub fn softmax(logits: &Tensor) -> Result<Tensor> {
     device::tensor(out, logits.shape())
 }
 
-/// The class with the largest logit in every row of (B, K), the first of equals.
-pub fn argmax(logits: &Tensor) -> Result<Vec<u32>> {
-    let table = Table::of("argmax", logits)?;
-    let first_largest = |logits: &[f32]| {
-        let mut best = 0;
-        for (class, logit) in logits.iter().enumerate() {
-            if *logit > logits[best] {
-                best = class;
-            }
-        }
-        best as u32
-    };
-    let logits = &device::on_cpu(logits)?;
-    Ok(device::slice(logits, "argmax")?.chunks_exact(table.classes).map(first_largest).collect())
-}
-
-/// The largest probability in every row of logits (B, K).
-pub fn confidence(logits: &Tensor) -> Result<Vec<f32>> {
-    let table = Table::of("confidence", logits)?;
-    let logits = &device::on_cpu(logits)?;
-    table.map_rows("confidence", logits, |_, logits| {
-        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        (f64::from(largest) - log_sum_exp(logits.iter().copied().map(f64::from))).exp() as f32
-    })
-}
-
 /// The shape of logits (B, K).
 #[derive(Clone, Copy)]
-struct Table {
-    rows: usize,
-    classes: usize,
+pub(crate) struct Table {
+    pub(crate) rows: usize,
+    pub(crate) classes: usize,
 }
 
 impl Table {
-    fn of(operation: &str, logits: &Tensor) -> Result<Self> {
+    pub(crate) fn of(operation: &str, logits: &Tensor) -> Result<Self> {
         match *logits.dims() {
             [rows, classes] if rows > 0 && classes > 0 => Ok(Self { rows, classes }),
             _ => {
@@ -306,20 +306,28 @@ impl Table {
         }
     }
 
-    fn weights<'a>(&self, operation: &str, weights: Option<&'a [f32]>) -> Result<Weights<'a>> {
-        if let Some(weights) = weights {
-            if weights.len() != self.rows {
-                bail!("{operation}: takes one weight for each of the {} rows, got {}", self.rows, weights.len());
-            }
-            if let Some((row, weight)) = weights.iter().enumerate().find(|(_, weight)| !weight.is_finite()) {
-                bail!("{operation}: the weight of row {row} is not finite ({weight})");
-            }
+    fn check_count(&self, operation: &str, what: &str, count: usize) -> Result<()> {
+        if count != self.rows {
+            bail!("{operation}: takes one {what} for each of the {} rows, got {count}", self.rows);
         }
-        Ok(Weights(weights))
+        Ok(())
+    }
+
+    fn check_targets(&self, operation: &str, targets: &[u32]) -> Result<()> {
+        match targets.iter().enumerate().find(|(_, target)| **target as usize >= self.classes) {
+            Some((row, target)) => {
+                bail!("{operation}: target {target} of row {row} is not one of the {} classes 0..{0}", self.classes)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_weights(&self, operation: &str, weights: Option<&Tensor>) -> Result<()> {
+        weights.map_or(Ok(()), |weights| self.check_count(operation, "weight", weights.elem_count()))
     }
 
     /// `f(row, logits)` of every row, in order.
-    fn map_rows<T: Send>(
+    pub(crate) fn map_rows<T: Send>(
         &self,
         operation: &str,
         logits: &Tensor,
@@ -361,14 +369,19 @@ impl Table {
 /// One weight for each row, or 1 for all.
 struct Weights<'a>(Option<&'a [f32]>);
 
-impl Weights<'_> {
+impl<'a> Weights<'a> {
+    fn new(operation: &str, weights: Option<&'a [f32]>) -> Result<Self> {
+        check_finite(operation, weights.unwrap_or_default())?;
+        Ok(Self(weights))
+    }
+
     fn of(&self, row: usize) -> f64 {
         self.0.map_or(1.0, |weights| f64::from(weights[row]))
     }
 }
 
 /// One row of a divergence: p = softmax(t / T) and q = softmax(s / T).
-struct Pair<'a> {
+pub(crate) struct Pair<'a> {
     target: &'a [f32],
     logits: &'a [f32],
     temperature: f64,
@@ -377,7 +390,7 @@ struct Pair<'a> {
 }
 
 impl<'a> Pair<'a> {
-    fn new(target: &'a [f32], logits: &'a [f32], temperature: f64) -> Self {
+    pub(crate) fn new(target: &'a [f32], logits: &'a [f32], temperature: f64) -> Self {
         let log_sum = |logits: &[f32]| log_sum_exp(logits.iter().map(|&logit| f64::from(logit) / temperature));
         Self { target, logits, temperature, target_log_sum: log_sum(target), log_sum: log_sum(logits) }
     }
@@ -390,7 +403,7 @@ impl<'a> Pair<'a> {
         f64::from(self.logits[class]) / self.temperature - self.log_sum
     }
 
-    fn divergence(&self) -> f64 {
+    pub(crate) fn divergence(&self) -> f64 {
         let divergence = (0..self.logits.len())
             .map(|class| self.log_p(class).exp() * (self.log_p(class) - self.log_q(class)))
             .sum::<f64>();
@@ -400,7 +413,7 @@ impl<'a> Pair<'a> {
 }
 
 /// ln Σ e^x without overflow.
-fn log_sum_exp(x: impl Iterator<Item = f64> + Clone) -> f64 {
+pub(crate) fn log_sum_exp(x: impl Iterator<Item = f64> + Clone) -> f64 {
     let largest = x.clone().fold(f64::NEG_INFINITY, f64::max);
     largest + x.map(|x| (x - largest).exp()).sum::<f64>().ln()
 }
@@ -416,7 +429,7 @@ fn scaled(grad: &Tensor, flow: &Tensor) -> Result<Tensor> {
     }
 }
 
-fn check_temperature(operation: &str, temperature: f64) -> Result<()> {
+pub(crate) fn check_temperature(operation: &str, temperature: f64) -> Result<()> {
     if !(temperature.is_finite() && temperature > 0.0) {
         bail!("{operation}: the temperature has to be finite and positive, got {temperature}");
     }

@@ -6,6 +6,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use crate::device;
+use crate::elementwise::scalar_tensor;
 use crate::parallel::{SharedMut, for_each_piece, rows_per_piece};
 use crate::simd::SimdPath;
 use crate::vectorised::{change, check_same_shape, check_separate, sum_pairs, vectorised};
@@ -229,24 +230,22 @@ pub fn adam_steps(
     })
 }
 
-/// `√ Σ x²` over all numbers of all tensors, in f64: the norm of a whole gradient. No tensors have none.
+/// `√ Σ x²` over all numbers of all tensors, in f64: the norm of a whole gradient, as a tensor of rank 0. No tensors have none.
 ///
 /// # Errors
 /// If a tensor is not contiguous `f32`.
-pub fn norm_of_all(tensors: &[&Tensor]) -> Result<f64> {
+pub fn norm_of_all(tensors: &[&Tensor]) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if tensors.first().is_some_and(|tensor| tensor.device().is_cuda()) {
         let slots = tensors.iter().map(|&grad| crate::cuda::Slot { parameter: None, grad, first: None, second: None });
-        let all = slots.collect::<Vec<_>>();
-        let squares = crate::cuda::squares(&all)?;
-        return squares.map_or(Ok(0.0), |squares| Ok(squares.to_scalar::<f64>()?.sqrt()));
+        return crate::cuda::norm(&slots.collect::<Vec<_>>());
     }
     let mut squares = 0.0;
     for tensor in tensors {
         let numbers = device::slice(tensor, "norm_of_all")?;
         squares += sum_pairs(&numbers, &numbers, |x, y| x * y)?;
     }
-    Ok(squares.sqrt())
+    scalar_tensor(squares.sqrt())
 }
 
 /// `target += amount · (source − target)`, in place: running statistics and averaged weights.

@@ -4,12 +4,13 @@ mod common;
 
 use candle_core::Tensor;
 use common::{
-    Golden, assert_close, assert_refuses, assert_same_number, check_gradients, check_same_bytes, flat, numbers, tensor,
-    tolerance,
+    Golden, assert_close, assert_refuses, assert_same_number, check_gradients, check_same_bytes, flat, numbers,
+    on_cuda, tensor, tolerance,
 };
 use ssdkd_ops::{
-    Value, argmax, confidence, cross_entropy, cross_entropy_smoothed, kl_divergence, kl_per_sample, l2_distance,
-    mean_absolute_difference, mean_softmax_negentropy, side_by_side, softmax, total_variation, unit_rows,
+    Packed, Value, agreement, argmax, argmax_rows, confidence, cross_entropy, cross_entropy_smoothed, focal_weights,
+    group_means, kl_divergence, kl_per_sample, l2_distance, mean_absolute_difference, mean_softmax_negentropy,
+    read_backs, same_argmax, side_by_side, softmax, total_variation, unit_rows,
 };
 
 const TARGETS: [u32; 6] = [0, 6, 3, 3, 1, 5];
@@ -28,7 +29,7 @@ fn agree_with_pytorch() {
     golden.check("mean_softmax_negentropy", &["logits"], |x| mean_softmax_negentropy(&x[0]));
     for temperature in [1.0, 4.0] {
         golden.check(&format!("kl_divergence_{temperature}"), &["target", "logits"], |x| {
-            kl_divergence(&x[0], &x[1], temperature, Some(&weights))
+            kl_divergence(&x[0], &x[1], temperature, Some(&tensor(&weights, 6)))
         });
     }
     let target = golden.get("l2_distance", "target");
@@ -47,7 +48,7 @@ fn gradients_agree_with_differences() {
     check_gradients(|x| l2_distance(&x[0], &numbers((6, 7), 3)), &x);
     for temperature in [0.5, 3.0] {
         check_gradients(
-            |x| kl_divergence(&x[0], &x[1], temperature, Some(&weights)),
+            |x| kl_divergence(&x[0], &x[1], temperature, Some(&tensor(&weights, 6))),
             &[numbers((6, 7), 1), numbers((6, 7), 2)],
         );
     }
@@ -90,7 +91,7 @@ fn a_distribution_does_not_diverge_from_itself() {
     for leaf in &leaves {
         assert!(flat(gradients.get(leaf).unwrap()).iter().all(|g| g.abs() < tolerance(0.0).max(1e-12)));
     }
-    for divergence in kl_per_sample(&x, &x, 1.0).unwrap() {
+    for divergence in flat(&kl_per_sample(&x, &x, 1.0).unwrap()) {
         assert_same_number("divergence of a sample", divergence, 0.0);
     }
 }
@@ -104,13 +105,13 @@ fn weights_of_one_change_nothing() {
     assert_same_number("weighted", number(cross_entropy(&student, &TARGETS, Some(&ones))), plain);
     assert_same_number("smoothed", number(cross_entropy_smoothed(&student, &TARGETS, 0.0, None)), plain);
     let plain = number(kl_divergence(&target, &student, 4.0, None));
-    assert_same_number("divergence", number(kl_divergence(&target, &student, 4.0, Some(&ones))), plain);
+    assert_same_number("divergence", number(kl_divergence(&target, &student, 4.0, Some(&tensor(&ones, 6)))), plain);
 }
 
 #[test]
 fn the_divergence_is_the_mean_of_those_of_the_samples() {
     let (target, student) = (logits(1), logits(2));
-    let samples = kl_per_sample(&target, &student, 3.0).unwrap();
+    let samples = flat(&kl_per_sample(&target, &student, 3.0).unwrap());
     let all = kl_divergence(&Value::constant(target), &Value::constant(student), 3.0, None).unwrap().scalar().unwrap();
     assert!((samples.iter().sum::<f32>() / 6.0 - all).abs() < tolerance(1e-6));
     assert!(samples.iter().all(|kl| *kl > 0.0));
@@ -208,6 +209,48 @@ fn what_is_read_off_logits() {
 }
 
 #[test]
+fn what_two_networks_have_in_common_on_the_device_of_their_logits() {
+    let (a, b) = (logits(1), logits(2));
+    let (of_a, of_b) = (argmax(&a).unwrap(), argmax(&b).unwrap());
+    assert_eq!(argmax_rows(&a).unwrap().to_vec1::<u32>().unwrap(), of_a);
+    let expected = of_a.iter().zip(&of_b).map(|(a, b)| if a == b { 1.0 } else { 0.0 }).collect::<Vec<f32>>();
+    assert_eq!(flat(&same_argmax(&a, &b).unwrap()), expected);
+    let share = flat(&agreement(&a, &b).unwrap())[0];
+    assert_same_number("agreement", share, expected.iter().sum::<f32>() / 6.0);
+    assert_eq!(flat(&agreement(&a, &a).unwrap()), [1.0]);
+    let means = flat(&group_means(&tensor(&[1.0, 2.0, 6.0, -1.0, 0.0, 1.0], 6), 3).unwrap());
+    assert_eq!(means, [3.0, 0.0]);
+}
+
+#[test]
+fn focal_weights_are_products_of_class_and_doubt() {
+    let x = logits(1);
+    let of_class = [0.5, 1.0, 0.0, 2.0, 3.0, 1.5, 0.25];
+    for gamma in [0.0, 0.5, 2.0] {
+        let found = flat(&focal_weights(&x, &tensor(&of_class, 7), gamma).unwrap());
+        for ((found, class), p) in found.into_iter().zip(argmax(&x).unwrap()).zip(confidence(&x).unwrap()) {
+            let expected = of_class[class as usize] * f64::from(1.0 - p).powf(gamma) as f32;
+            assert_same_number("a weight", found, expected);
+        }
+    }
+}
+
+#[test]
+fn packed_numbers_are_read_at_once() {
+    // More pieces than one launch takes, of all lengths.
+    let pieces = (0..60).map(|at| numbers(at * 13 % 700, at as u64)).collect::<Vec<_>>();
+    let packed = Packed::of(&pieces.iter().collect::<Vec<_>>()).unwrap();
+    let before = read_backs();
+    let read = packed.read().unwrap();
+    assert_eq!(read_backs() - before, u64::from(on_cuda()));
+    assert_eq!(read.len(), 60);
+    for (read, piece) in read.iter().zip(&pieces) {
+        assert_eq!(*read, flat(piece));
+    }
+    assert_refuses(Packed::of(&[]), &["there are no tensors"]);
+}
+
+#[test]
 fn the_same_bytes_on_any_number_of_threads() {
     let (target, student) = (numbers((3000, 11), 1), numbers((3000, 11), 2));
     let targets = (0..3000).map(|row| row % 11).collect::<Vec<u32>>();
@@ -245,4 +288,6 @@ fn refuse_what_does_not_fit() {
     assert_refuses(l2_distance(&x, narrow.tensor()), &["l2_distance", "[6, 7]", "[6, 5]"]);
     assert_refuses(softmax(&numbers(5, 1)), &["softmax", "(B, K)", "[5]"]);
     assert_refuses(argmax(&numbers((0, 5), 1)), &["argmax", "[0, 5]"]);
+    assert_refuses(group_means(&numbers(6, 1), 4), &["group_means", "6 numbers", "groups of 4"]);
+    assert_refuses(focal_weights(x.tensor(), &numbers(6, 1), 1.0), &["focal_weights", "7 classes", "got 6"]);
 }

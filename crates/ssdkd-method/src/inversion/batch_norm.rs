@@ -29,7 +29,7 @@ use std::cell::RefCell;
 use candle_core::{Device, Result, Tensor, bail};
 use ssdkd_nn::{StateDict, Tap};
 use ssdkd_ops as ops;
-use ssdkd_ops::Value;
+use ssdkd_ops::{Packed, Value};
 
 use crate::inversion::loss_settings::{BatchNormForm, LossSettings};
 
@@ -54,9 +54,9 @@ struct Units {
 }
 
 impl Units {
-    fn of(tap: &Tap) -> Result<Self> {
+    /// `numbers` are those of the tap's running variance.
+    fn of(tap: &Tap, numbers: Vec<f32>) -> Result<Self> {
         let variance = &tap.running_variance;
-        let numbers = variance.to_vec1::<f32>()?;
         let mean = numbers.iter().map(|&number| f64::from(number)).sum::<f64>() / numbers.len().max(1) as f64;
         // A layer that is constant has no units: its statistics count as right.
         let inverse = |number: f32| match f64::from(number).max(VARIANCE_FLOOR * mean) {
@@ -131,11 +131,13 @@ impl BatchNormMomentum {
         }
     }
 
-    /// Works out the units of the teacher's layers in the first pass, and not again: each time would wait for a GPU.
+    /// Works out the units of the teacher's layers in the first pass, and not again: a GPU is waited for.
     fn measure(&self, taps: &[Tap]) -> Result<()> {
         let mut units = self.units.borrow_mut();
         if self.form == BatchNormForm::Relative && units.len() != taps.len() {
-            *units = taps.iter().map(Units::of).collect::<Result<_>>()?;
+            let variances = taps.iter().map(|tap| &tap.running_variance).collect::<Vec<_>>();
+            let numbers = Packed::of(&variances)?.read()?;
+            *units = taps.iter().zip(numbers).map(|(tap, numbers)| Units::of(tap, numbers)).collect::<Result<_>>()?;
         }
         Ok(())
     }

@@ -202,15 +202,17 @@ impl Inversion for ContrastiveInversion {
                 self.contrast(&features, &others)
             })?;
             let (total, loss) = terms.total()?;
-            if best.as_ref().is_none_or(|(_, _, best)| loss.total < best.total) {
-                best = Some((images.tensor().clone(), features.tensor().clone(), loss));
-            }
+            let (made, of_made) = (images.tensor().clone(), features.tensor().clone());
             drop((images, views, features));
             let gradients = total.backward()?;
             generator_adam.step(&gradients, settings.lr)?;
             latent_adam.step(&gradients, settings.latent_lr)?;
             if contrasts {
                 self.head_adam.step(&gradients, settings.lr)?;
+            }
+            let loss = loss.read()?;
+            if best.as_ref().is_none_or(|(_, _, best)| loss.total < best.total) {
+                best = Some((made, of_made, loss));
             }
         }
         let Some((images, features, loss)) = best else { bail!("invert.steps is 0; a batch needs at least one step") };

@@ -22,10 +22,10 @@
 //!
 //! **Activation.** Images of the kind a network was trained on excite its features more than noise does; DAFL rewards that.
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use ssdkd_nn::{Mode, Network, Output};
 use ssdkd_ops as ops;
-use ssdkd_ops::Value;
+use ssdkd_ops::{Packed, Value};
 
 use crate::inversion::batch_norm::{BatchNormMomentum, statistics};
 use crate::inversion::loss_settings::{Discrepancy, LossSettings};
@@ -143,11 +143,11 @@ impl Terms {
         Ok(())
     }
 
-    /// Sums up the terms. Returns one element to walk back from, and the numbers.
+    /// Sums up the terms. Returns one element to walk back from, and the numbers, which are still on the device.
     ///
     /// # Errors
-    /// If there is no term, or the loss is not finite.
-    pub fn total(self) -> Result<(Value, Loss)> {
+    /// If there is no term.
+    pub fn total(self) -> Result<(Value, UnreadLoss)> {
         if self.parts.is_empty() {
             bail!(
                 "the generator has no loss: all factors that apply now are 0\n\
@@ -156,8 +156,45 @@ impl Terms {
         }
         let parts = self.parts.iter().map(|(term, value)| (self.settings.factor(*term), value)).collect::<Vec<_>>();
         let sum = ops::weighted_sum(&parts)?;
-        let total = sum.scalar()?;
-        let terms = self.parts.iter().map(|(term, value)| Ok((*term, value.scalar()?))).collect::<Result<Vec<_>>>()?;
+        let terms = self.parts.iter().map(|(term, value)| (*term, value.tensor().clone())).collect();
+        let total = sum.tensor().clone();
+        Ok((sum, UnreadLoss { total, terms }))
+    }
+}
+
+/// A loss that is not read back yet, as a GPU is waited for then.
+pub struct UnreadLoss {
+    total: Tensor,
+    terms: Vec<(Term, Tensor)>,
+}
+
+impl UnreadLoss {
+    /// Reads all terms at once. A step calls it last, when all of its work is ordered.
+    ///
+    /// # Errors
+    /// If the loss is not finite.
+    pub fn read(self) -> Result<Loss> {
+        Ok(self.read_with(&[])?.0)
+    }
+
+    /// As [`read`](Self::read), and the numbers of `others`, with one wait for all.
+    pub(crate) fn read_with(self, others: &[&Tensor]) -> Result<(Loss, Vec<Vec<f32>>)> {
+        let terms = self.terms.iter().map(|(_, term)| term);
+        let all = std::iter::once(&self.total).chain(terms).chain(others.iter().copied()).collect::<Vec<_>>();
+        let mut numbers = Packed::of(&all)?.read()?.into_iter();
+        let mut single = || numbers.next().and_then(|numbers| numbers.first().copied()).unwrap_or(f32::NAN);
+        let total = single();
+        let terms = self.terms.iter().map(|(term, _)| (*term, single())).collect();
+        Ok((Loss::checked(total, terms)?, numbers.collect()))
+    }
+}
+
+impl Loss {
+    /// Returns a loss of these numbers.
+    ///
+    /// # Errors
+    /// If the total is not finite. The message names the network whose fault it is.
+    fn checked(total: f32, terms: Vec<(Term, f32)>) -> Result<Self> {
         if !total.is_finite() {
             // Only the adversarial term has seen the student.
             let finite = |(term, value): &(Term, f32)| value.is_finite() != (*term == Term::Adversarial);
@@ -170,7 +207,7 @@ impl Terms {
             let terms = terms.iter().map(|(term, value)| format!("{} {value}", term.name())).collect::<Vec<_>>();
             bail!("{whose} not finite: {}\nhint: {remedy}", terms.join(", "));
         }
-        Ok((sum, Loss { total, terms }))
+        Ok(Self { total, terms })
     }
 }
 
@@ -230,7 +267,6 @@ impl<'a> Objective<'a> {
         (self.interrupt)()?;
         let mode = if self.loss.batch_norm == 0.0 { Mode::Eval } else { Mode::Tapped };
         let Output { features, logits: teacher_logits, taps, .. } = self.teacher.forward(views, mode)?; // (B, F), (B, K)
-        // Before anything is read back: a GPU works on both while the program waits for the first.
         let student_logits = match self.student {
             Some(student) if self.loss.adversarial != 0.0 => Some(student.forward(views, Mode::Eval)?.logits),
             _ => None,
@@ -254,30 +290,25 @@ impl<'a> Objective<'a> {
 
 /// Returns the class term of teacher logits (B, K); see the [module](self) and [`Objective::evaluate`].
 pub fn class_loss(teacher_logits: &Value, targets: Option<&[u32]>, modulation: &Modulation) -> Result<Value> {
-    let logits = teacher_logits.tensor().to_device(&Device::Cpu)?; // read back once
-    let phi = modulation.weights(&logits)?;
-    match targets {
-        Some(targets) => ops::cross_entropy(teacher_logits, targets, Some(&phi)),
-        None => ops::cross_entropy(teacher_logits, &ops::argmax(&logits)?, Some(&phi)),
-    }
+    let logits = teacher_logits.tensor();
+    let phi = modulation.weights(logits)?;
+    let targets = match targets {
+        Some(targets) => Tensor::from_slice(targets, targets.len(), logits.device())?,
+        None => ops::argmax_rows(logits)?,
+    };
+    ops::cross_entropy_of(teacher_logits, &targets, Some(&phi))
 }
 
 /// Returns the adversarial term of teacher and student logits (B, K), with gradients into both; see the [module](self).
 pub fn adversarial_loss(teacher_logits: &Value, student_logits: &Value, masked: bool) -> Result<Value> {
-    let mask = if masked {
-        let teacher_classes = ops::argmax(teacher_logits.tensor())?;
-        let student_classes = ops::argmax(student_logits.tensor())?;
-        let agree = |(t, s): (&u32, &u32)| if t == s { 1.0 } else { 0.0 };
-        Some(teacher_classes.iter().zip(&student_classes).map(agree).collect::<Vec<f32>>())
-    } else {
-        None
-    };
-    ops::scale(&ops::kl_divergence(teacher_logits, student_logits, 1.0, mask.as_deref())?, -1.0)
+    let mask = if masked { Some(ops::same_argmax(teacher_logits.tensor(), student_logits.tensor())?) } else { None };
+    ops::scale(&ops::kl_divergence(teacher_logits, student_logits, 1.0, mask.as_ref())?, -1.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
 
     #[test]
     fn what_is_in_the_total_is_in_the_record() {
@@ -287,7 +318,7 @@ mod tests {
         for (term, value) in [(Term::Class, 3.0), (Term::L2, 4.0), (Term::Contrastive, 5.0)] {
             terms.add(term, || one(value)).unwrap();
         }
-        let (_, loss) = terms.total().unwrap();
+        let loss = terms.total().unwrap().1.read().unwrap();
         assert_eq!(loss.total, 8.0);
         assert_eq!(loss.terms(), [(Term::Class, 3.0), (Term::L2, 4.0)]);
         assert_eq!((loss.term(Term::L2), loss.term(Term::Contrastive)), (Some(4.0), None));
@@ -299,7 +330,7 @@ mod tests {
         for (term, value) in values {
             terms.add(*term, || Tensor::new(&[*value], &Device::Cpu).map(Value::constant)).unwrap();
         }
-        let error = terms.total().err().unwrap().to_string();
+        let error = terms.total().unwrap().1.read().unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     }
 

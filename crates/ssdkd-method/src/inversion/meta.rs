@@ -130,9 +130,7 @@ impl MetaGenerator {
             let views = batch.views.view(&images, &mut position.stream("invert/views", step))?;
             let Evaluated { terms, statistics, .. } = objective.evaluate(&views, targets, &generator.averages)?;
             let (total, loss) = terms.total()?;
-            if best.as_ref().is_none_or(|(_, best)| loss.total < best.total) {
-                best = Some((images.tensor().clone(), loss));
-            }
+            let made = images.tensor().clone();
             drop((images, views));
             let gradients = total.backward()?;
             for (name, var) in weights.parameters() {
@@ -150,6 +148,10 @@ impl MetaGenerator {
             } else {
                 // The clone is not used again.
                 generator.averages.update(statistics)?;
+            }
+            let loss = loss.read()?;
+            if best.as_ref().is_none_or(|(_, best)| loss.total < best.total) {
+                best = Some((made, loss));
             }
         }
         generator.optimizer.step_with(&summed, settings.lr * batch.steps as f64)?;

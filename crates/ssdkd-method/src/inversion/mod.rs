@@ -29,7 +29,7 @@ use candle_core::{Device, Result};
 use ssdkd_nn::Network;
 
 pub use batch_norm::BatchNormMomentum;
-pub use loss::{Evaluated, Loss, Objective, Term, Terms};
+pub use loss::{Evaluated, Loss, Objective, Term, Terms, UnreadLoss};
 pub use loss_settings::{BatchNormForm, Discrepancy, LossSettings};
 pub use settings::{InvertSettings, Strategy, StrategyName, strategies_of};
 pub use synthesis::{BatchSettings, ImageFormat, Inversion, Position, Synthesis, TargetRule};

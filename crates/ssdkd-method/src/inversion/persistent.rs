@@ -28,7 +28,7 @@ use ssdkd_ops::Value;
 
 use crate::inversion::batch_norm::BatchNormMomentum;
 use crate::inversion::generator::{ResetSchedule, Sizes, TrainedGenerator};
-use crate::inversion::loss::{Evaluated, Loss, Objective};
+use crate::inversion::loss::{Evaluated, Loss, Objective, UnreadLoss};
 use crate::inversion::loss_settings::LossSettings;
 use crate::inversion::synthesis::{BatchSettings, Inversion, Position, Synthesis, TargetRule};
 
@@ -192,13 +192,16 @@ impl Inversion for PersistentGenerator {
         let mut last = None;
         for step in 0..self.batch.steps {
             let inputs = self.inputs(position, step, targets.as_deref(), classes)?;
-            last = Some(self.step(objective, inputs, targets.as_deref(), position, step)?);
+            let done = self.step(objective, inputs, targets.as_deref(), position, step)?;
+            if let Some((_, loss, _)) = last.replace(done) {
+                loss.read()?; // whether it is finite; that of the last step is read with the labels
+            }
         }
         let Some((images, loss, statistics)) = last else {
             bail!("invert.steps is 0; a batch needs at least one generator step")
         };
         self.generator.averages.update(statistics)?;
-        self.batch.finish(objective.teacher, &images, targets, loss)
+        self.batch.finish_and_read(objective.teacher, &images, targets, loss)
     }
 
     fn state_dict(&self) -> StateDict {
@@ -231,7 +234,7 @@ fn embedding_table(teacher: &Network, settings: &PersistentSettings, seed: u64) 
     rows.reshape((classes * modes, rank))?.t()?.contiguous()
 }
 
-type Step = (Tensor, Loss, Vec<(Tensor, Tensor)>);
+type Step = (Tensor, UnreadLoss, Vec<(Tensor, Tensor)>);
 
 #[cfg(test)]
 mod tests {
@@ -269,6 +272,7 @@ mod tests {
                 None => Value::constant(latents),
             };
             let (images, loss, _) = persistent.step(&objective, inputs, targets, position, step as usize).unwrap();
+            let loss = loss.read().unwrap();
             let terms = [Term::BatchNorm, Term::Class, Term::Balance, Term::Adversarial];
             let terms = terms.map(|term| loss.term(term).unwrap());
             golden.check(&format!("{name}.losses.{step}"), &[&terms[..], &[loss.total]].concat(), 1e-4);

@@ -86,13 +86,15 @@ impl PixelOptimization {
             terms.add(Term::L2, || ops::l2_distance(&images, &gray))?;
             let (total, loss) = terms.total()?;
             drop((images, views));
-            if best.as_ref().is_none_or(|(_, best)| loss.total < best.total) {
-                // The optimizer works in place: what is kept is a copy.
-                best = Some((pixels.as_tensor().copy()?, loss));
-            }
+            // The optimizer works in place, and the loss is read last.
+            let before = pixels.as_tensor().copy()?;
             let gradients = total.backward()?;
             adam.step(&gradients, settings.lr)?;
             ops::copy_assign(pixels, &pixels.as_tensor().clamp(0f32, 1f32)?)?;
+            let loss = loss.read()?;
+            if best.as_ref().is_none_or(|(_, best)| loss.total < best.total) {
+                best = Some((before, loss));
+            }
         }
         match best {
             Some(best) => Ok(best),

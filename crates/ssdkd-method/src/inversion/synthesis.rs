@@ -10,7 +10,7 @@ use ssdkd_nn::random::{normal_tensor, stream};
 use ssdkd_nn::{CropFlipSettings, Network, StateDict};
 use ssdkd_ops as ops;
 
-use crate::inversion::loss::{Loss, Objective};
+use crate::inversion::loss::{Loss, Objective, UnreadLoss};
 use crate::predictions::Predictions;
 use crate::prior::ClassPrior;
 
@@ -163,11 +163,44 @@ impl BatchSettings {
         targets: Option<Vec<u32>>,
         loss: Loss,
     ) -> Result<Synthesis> {
+        let (images, logits) = self.label(teacher, images)?;
+        let read = logits.to_device(&Device::Cpu)?;
+        Self::finished(teacher, images, &logits, &read, targets, loss)
+    }
+
+    /// As [`finish`](Self::finish), where the loss of the last step is not read yet: both are, at once.
+    pub(crate) fn finish_and_read(
+        &self,
+        teacher: &Network,
+        images: &Tensor,
+        targets: Option<Vec<u32>>,
+        loss: UnreadLoss,
+    ) -> Result<Synthesis> {
+        let (images, logits) = self.label(teacher, images)?;
+        let (loss, read) = loss.read_with(&[&logits])?;
+        let read = Tensor::from_vec(read.concat(), logits.shape(), &Device::Cpu)?;
+        Self::finished(teacher, images, &logits, &read, targets, loss)
+    }
+
+    fn label(&self, teacher: &Network, images: &Tensor) -> Result<(Tensor, Tensor)> {
         let images = match self.image_format {
             ImageFormat::U8 => ops::round_to_u8_levels(images)?,
             ImageFormat::F32 => images.clone(),
         };
-        let predictions = Predictions::of(&teacher.logits(&images)?, teacher.rows_per_image())?;
+        let logits = teacher.logits(&images)?;
+        Ok((images, logits))
+    }
+
+    /// `read` are the numbers of `logits` on the CPU.
+    fn finished(
+        teacher: &Network,
+        images: Tensor,
+        logits: &Tensor,
+        read: &Tensor,
+        targets: Option<Vec<u32>>,
+        loss: Loss,
+    ) -> Result<Synthesis> {
+        let predictions = Predictions::of_read(logits, read, teacher.rows_per_image())?;
         let targets = targets.unwrap_or_else(|| predictions.classes.clone());
         Ok(Synthesis { images, targets, predictions, loss })
     }

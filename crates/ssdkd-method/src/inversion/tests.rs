@@ -8,7 +8,7 @@ use super::contrastive::ContrastiveSettings;
 use super::meta::MetaSettings;
 use super::persistent::PersistentSettings;
 use super::*;
-use crate::fixtures::{assert_repeated, device, network, numbers, pixel_network};
+use crate::fixtures::{assert_repeated, device, network, numbers, on_cuda, pixel_network};
 use crate::modulation::{Diversity, Modulation, ModulationSettings};
 
 /// Returns small settings of a strategy.
@@ -251,6 +251,22 @@ fn an_interrupted_batch_ends_at_its_next_step() {
         let objective = Objective::new(settings.loss, &teacher, None, &modulation).interruptible(&interrupt);
         let error = inversion.synthesize(&objective, position(0, None, 0)).unwrap_err().to_string();
         assert!(error.starts_with("enough") && asked.get() == 2, "{name:?}: {error}, asked {}", asked.get());
+    }
+}
+
+#[test]
+fn a_step_waits_for_a_gpu_once() {
+    let (teacher, student) = (network(1), network(2));
+    let modulation = Modulation::new(ModulationSettings::default(), &[5, 0, 12, 3]);
+    for name in StrategyName::ALL {
+        let settings = InvertSettings { steps: 3, ..settings(name) };
+        let mut inversion = start(&settings, &teacher, 9, &device()).unwrap();
+        let objective = Objective::new(settings.loss, &teacher, Some(&student), &modulation);
+        let before = ops::read_backs();
+        inversion.synthesize(&objective, position(1, Some(0), 0)).unwrap();
+        // The labels come with the last step's loss, or after it where it decides which images are labeled.
+        let expected = if name == StrategyName::Persistent { 3 } else { 4 };
+        assert_eq!(ops::read_backs() - before, if on_cuda() { expected } else { 0 }, "{name:?}");
     }
 }
 

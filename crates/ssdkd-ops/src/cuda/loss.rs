@@ -33,27 +33,20 @@ fn wanted(gpu: &Gpu, wants: bool, like: &Tensor) -> Result<(Option<Tensor>, u64)
     Ok((Some(tensor), at))
 }
 
-fn uploaded(gpu: &Gpu, weights: Option<&[f32]>) -> Result<(Option<Tensor>, u64)> {
-    let Some(weights) = weights else { return Ok((None, 0)) };
-    let (tensor, at) = gpu.upload(weights)?;
-    Ok((Some(tensor), at))
-}
-
-fn shape_of(logits: &Tensor) -> (usize, usize) {
+pub(super) fn shape_of(logits: &Tensor) -> (usize, usize) {
     (logits.dims()[0], logits.dims()[1])
 }
 
 pub(crate) fn cross_entropy(
     operation: &'static str,
     logits: &Value,
-    targets: &[u32],
+    targets: &Tensor,
     smoothing: f64,
-    weights: Option<&[f32]>,
+    weights: Option<&Tensor>,
 ) -> Result<Value> {
     let gpu = Gpu::of(logits.tensor(), operation)?;
     let (rows, classes) = shape_of(logits.tensor());
-    let (_targets, targets) = gpu.upload(targets)?;
-    let (_weights, weights) = uploaded(&gpu, weights)?;
+    let (targets, weights) = (gpu.address::<u32>(targets, operation)?, gpu.at_optional(weights, operation)?);
     let (grad, grad_at) = wanted(&gpu, logits.wants_gradient(), logits.tensor())?;
     let (out, to) = gpu.tensor(())?;
     let arguments = arguments![
@@ -79,11 +72,11 @@ pub(crate) fn kl_divergence(
     target_logits: &Value,
     logits: &Value,
     temperature: f64,
-    weights: Option<&[f32]>,
+    weights: Option<&Tensor>,
 ) -> Result<Value> {
     let gpu = Gpu::of(logits.tensor(), operation)?;
     let (rows, classes) = shape_of(logits.tensor());
-    let (_weights, weights) = uploaded(&gpu, weights)?;
+    let weights = gpu.at_optional(weights, operation)?;
     let (grad, grad_at) = wanted(&gpu, logits.wants_gradient(), logits.tensor())?;
     let (target_grad, target_at) = wanted(&gpu, target_logits.wants_gradient(), logits.tensor())?;
     let (out, to) = gpu.tensor(())?;

@@ -2,13 +2,15 @@
 //!
 //! A training step takes and gives back some hundred tensors, of the same sizes as in the step before. candle does that through
 //! the driver's `cuMemAllocAsync` and `cuMemFreeAsync`, two calls for each of them. There is no hook in between, but the calls
-//! are bound by name (`libraries`), and what a program defines itself comes before what it opens: the two functions here are what
-//! candle calls, and hand on to the driver what they have nothing for.
+//! are bound by name (`libraries`), and what a program defines itself comes before what it opens: the functions here are what candle
+//! calls, and hand on to the driver what they have nothing for. A third one counts how often numbers come back to the program.
 //!
 //! A block may be used again at once, as all work on it is in the order of its stream, and a device has one, for as long as the
 //! program runs (`gpu::open`). What is kept has no bound but that it is given back when the driver has nothing left.
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::ffi::c_void;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::sys::{CUcontext, CUdeviceptr, CUresult, CUstream, cuCtxGetCurrent};
@@ -24,11 +26,22 @@ const VARIABLE: &str = "SSDKD_GPU_CACHE";
 
 type Alloc = unsafe extern "C" fn(*mut CUdeviceptr, usize, CUstream) -> CUresult;
 type Free = unsafe extern "C" fn(CUdeviceptr, CUstream) -> CUresult;
+type Read = unsafe extern "C" fn(*mut c_void, CUdeviceptr, usize, CUstream) -> CUresult;
 
 /// The driver's own functions.
 pub(super) struct Driver {
     pub(super) alloc: Alloc,
     pub(super) free: Free,
+    pub(super) read: Read,
+}
+
+thread_local! {
+    static READ_BACKS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How often this thread has copied numbers to the program.
+pub(crate) fn read_backs() -> u64 {
+    READ_BACKS.get()
 }
 
 static DRIVER: OnceLock<Driver> = OnceLock::new();
@@ -79,7 +92,7 @@ pub(super) fn install(driver: Driver) -> Result<(), String> {
     }
     let _ = DRIVER.set(driver);
     // Named here, so that a linker takes them for what the calls in cudarc mean, whatever order it reads libraries in.
-    std::hint::black_box((cuMemAllocAsync as Alloc, cuMemFreeAsync as Free));
+    std::hint::black_box((cuMemAllocAsync as Alloc, cuMemFreeAsync as Free, cuMemcpyDtoHAsync_v2 as Read));
     Ok(())
 }
 
@@ -184,6 +197,23 @@ unsafe extern "C" fn cuMemFreeAsync(address: CUdeviceptr, stream: CUstream) -> C
         // SAFETY: the caller's.
         Some(Returned::Unknown) | None => unsafe { (driver.free)(address, stream) },
     }
+}
+
+/// The driver's function of this name, as all calls of this program see it: counted.
+///
+/// # Safety
+/// As the driver's: `bytes` can be written to `to` until the stream has been waited for.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
+    to: *mut c_void,
+    from: CUdeviceptr,
+    bytes: usize,
+    stream: CUstream,
+) -> CUresult {
+    let Some(driver) = DRIVER.get() else { return CUresult::CUDA_ERROR_NOT_INITIALIZED };
+    READ_BACKS.set(READ_BACKS.get() + 1);
+    // SAFETY: the caller's.
+    unsafe { (driver.read)(to, from, bytes, stream) }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod dnn;
 mod gpu;
 mod images;
 mod libraries;
+mod logits;
 mod loss;
 mod memory;
 mod norm;
@@ -38,14 +39,16 @@ pub use gpu::{CudaSettings, cuda_settings, name, open, set_cuda_settings};
 pub(crate) use images::{
     crop_flip, gather_images, global_avg_pool, max_pool2d, separable, subsample_pad, total_variation, upsample_nearest,
 };
+pub(crate) use logits::{argmax_rows, focal_weights, group_means, kl_per_sample, same_argmax};
 pub(crate) use loss::{cross_entropy, kl_divergence, mean_softmax_negentropy, softmax};
+pub(crate) use memory::read_backs;
 pub(crate) use norm::{Layer, batch_norm_eval, batch_norm_tapped, batch_norm_train, channel_moments, fold, follow};
-pub(crate) use optim::{Slot, adam, sgd, squares};
+pub(crate) use optim::{Slot, adam, norm, sgd};
 pub(crate) use pointwise::{
     activate, add, add_assign, affine_channels, copy_assign, lerp_assign, nchw_to_nhwc, round_to_u8_levels, scale,
     sigmoid, to_bf16, to_f32,
 };
-pub(crate) use reduce::{l2_distance, mean_absolute_difference, relative_distance, sum, weighted_sum};
+pub(crate) use reduce::{l2_distance, mean, mean_absolute_difference, pack, relative_distance, sum, weighted_sum};
 pub(crate) use rows::unit_rows;
 
 /// An activation as the kernels have it.

@@ -61,15 +61,13 @@ pub(crate) fn adam(
     gpu.launch("adam", (blocks, 1), arguments![at, count(slots.len()), rate, beta1, beta2, correction, eps, decay])
 }
 
-/// `Σ grad²` over all slots, as a tensor of rank 0 in f64; `None` if there are no numbers.
-pub(crate) fn squares(slots: &[Slot]) -> Result<Option<Tensor>> {
-    let Some(first) = slots.first() else { return Ok(None) };
-    let gpu = Gpu::of(first.grad, "norm")?;
+/// `√ Σ grad²` over all slots, as a tensor of rank 0. There is at least one slot.
+pub(crate) fn norm(slots: &[Slot]) -> Result<Tensor> {
+    let gpu = Gpu::of(slots[0].grad, "norm")?;
     let (_slots, at, blocks) = upload(&gpu, "norm", slots)?;
-    if blocks == 0 {
-        return Ok(None); // no numbers
-    }
-    let (out, to) = gpu.tensor_of::<f64>(())?;
-    gpu.launch("squares", (blocks, 1), arguments![at, count(slots.len()), gpu.scratch(), gpu.counters(), to])?;
-    Ok(Some(out))
+    let (out, to) = gpu.tensor(())?;
+    // One block has a sum of 0 to write where there are no numbers.
+    let grid = (blocks.max(1), 1);
+    gpu.launch("norm", grid, arguments![at, count(slots.len()), gpu.scratch(), gpu.counters(), to])?;
+    Ok(out)
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Shape, Tensor};
 
-use super::gpu::{Gpu, count};
+use super::gpu::{BLOCK, Gpu, count};
 use super::program::{Argument, arguments};
 use crate::value::Value;
 
@@ -34,6 +34,11 @@ fn sum_pairs(
         arguments![a, b, count(n), measure as i32, i32::from(rooted), factor, scratch, counters, to, whole_at];
     gpu.launch("sum_pairs", (count(blocks), 1), arguments)?;
     Ok((out, whole))
+}
+
+/// The mean of all numbers, as a tensor of rank 0; there is at least one.
+pub(crate) fn mean(operation: &str, x: &Tensor) -> Result<Tensor> {
+    Ok(sum_pairs(operation, (x, x), Measure::Sum, false, 1.0 / x.elem_count() as f64)?.0)
 }
 
 /// `factor · Σ x`.
@@ -158,4 +163,35 @@ pub(crate) fn weighted_sum(terms: &[(f64, &Value)]) -> Result<Value> {
         }
         Ok(grads)
     }))
+}
+
+/// Tensors that one launch puts together.
+const PIECES: usize = 48;
+
+/// As the kernels have it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Pieces {
+    from: [u64; PIECES],
+    /// Where each starts in the result, and behind the last one where it ends.
+    start: [u32; PIECES + 1],
+}
+
+/// All numbers of `tensors`, of which there is at least one, in one tensor (N,).
+pub(crate) fn pack(operation: &str, tensors: &[&Tensor]) -> Result<Tensor> {
+    let gpu = Gpu::of(tensors[0], operation)?;
+    let (out, mut to) = gpu.tensor(tensors.iter().map(|tensor| tensor.elem_count()).sum::<usize>())?;
+    for some in tensors.chunks(PIECES) {
+        let (mut pieces, mut end, mut largest) = (Pieces { from: [0; PIECES], start: [0; PIECES + 1] }, 0, 0);
+        for (at, tensor) in some.iter().enumerate() {
+            pieces.from[at] = gpu.at(tensor, operation)?;
+            largest = largest.max(tensor.elem_count());
+            end += count(tensor.elem_count());
+            pieces.start[at + 1] = end;
+        }
+        let grid = (count(largest.div_ceil(BLOCK as usize)), count(some.len()));
+        gpu.launch("pack", grid, arguments![Argument::of(&pieces), to])?;
+        to += u64::from(end) * size_of::<f32>() as u64;
+    }
+    Ok(out)
 }

@@ -50,6 +50,24 @@ KERNEL cross_entropy(
     finish_rows(of_row, partial, counter, out);
 }
 
+/// KL(p ‖ q) of one row, p = softmax(target / T) and q = softmax(logits / T), and what their logarithms are computed with.
+struct Divergence { double target_log_sum, log_sum, divergence; };
+
+DEVICE Divergence divergence_of(const float* target, const float* at, u32 classes, u32 lane, double temperature) {
+    Divergence of;
+    of.target_log_sum = log_sum_exp(target, classes, lane, temperature);
+    of.log_sum = log_sum_exp(at, classes, lane, temperature);
+    double divergence = 0;
+    for (u32 c = lane; c < classes; c += WARP) {
+        double log_p = target[c] / temperature - of.target_log_sum, log_q = at[c] / temperature - of.log_sum;
+        divergence += exp(log_p) * (log_p - log_q);
+    }
+    divergence = warp_sum(divergence);
+    // Rounding can leave a little less than nothing; NaN stays.
+    of.divergence = divergence < 0.0 ? 0.0 : divergence;
+    return of;
+}
+
 /// KL(softmax(target / T) ‖ softmax(logits / T)) of each row, weighted; gradients into both where wanted.
 KERNEL kl_divergence(
     const float* target_logits, const float* logits, const float* weights, u32 rows, u32 classes, double temperature,
@@ -60,24 +78,15 @@ KERNEL kl_divergence(
     if (row < rows) {
         const float* target = target_logits + (u64)row * classes;
         const float* at = logits + (u64)row * classes;
-        double target_log_sum = log_sum_exp(target, classes, lane, temperature);
-        double log_sum = log_sum_exp(at, classes, lane, temperature);
+        Divergence of = divergence_of(target, at, classes, lane, temperature);
         double factor = (weights ? (double)weights[row] : 1.0) / rows;
-        double divergence = 0;
         for (u32 c = lane; c < classes; c += WARP) {
-            double log_p = target[c] / temperature - target_log_sum, log_q = at[c] / temperature - log_sum;
-            divergence += exp(log_p) * (log_p - log_q);
-        }
-        divergence = warp_sum(divergence);
-        // Rounding can leave a little less than nothing; NaN stays.
-        if (divergence < 0.0) divergence = 0.0;
-        for (u32 c = lane; c < classes; c += WARP) {
-            double log_p = target[c] / temperature - target_log_sum, log_q = at[c] / temperature - log_sum;
+            double log_p = target[c] / temperature - of.target_log_sum, log_q = at[c] / temperature - of.log_sum;
             u64 i = (u64)row * classes + c;
             if (grad) grad[i] = (float)(factor * (exp(log_q) - exp(log_p)) / temperature);
-            if (target_grad) target_grad[i] = (float)(factor * exp(log_p) * (log_p - log_q - divergence) / temperature);
+            if (target_grad) target_grad[i] = (float)(factor * exp(log_p) * (log_p - log_q - of.divergence) / temperature);
         }
-        if (lane == 0) of_row = factor * divergence;
+        if (lane == 0) of_row = factor * of.divergence;
     }
     finish_rows(of_row, partial, counter, out);
 }
@@ -151,4 +160,74 @@ KERNEL unit_rows_backward(
         u64 i = (u64)row * columns + c;
         out[i] = (float)((grad[i] - unit[i] * along) * inverses[row]);
     }
+}
+
+/// The class with the largest logit, the first of equals, in every lane. NaN is larger than nothing.
+DEVICE u32 argmax_of(const float* at, u32 classes, u32 lane) {
+    float largest = at[0];
+    u32 best = 0;
+    for (u32 c = lane; c < classes; c += WARP)
+        if (at[c] > largest) {
+            largest = at[c];
+            best = c;
+        }
+    for (int distance = WARP / 2; distance > 0; distance /= 2) {
+        float other = __shfl_xor_sync(0xffffffffu, largest, distance);
+        u32 of_other = __shfl_xor_sync(0xffffffffu, best, distance);
+        if (other > largest || (other == largest && of_other < best)) {
+            largest = other;
+            best = of_other;
+        }
+    }
+    return best;
+}
+
+KERNEL argmax_rows(const float* logits, u32* out, u32 rows, u32 classes) {
+    EACH_ROW(row, lane)
+    if (row >= rows) return;
+    u32 best = argmax_of(logits + (u64)row * classes, classes, lane);
+    if (lane == 0) out[row] = best;
+}
+
+/// 1 where both networks name the same class, else 0.
+KERNEL same_argmax(const float* a, const float* b, float* out, u32 rows, u32 classes) {
+    EACH_ROW(row, lane)
+    if (row >= rows) return;
+    u32 of_a = argmax_of(a + (u64)row * classes, classes, lane), of_b = argmax_of(b + (u64)row * classes, classes, lane);
+    if (lane == 0) out[row] = of_a == of_b ? 1.f : 0.f;
+}
+
+KERNEL kl_per_sample(
+    const float* target_logits, const float* logits, float* out, u32 rows, u32 classes, double temperature
+) {
+    EACH_ROW(row, lane)
+    if (row >= rows) return;
+    double divergence = divergence_of(
+        target_logits + (u64)row * classes, logits + (u64)row * classes, classes, lane, temperature).divergence;
+    if (lane == 0) out[row] = (float)divergence;
+}
+
+/// of_class · (1 − p)^γ, p the largest probability of a row.
+KERNEL focal_weights(
+    const float* logits, const float* of_class, float* out, u32 rows, u32 classes, double gamma
+) {
+    EACH_ROW(row, lane)
+    if (row >= rows) return;
+    const float* at = logits + (u64)row * classes;
+    u32 best = argmax_of(at, classes, lane);
+    float confidence = (float)exp(at[best] - log_sum_exp(at, classes, lane, 1.0));
+    double doubt = (double)(1.f - confidence);
+    // Not `fmax`, which would hide NaN.
+    if (doubt < 0.0) doubt = 0.0;
+    if (lane == 0) out[row] = of_class[best] * (float)pow(doubt, gamma);
+}
+
+/// The mean of every `size` numbers, a warp for each.
+KERNEL group_means(const float* x, float* out, u32 groups, u32 size) {
+    EACH_ROW(group, lane)
+    if (group >= groups) return;
+    double sum = 0;
+    for (u32 i = lane; i < size; i += WARP) sum += x[(u64)group * size + i];
+    sum = warp_sum(sum);
+    if (lane == 0) out[group] = (float)(sum / size);
 }

@@ -49,8 +49,8 @@ KERNEL adam(
     }
 }
 
-/// Σ grad² over all slots, partial sums by block.
-KERNEL squares(const Slot* slots, u32 count, double* partial, u32* counter, double* out) {
+/// √ Σ grad² over all slots, partial sums by block.
+KERNEL norm(const Slot* slots, u32 count, double* partial, u32* counter, float* out) {
     Slot slot = *slot_of(slots, count, blockIdx.x);
     u32 start = (blockIdx.x - slot.block) * PIECE;
     double sum = 0;
@@ -59,5 +59,5 @@ KERNEL squares(const Slot* slots, u32 count, double* partial, u32* counter, doub
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
     if (!last_block(counter, gridDim.x)) return;
     double total = sum_partials(partial, gridDim.x);
-    if (threadIdx.x == 0) *out = total;
+    if (threadIdx.x == 0) *out = (float)sqrt(total);
 }

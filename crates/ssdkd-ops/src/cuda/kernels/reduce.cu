@@ -68,3 +68,15 @@ KERNEL relative(const double* distance, const double* norm, float* ratio, double
     *ratio = (float)(*distance / *norm);
     *denominator = *distance * *norm;
 }
+
+/// Tensors that are put together, and where each starts in the result.
+struct Pieces {
+    const float* from[48];
+    u32 start[49];
+};
+
+/// A row of blocks for each piece.
+KERNEL pack(Pieces pieces, float* out) {
+    u32 piece = blockIdx.y, i = blockIdx.x * BLOCK + threadIdx.x, start = pieces.start[piece];
+    if (i < pieces.start[piece + 1] - start) out[start + i] = pieces.from[piece][i];
+}
