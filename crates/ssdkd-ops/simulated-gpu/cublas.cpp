@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "capture.hpp"
 #include "idle.hpp"
 
 namespace {
@@ -48,12 +49,15 @@ int cublasCreate_v2(void** handle) { *handle = new int; return SUCCESS; }
 int cublasDestroy_v2(void* handle) { delete static_cast<int*>(handle); return SUCCESS; }
 int cublasSetStream_v2(void*, void*) { return SUCCESS; }
 int cublasSetMathMode(void*, int) { return SUCCESS; }
+int cublasSetWorkspace_v2(void*, void*, size_t) { return SUCCESS; }
 
 int cublasSgemm_v2(
     void*, int ta, int tb, int m, int n, int k, const float* alpha, const float* a, int lda, const float* b, int ldb,
     const float* beta, float* c, int ldc
 ) {
-    product(ta == TRANSPOSED, tb == TRANSPOSED, m, n, k, *alpha, a, lda, b, ldb, *beta, c, ldc);
+    in_order([=, alpha = *alpha, beta = *beta] {
+        product(ta == TRANSPOSED, tb == TRANSPOSED, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    });
     return SUCCESS;
 }
 
@@ -61,7 +65,9 @@ int cublasDgemmStridedBatched(
     void*, int ta, int tb, int m, int n, int k, const double* alpha, const double* a, int lda, long long step_a,
     const double* b, int ldb, long long step_b, const double* beta, double* c, int ldc, long long step_c, int batch
 ) {
-    products(ta, tb, m, n, k, *alpha, a, lda, step_a, b, ldb, step_b, *beta, c, ldc, step_c, batch);
+    in_order([=, alpha = *alpha, beta = *beta] {
+        products(ta, tb, m, n, k, alpha, a, lda, step_a, b, ldb, step_b, beta, c, ldc, step_c, batch);
+    });
     return SUCCESS;
 }
 
@@ -71,9 +77,11 @@ int cublasGemmStridedBatchedEx(
     long long step_c, int batch, int, int
 ) {
     if (type_a != R_32F || type_b != R_32F || type_c != R_32F) return NOT_SUPPORTED;
-    products(
-        ta, tb, m, n, k, *(const float*)alpha, (const float*)a, lda, step_a, (const float*)b, ldb, step_b,
-        *(const float*)beta, (float*)c, ldc, step_c, batch);
+    in_order([=, alpha = *(const float*)alpha, beta = *(const float*)beta] {
+        products(
+            ta, tb, m, n, k, alpha, (const float*)a, lda, step_a, (const float*)b, ldb, step_b, beta, (float*)c, ldc,
+            step_c, batch);
+    });
     return SUCCESS;
 }
 

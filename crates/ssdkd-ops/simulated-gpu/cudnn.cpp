@@ -7,11 +7,12 @@
 #include <cstring>
 #include <vector>
 
+#include "capture.hpp"
 #include "idle.hpp"
 
 namespace {
 
-constexpr int SUCCESS = 0, BAD_PARAM = 2000, NOT_SUPPORTED = 3000;
+constexpr int SUCCESS = 0, BAD_PARAM = 2000, NOT_SUPPORTED = 3000, EXECUTION_FAILED = 5000;
 constexpr int FLOAT = 0, BFLOAT16 = 9, NHWC = 1;
 constexpr int TENSOR_OP_MATH = 1, FMA_MATH = 3;
 
@@ -68,7 +69,7 @@ std::vector<float> factors(const void* from, size_t count, int type, const Convo
     return factors;
 }
 
-int finish(const std::vector<float>& sums, int type, void* to) {
+void finish(const std::vector<float>& sums, int type, void* to) {
     for (size_t i = 0; i < sums.size(); ++i) {
         if (type == BFLOAT16) {
             static_cast<uint16_t*>(to)[i] = std::bit_cast<uint32_t>(rounded(sums[i], 16)) >> 16;
@@ -76,7 +77,6 @@ int finish(const std::vector<float>& sums, int type, void* to) {
             static_cast<float*>(to)[i] = sums[i];
         }
     }
-    return SUCCESS;
 }
 
 /// For each tap of each output's pixel: visit(output pixel, input pixel, tap).
@@ -142,18 +142,21 @@ int cudnnFindConvolutionForwardAlgorithmEx(
     void*, Tensor* x, const void*, Filter* w, const void*, Convolution* c, Tensor* y, void*, int asked, int* found,
     Answer* answers, void*, size_t
 ) {
+    if (simulated_breaks_capture()) return EXECUTION_FAILED; // a trial is timed
     return answer(check(*x, *w, *c, *y), *c, asked, found, answers);
 }
 int cudnnFindConvolutionBackwardDataAlgorithmEx(
     void*, Filter* w, const void*, Tensor* y, const void*, Convolution* c, Tensor* x, void*, int asked, int* found,
     Answer* answers, void*, size_t
 ) {
+    if (simulated_breaks_capture()) return EXECUTION_FAILED; // a trial is timed
     return answer(check(*x, *w, *c, *y), *c, asked, found, answers);
 }
 int cudnnFindConvolutionBackwardFilterAlgorithmEx(
     void*, Tensor* x, const void*, Tensor* y, const void*, Convolution* c, Filter* w, void*, int asked, int* found,
     Answer* answers, void*, size_t
 ) {
+    if (simulated_breaks_capture()) return EXECUTION_FAILED; // a trial is timed
     return answer(check(*x, *w, *c, *y), *c, asked, found, answers);
 }
 
@@ -162,18 +165,21 @@ int cudnnConvolutionForward(
     const float*, Tensor* y, void* y_at
 ) {
     if (int status = check(*x, *w, *c, *y); status || idle()) return status;
-    auto input = factors(x_at, numbers(*x), x->type, *c), weight = factors(w_at, numbers(*w), w->type, *c);
-    std::vector<float> out(numbers(*y));
-    taps(*x, *w, *c, *y, [&](size_t to, size_t from, int tap) {
-        const float* in = &input[from * x->c];
-        for (int k = 0; k < w->k; ++k) {
-            const float* row = &weight[((size_t)k * w->h * w->w + tap) * x->c];
-            float sum = 0;
-            for (int i = 0; i < x->c; ++i) sum += in[i] * row[i];
-            out[to * y->c + k] += sum;
-        }
+    in_order([=, x = *x, w = *w, c = *c, y = *y] {
+        auto input = factors(x_at, numbers(x), x.type, c), weight = factors(w_at, numbers(w), w.type, c);
+        std::vector<float> out(numbers(y));
+        taps(x, w, c, y, [&](size_t to, size_t from, int tap) {
+            const float* in = &input[from * x.c];
+            for (int k = 0; k < w.k; ++k) {
+                const float* row = &weight[((size_t)k * w.h * w.w + tap) * x.c];
+                float sum = 0;
+                for (int i = 0; i < x.c; ++i) sum += in[i] * row[i];
+                out[to * y.c + k] += sum;
+            }
+        });
+        finish(out, y.type, y_at);
     });
-    return finish(out, y->type, y_at);
+    return SUCCESS;
 }
 
 int cudnnConvolutionBackwardData(
@@ -181,17 +187,20 @@ int cudnnConvolutionBackwardData(
     const float*, Tensor* x, void* x_at
 ) {
     if (int status = check(*x, *w, *c, *y); status || idle()) return status;
-    auto gradient = factors(y_at, numbers(*y), y->type, *c), weight = factors(w_at, numbers(*w), w->type, *c);
-    std::vector<float> to_x(numbers(*x));
-    taps(*x, *w, *c, *y, [&](size_t to, size_t from, int tap) {
-        float* out = &to_x[from * x->c];
-        for (int k = 0; k < w->k; ++k) {
-            const float* row = &weight[((size_t)k * w->h * w->w + tap) * x->c];
-            float factor = gradient[to * y->c + k];
-            for (int i = 0; i < x->c; ++i) out[i] += factor * row[i];
-        }
+    in_order([=, x = *x, w = *w, c = *c, y = *y] {
+        auto gradient = factors(y_at, numbers(y), y.type, c), weight = factors(w_at, numbers(w), w.type, c);
+        std::vector<float> to_x(numbers(x));
+        taps(x, w, c, y, [&](size_t to, size_t from, int tap) {
+            float* out = &to_x[from * x.c];
+            for (int k = 0; k < w.k; ++k) {
+                const float* row = &weight[((size_t)k * w.h * w.w + tap) * x.c];
+                float factor = gradient[to * y.c + k];
+                for (int i = 0; i < x.c; ++i) out[i] += factor * row[i];
+            }
+        });
+        finish(to_x, x.type, x_at);
     });
-    return finish(to_x, x->type, x_at);
+    return SUCCESS;
 }
 
 int cudnnConvolutionBackwardFilter(
@@ -199,17 +208,20 @@ int cudnnConvolutionBackwardFilter(
     const float*, Filter* w, void* w_at
 ) {
     if (int status = check(*x, *w, *c, *y); status || idle()) return status;
-    auto input = factors(x_at, numbers(*x), x->type, *c), gradient = factors(y_at, numbers(*y), y->type, *c);
-    std::vector<float> to_w(numbers(*w));
-    taps(*x, *w, *c, *y, [&](size_t to, size_t from, int tap) {
-        const float* in = &input[from * x->c];
-        for (int k = 0; k < w->k; ++k) {
-            float* row = &to_w[((size_t)k * w->h * w->w + tap) * x->c];
-            float factor = gradient[to * y->c + k];
-            for (int i = 0; i < x->c; ++i) row[i] += factor * in[i];
-        }
+    in_order([=, x = *x, w = *w, c = *c, y = *y] {
+        auto input = factors(x_at, numbers(x), x.type, c), gradient = factors(y_at, numbers(y), y.type, c);
+        std::vector<float> to_w(numbers(w));
+        taps(x, w, c, y, [&](size_t to, size_t from, int tap) {
+            const float* in = &input[from * x.c];
+            for (int k = 0; k < w.k; ++k) {
+                float* row = &to_w[((size_t)k * w.h * w.w + tap) * x.c];
+                float factor = gradient[to * y.c + k];
+                for (int i = 0; i < x.c; ++i) row[i] += factor * in[i];
+            }
+        });
+        finish(to_w, w.type, w_at);
     });
-    return finish(to_w, w->type, w_at);
+    return SUCCESS;
 }
 
 }  // extern "C"

@@ -185,9 +185,16 @@ template <class... A> void call(void (*kernel)(A...), void** arguments) {
     call(kernel, arguments, std::index_sequence_for<A...>{});
 }
 
+/// How many bytes argument `i` has; 0: there is none.
+template <class... A> size_t argument(void (*)(A...), unsigned i) {
+    const size_t bytes[] = {sizeof(A)..., 0};
+    return i < sizeof...(A) ? bytes[i] : 0;
+}
+
 struct Kernel {
     const char* name;
     void (*run)(void**);
+    size_t (*argument)(unsigned);
 };
 extern const Kernel KERNELS[];  // at the end of each file, by kernels.sh
 extern const unsigned KERNEL_COUNT;
@@ -198,6 +205,10 @@ extern "C" const void* simulated_kernel(const char* name) {
     for (unsigned i = 0; i < simulated::KERNEL_COUNT; ++i)
         if (!std::strcmp(simulated::KERNELS[i].name, name)) return &simulated::KERNELS[i];
     return nullptr;
+}
+
+extern "C" size_t simulated_argument(const void* kernel, unsigned i) {
+    return static_cast<const simulated::Kernel*>(kernel)->argument(i);
 }
 
 /// Runs all blocks of a grid. False: threads wait for one another in vain.

@@ -19,7 +19,7 @@ options="-x c++ -std=c++20 -w -I$here/headers -I$(dirname "$source")"
 {
   cat "$work/kernels.cu"
   echo 'namespace simulated { const Kernel KERNELS[] = {'
-  sed 's/.*/    {"&", [](void** arguments) { call(\&&, arguments); }},/' "$work/names"
+  sed 's/.*/    {"&", [](void** arguments) { call(\&&, arguments); }, [](unsigned i) { return argument(\&&, i); }},/' "$work/names"
   echo "}; const unsigned KERNEL_COUNT = $(wc -l < "$work/names"); }"
 } > "$work/table.cu"
 # Loops over NaN and infinities mean what they say, so no -ffast-math.
