@@ -64,7 +64,7 @@ test: build ## unit, golden, property and end-to-end tests
 test-simulated-gpu: .cuda-simulated/cargo.toml ## the tests that a GPU has to pass, on one that a C++ compiler makes (no GPU, no CUDA)
 	@export SSDKD_TEST_DEVICE=cuda SSDKD_CUDA_LIBS="$(CURDIR)/.cuda-simulated/lib" XDG_CACHE_HOME="$(CURDIR)/.cuda-simulated/cache" && \
 	  SSDKD_GPU_CACHE=off $(CARGO) --config .cuda-simulated/cargo.toml test --release --tests $(OF_A_GPU) && \
-	  SSDKD_GPU_CACHE=on $(CARGO) --config .cuda-simulated/cargo.toml test --release $(OF_A_GPU) --test parity --test value --test optim
+	  SSDKD_GPU_CACHE=on $(CARGO) --config .cuda-simulated/cargo.toml test --release $(OF_A_GPU) --test parity --test value --test optim --test recording --test graphs
 
 .cuda-simulated/cargo.toml: crates/ssdkd-ops/cuda-toolkit.sh $(shell find crates/ssdkd-ops/simulated-gpu -type f)
 	crates/ssdkd-ops/cuda-toolkit.sh --simulated

@@ -181,7 +181,11 @@ fn rows(device: &Device) -> Vec<String> {
         for kind in ["forward", "train"] {
             rows.extend(NETWORKS.iter().map(|network| format!("{kind} {network} {batch}")));
         }
-        let kinds = if device.is_cpu() { &["invert", "distil"][..] } else { &["invert", "distil", "distil-bare"] };
+        let kinds = if device.is_cpu() {
+            &["invert", "distil"][..]
+        } else {
+            &["invert", "distil", "distil-graphs", "distil-bare"]
+        };
         rows.extend(kinds.iter().map(|kind| format!("{kind} {TEACHER}/{STUDENT} {batch}")));
     }
     rows.extend(kernels::cifar_rows(batches[0]).chain(large::rows()).chain(kernels::large_rows()));
@@ -214,6 +218,7 @@ fn step(row: &str, device: &Device) -> Result<Step> {
         "train" => train(build(network, device)?, images),
         "invert" => invert(build(TEACHER, device)?.frozen(), Some(build(STUDENT, device)?), batch),
         "distil" => distil(images),
+        "distil-graphs" => Ok(with_graphs(distil(images)?)),
         "distil-bare" => distil_bare(images),
         _ => bail!("{kind:?} is not a kind of step"),
     }
@@ -279,6 +284,24 @@ fn distil(images: Tensor) -> Result<Step> {
         distiller.step(&teacher, &student, &images, None, (0, 1), &mut stream(0, "views", &[])).map(|_| ())
     }))
 }
+
+/// The same, where the student's part is recorded in the untimed steps and replayed as a CUDA graph in the timed ones.
+fn with_graphs(mut step: Step) -> Step {
+    Box::new(move || {
+        set_graphs(true);
+        let taken = step();
+        set_graphs(false);
+        taken
+    })
+}
+
+#[cfg(feature = "cuda")]
+fn set_graphs(graphs: bool) {
+    ops::set_cuda_settings(ops::CudaSettings { graphs, ..ops::cuda_settings() });
+}
+
+#[cfg(not(feature = "cuda"))]
+fn set_graphs(_graphs: bool) {}
 
 /// The same without the report: nothing is read back from a GPU.
 fn distil_bare(images: Tensor) -> Result<Step> {

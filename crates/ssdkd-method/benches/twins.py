@@ -72,7 +72,7 @@ def rows(groups, batches, gpu):
     for batch in batches if "cifar" in groups else ():
         for kind in ("forward", "train"):
             yield from (f"{kind} {network} {batch}" for network in NETWORKS)
-        kinds = ("invert", "distil", "distil-bare") if gpu else ("invert", "distil")
+        kinds = ("invert", "distil", "distil-graphs", "distil-bare") if gpu else ("invert", "distil")
         yield from (f"{kind} {TEACHER}/{STUDENT} {batch}" for kind in kinds)
     directions = ("forward", "input", "weight")
     if "convolutions" in groups:
@@ -95,7 +95,7 @@ def takes(row, variant):
         return not variant.mode
     if row.startswith("invert"):
         return not variant.mode and not variant.graph  # hooks, and numbers that are read back
-    return not (variant.graph and row.startswith("distil "))  # the same
+    return not (variant.graph and row.startswith(("distil ", "distil-graphs ")))  # numbers are read back
 
 
 class Twin:
@@ -157,7 +157,7 @@ def step(row, variant, device):
     elif kind == "invert":
         run = invert(twin, batch)
     else:
-        run = distil(twin, batch, reports=twin.gpu and kind == "distil")
+        run = distil(twin, batch, reports=twin.gpu and kind != "distil-bare")
     if variant.mode == "reduce-overhead":
 
         def marked():

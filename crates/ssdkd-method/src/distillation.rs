@@ -29,6 +29,7 @@ use crate::feature_distillation::FeatureDistillation;
 use crate::inversion::Discrepancy;
 use crate::passes::Labelled;
 use crate::range;
+use crate::replay::Replayed;
 
 /// Distillation: the student's training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -211,6 +212,7 @@ pub struct Distiller {
     settings: DistillSettings,
     optimizer: Box<dyn Optimizer>,
     features: Option<FeatureDistillation>,
+    replayed: Replayed,
 }
 
 impl Distiller {
@@ -226,7 +228,7 @@ impl Distiller {
             }
             OptimizerKind::Adam => Box::new(Adam::new(parameters, 0.9, 0.999, settings.weight_decay)?),
         };
-        Ok(Self { settings, optimizer, features })
+        Ok(Self { settings, optimizer, features, replayed: Replayed::default() })
     }
 
     /// Takes one step on `images` that are seen once: [`label`](Self::label), then [`learn`](Self::learn).
@@ -259,12 +261,38 @@ impl Distiller {
         weights: Option<&[f32]>,
         (step, total): (u64, u64),
     ) -> Result<StepReport> {
-        let rows = student.rows_per_image();
-        let to_device = |weights: &[f32]| {
-            ops::row_weights("the student's loss", &repeated(weights, rows), student.store().device())
+        let lr = self.settings.learning_rate(step, total);
+        let mut numbers = self.optimizer.next_rates(lr);
+        let rates = numbers.len();
+        if let Some(weights) = weights.filter(|_| self.settings.loss == Discrepancy::Kl) {
+            ops::check_row_weights("the student's loss", weights)?;
+            numbers.extend(repeated(weights, student.rows_per_image()));
+        }
+        let length = numbers.len();
+        let numbers = Tensor::from_vec(numbers, length, student.store().device())?;
+        let Labelled { views, logits, maps } = labelled;
+        let inputs = [views, logits, numbers].into_iter().chain(maps).collect();
+        let mut replayed = std::mem::take(&mut self.replayed);
+        let figures = replayed.step(inputs, student.store(), |inputs| self.order(student, rates, inputs))?;
+        self.replayed = replayed;
+        // Last and at once: a GPU is waited for once in a step.
+        StepReport::read(&figures, self.features.is_some(), step, lr)
+    }
+
+    /// Orders the work of a step, and returns its figures as [`StepReport::read`] takes them. `inputs` are views, the teacher's
+    /// logits, the optimizer's `rates` numbers and behind them the importance weights of the rows, if there are any, and the teacher's
+    /// maps.
+    fn order(&self, student: &Network, rates: usize, inputs: Vec<Tensor>) -> Result<Packed> {
+        let mut inputs = inputs.into_iter();
+        let (Some(views), Some(teacher_logits), Some(numbers)) = (inputs.next(), inputs.next(), inputs.next()) else {
+            bail!("a step takes views, logits and numbers")
         };
-        let weights = weights.map(to_device).transpose()?;
-        let Labelled { views, logits: teacher_logits, maps: teacher_maps } = labelled;
+        let teacher_maps = inputs.collect::<Vec<_>>();
+        let weighted = numbers.elem_count() - rates;
+        let weights = if weighted > 0 { Some(numbers.narrow(0, rates, weighted)?) } else { None };
+        let rates = numbers.narrow(0, 0, rates)?;
+        let rows = student.rows_per_image();
+
         let teacher_logits = Value::constant(teacher_logits);
         let Output { maps, logits: student_logits, .. } = student.forward(&Value::constant(views), Mode::Train)?;
         let mut loss = match self.settings.loss {
@@ -285,13 +313,10 @@ impl Distiller {
 
         figures.push(loss.tensor().clone());
         let gradients = loss.backward()?;
-        let lr = self.settings.learning_rate(step, total);
-        self.optimizer.step(&gradients, lr)?;
-
+        self.optimizer.step_at(&gradients, &rates)?;
         figures.extend([gradient_norm(student.store(), &gradients)?, ops::agreement(&t, &s)?]);
         figures.push(divergences(&t, &s, rows)?);
-        // Last and at once: a GPU is waited for once in a step.
-        StepReport::read(&Packed::of(&figures.iter().collect::<Vec<_>>())?, self.features.is_some(), step, lr)
+        Packed::of(&figures.iter().collect::<Vec<_>>())
     }
 
     /// Returns everything besides the student that a later step needs: the parts `optimizer` and `projector`.

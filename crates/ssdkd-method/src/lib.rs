@@ -54,6 +54,7 @@ pub mod predictions;
 pub mod prior;
 pub mod priority;
 pub mod range;
+mod replay;
 
 pub use buffer::{BalanceSettings, Eviction, Member, NewSamplePriority, ReplayBuffer};
 pub use diagnostics::{Diagnostics, diagnose};

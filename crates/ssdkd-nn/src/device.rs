@@ -22,10 +22,19 @@ pub const OPEN_GPU: Option<OpenGpu> = None;
 #[cfg(feature = "cuda")]
 const MATH: &str = "SSDKD_GPU_MATH";
 
+/// `on`: steps of the student are recorded once and replayed as CUDA graphs; `off`, the default: their work is ordered each time.
+#[cfg(feature = "cuda")]
+const GRAPHS: &str = "SSDKD_GPU_GRAPHS";
+
 #[cfg(feature = "cuda")]
 fn open_gpu(index: usize) -> Result<Device> {
     let words = std::env::var(MATH).unwrap_or_default();
-    let mut settings = ssdkd_ops::CudaSettings { tf32: true, deterministic: false, bf16: false };
+    let graphs = match std::env::var(GRAPHS).as_deref() {
+        Ok("on") => true,
+        Ok("off" | "") | Err(_) => false,
+        Ok(other) => bail!("{GRAPHS}: {other:?} is not one of on, off"),
+    };
+    let mut settings = ssdkd_ops::CudaSettings { tf32: true, deterministic: false, bf16: false, graphs };
     for word in words.split(',').filter(|word| !word.is_empty()) {
         match word {
             "tf32" => settings.tf32 = true,

@@ -15,6 +15,16 @@ pub trait Optimizer {
     /// If a tensor cannot be computed.
     fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()>;
 
+    /// Counts a step, and returns the numbers that depend on it: what [`step_at`](Self::step_at) takes.
+    fn next_rates(&mut self, lr: f64) -> Vec<f32>;
+
+    /// As [`step`](Self::step), with the [rates](Self::next_rates) in a tensor on the device of the parameters, so that the step can
+    /// be [recorded](ops::Recording).
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    fn step_at(&self, gradients: &Gradients, rates: &Tensor) -> Result<()>;
+
     /// Returns what the optimizer remembers, by parameter name. The tensors share their numbers with the optimizer: steps change them.
     fn state_dict(&self) -> StateDict;
 
@@ -97,15 +107,27 @@ impl Sgd {
         let slots = parameters.into_iter().map(|(name, parameter)| Slot::new(name, parameter, &["velocity"]));
         Ok(Self { slots: slots.collect::<Result<_>>()?, momentum, weight_decay, nesterov })
     }
-}
 
-impl Optimizer for Sgd {
-    fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
+    fn moved<'a>(&'a self, gradients: &'a Gradients) -> Vec<SgdSlot<'a>> {
         let moved = self.slots.iter().filter_map(|slot| {
             let grad = gradients.get(&slot.parameter)?;
             Some(SgdSlot { parameter: &slot.parameter, grad, velocity: &slot.memory[0].1 })
         });
-        ops::sgd_steps(&moved.collect::<Vec<_>>(), lr, self.momentum, self.weight_decay, self.nesterov)
+        moved.collect()
+    }
+}
+
+impl Optimizer for Sgd {
+    fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
+        ops::sgd_steps(&self.moved(gradients), lr, self.momentum, self.weight_decay, self.nesterov)
+    }
+
+    fn next_rates(&mut self, lr: f64) -> Vec<f32> {
+        vec![lr as f32]
+    }
+
+    fn step_at(&self, gradients: &Gradients, rates: &Tensor) -> Result<()> {
+        ops::sgd_steps_at(&self.moved(gradients), rates, self.momentum, self.weight_decay, self.nesterov)
     }
 
     /// Returns the velocities.
@@ -146,18 +168,32 @@ impl Adam {
 
     fn step_by<'a>(&mut self, gradient: impl Fn(&Slot) -> Option<&'a Tensor>, lr: f64) -> Result<()> {
         self.steps += 1;
+        let moved = self.moved(gradient);
+        ops::adam_steps(&moved, self.steps, lr, self.beta1, self.beta2, EPS, self.weight_decay)
+    }
+
+    fn moved<'a, 'g: 'a>(&'a self, gradient: impl Fn(&Slot) -> Option<&'g Tensor>) -> Vec<AdamSlot<'a>> {
         let moved = self.slots.iter().filter_map(|slot| {
             let grad = gradient(slot)?;
             Some(AdamSlot { parameter: &slot.parameter, grad, m: &slot.memory[0].1, v: &slot.memory[1].1 })
         });
-        let moved = moved.collect::<Vec<_>>();
-        ops::adam_steps(&moved, self.steps, lr, self.beta1, self.beta2, EPS, self.weight_decay)
+        moved.collect()
     }
 }
 
 impl Optimizer for Adam {
     fn step(&mut self, gradients: &Gradients, lr: f64) -> Result<()> {
         self.step_by(|slot| gradients.get(&slot.parameter), lr)
+    }
+
+    fn next_rates(&mut self, lr: f64) -> Vec<f32> {
+        self.steps += 1;
+        ops::adam_rates(self.steps, lr, self.beta1, self.beta2).into()
+    }
+
+    fn step_at(&self, gradients: &Gradients, rates: &Tensor) -> Result<()> {
+        let moved = self.moved(|slot| gradients.get(&slot.parameter));
+        ops::adam_steps_at(&moved, rates, self.beta1, self.beta2, EPS, self.weight_decay)
     }
 
     /// Returns both moments, and the number of steps.

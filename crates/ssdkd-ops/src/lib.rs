@@ -40,6 +40,7 @@ mod parallel;
 mod pool;
 mod precision;
 mod read_back;
+mod recording;
 mod resample;
 mod rows;
 mod separable;
@@ -66,17 +67,21 @@ pub use images::gather_images;
 pub use linear::linear;
 pub use logits::{agreement, argmax, argmax_rows, confidence, focal_weights, group_means, kl_per_sample, same_argmax};
 pub use loss::{
-    cross_entropy, cross_entropy_of, cross_entropy_smoothed, kl_divergence, l2_distance, mean_absolute_difference,
-    mean_softmax_negentropy, relative_distance, row_weights, softmax,
+    check_row_weights, cross_entropy, cross_entropy_of, cross_entropy_smoothed, kl_divergence, l2_distance,
+    mean_absolute_difference, mean_softmax_negentropy, relative_distance, softmax,
 };
 pub use norm::{
     BatchMoments, FrozenNorm, Running, batch_norm_eval, batch_norm_tapped, batch_norm_train, channel_moments,
     fold_batch_norm,
 };
-pub use optim::{AdamSlot, SgdSlot, adam_step, adam_steps, copy_assign, lerp_assign, norm_of_all, sgd_step, sgd_steps};
+pub use optim::{
+    AdamSlot, SgdSlot, adam_rates, adam_step, adam_steps, adam_steps_at, copy_assign, lerp_assign, norm_of_all,
+    sgd_step, sgd_steps, sgd_steps_at,
+};
 pub use pool::{Pool2dSpec, adaptive_avg_pool2d, avg_pool2d, global_avg_pool, max_pool2d};
 pub use precision::{to_f32, to_reduced_precision};
 pub use read_back::{Packed, read_backs};
+pub use recording::{Recording, records_steps, replays};
 pub use resample::{Interpolation, resize, subsample_pad, upsample_nearest};
 pub use rows::{side_by_side, unit_rows};
 pub use simd::SimdPath;

@@ -3,7 +3,7 @@
 //! The numbers are few and decide everything, so they are computed in f64, through log-sum-exp, and rounded once. The
 //! gradient of a loss is computed with the loss and only scaled on the way back.
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::elementwise::{scalar_of, scalar_tensor, weighted_sum};
@@ -57,7 +57,8 @@ fn smoothed(
     table.check_count(operation, "target", targets.len())?;
     table.check_targets(operation, targets)?;
     let device = logits.tensor().device();
-    let weights = weights.map(|weights| row_weights(operation, weights, device)).transpose()?;
+    check_row_weights(operation, weights.unwrap_or_default())?;
+    let weights = weights.map(|weights| Tensor::from_slice(weights, weights.len(), device)).transpose()?;
     let targets = Tensor::from_slice(targets, targets.len(), device)?;
     of_tensors(operation, logits, &targets, smoothing, weights.as_ref())
 }
@@ -101,7 +102,7 @@ fn of_tensors(
 ///
 /// # Errors
 /// If the shapes differ, the temperature is not finite and positive, or there is not one weight for each row; on the CPU also if
-/// a weight is not finite. [`row_weights`] checks them before they go to a GPU.
+/// a weight is not finite. [`check_row_weights`] checks them before they go to a GPU.
 pub fn kl_divergence(
     target_logits: &Value,
     logits: &Value,
@@ -254,16 +255,11 @@ pub fn mean_softmax_negentropy(logits: &Value) -> Result<Value> {
     }))
 }
 
-/// Returns one weight for each row of logits as a tensor (B,) on `device`.
+/// Checks weights of rows before they go to a GPU.
 ///
 /// # Errors
-/// If a weight is not finite.
-pub fn row_weights(operation: &str, weights: &[f32], device: &Device) -> Result<Tensor> {
-    check_finite(operation, weights)?;
-    Tensor::from_slice(weights, weights.len(), device)
-}
-
-fn check_finite(operation: &str, weights: &[f32]) -> Result<()> {
+/// If one is not finite. The message starts with `operation`.
+pub fn check_row_weights(operation: &str, weights: &[f32]) -> Result<()> {
     match weights.iter().enumerate().find(|(_, weight)| !weight.is_finite()) {
         Some((row, weight)) => bail!("{operation}: the weight of row {row} is not finite ({weight})"),
         None => Ok(()),
@@ -371,7 +367,7 @@ struct Weights<'a>(Option<&'a [f32]>);
 
 impl<'a> Weights<'a> {
     fn new(operation: &str, weights: Option<&'a [f32]>) -> Result<Self> {
-        check_finite(operation, weights.unwrap_or_default())?;
+        check_row_weights(operation, weights.unwrap_or_default())?;
         Ok(Self(weights))
     }
 

@@ -45,7 +45,9 @@ pub fn sgd_step(
     check(operation, parameter, &[grad, velocity])?;
     #[cfg(feature = "cuda")]
     let slot = crate::cuda::Slot { parameter: Some(parameter), grad, first: Some(velocity), second: None };
-    on_gpu!(parameter => crate::cuda::sgd(&[slot], rate as f32, momentum as f32, weight_decay as f32, nesterov));
+    on_gpu!(parameter => crate::cuda::sgd(
+        &[slot], crate::cuda::Rates::Numbers(&[rate as f32]), momentum as f32, weight_decay as f32, nesterov
+    ));
     let path = SimdPath::current()?;
     let grad = device::slice(grad, operation)?;
     let grad = &*grad;
@@ -81,17 +83,50 @@ pub struct SgdSlot<'a> {
 /// As [`sgd_step`].
 pub fn sgd_steps(slots: &[SgdSlot], rate: f64, momentum: f64, weight_decay: f64, nesterov: bool) -> Result<()> {
     #[cfg(feature = "cuda")]
-    if slots.first().is_some_and(|slot| slot.parameter.device().is_cuda()) {
-        let mut all = Vec::with_capacity(slots.len());
-        for &SgdSlot { parameter, grad, velocity } in slots {
-            check("sgd_step", parameter, &[grad, velocity])?;
-            all.push(crate::cuda::Slot { parameter: Some(parameter), grad, first: Some(velocity), second: None });
-        }
-        return crate::cuda::sgd(&all, rate as f32, momentum as f32, weight_decay as f32, nesterov);
+    if let Some(slots) = sgd_slots_on_gpu(slots)? {
+        let rates = [rate as f32];
+        let rates = crate::cuda::Rates::Numbers(&rates);
+        return crate::cuda::sgd(&slots, rates, momentum as f32, weight_decay as f32, nesterov);
     }
     slots
         .iter()
         .try_for_each(|slot| sgd_step(slot.parameter, slot.grad, slot.velocity, rate, momentum, weight_decay, nesterov))
+}
+
+/// As [`sgd_steps`], with the rate in a tensor (1,) on the device of the parameters: a [recorded](crate::Recording) step reads it
+/// there each time.
+///
+/// # Errors
+/// As [`sgd_step`], or if there is not one rate.
+pub fn sgd_steps_at(slots: &[SgdSlot], rates: &Tensor, momentum: f64, weight_decay: f64, nesterov: bool) -> Result<()> {
+    check_rates("sgd_step", rates, 1)?;
+    #[cfg(feature = "cuda")]
+    if let Some(slots) = sgd_slots_on_gpu(slots)? {
+        let rates = crate::cuda::Rates::Tensor(rates);
+        return crate::cuda::sgd(&slots, rates, momentum as f32, weight_decay as f32, nesterov);
+    }
+    let rate = f64::from(device::slice(rates, "sgd_step")?[0]);
+    sgd_steps(slots, rate, momentum, weight_decay, nesterov)
+}
+
+/// The slots, if they are on a GPU.
+#[cfg(feature = "cuda")]
+fn sgd_slots_on_gpu<'a>(slots: &[SgdSlot<'a>]) -> Result<Option<Vec<crate::cuda::Slot<'a>>>> {
+    if !slots.first().is_some_and(|slot| slot.parameter.device().is_cuda()) {
+        return Ok(None);
+    }
+    let on_gpu = |&SgdSlot { parameter, grad, velocity }: &SgdSlot<'a>| {
+        check("sgd_step", parameter, &[grad, velocity])?;
+        Ok(crate::cuda::Slot { parameter: Some(parameter), grad, first: Some(velocity), second: None })
+    };
+    slots.iter().map(on_gpu).collect::<Result<_>>().map(Some)
+}
+
+fn check_rates(operation: &str, rates: &Tensor, count: usize) -> Result<()> {
+    if rates.elem_count() != count {
+        bail!("{operation}: the tensor of rates has {} numbers, not {count}", rates.elem_count());
+    }
+    Ok(())
 }
 
 /// The constants of Adam's step, as its loop wants them.
@@ -122,8 +157,19 @@ impl AdamConstants {
 
     #[cfg(feature = "cuda")]
     fn on_gpu(self, slots: &[crate::cuda::Slot]) -> Result<()> {
-        crate::cuda::adam(slots, self.rate, (self.beta1, self.beta2), self.second, self.eps, self.decay)
+        self.on_gpu_at(slots, crate::cuda::Rates::Numbers(&[self.rate, self.second]))
     }
+
+    #[cfg(feature = "cuda")]
+    fn on_gpu_at(self, slots: &[crate::cuda::Slot], rates: crate::cuda::Rates) -> Result<()> {
+        crate::cuda::adam(slots, rates, (self.beta1, self.beta2), self.eps, self.decay)
+    }
+}
+
+/// What of Adam's step `step` (from 1) depends on the step: what [`adam_steps_at`] takes.
+pub fn adam_rates(step: u64, rate: f64, beta1: f64, beta2: f64) -> [f32; 2] {
+    let constants = AdamConstants::new(step, rate, beta1, beta2, 0.0, 0.0);
+    [constants.rate, constants.second]
 }
 
 vectorised! {
@@ -164,6 +210,11 @@ pub fn adam_step(
         bail!("{operation}: steps count from 1");
     }
     let constants = AdamConstants::new(step, rate, beta1, beta2, eps, weight_decay);
+    adam_update(operation, AdamSlot { parameter, grad, m, v }, constants)
+}
+
+fn adam_update(operation: &'static str, slot: AdamSlot, constants: AdamConstants) -> Result<()> {
+    let AdamSlot { parameter, grad, m, v } = slot;
     #[cfg(feature = "cuda")]
     if parameter.device().is_cuda() {
         let slot = crate::cuda::Slot { parameter: Some(parameter), grad, first: Some(m), second: Some(v) };
@@ -217,17 +268,57 @@ pub fn adam_steps(
     weight_decay: f64,
 ) -> Result<()> {
     #[cfg(feature = "cuda")]
-    if slots.first().is_some_and(|slot| slot.parameter.device().is_cuda()) && step > 0 {
-        let mut all = Vec::with_capacity(slots.len());
-        for &AdamSlot { parameter, grad, m, v } in slots {
-            check("adam_step", parameter, &[grad, m, v])?;
-            all.push(crate::cuda::Slot { parameter: Some(parameter), grad, first: Some(m), second: Some(v) });
-        }
-        return AdamConstants::new(step, rate, beta1, beta2, eps, weight_decay).on_gpu(&all);
+    if step > 0
+        && let Some(slots) = adam_slots_on_gpu(slots)?
+    {
+        return AdamConstants::new(step, rate, beta1, beta2, eps, weight_decay).on_gpu(&slots);
     }
     slots.iter().try_for_each(|slot| {
         adam_step(slot.parameter, slot.grad, slot.m, slot.v, step, rate, beta1, beta2, eps, weight_decay)
     })
+}
+
+/// As [`adam_steps`], with [`adam_rates`] in a tensor (2,) on the device of the parameters: a [recorded](crate::Recording) step
+/// reads it there each time.
+///
+/// # Errors
+/// As [`adam_step`], or if there are not two rates.
+pub fn adam_steps_at(
+    slots: &[AdamSlot],
+    rates: &Tensor,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    weight_decay: f64,
+) -> Result<()> {
+    let operation = "adam_step";
+    check_rates(operation, rates, 2)?;
+    let constants = AdamConstants::new(1, 0.0, beta1, beta2, eps, weight_decay);
+    #[cfg(feature = "cuda")]
+    if let Some(slots) = adam_slots_on_gpu(slots)? {
+        return constants.on_gpu_at(&slots, crate::cuda::Rates::Tensor(rates));
+    }
+    let (rate, second) = {
+        let rates = device::slice(rates, operation)?;
+        (rates[0], rates[1])
+    };
+    slots.iter().try_for_each(|&slot| {
+        check(operation, slot.parameter, &[slot.grad, slot.m, slot.v])?;
+        adam_update(operation, slot, AdamConstants { rate, second, ..constants })
+    })
+}
+
+/// The slots, if they are on a GPU.
+#[cfg(feature = "cuda")]
+fn adam_slots_on_gpu<'a>(slots: &[AdamSlot<'a>]) -> Result<Option<Vec<crate::cuda::Slot<'a>>>> {
+    if !slots.first().is_some_and(|slot| slot.parameter.device().is_cuda()) {
+        return Ok(None);
+    }
+    let on_gpu = |&AdamSlot { parameter, grad, m, v }: &AdamSlot<'a>| {
+        check("adam_step", parameter, &[grad, m, v])?;
+        Ok(crate::cuda::Slot { parameter: Some(parameter), grad, first: Some(m), second: Some(v) })
+    };
+    slots.iter().map(on_gpu).collect::<Result<_>>().map(Some)
 }
 
 /// `√ Σ x²` over all numbers of all tensors, in f64: the norm of a whole gradient, as a tensor of rank 0. No tensors have none.

@@ -3,8 +3,11 @@
 mod common;
 
 use candle_core::{Result, Tensor};
-use common::{Golden, assert_close, assert_refuses, assert_same, check_same_bytes, flat, numbers};
-use ssdkd_ops::{adam_step, copy_assign, lerp_assign, sgd_step};
+use common::{Golden, assert_close, assert_refuses, assert_same, check_same_bytes, flat, numbers, tensor};
+use ssdkd_ops::{
+    AdamSlot, SgdSlot, adam_rates, adam_step, adam_steps, adam_steps_at, copy_assign, lerp_assign, sgd_step, sgd_steps,
+    sgd_steps_at,
+};
 
 #[test]
 fn sgd_agrees_with_pytorch() {
@@ -36,6 +39,32 @@ fn adam_agrees_with_pytorch() {
             assert_close(case, &parameter, &golden.get("optim", &format!("{case}_{step}")), 1e-6);
         }
     }
+}
+
+#[test]
+fn rates_in_a_tensor_are_those_of_the_program() {
+    let (start, grad) = (numbers(700, 1), numbers(700, 2));
+    let state = || [start.copy().unwrap(), start.zeros_like().unwrap(), start.zeros_like().unwrap()];
+    let ([p, m, v], [q, n, w]) = (state(), state());
+    for step in 1..4 {
+        let rate = 0.1 / f64::from(step);
+        sgd_steps(&[SgdSlot { parameter: &p, grad: &grad, velocity: &m }], rate, 0.9, 1e-4, true).unwrap();
+        let rates = tensor(&[rate as f32], 1);
+        sgd_steps_at(&[SgdSlot { parameter: &q, grad: &grad, velocity: &n }], &rates, 0.9, 1e-4, true).unwrap();
+        assert_same("SGD", &q, &p);
+    }
+    let m = m.zeros_like().unwrap();
+    let n = n.zeros_like().unwrap();
+    for step in 1..4 {
+        let rate = 0.1 / step as f64;
+        let slots = [AdamSlot { parameter: &p, grad: &grad, m: &m, v: &v }];
+        adam_steps(&slots, step, rate, 0.9, 0.999, 1e-8, 1e-4).unwrap();
+        let slots = [AdamSlot { parameter: &q, grad: &grad, m: &n, v: &w }];
+        let rates = tensor(&adam_rates(step, rate, 0.9, 0.999), 2);
+        adam_steps_at(&slots, &rates, 0.9, 0.999, 1e-8, 1e-4).unwrap();
+        assert_same("Adam", &q, &p);
+    }
+    assert_refuses(sgd_steps_at(&[], &numbers(2, 1), 0.9, 0.0, false), &["sgd_step", "has 2 numbers, not 1"]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use cudarc::cudnn::{result, sys};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
 use super::gpu::{CudaSettings, Stored, cuda_settings, no_room, or_error};
+use super::memory;
 use crate::conv::ConvShape;
 
 /// Bytes that an algorithm may use besides its arguments.
@@ -43,7 +44,8 @@ pub(super) struct Dnn {
     handle: sys::cudnnHandle_t,
     stream: Arc<CudaStream>,
     plans: HashMap<(ConvShape, Stored, Direction, bool, bool), Option<Plan>>,
-    workspace: Option<CudaSlice<u8>>,
+    /// Shared with the recordings that it was used in.
+    workspace: Option<Arc<CudaSlice<u8>>>,
 }
 
 /// How a convolution is computed.
@@ -118,6 +120,9 @@ impl Dnn {
         let plan = if let Some(plan) = self.plans.get(&key) {
             *plan
         } else {
+            if memory::records() {
+                bail!("a convolution of sizes that were not computed before cannot be recorded: {shape:?}");
+            }
             let (plan, sure) = self.plan(shape, stored, direction, operands, settings)?;
             // That there is none, for lack of room say, may be otherwise next time.
             if plan.is_some() || sure {
@@ -135,12 +140,15 @@ impl Dnn {
         if self.workspace.as_ref().is_none_or(|workspace| workspace.len() < bytes) {
             self.workspace = None; // before the new one, for which there may be no room beside it
             // SAFETY: a workspace is written before it is read. The old one is freed after its last use on the stream.
-            self.workspace = Some(
-                or_error("cuDNN's workspace", unsafe { self.stream.alloc::<u8>(bytes.max(1 << 20)) })
-                    .map_err(|error| no_room(error, bytes))?,
-            );
+            let made = or_error("cuDNN's workspace", unsafe { self.stream.alloc::<u8>(bytes.max(1 << 20)) });
+            self.workspace = Some(Arc::new(made.map_err(|error| no_room(error, bytes))?));
         }
         Ok(self.workspace.as_ref().map_or(0, |workspace| workspace.device_ptr(&self.stream).0) as *mut c_void)
+    }
+
+    /// The workspace that convolutions have now, for who has to keep it.
+    pub(super) fn current_workspace(&self) -> Option<Arc<CudaSlice<u8>>> {
+        self.workspace.clone()
     }
 
     /// The best that works; and whether all that looked as good were tried, and are not for these sizes.

@@ -47,6 +47,7 @@ impl Stored {
 
 /// How networks are computed on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub struct CudaSettings {
     /// Round factors to 10 bits (TF32) for the tensor cores, as PyTorch does unless told otherwise; sums stay f32.
     pub tf32: bool,
@@ -54,23 +55,28 @@ pub struct CudaSettings {
     pub deterministic: bool,
     /// [`to_reduced_precision`](crate::to_reduced_precision) makes bf16: activations of two bytes a number.
     pub bf16: bool,
+    /// Steps are recorded once their sizes repeat, and replayed as CUDA graphs; see [`Recording`](crate::Recording).
+    pub graphs: bool,
 }
 
 static TF32: AtomicBool = AtomicBool::new(true);
 static DETERMINISTIC: AtomicBool = AtomicBool::new(false);
 static BF16: AtomicBool = AtomicBool::new(false);
+static GRAPHS: AtomicBool = AtomicBool::new(false);
 
 /// Sets how networks are computed on GPUs from now on, in the whole program.
 pub fn set_cuda_settings(settings: CudaSettings) {
     TF32.store(settings.tf32, Ordering::Relaxed);
     DETERMINISTIC.store(settings.deterministic, Ordering::Relaxed);
     BF16.store(settings.bf16, Ordering::Relaxed);
+    GRAPHS.store(settings.graphs, Ordering::Relaxed);
 }
 
 /// How networks are computed on GPUs; see [`set_cuda_settings`].
 pub fn cuda_settings() -> CudaSettings {
-    let [tf32, deterministic, bf16] = [&TF32, &DETERMINISTIC, &BF16].map(|setting| setting.load(Ordering::Relaxed));
-    CudaSettings { tf32, deterministic, bf16 }
+    let [tf32, deterministic, bf16, graphs] =
+        [&TF32, &DETERMINISTIC, &BF16, &GRAPHS].map(|setting| setting.load(Ordering::Relaxed));
+    CudaSettings { tf32, deterministic, bf16, graphs }
 }
 
 /// A driver's or a library's error as one of candle's.
@@ -88,6 +94,7 @@ pub(super) struct Gpu {
     scratch: u64,
     counters: u64,
     blocks: u32,
+    is_hopper_or_later: bool,
     dnn: Mutex<Dnn>,
     // Owners of the addresses above.
     _memory: (CudaSlice<u8>, CudaSlice<u32>),
@@ -156,6 +163,11 @@ impl Gpu {
         let Device::Cuda(device) = tensor.device() else {
             bail!("{operation}: tensors of one operation have to be on one device, this one is on the CPU");
         };
+        Self::of_device(device)
+    }
+
+    /// That of an open device.
+    pub(super) fn of_device(device: &CudaDevice) -> Result<Arc<Self>> {
         let mut gpus = GPUS.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, gpu)) = gpus.iter().find(|(id, _)| *id == device.id()) {
             return Ok(gpu.clone());
@@ -169,7 +181,8 @@ impl Gpu {
         let stream = device.cuda_stream();
         let context = stream.context().clone();
         or_error("the context", context.bind_to_thread())?;
-        let program = Program::load(or_error("the GPU", context.compute_capability())?, Stored::F32)?;
+        let capability = or_error("the GPU", context.compute_capability())?;
+        let program = Program::load(capability, Stored::F32)?;
         let multiprocessors =
             or_error("the GPU", context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT))?;
         // SAFETY: scratch memory is written before it is read.
@@ -180,6 +193,7 @@ impl Gpu {
             scratch,
             counters,
             blocks: multiprocessors as u32,
+            is_hopper_or_later: capability >= (9, 0),
             dnn: Mutex::new(Dnn::new(&stream)?),
             _memory: memory,
             device: device.clone(),
@@ -197,6 +211,11 @@ impl Gpu {
     /// cuBLAS, on this device's stream.
     pub(super) fn blas(&self) -> cublas::sys::cublasHandle_t {
         *self.device.cublas_handle().handle()
+    }
+
+    /// Bytes of scratch memory for cuBLAS: as many as it would take by itself, so that it takes the same algorithms.
+    pub(super) fn blas_workspace(&self) -> usize {
+        if self.is_hopper_or_later { SCRATCH } else { 4 << 20 }
     }
 
     /// Where partial sums go. Every kernel may use all of it: launches are in order.

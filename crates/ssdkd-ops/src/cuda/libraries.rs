@@ -51,6 +51,7 @@ fn driver(library: &Library) -> Result<memory::Driver, String> {
         Ok(memory::Driver {
             alloc: *library.get(b"cuMemAllocAsync\0").map_err(missing)?,
             free: *library.get(b"cuMemFreeAsync\0").map_err(missing)?,
+            send: *library.get(b"cuMemcpyHtoDAsync_v2\0").map_err(missing)?,
             read: *library.get(b"cuMemcpyDtoHAsync_v2\0").map_err(missing)?,
         })
     }

@@ -5,7 +5,8 @@
 //! | `libraries` | where NVIDIA's libraries are |
 //! | `program` | how the kernels of `kernels/` are compiled for the GPU at hand |
 //! | `gpu` | tensors, launches, settings |
-//! | `memory` | what is done with memory that is given back |
+//! | `memory`, `pools` | what is done with memory that is given back; memory of recordings |
+//! | `graph` | what is recorded once and launched as one |
 //! | `dnn` | which of cuDNN's algorithms computes a convolution |
 //! | the others | the operations, as the modules of the same names beside this one have them for the CPU |
 //!
@@ -19,6 +20,7 @@ mod conv;
 mod direct;
 mod dnn;
 mod gpu;
+mod graph;
 mod images;
 mod libraries;
 mod logits;
@@ -28,6 +30,7 @@ mod norm;
 mod optim;
 mod padding;
 mod pointwise;
+mod pools;
 mod program;
 mod reduce;
 mod rows;
@@ -36,6 +39,7 @@ pub(crate) use arithmetic::{elementwise, negative, pair_forward, pair_to_large, 
 pub(crate) use channels::{join_channels, shuffle_channels, take_channels};
 pub(crate) use conv::{pack_weight, record as convolution, transposed as transposed_convolution};
 pub use gpu::{CudaSettings, cuda_settings, name, open, set_cuda_settings};
+pub(crate) use graph::{Graph, launches};
 pub(crate) use images::{
     crop_flip, gather_images, global_avg_pool, max_pool2d, separable, subsample_pad, total_variation, upsample_nearest,
 };
@@ -43,7 +47,7 @@ pub(crate) use logits::{argmax_rows, focal_weights, group_means, kl_per_sample, 
 pub(crate) use loss::{cross_entropy, kl_divergence, mean_softmax_negentropy, softmax};
 pub(crate) use memory::read_backs;
 pub(crate) use norm::{Layer, batch_norm_eval, batch_norm_tapped, batch_norm_train, channel_moments, fold, follow};
-pub(crate) use optim::{Slot, adam, norm, sgd};
+pub(crate) use optim::{Rates, Slot, adam, norm, sgd};
 pub(crate) use pointwise::{
     activate, add, add_assign, affine_channels, copy_assign, lerp_assign, nchw_to_nhwc, round_to_u8_levels, scale,
     sigmoid, to_bf16, to_f32,

@@ -18,6 +18,7 @@ pub fn device() -> Device {
             tf32: false,
             deterministic: !takes_the_fastest_algorithms(),
             bf16: false,
+            graphs: false,
         });
         device
     };

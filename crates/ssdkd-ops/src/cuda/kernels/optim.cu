@@ -23,7 +23,9 @@ DEVICE const Slot* slot_of(const Slot* slots, u32 count, u32 block) {
     return slots + low;
 }
 
-KERNEL sgd(const Slot* slots, u32 count, float rate, float momentum, float decay, int nesterov) {
+/// `rates`: the learning rate.
+KERNEL sgd(const Slot* slots, u32 count, const float* rates, float momentum, float decay, int nesterov) {
+    float rate = rates[0];
     Slot slot = *slot_of(slots, count, blockIdx.x);
     u32 start = (blockIdx.x - slot.block) * PIECE;
     for (u32 i = start + threadIdx.x; i < slot.n && i < start + PIECE; i += BLOCK) {
@@ -34,9 +36,11 @@ KERNEL sgd(const Slot* slots, u32 count, float rate, float momentum, float decay
     }
 }
 
+/// `rates`: the learning rate over the first moment's bias correction, and one over the root of the second moment's.
 KERNEL adam(
-    const Slot* slots, u32 count, float rate, float beta1, float beta2, float correction, float eps, float decay
+    const Slot* slots, u32 count, const float* rates, float beta1, float beta2, float eps, float decay
 ) {
+    float rate = rates[0], correction = rates[1];
     Slot slot = *slot_of(slots, count, blockIdx.x);
     u32 start = (blockIdx.x - slot.block) * PIECE;
     for (u32 i = start + threadIdx.x; i < slot.n && i < start + PIECE; i += BLOCK) {
