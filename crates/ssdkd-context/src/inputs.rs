@@ -5,7 +5,7 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use ssdkd_nn::{Network, StateDict, TeacherCard};
-use ssdkd_shards::{ImageShard, Role, Row};
+use ssdkd_shards::{ImageRef, ImageShard, Role, Row};
 
 use crate::memory::Memory;
 use crate::output::Output;
@@ -133,14 +133,14 @@ impl<'a> Inputs<'a> {
         self.reader.shard(round)
     }
 
-    /// Returns images of the buffer after `balance` of `buffer`, by (round, row), as a tensor (B, H, W, C) in `[0, 1]`.
-    pub fn images(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<Tensor> {
+    /// Returns images of the buffer after `balance` of `buffer`, as a tensor (B, H, W, C) in `[0, 1]`.
+    pub fn images(&mut self, buffer: u32, places: &[ImageRef]) -> Result<Tensor> {
         self.check_output(Output::balance(buffer), Role::Shard)?;
         self.reader.images(buffer, places)
     }
 
-    /// Returns the teacher's logits (B, K) on the clean images of the buffer after `balance` of `buffer`, by (round, row).
-    pub fn teacher_logits(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<Tensor> {
+    /// Returns the teacher's logits (B, K) on the clean images of the buffer after `balance` of `buffer`.
+    pub fn teacher_logits(&mut self, buffer: u32, places: &[ImageRef]) -> Result<Tensor> {
         self.check_output(Output::balance(buffer), Role::Shard)?;
         self.reader.teacher_logits(buffer, places)
     }
@@ -155,6 +155,8 @@ mod tests {
 
     use super::*;
     use crate::run::Run;
+
+    const FIRST: ImageRef = ImageRef { round: 0, row: 0 };
 
     fn reads() -> Reads {
         let outputs = vec![(Output::sample(2), Role::Data), (Output::balance(3), Role::Shard)];
@@ -188,11 +190,11 @@ mod tests {
         check(inputs.student(), refused);
         check(inputs.table::<DrawRow>(Output::sample(3)), refused);
         check(inputs.class_counts(3), refused);
-        check(inputs.images(2, &[(0, 0)]), refused);
+        check(inputs.images(2, &[FIRST]), refused);
         check(inputs.shard(3), refused);
         check(inputs.state_dict(Output::invert(2), "generator.safetensors"), refused);
         // What is declared is read.
-        check(inputs.images(3, &[(0, 0)]), "the output of balance, round 3, is missing");
+        check(inputs.images(3, &[FIRST]), "the output of balance, round 3, is missing");
         check(inputs.class_counts(1), "the output of balance, round 1, is missing");
     }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{DType, Tensor};
-use ssdkd_shards::{ImageReader, ImageShard, Pixels, Rows};
+use ssdkd_shards::{ImageReader, ImageRef, ImageShard, Pixels, Rows};
 
 use crate::images;
 use crate::memory::KeptShard;
@@ -56,24 +56,25 @@ impl Reader {
     /// Returns the first `most` images that `invert` made in `round`, as a tensor (B, H, W, C) in `[0, 1]`.
     pub fn first_images(&mut self, round: u32, most: usize) -> Result<Tensor> {
         let shard = self.find_shard(round)?;
-        let places = (0..shard.shard.samples.len().min(most) as u32).map(|row| (round, row)).collect::<Vec<_>>();
+        let places =
+            (0..shard.shard.samples.len().min(most) as u32).map(|row| ImageRef { round, row }).collect::<Vec<_>>();
         self.stack(&places, &HashMap::from([(round, shard)]))
     }
 
-    /// Returns images of the buffer after `balance` of `buffer`, by (round, row), as a tensor (B, H, W, C) in `[0, 1]`.
-    pub fn images(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<Tensor> {
+    /// Returns images of the buffer after `balance` of `buffer`, as a tensor (B, H, W, C) in `[0, 1]`.
+    pub fn images(&mut self, buffer: u32, places: &[ImageRef]) -> Result<Tensor> {
         let shards = self.shards_of(buffer, places)?;
         self.stack(places, &shards)
     }
 
-    fn stack(&self, places: &[(u32, u32)], shards: &HashMap<u32, Rc<KeptShard>>) -> Result<Tensor> {
+    fn stack(&self, places: &[ImageRef], shards: &HashMap<u32, Rc<KeptShard>>) -> Result<Tensor> {
         let shape = self.teacher_card().input;
         let device = self.device()?;
         if places.is_empty() {
             let [channels, height, width] = shape;
             return Ok(Tensor::zeros((0, height, width, channels), DType::F32, device)?);
         }
-        let rows = places.iter().map(|(round, row)| (&shards[round], *row as usize));
+        let rows = places.iter().map(|place| (&shards[&place.round], place.row as usize));
         if device.is_cpu() {
             return Ok(images::from_shards(rows.map(|(shard, row)| (&shard.shard.pixels, row)), shape, device)?);
         }
@@ -82,10 +83,10 @@ impl Reader {
     }
 
     /// Returns the pixels of images of the buffer after `balance` of `buffer`, each as bytes in the order C, H, W.
-    pub fn pictures(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<Vec<Vec<u8>>> {
+    pub fn pictures(&mut self, buffer: u32, places: &[ImageRef]) -> Result<Vec<Vec<u8>>> {
         let shards = self.shards_of(buffer, places)?;
         let size = self.teacher_card().input.iter().product::<usize>();
-        let picture = |&(round, row): &(u32, u32)| {
+        let picture = |&ImageRef { round, row }: &ImageRef| {
             let at = row as usize * size..(row as usize + 1) * size;
             match &shards[&round].shard.pixels {
                 Pixels::U8(pixels) => pixels[at].to_vec(),
@@ -96,10 +97,10 @@ impl Reader {
     }
 
     /// Returns the teacher's class of each pixel of images of the buffer after `balance` of `buffer`, each in the order H, W.
-    pub fn masks(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<Vec<Vec<u8>>> {
+    pub fn masks(&mut self, buffer: u32, places: &[ImageRef]) -> Result<Vec<Vec<u8>>> {
         let shards = self.shards_of(buffer, places)?;
         let [_, height, width] = self.teacher_card().input;
-        let mask = |&(round, row): &(u32, u32)| {
+        let mask = |&ImageRef { round, row }: &ImageRef| {
             let masks = shards[&round].shard.teacher_masks.as_ref();
             let masks = masks.with_context(|| format!("{} holds no masks", shard_path(round)))?;
             Ok(masks[row as usize * height * width..][..height * width].to_vec())
@@ -107,13 +108,13 @@ impl Reader {
         places.iter().map(mask).collect()
     }
 
-    /// Returns the teacher's logits (B, K) on the clean images of the buffer after `balance` of `buffer`, by (round, row), as the shards
+    /// Returns the teacher's logits (B, K) on the clean images of the buffer after `balance` of `buffer`, as the shards
     /// hold them.
-    pub fn teacher_logits(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<Tensor> {
+    pub fn teacher_logits(&mut self, buffer: u32, places: &[ImageRef]) -> Result<Tensor> {
         let shards = self.shards_of(buffer, places)?;
         let classes = self.teacher_card().classes;
         let mut logits = Vec::with_capacity(places.len() * classes);
-        for (round, row) in places {
+        for ImageRef { round, row } in places {
             logits.extend_from_slice(&shards[round].shard.teacher_logits[*row as usize * classes..][..classes]);
         }
         Ok(Tensor::from_vec(logits, (places.len(), classes), self.device()?)?)
@@ -121,9 +122,9 @@ impl Reader {
 
     /// Returns the shards that `places` of the buffer after `balance` of `buffer` are in; every row is known to exist, and to be of the
     /// images that this buffer took.
-    fn shards_of(&mut self, buffer: u32, places: &[(u32, u32)]) -> Result<HashMap<u32, Rc<KeptShard>>> {
+    fn shards_of(&mut self, buffer: u32, places: &[ImageRef]) -> Result<HashMap<u32, Rc<KeptShard>>> {
         let mut shards = HashMap::new();
-        for &(round, row) in places {
+        for &ImageRef { round, row } in places {
             let shard = match shards.entry(round) {
                 Entry::Occupied(shard) => shard.into_mut(),
                 Entry::Vacant(place) => {

@@ -8,15 +8,15 @@ use ssdkd_method::passes::order;
 use ssdkd_method::{Distiller, Labelled};
 use ssdkd_nn::Network;
 use ssdkd_nn::random::stream;
-use ssdkd_shards::{BufferRow, DrawRow};
+use ssdkd_shards::{BufferRow, DrawRow, ImageRef};
 
 use crate::Settings;
 
 /// All views of one round, in the order of its draws.
 pub(crate) struct Views {
     draws: Vec<DrawRow>,
-    /// Birth round and row of each sample that may be drawn.
-    places: HashMap<u64, (u32, u32)>,
+    /// Where each sample is that may be drawn.
+    places: HashMap<u64, ImageRef>,
     /// Of a step.
     batch: usize,
     passes: usize,
@@ -34,7 +34,7 @@ impl Views {
         let (distill, seed, round) = (&settings.distill, inputs.seed(), inputs.round());
         let draws = inputs.table::<DrawRow>(Output::sample(round))?;
         let buffer = inputs.table::<BufferRow>(Output::balance(round))?.into_iter();
-        let places = buffer.map(|row| (row.sample_id, (row.birth_round, row.row))).collect();
+        let places = buffer.map(|row| (row.sample_id, row.image())).collect();
         let (batch, passes) = (distill.batch, distill.passes);
         ensure!(
             draws.len() == distill.draws(),

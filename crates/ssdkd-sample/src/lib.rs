@@ -151,7 +151,7 @@ fn measure(members: &[BufferRow], inputs: &mut Inputs<'_>, job: &Job) -> Result<
     let progress = job.progress(members.len() as u64);
     let mut disagreements = Vec::with_capacity(members.len());
     for batch in members.chunks(MEASURING_BATCH) {
-        let places = batch.iter().map(|row| (row.birth_round, row.row)).collect::<Vec<_>>();
+        let places = batch.iter().map(BufferRow::image).collect::<Vec<_>>();
         let images = inputs.images(round, &places)?;
         let teacher_logits = match student.rows_per_image() {
             1 => inputs.teacher_logits(round, &places)?,

@@ -28,7 +28,7 @@ pub use file::{Description, Origin, describe};
 pub use guard::{guard, row_bytes};
 pub use images::{ImageInfo, ImageReader, ImageShard, Normalisation, PixelFormat, Pixels, Rows, SampleRow};
 pub use manifest::{FileEntry, Manifest, Role, Timing};
-pub use tables::{BufferRow, ClassRow, DrawRow, ObservedRow, PriorityRow, StepRow};
+pub use tables::{BufferRow, ClassRow, DrawRow, ImageRef, ObservedRow, PriorityRow, StepRow};
 
 /// The version of every layout in this crate. Raised when a reader of the old one would misunderstand the new one.
 ///

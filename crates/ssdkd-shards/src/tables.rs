@@ -12,6 +12,22 @@ use crate::column::{Columns, Row, check_column};
 use crate::file::{self, Origin, ParquetFile};
 use crate::{ShardError, table};
 
+/// Where an image is: a row of the shard that `invert` made in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ImageRef {
+    /// The round that made the image.
+    pub round: u32,
+    /// The image's row in that round's shard.
+    pub row: u32,
+}
+
+impl BufferRow {
+    /// Returns where the image is.
+    pub fn image(&self) -> ImageRef {
+        ImageRef { round: self.birth_round, row: self.row }
+    }
+}
+
 table! {
     /// `buffer.parquet` of `balance`: the images in the replay buffer, in the order in which they came.
     pub struct BufferRow in "buffer" {

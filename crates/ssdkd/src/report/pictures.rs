@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use ssdkd_context::Reader;
 use ssdkd_nn::Task;
-use ssdkd_shards::BufferRow;
+use ssdkd_shards::{BufferRow, ImageRef};
 use ssdkd_stage::{quote_path, signals, write_file};
 
 use crate::report::histogram::{BINS, Histogram};
@@ -88,7 +88,7 @@ fn images(reader: &mut Reader, round: u32, columns: usize) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for class in shown(&members, card.classes) {
         let of_class = members.iter().rev().filter(|row| row.teacher_class as usize == class).take(columns);
-        let places = of_class.map(|row| (row.birth_round, row.row)).collect::<Vec<_>>();
+        let places = of_class.map(BufferRow::image).collect::<Vec<_>>();
         let masks = (card.architecture.task() == Task::Pixels).then(|| masks(reader, round, &places)).transpose()?;
         rows.push(Row { images: reader.pictures(round, &places)?, masks });
     }
@@ -102,7 +102,7 @@ fn shown(members: &[BufferRow], classes: usize) -> Vec<usize> {
 }
 
 /// Returns what the teacher takes the pixels of these images for, as pictures like them: a color for each class, or a level of gray.
-fn masks(reader: &mut Reader, round: u32, places: &[(u32, u32)]) -> Result<Vec<Vec<u8>>> {
+fn masks(reader: &mut Reader, round: u32, places: &[ImageRef]) -> Result<Vec<Vec<u8>>> {
     let masks = reader.masks(round, places)?;
     let card = reader.teacher_card();
     let level = |class: u8, channel: usize| match card.input[0] {
