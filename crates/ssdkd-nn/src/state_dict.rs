@@ -53,6 +53,7 @@ impl StateDict {
     }
 
     /// Removes a part and returns its tensors; none if there is no such part.
+    #[must_use]
     pub fn take(&mut self, part: &str) -> Self {
         let prefix = format!("{part}.");
         let (inside, others) = std::mem::take(&mut self.0).into_iter().partition(|(name, _)| name.starts_with(&prefix));
@@ -146,7 +147,7 @@ mod tests {
     #[test]
     fn what_nobody_took_is_named() {
         let mut whole = state(&["other"]).with("a", state(&["x"]));
-        whole.take("a");
+        let _taken = whole.take("a");
         let error = whole.finish("the checkpoint").unwrap_err().to_string();
         assert!(error.starts_with("the checkpoint holds an unknown tensor, other"), "{error}");
         StateDict::default().finish("the checkpoint").unwrap();

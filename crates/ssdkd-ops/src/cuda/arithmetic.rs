@@ -2,9 +2,10 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::gpu::{Gpu, Stored, count};
+use super::gpu::{Gpu, count};
 use super::pointwise::{map, map_pairs, narrowed};
 use super::program::{Argument, arguments};
+use super::settings::Stored;
 use crate::arithmetic::{Operation, Pair};
 
 /// A [`Pair`] as the kernels have it.

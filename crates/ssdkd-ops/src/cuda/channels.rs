@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::gpu::{Gpu, Stored, count};
+use super::gpu::{Gpu, count};
 use super::program::arguments;
+use super::settings::Stored;
 use crate::channels::Rows;
 
 /// Copies `width` channels from channel `from.1` of rows of `from.2` channels to channel `to.1` of rows of `to.2`.

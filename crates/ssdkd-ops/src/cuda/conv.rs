@@ -5,11 +5,13 @@ use cudarc::cublas::{result, sys::cublasOperation_t as Transposed};
 
 use super::direct;
 use super::dnn::{Direction, Operands};
-use super::gpu::{Gpu, Stored, count, or_error};
+use super::error::or_error;
+use super::gpu::{Gpu, count};
 use super::norm::sum_rows;
 use super::padding::Padded;
 use super::pointwise::{activated, activation_gradient};
 use super::program::{Argument, arguments};
+use super::settings::Stored;
 use crate::activation::Activation;
 use crate::conv::{ConvShape, Convolution, Transposed as TransposedConvolution};
 use crate::value::Value;

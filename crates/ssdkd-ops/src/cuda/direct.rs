@@ -3,8 +3,9 @@
 
 use candle_core::Result;
 
-use super::gpu::{Gpu, Stored, count};
+use super::gpu::{Gpu, count};
 use super::program::{Argument, arguments};
+use super::settings::Stored;
 use crate::conv::ConvShape;
 
 /// As the kernels have it.

@@ -10,8 +10,9 @@ use candle_core::{Result, bail};
 use cudarc::cudnn::{result, sys};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
-use super::gpu::{CudaSettings, Stored, cuda_settings, no_room, or_error};
+use super::error::{no_room, or_error};
 use super::memory;
+use super::settings::{CudaSettings, Stored, cuda_settings};
 use crate::conv::ConvShape;
 
 /// Bytes that an algorithm may use besides its arguments.

@@ -1,18 +1,18 @@
 //! A GPU: its memory, its stream, and the launches on it.
 
-use std::fmt::Debug;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use candle_core::cuda::{CudaDType, CudaStorage, DeviceId};
 use candle_core::op::BackpropOp;
-use candle_core::{CudaDevice, DType, Device, Result, Shape, Storage, Tensor, WithDType, bail};
+use candle_core::{CudaDevice, Device, Result, Shape, Storage, Tensor, WithDType, bail};
 use cudarc::cublas;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DeviceRepr, result, sys};
 use half::bf16;
 
 use super::dnn::Dnn;
+use super::error::{no_room, or_error};
 use super::program::{Argument, Program};
+use super::settings::Stored;
 
 /// Threads of a block in every kernel; `BLOCK` of `kernels/common.cu`.
 pub(super) const BLOCK: u32 = 256;
@@ -22,67 +22,6 @@ const SCRATCH: usize = 32 << 20;
 
 /// Counters of blocks, one for each group of channels of a reduction.
 const COUNTERS: usize = 1 << 12;
-
-/// How activations and their gradients are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Stored {
-    /// As everything else.
-    F32,
-    /// In the upper half of an `f32`; all is computed in `f32` and `f64` as ever, but a convolution's products.
-    Bf16,
-}
-
-impl Stored {
-    /// How the numbers of `tensor` are.
-    pub(super) fn of(tensor: &Tensor, operation: &str) -> Result<Self> {
-        match tensor.dtype() {
-            DType::F32 => Ok(Self::F32),
-            DType::BF16 => Ok(Self::Bf16),
-            other => bail!(
-                "{operation}: takes f32 or bf16 tensors, this one is {other:?}\nhint: convert it with to_dtype(DType::F32)"
-            ),
-        }
-    }
-}
-
-/// How networks are computed on a GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
-pub struct CudaSettings {
-    /// Round factors to 10 bits (TF32) for the tensor cores, as PyTorch does unless told otherwise; sums stay f32.
-    pub tf32: bool,
-    /// Only algorithms that give the same bytes every time, chosen by rule. Otherwise the fastest on this GPU, by trial.
-    pub deterministic: bool,
-    /// [`to_reduced_precision`](crate::to_reduced_precision) makes bf16: activations of two bytes a number.
-    pub bf16: bool,
-    /// Steps are recorded once their sizes repeat, and replayed as CUDA graphs; see [`Recording`](crate::Recording).
-    pub graphs: bool,
-}
-
-static TF32: AtomicBool = AtomicBool::new(true);
-static DETERMINISTIC: AtomicBool = AtomicBool::new(false);
-static BF16: AtomicBool = AtomicBool::new(false);
-static GRAPHS: AtomicBool = AtomicBool::new(false);
-
-/// Sets how networks are computed on GPUs from now on, in the whole program.
-pub fn set_cuda_settings(settings: CudaSettings) {
-    TF32.store(settings.tf32, Ordering::Relaxed);
-    DETERMINISTIC.store(settings.deterministic, Ordering::Relaxed);
-    BF16.store(settings.bf16, Ordering::Relaxed);
-    GRAPHS.store(settings.graphs, Ordering::Relaxed);
-}
-
-/// How networks are computed on GPUs; see [`set_cuda_settings`].
-pub fn cuda_settings() -> CudaSettings {
-    let [tf32, deterministic, bf16, graphs] =
-        [&TF32, &DETERMINISTIC, &BF16, &GRAPHS].map(|setting| setting.load(Ordering::Relaxed));
-    CudaSettings { tf32, deterministic, bf16, graphs }
-}
-
-/// A driver's or a library's error as one of candle's.
-pub(super) fn or_error<T, E: Debug>(what: &str, result: std::result::Result<T, E>) -> Result<T> {
-    result.map_err(|error| candle_core::Error::Msg(format!("{what}: {error:?}")))
-}
 
 /// What the operations need of a device beside its tensors.
 pub(super) struct Gpu {
@@ -402,17 +341,6 @@ impl Gpu {
         let program = Program::load(or_error("the GPU", context.compute_capability())?, stored)?;
         Ok(self.program_bf16.get_or_init(|| program))
     }
-}
-
-/// What to do about a GPU that is full; other errors as they are.
-pub(super) fn no_room(error: candle_core::Error, bytes: usize) -> candle_core::Error {
-    if !format!("{error:?}").contains("CUDA_ERROR_OUT_OF_MEMORY") {
-        return error;
-    }
-    let wanted = bytes as f64 / f64::from(1 << 20);
-    candle_core::Error::Msg(format!(
-        "the GPU has no room for another {wanted:.1} MiB\nhint: take smaller batches, or end other programs that use it"
-    ))
 }
 
 /// `len` as the kernels count it; [`Gpu::at`] and [`Gpu::tensor`] have refused larger ones.

@@ -22,9 +22,11 @@ use cudarc::cublas::sys::cublasSetWorkspace_v2;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, CudaSlice, CudaStream};
 
-use super::gpu::{CudaSettings, Gpu, cuda_settings, or_error};
+use super::error::or_error;
+use super::gpu::Gpu;
 use super::memory;
 use super::pools::RecordingId;
+use super::settings::{CudaSettings, cuda_settings};
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 

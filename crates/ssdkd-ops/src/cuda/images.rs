@@ -2,8 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::gpu::{Gpu, Stored, count};
+use super::gpu::{Gpu, count};
 use super::program::{Argument, arguments};
+use super::settings::Stored;
 use crate::augment::CropFlip;
 use crate::images::Images;
 use crate::separable::Separable;

@@ -19,6 +19,7 @@ mod channels;
 mod conv;
 mod direct;
 mod dnn;
+mod error;
 mod gpu;
 mod graph;
 mod images;
@@ -34,11 +35,12 @@ mod pools;
 mod program;
 mod reduce;
 mod rows;
+mod settings;
 
 pub(crate) use arithmetic::{elementwise, negative, pair_forward, pair_to_large, pair_to_small};
 pub(crate) use channels::{join_channels, shuffle_channels, take_channels};
 pub(crate) use conv::{pack_weight, record as convolution, transposed as transposed_convolution};
-pub use gpu::{CudaSettings, cuda_settings, name, open, set_cuda_settings};
+pub use gpu::{name, open};
 pub(crate) use graph::{Graph, launches};
 pub(crate) use images::{
     crop_flip, gather_images, global_avg_pool, max_pool2d, separable, subsample_pad, total_variation, upsample_nearest,
@@ -54,6 +56,7 @@ pub(crate) use pointwise::{
 };
 pub(crate) use reduce::{l2_distance, mean, mean_absolute_difference, pack, relative_distance, sum, weighted_sum};
 pub(crate) use rows::unit_rows;
+pub use settings::{CudaSettings, cuda_settings, set_cuda_settings};
 
 /// An activation as the kernels have it.
 #[repr(C)]

@@ -3,9 +3,10 @@
 
 use candle_core::{Result, Tensor};
 
-use super::gpu::{BLOCK, Gpu, Stored, count};
+use super::gpu::{BLOCK, Gpu, count};
 use super::pointwise::activated;
 use super::program::{Argument, arguments};
+use super::settings::Stored;
 use crate::activation::Activation;
 use crate::norm::BatchMoments;
 use crate::value::Value;

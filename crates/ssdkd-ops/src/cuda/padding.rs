@@ -2,9 +2,10 @@
 
 use candle_core::{Result, Tensor};
 
-use super::gpu::{Gpu, Stored, count};
+use super::gpu::{Gpu, count};
 use super::images::Image;
 use super::program::{Argument, arguments};
+use super::settings::Stored;
 use crate::conv::ConvShape;
 
 /// A convolution as cuDNN takes it.

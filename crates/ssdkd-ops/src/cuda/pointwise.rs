@@ -2,8 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::gpu::{Gpu, Stored, count};
+use super::gpu::{Gpu, count};
 use super::program::{Argument, arguments};
+use super::settings::Stored;
 use crate::activation::Activation;
 use crate::value::Value;
 use crate::vectorised::{check_same_shape, check_separate};

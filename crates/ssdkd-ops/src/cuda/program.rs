@@ -12,7 +12,8 @@ use candle_core::{Result, bail};
 use cudarc::driver::{result, sys};
 use cudarc::nvrtc::{result as compiler, sys as nvrtc};
 
-use super::gpu::{Stored, or_error};
+use super::error::or_error;
+use super::settings::Stored;
 
 const SOURCES: [&str; 9] = [
     include_str!("kernels/common.cu"),
