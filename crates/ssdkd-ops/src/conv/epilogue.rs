@@ -74,24 +74,42 @@ impl RawEpilogue {
             if let Some(residual) = self.residual {
                 numbers = numbers.add(V::load(residual.add(at)));
             }
-            self.activate(numbers)
+            self.activate([[numbers]])[0][0]
         }
     }
 
-    /// The activation alone.
+    /// The activation of some registers alone.
     ///
     /// # Safety
     /// The CPU has the instructions of `V`.
+    #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
     #[inline(always)]
-    pub unsafe fn activate<V: Vector>(&self, numbers: V) -> V {
+    pub unsafe fn activate<V: Vector, const PIXELS: usize, const VECTORS: usize>(
+        &self,
+        mut numbers: [[V; VECTORS]; PIXELS],
+    ) -> [[V; VECTORS]; PIXELS] {
         // SAFETY: as the contract says.
         unsafe {
             match self.range {
-                Range::All => numbers,
-                Range::Positive => numbers.relu(),
-                Range::Between(low, high) => numbers.clip(V::splat(&raw const low), V::splat(&raw const high)),
+                Range::All => {}
+                Range::Positive => {
+                    for pixel in 0..PIXELS {
+                        for vector in 0..VECTORS {
+                            numbers[pixel][vector] = numbers[pixel][vector].relu();
+                        }
+                    }
+                }
+                Range::Between(low, high) => {
+                    let (low, high) = (V::splat(&raw const low), V::splat(&raw const high));
+                    for pixel in 0..PIXELS {
+                        for vector in 0..VECTORS {
+                            numbers[pixel][vector] = numbers[pixel][vector].clip(low, high);
+                        }
+                    }
+                }
             }
         }
+        numbers
     }
 }
 

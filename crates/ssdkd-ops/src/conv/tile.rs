@@ -140,10 +140,9 @@ unsafe fn tile<V: Vector, const PIXELS: usize, const VECTORS: usize>(
     runs: &[Run],
     pixels: &[Pixel; PIXELS],
 ) {
-    let width = VECTORS * V::LANES;
+    let output = |pixel: usize| job.output.wrapping_add(pixels[pixel].output + block.output);
     // SAFETY: reads and writes stay within what the contract of `run` grants.
     unsafe {
-        let output = |pixel: usize| job.output.add(pixels[pixel].output + block.output);
         let mut sums = [[V::zero(); VECTORS]; PIXELS];
         if position.first {
             let bias = block.bias(job.bias).as_ptr();
@@ -153,34 +152,23 @@ unsafe fn tile<V: Vector, const PIXELS: usize, const VECTORS: usize>(
                     sums[pixel][vector] = bias;
                 }
             }
-        } else if block.count == width {
-            for pixel in 0..PIXELS {
-                for vector in 0..VECTORS {
-                    sums[pixel][vector] = V::load(output(pixel).add(vector * V::LANES));
-                }
-            }
         } else {
-            for pixel in 0..PIXELS {
-                sums[pixel] = load_part(output(pixel), block.count);
-            }
+            sums = load::<V, PIXELS, VECTORS>(output, block.count);
         }
         let mut sums = add_products(job, block, runs, pixels, sums);
         if position.last && job.epilogue.is_something() {
-            for pixel in 0..PIXELS {
-                sums[pixel] = finish(&job.epilogue, sums[pixel], pixels[pixel].output + block.output, block.count);
-            }
-        }
-        if block.count == width {
-            for pixel in 0..PIXELS {
-                for vector in 0..VECTORS {
-                    sums[pixel][vector].store(output(pixel).add(vector * V::LANES));
+            if let Some(residual) = job.epilogue.residual {
+                let residual = |pixel: usize| residual.wrapping_add(pixels[pixel].output + block.output).cast_mut();
+                let residual = load::<V, PIXELS, VECTORS>(residual, block.count);
+                for pixel in 0..PIXELS {
+                    for vector in 0..VECTORS {
+                        sums[pixel][vector] = sums[pixel][vector].add(residual[pixel][vector]);
+                    }
                 }
             }
-        } else {
-            for pixel in 0..PIXELS {
-                store_part(sums[pixel], output(pixel), block.count);
-            }
+            sums = job.epilogue.activate(sums);
         }
+        store::<V, PIXELS, VECTORS>(sums, output, block.count);
     }
 }
 
@@ -228,69 +216,69 @@ unsafe fn add_products<V: Vector, const PIXELS: usize, const VECTORS: usize>(
     }
 }
 
-/// The epilogue of the `count` numbers that belong at `at`.
-///
-/// # Safety
-/// As [`run`].
-#[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
+/// How many of `count` numbers lie in each register.
 #[inline(always)]
-unsafe fn finish<V: Vector, const VECTORS: usize>(
-    epilogue: &RawEpilogue,
-    mut sums: [V; VECTORS],
-    at: usize,
-    count: usize,
-) -> [V; VECTORS] {
-    // SAFETY: handed on; a part of a block is read as a part.
-    unsafe {
-        if count == VECTORS * V::LANES {
-            for vector in 0..VECTORS {
-                sums[vector] = epilogue.apply(sums[vector], at + vector * V::LANES);
-            }
-            return sums;
-        }
-        if let Some(residual) = epilogue.residual {
-            let residual: [V; VECTORS] = load_part(residual.add(at), count);
-            for vector in 0..VECTORS {
-                sums[vector] = sums[vector].add(residual[vector]);
-            }
-        }
-        for vector in 0..VECTORS {
-            sums[vector] = epilogue.activate(sums[vector]);
-        }
-        sums
-    }
+fn parts<V: Vector, const VECTORS: usize>(count: usize) -> [usize; VECTORS] {
+    std::array::from_fn(|vector| count.saturating_sub(vector * V::LANES).min(V::LANES))
 }
 
-/// Loads the first `count` numbers of a block; the others are zero.
+/// Loads the first `count` numbers of a block of each pixel; the others are zero.
 ///
 /// # Safety
-/// `from` starts `count` readable numbers; the CPU has the instructions of `V`.
+/// Each of `from` starts `count` readable numbers; the CPU has the instructions of `V`.
 #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
 #[inline(always)]
-unsafe fn load_part<V: Vector, const VECTORS: usize>(from: *const f32, count: usize) -> [V; VECTORS] {
+unsafe fn load<V: Vector, const PIXELS: usize, const VECTORS: usize>(
+    from: impl Fn(usize) -> *mut f32,
+    count: usize,
+) -> [[V; VECTORS]; PIXELS] {
     // SAFETY: as the contract says; no register reads beyond its part of the numbers.
     unsafe {
-        let mut numbers = [V::zero(); VECTORS];
-        for vector in 0..VECTORS {
-            let left = count.saturating_sub(vector * V::LANES).min(V::LANES);
-            numbers[vector] = V::load_first(from.wrapping_add(vector * V::LANES), left);
+        let mut numbers = [[V::zero(); VECTORS]; PIXELS];
+        if count == VECTORS * V::LANES {
+            for pixel in 0..PIXELS {
+                for vector in 0..VECTORS {
+                    numbers[pixel][vector] = V::load(from(pixel).wrapping_add(vector * V::LANES));
+                }
+            }
+        } else {
+            let parts = parts::<V, VECTORS>(count);
+            for pixel in 0..PIXELS {
+                for vector in 0..VECTORS {
+                    numbers[pixel][vector] = V::load_first(from(pixel).wrapping_add(vector * V::LANES), parts[vector]);
+                }
+            }
         }
         numbers
     }
 }
 
-/// Stores the first `count` numbers of a block.
+/// Stores the first `count` numbers of a block of each pixel.
 ///
 /// # Safety
-/// `to` starts `count` writable numbers; the CPU has the instructions of `V`.
+/// Each of `to` starts `count` writable numbers; the CPU has the instructions of `V`.
 #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
 #[inline(always)]
-unsafe fn store_part<V: Vector, const VECTORS: usize>(sums: [V; VECTORS], to: *mut f32, count: usize) {
+unsafe fn store<V: Vector, const PIXELS: usize, const VECTORS: usize>(
+    sums: [[V; VECTORS]; PIXELS],
+    to: impl Fn(usize) -> *mut f32,
+    count: usize,
+) {
     // SAFETY: as the contract says; no register writes beyond its part of the numbers.
     unsafe {
-        for vector in 0..VECTORS {
-            let left = count.saturating_sub(vector * V::LANES).min(V::LANES);
-            sums[vector].store_first(to.wrapping_add(vector * V::LANES), left);
+        if count == VECTORS * V::LANES {
+            for pixel in 0..PIXELS {
+                for vector in 0..VECTORS {
+                    sums[pixel][vector].store(to(pixel).wrapping_add(vector * V::LANES));
+                }
+            }
+        } else {
+            let parts = parts::<V, VECTORS>(count);
+            for pixel in 0..PIXELS {
+                for vector in 0..VECTORS {
+                    sums[pixel][vector].store_first(to(pixel).wrapping_add(vector * V::LANES), parts[vector]);
+                }
+            }
         }
     }
 }
