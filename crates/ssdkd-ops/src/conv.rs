@@ -83,7 +83,7 @@ pub struct PreparedConvolution {
 }
 
 /// `weight` (O, C/groups, kh, kw) and `bias` (O,) for [`conv2d_prepared`], and what `norm` does after them [folded
-/// in](fold_batch_norm). It will be of inputs of type `of`.
+/// in](fold_batch_norm). It will be of inputs of type `of`. Without `norm` the weight is not copied, but shared.
 ///
 /// # Errors
 /// As [`fold_batch_norm`], and if the weight has other dimensions.
@@ -98,8 +98,7 @@ pub fn prepare_convolution(
             let (weight, bias) = fold_batch_norm(weight, bias, norm)?;
             (weight, Some(bias))
         }
-        // A copy: what is prepared stays as it is when the weight is trained on.
-        None => (weight.copy()?, bias.map(Tensor::copy).transpose()?),
+        None => (weight.clone(), bias.cloned()),
     };
     let packed = packed(&weight, of)?;
     Ok(PreparedConvolution { weight: Value::constant(weight), packed, bias: bias.map(Value::constant) })
