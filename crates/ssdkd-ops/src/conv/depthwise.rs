@@ -2,7 +2,7 @@
 //!
 //! There is no sum over channels to keep a register tile busy with, so channels themselves fill the registers: up to eight
 //! neighbouring pixels of a row are summed at once, a register of channels each, so that one load of a tap's weights serves
-//! all of them. Where neighbouring pixels see neighbouring taps, one load of a pixel serves all taps of a row as well. Few
+//! all of them. Under a stride of 1 or 2, one load of a pixel serves all taps of a row that see it as well. Few
 //! pixels are summed in more registers each: with eight sums at once, none waits for the multiply-add before.
 
 mod weight_gradient;
@@ -72,10 +72,12 @@ struct Part {
 }
 
 /// Neighbouring taps: where the first reads, from the pixel's own address, and where its weights are. Each further tap reads
-/// what the first one does for the next pixel, and has its weights a step further.
+/// a step further and has its weights a step further. Pixels are `stride` such steps apart, 1 or 2.
 #[derive(Clone, Copy)]
 struct Run {
     input: isize,
+    input_step: usize,
+    stride: usize,
     weight: usize,
     weight_step: isize,
     taps: usize,
@@ -88,14 +90,18 @@ impl Run {
     /// Takes `next` in, if it goes on where this run ends; pixels are `step` numbers apart.
     fn extend(&mut self, next: &Self, step: usize) -> bool {
         let weight_step = next.weight as isize - self.last_weight();
-        let goes_on = next.input == self.input + (self.taps * step) as isize
-            && (self.taps == 1 || weight_step == self.weight_step)
-            && self.taps < RUN;
-        if goes_on {
-            self.weight_step = weight_step;
-            self.taps += 1;
-        }
-        goes_on
+        let stride = [1, 2].into_iter().find(|stride| {
+            let ahead = next.input - self.input;
+            step.is_multiple_of(*stride) && ahead == (self.taps * step / stride) as isize
+        });
+        let Some(stride) = stride.filter(|stride| {
+            self.taps < RUN && (self.taps == 1 || (weight_step, *stride) == (self.weight_step, self.stride))
+        }) else {
+            return false;
+        };
+        (self.weight_step, self.stride, self.input_step) = (weight_step, stride, step / stride);
+        self.taps += 1;
+        true
     }
 
     fn last_weight(&self) -> isize {
@@ -111,7 +117,8 @@ fn bands(gather: &Gather, phase: &Phase) -> Vec<Band> {
         let mut row = None;
         for tap in taps.iter().map(|tap| phase.taps[*tap]) {
             let input = (tap.row * width as isize + tap.column) * channels as isize;
-            let run = Run { input, weight: tap.index * channels, weight_step: 0, taps: 1 };
+            let weight = tap.index * channels;
+            let run = Run { input, input_step: 0, stride: 1, weight, weight_step: 0, taps: 1 };
             let same_row = row.replace(tap.row) == Some(tap.row);
             let step = gather.in_step[1] * channels;
             if !(same_row && runs.last_mut().is_some_and(|last| last.extend(&run, step))) {
@@ -140,31 +147,47 @@ struct Job<'a> {
     bias: &'a [f32],
 }
 
-/// The columns of `job`, as many at once as there are.
+/// The columns of `job`.
 ///
 /// # Safety
 /// - All taps of all columns lie inside of the image; `out_row` is the row of the output.
 /// - The CPU has the instructions of `V`.
 #[inline(always)]
 unsafe fn sum_row<V: Vector>(job: &Job, out_row: &mut [f32]) {
+    // SAFETY: handed on. Runs of more than one tap have one stride.
+    unsafe {
+        if job.part.runs.iter().any(|run| run.stride == 2) {
+            sum_columns::<V, true>(job, out_row);
+        } else {
+            sum_columns::<V, false>(job, out_row);
+        }
+    }
+}
+
+/// The columns of `job`, as many at once as there are. `TWO`: the stride of its runs is 2.
+///
+/// # Safety
+/// As [`sum_row`].
+#[inline(always)]
+unsafe fn sum_columns<V: Vector, const TWO: bool>(job: &Job, out_row: &mut [f32]) {
     let Part { columns, .. } = job.part;
     let mut column = columns.start;
     // SAFETY: handed on.
     unsafe {
         while columns.end - column >= 8 {
-            sum_pixels::<V, 8, 1>(job, column, out_row);
+            sum_pixels::<V, 8, 1, TWO>(job, column, out_row);
             column += 8;
         }
         if columns.end - column >= 4 {
-            sum_pixels::<V, 4, 2>(job, column, out_row);
+            sum_pixels::<V, 4, 2, TWO>(job, column, out_row);
             column += 4;
         }
         if columns.end - column >= 2 {
-            sum_pixels::<V, 2, 4>(job, column, out_row);
+            sum_pixels::<V, 2, 4, TWO>(job, column, out_row);
             column += 2;
         }
         if columns.end > column {
-            sum_pixels::<V, 1, 8>(job, column, out_row);
+            sum_pixels::<V, 1, 8, TWO>(job, column, out_row);
         }
     }
 }
@@ -174,7 +197,7 @@ unsafe fn sum_row<V: Vector>(job: &Job, out_row: &mut [f32]) {
 /// # Safety
 /// As [`sum_row`].
 #[inline(always)]
-unsafe fn sum_pixels<V: Vector, const PIXELS: usize, const VECTORS: usize>(
+unsafe fn sum_pixels<V: Vector, const PIXELS: usize, const VECTORS: usize, const TWO: bool>(
     job: &Job,
     column: usize,
     out_row: &mut [f32],
@@ -204,11 +227,11 @@ unsafe fn sum_pixels<V: Vector, const PIXELS: usize, const VECTORS: usize>(
             channel += VECTORS * wide;
         }
         while channel + wide <= channels {
-            tile.sum::<V, PIXELS>(channel);
+            tile.sum::<V, PIXELS, TWO>(channel);
             channel += wide;
         }
         while channel + narrow <= channels {
-            tile.sum::<V::Narrow, PIXELS>(channel);
+            tile.sum::<V::Narrow, PIXELS, TWO>(channel);
             channel += narrow;
         }
         for channel in channel..channels {
@@ -230,23 +253,27 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// A register of channels of each pixel.
+    /// A register of channels of each pixel. `TWO`: the stride of the runs is 2.
     ///
     /// # Safety
     /// For every tap and pixel, the channels from `channel` on can be read and written; the CPU has the instructions of `V`.
     #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
     #[inline(always)]
-    unsafe fn sum<V: Vector, const PIXELS: usize>(&self, channel: usize) {
+    unsafe fn sum<V: Vector, const PIXELS: usize, const TWO: bool>(&self, channel: usize) {
         // SAFETY: as the contract says.
         unsafe {
             let mut sums = [V::load(self.bias.add(channel)); PIXELS];
             for run in self.runs {
-                match run.taps {
-                    1 => self.add_run::<V, PIXELS, 1>(run, channel, &mut sums),
-                    2 => self.add_run::<V, PIXELS, 2>(run, channel, &mut sums),
-                    3 => self.add_run::<V, PIXELS, 3>(run, channel, &mut sums),
-                    4 => self.add_run::<V, PIXELS, 4>(run, channel, &mut sums),
-                    _ => self.add_run::<V, PIXELS, RUN>(run, channel, &mut sums),
+                match (TWO, run.taps) {
+                    (_, 1) => self.add_run::<V, PIXELS, 1>(run, channel, &mut sums),
+                    (true, 2) => self.add_run_of_two::<V, PIXELS, 2>(run, channel, &mut sums),
+                    (true, 3) => self.add_run_of_two::<V, PIXELS, 3>(run, channel, &mut sums),
+                    (true, 4) => self.add_run_of_two::<V, PIXELS, 4>(run, channel, &mut sums),
+                    (true, _) => self.add_run_of_two::<V, PIXELS, RUN>(run, channel, &mut sums),
+                    (false, 2) => self.add_run::<V, PIXELS, 2>(run, channel, &mut sums),
+                    (false, 3) => self.add_run::<V, PIXELS, 3>(run, channel, &mut sums),
+                    (false, 4) => self.add_run::<V, PIXELS, 4>(run, channel, &mut sums),
+                    (false, _) => self.add_run::<V, PIXELS, RUN>(run, channel, &mut sums),
                 }
             }
             for pixel in 0..PIXELS {
@@ -285,7 +312,7 @@ impl Tile<'_> {
                         }
                     }
                     weight = weight.wrapping_offset(run.weight_step);
-                    input = input.wrapping_add(self.in_step);
+                    input = input.wrapping_add(run.input_step);
                 }
             }
             for pixel in 0..PIXELS {
@@ -328,6 +355,34 @@ impl Tile<'_> {
         }
     }
 
+    /// The same for a run whose stride is 2.
+    ///
+    /// # Safety
+    /// As [`sum`](Self::sum).
+    #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
+    #[inline(always)]
+    unsafe fn add_run_of_two<V: Vector, const PIXELS: usize, const TAPS: usize>(
+        &self,
+        run: &Run,
+        channel: usize,
+        sums: &mut [V; PIXELS],
+    ) {
+        // SAFETY: as the contract says.
+        unsafe {
+            let first = self.weight.add(run.weight + channel);
+            let input = self.input.wrapping_offset(run.input).wrapping_add(channel);
+            let step = run.input_step;
+            for tap in 0..TAPS {
+                let weight = V::load(first.wrapping_offset(tap as isize * run.weight_step));
+                for pixel in 0..PIXELS {
+                    // The compiler keeps what two pixels see in a register, where it has one.
+                    let numbers = V::load(input.wrapping_add((2 * pixel + tap) * step));
+                    sums[pixel] = numbers.multiply_add(weight, sums[pixel]);
+                }
+            }
+        }
+    }
+
     /// One channel of each pixel.
     ///
     /// # Safety
@@ -342,7 +397,7 @@ impl Tile<'_> {
                 for run in self.runs {
                     let weight = self.weight.add(run.weight + channel);
                     for tap in 0..run.taps {
-                        let input = input.wrapping_offset(run.input).wrapping_add(tap * self.in_step);
+                        let input = input.wrapping_offset(run.input).wrapping_add(tap * run.input_step);
                         sum += *input * *weight.wrapping_offset(tap as isize * run.weight_step);
                     }
                 }
