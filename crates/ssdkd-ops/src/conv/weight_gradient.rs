@@ -55,7 +55,9 @@ pub(crate) fn weight_gradient(path: SimdPath, shape: &ConvShape, input: &[f32], 
         };
         let unit = UnitInput { path, shape, plan: &plan, input, gradient };
         SCRATCH.with_borrow_mut(|scratch| {
-            plan.chunks[chunk].iter().for_each(|band| unit.sum(band, cells, sums, scratch));
+            for band in &plan.chunks[chunk] {
+                unit.sum(band, cells, sums, scratch);
+            }
         });
     });
     plan.unpack(shape, &partials, out);
@@ -126,7 +128,9 @@ impl UnitInput<'_> {
             let windows = self.windows();
             let images =
                 View::of(self.input[band.images.start * self.shape.input_len()..].as_ptr(), height, width, channels);
-            cells.iter().for_each(|cell| add(cell, windows, images.moved(cell.input as isize), sums));
+            for cell in cells {
+                add(cell, windows, images.moved(cell.input as isize), sums);
+            }
             return;
         }
         let tiles = cells.chunk_by(|a, b| a.input == b.input).collect::<Vec<_>>();
@@ -135,7 +139,9 @@ impl UnitInput<'_> {
         for tiles in tiles.chunks(at_once) {
             let (windows, inputs) = self.copy_inputs(band, tiles, &mut scratch.input);
             for (cells, input) in tiles.iter().zip(inputs) {
-                cells.iter().for_each(|cell| add(cell, windows, input, sums));
+                for cell in *cells {
+                    add(cell, windows, input, sums);
+                }
             }
         }
     }
