@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use ssdkd_pickle::{Id, Object, Pickle, Value};
 
-use super::modules;
+use super::modules::{self, MOST_TENSORS};
 use super::refusal::short;
 use super::tensors::{Source, tensor};
 
@@ -35,9 +35,6 @@ const MOST_DEPTH: usize = 8;
 
 /// Most networks of a checkpoint.
 const MOST_NETWORKS: usize = 64;
-
-/// Most tensors of a network: each costs far more than the few bytes that may repeat it.
-pub(super) const MOST_TENSORS: usize = 1 << 16;
 
 /// Longest key, in bytes, of what is looked into.
 const KEY_LIMIT: usize = 128;

@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use ssdkd_pickle::{Object, Value};
 
-use super::entries::MOST_TENSORS;
 use super::tensors::{Source, tensor};
+
+/// Most tensors of a network: each costs far more than the few bytes that may repeat it.
+pub(super) const MOST_TENSORS: usize = 1 << 16;
 
 /// Most modules of a model. A module may be part of many others.
 const MOST_MODULES: usize = 1 << 14;
