@@ -83,7 +83,9 @@ fn circles(mut imports: Imports) -> Imports {
         let imported = imports.values().flatten().cloned().collect::<BTreeSet<_>>();
         imports.retain(|module, of| imported.contains(module) && of.iter().any(|other| modules.contains(other)));
         let left = imports.keys().cloned().collect::<BTreeSet<_>>();
-        imports.values_mut().for_each(|of| of.retain(|other| left.contains(other)));
+        for of in imports.values_mut() {
+            of.retain(|other| left.contains(other));
+        }
         if left.len() == modules.len() {
             return imports;
         }
