@@ -1,7 +1,7 @@
 //! A stage's output: a folder that appears complete or not at all.
 //!
 //! `invert/0007` is built as `invert/.0007.partial`, its manifest is written last, and then the folder is renamed. An
-//! older `0007` is moved aside as `.0007.old` in between and removed after that; [`recover`] finishes what a crash
+//! older `0007` is moved aside as `.0007.old` in between and removed after that; `recover` finishes what a crash
 //! interrupted. So a folder with a manifest is complete, and a complete output is never deleted before its replacement is
 //! there.
 
