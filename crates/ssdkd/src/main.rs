@@ -1,10 +1,12 @@
 //! `ssdkd`: the front. Runs whole pipelines, looks into runs, brings teachers in and students out.
 
+mod asked;
 mod cli;
 mod commands;
 mod current;
 mod estimate;
 mod footprint;
+mod measure;
 mod network_file;
 mod preflight;
 mod report;

@@ -8,8 +8,8 @@ use ssdkd_context::preflight::enforce;
 use ssdkd_context::{Finding, Run, Severity};
 use ssdkd_stage::machine;
 
-use crate::commands::evaluate;
 use crate::footprint::{RoundState, disk, images_in_memory};
+use crate::measure;
 
 /// Checks a run that is about to start. Nothing is made.
 ///
@@ -23,7 +23,7 @@ pub fn before_run(run: &Run) -> Result<()> {
         findings.extend(resources(needs(run)?, has(root), root));
     }
     enforce(&findings)?;
-    Ok(enforce(&evaluate::check_data(run)?)?)
+    Ok(enforce(&measure::check_data(run)?)?)
 }
 
 /// Bytes that a run takes.

@@ -14,8 +14,9 @@ use ssdkd_stage::exit::Code;
 use ssdkd_stage::{DeviceChoice, RunArgs, StageArgs, StageError, exit};
 
 use crate::commands::run::rounds_of;
-use crate::commands::{evaluate, shrink};
+use crate::commands::shrink;
 use crate::estimate::{Estimate, estimate};
+use crate::measure;
 use crate::preflight::{Has, Needs, before_run, has, resources};
 use crate::stages::in_order;
 
@@ -85,7 +86,7 @@ fn costs(arguments: &RunArgs, recipe: &Recipe, threads: usize) -> Result<String>
 fn estimate_after_checks(run: &Run, arguments: &RunArgs) -> Result<Estimate> {
     run.warn_of_teacher();
     enforce(&run.preflight())?;
-    match evaluate::look_for_data(run) {
+    match measure::look_for_data(run) {
         Ok(findings) => enforce(&findings)?,
         Err(error) => tracing::warn!("{error}"),
     }

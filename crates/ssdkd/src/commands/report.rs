@@ -14,8 +14,9 @@ use ssdkd_shards::Timing;
 use ssdkd_shards::manifest::TIMING_FILE;
 use ssdkd_stage::{AskArgs, RunArgs, exit, write_file};
 
-use crate::commands::{evaluate, run};
+use crate::asked::only_asked;
 use crate::current::count_only_current;
+use crate::measure;
 use crate::report::histogram::Histogram;
 use crate::report::pictures;
 
@@ -102,7 +103,7 @@ pub struct ReportArgs {
 /// Writes the report of a run and prints it.
 pub fn report(arguments: &ReportArgs) -> Result<()> {
     arguments.run.common.set_up()?;
-    if run::only_asked(&arguments.run, &arguments.ask, "write the run's report")? {
+    if only_asked(&arguments.run, &arguments.ask, "write the run's report")? {
         return Ok(());
     }
     let mut reader = Reader::existing(&arguments.run)?;
@@ -139,7 +140,7 @@ fn command(reader: &Reader) -> String {
 }
 
 fn summarise(reader: &mut Reader) -> Result<Summary> {
-    let measured = evaluate::read(reader)?;
+    let measured = measure::read(reader)?;
     let (mut images, mut steps, mut peak, mut seconds) = (0, 0, 0, Seconds::default());
     let (mut devices, mut machine, mut started_at) = (BTreeSet::new(), String::new(), String::new());
     for round in reader.rounds("invert")? {

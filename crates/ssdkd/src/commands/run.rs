@@ -5,10 +5,11 @@ use std::ops::Range;
 use anyhow::Result;
 use ssdkd_context::preflight::enforce;
 use ssdkd_context::{Begin, Judge, Recipe, Run, Writer};
-use ssdkd_stage::{AskArgs, RunArgs, StageArgs, StageError, exit, signals};
+use ssdkd_stage::{StageArgs, StageError, exit, signals};
 
-use crate::commands::{evaluate, report};
+use crate::commands::report;
 use crate::current::count_only_current;
+use crate::measure;
 use crate::preflight::before_run;
 use crate::stages::{execute, in_order};
 
@@ -58,7 +59,7 @@ pub fn run(arguments: &StageArgs) -> Result<()> {
 
     let reader = writer.reader();
     count_only_current(reader)?;
-    let measured = evaluate::measure(reader);
+    let measured = measure::measure(reader);
     signals::check()?; // a request to stop does not wait for a report
     // What the run made is worth a report even if it could not be measured.
     let reported = report::write(reader);
@@ -70,18 +71,4 @@ pub fn rounds_of(recipe: &Recipe, round: Option<u32>) -> Result<Range<u32>, Stag
     let Some(round) = round else { return Ok(0..recipe.total_rounds()) };
     recipe.check_round(round)?;
     Ok(round..round + 1)
-}
-
-/// Returns whether a command is only asked to say something: the recipe with `--print-config`, or in a dry run what it would do.
-pub fn only_asked(arguments: &RunArgs, ask: &AskArgs, would: &str) -> Result<bool> {
-    if !ask.print_config && !ask.dry_run {
-        return Ok(false);
-    }
-    let recipe = Run::recipe_of(arguments)?;
-    if ask.print_config {
-        exit::print(&recipe.to_toml())?;
-    } else {
-        tracing::warn!("would {would}");
-    }
-    Ok(true)
 }

@@ -12,7 +12,7 @@ use clap::Args;
 use ssdkd_stage::exit::Code;
 use ssdkd_stage::{AskArgs, RunArgs, StageError, exit, quote_path, write_folder};
 
-use crate::commands::run;
+use crate::asked::only_asked;
 use files::{Choice, files};
 use source::Source;
 
@@ -62,7 +62,7 @@ pub fn export(arguments: &ExportArgs) -> Result<()> {
     if card.is_none() {
         source::refuse_file(&arguments.run.recipe)?;
         let would = format!("write a student to {}", shown(&arguments.out));
-        if run::only_asked(&arguments.run, &arguments.ask, &would)? {
+        if only_asked(&arguments.run, &arguments.ask, &would)? {
             return Ok(());
         }
     }
