@@ -66,7 +66,7 @@ impl<T> Slot<T> {
         self.0.as_ref().filter(|(kept, _)| kept == digest).map(|(_, value)| value)
     }
 
-    /// Keeps `value` in the place of what was there.
+    /// Keeps `value`, and drops the value of before.
     pub fn put(&mut self, digest: &str, value: T) {
         self.0 = Some((digest.into(), value));
     }

@@ -54,7 +54,7 @@ impl Outputs {
         Ok(complete)
     }
 
-    /// Puts an output in the place of the older one.
+    /// Replaces an older output.
     pub(crate) fn replace(&mut self, output: Output, complete: Complete) {
         self.forget(output);
         self.complete.insert(output, Rc::new(complete));

@@ -86,7 +86,7 @@ impl Writer {
         Ok(found)
     }
 
-    /// Executes a plan, and puts its output in the place of an older one.
+    /// Executes a plan. Its output replaces an older one.
     pub fn execute(&mut self, plan: Plan, begin: Begin) -> Result<()> {
         let wanted = plan.fingerprint(self.reader.run.cards(), &mut self.reader.outputs)?;
         let Plan { output, seed, reads, execute, .. } = plan;

@@ -122,6 +122,6 @@ fn replayed_steps_are_ordinary_steps_byte_for_byte() {
     check("Adam", &DistillSettings { lr: 1e-3, lr_min: 1e-5, ..adam.clone() }, &[6; STEPS as usize], STEPS - 2);
     let l1 = DistillSettings { loss: Discrepancy::L1, ..settings.clone() };
     check("L1", &l1, &[6; STEPS as usize], STEPS - 2);
-    // A batch of another size starts anew.
+    // A batch of another size restarts it: two ordinary steps, then a recording.
     check("sizes", &settings, &[6, 6, 6, 6, 5, 6, 6, 6], 3);
 }

@@ -29,7 +29,7 @@ impl RunFolder {
     /// `also`; a `keep` of 0 keeps all.
     ///
     /// State is needed only by the next round of its stage. What follows `reached` may be left of a run with other settings: its
-    /// state is not in the place of any that this run needs.
+    /// state does not replace any that this run needs.
     pub fn old_state(
         &self,
         stage: &str,

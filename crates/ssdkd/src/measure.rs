@@ -106,7 +106,7 @@ fn stored(reader: &Reader) -> Result<Measurements> {
         .with_context(|| format!("{} is damaged\nhint: remove it and run `ssdkd evaluate` again", path.display()))
 }
 
-/// Measures the teacher and the students of the last rounds, and of every so-manieth before, unless that is done.
+/// Measures the teacher and the students of the last rounds, and before them of every `evaluate.every`th round. Skips what is measured already.
 pub fn measure(reader: &mut Reader) -> Result<()> {
     let Some(spec) = data_spec(reader.recipe()) else { return Ok(()) }; // said before the run
     let data = open(&spec, reader.run())?;
@@ -241,8 +241,8 @@ pub fn data_spec(recipe: &Recipe) -> Option<String> {
 }
 
 fn accuracy(network: &Network, data: &Dataset) -> Result<f64> {
-    let heed = |_| signals::check().map_err(candle_core::Error::wrap);
-    let evaluation = ssdkd_evaluate::evaluate_beside(network, None, data, BATCH, heed);
+    let check = |_| signals::check().map_err(candle_core::Error::wrap);
+    let evaluation = ssdkd_evaluate::evaluate_beside(network, None, data, BATCH, check);
     // A request to stop passes through candle's error type: look at it here, for the right exit code.
     signals::check()?;
     Ok(evaluation?.score())

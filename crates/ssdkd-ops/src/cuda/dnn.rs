@@ -147,7 +147,7 @@ impl Dnn {
         Ok(self.workspace.as_ref().map_or(0, |workspace| workspace.device_ptr(&self.stream).0) as *mut c_void)
     }
 
-    /// The workspace that convolutions have now, for who has to keep it.
+    /// Returns the workspace that convolutions use now. A recording has to keep it.
     pub(super) fn current_workspace(&self) -> Option<Arc<CudaSlice<u8>>> {
         self.workspace.clone()
     }

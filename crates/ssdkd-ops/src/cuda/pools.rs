@@ -17,7 +17,7 @@ enum Use {
     Taken,
     /// What the recording asks for next may have it.
     Free,
-    /// A launch reads what was written before the recording began, or beside it: nothing may overwrite it.
+    /// A launch reads what was written before the recording began or by a copy outside of it. Nothing may overwrite it.
     Held,
 }
 
