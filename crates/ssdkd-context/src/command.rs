@@ -5,7 +5,7 @@ use ssdkd_stage::{RunArgs, quote};
 
 /// Returns the command of these arguments. If they name the run's folder, `before` is what made it so far; nobody may know that.
 pub(crate) fn command_of(arguments: &RunArgs, before: Option<&str>) -> Option<String> {
-    let sets = arguments.set.iter().flat_map(|assignment| [" --set ".into(), quote(assignment)]).collect::<String>();
+    let sets = arguments.changes().iter().flat_map(|change| [" --set ".into(), quote(change)]).collect::<String>();
     let command = match before {
         Some(before) => before.to_string(),
         None if arguments.recipe.is_dir() => return None,

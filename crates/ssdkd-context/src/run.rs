@@ -145,13 +145,13 @@ pub(crate) fn load_recipe(arguments: &RunArgs) -> Result<(Recipe, PathBuf, Optio
     let path = &arguments.recipe;
     let (path, recipe) = if path.is_dir() {
         let path = RunFolder::open(path)?.recipe();
-        let recipe = Recipe::load_frozen(&path, &arguments.set);
+        let recipe = Recipe::load_frozen(&path, &arguments.changes());
         (path, recipe)
     } else {
         if !path.exists() && path.extension().is_none_or(|ending| ending != "toml") {
             return Err(no_such_run(arguments));
         }
-        (path.clone(), Recipe::load(path, &arguments.set))
+        (path.clone(), Recipe::load(path, &arguments.changes()))
     };
     let recipe = recipe.map_err(|error: RecipeError| StageError::other(Code::Usage, error))?;
     let folder = path.parent().unwrap_or(Path::new(""));

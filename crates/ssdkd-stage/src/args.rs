@@ -62,9 +62,21 @@ pub struct RunArgs {
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
     pub set: Vec<String>,
 
+    /// How common the teacher's classes are, such as 900,90,10: sets teacher.class_prior
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
+    pub class_prior: Vec<f64>,
+
     /// What every program understands.
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+impl RunArgs {
+    /// Returns all changes to the recipe as `KEY=VALUE`: those of `--set`, then those of flags of their own.
+    pub fn changes(&self) -> Vec<String> {
+        let prior = (!self.class_prior.is_empty()).then(|| format!("teacher.class_prior={:?}", self.class_prior));
+        self.set.iter().cloned().chain(prior).collect()
+    }
 }
 
 /// What a program can print instead of working.
@@ -141,6 +153,12 @@ mod tests {
         assert_eq!(common.threads.map(NonZeroUsize::get), Some(4));
     }
 
+    #[test]
+    fn a_class_prior_is_a_change_to_the_recipe() {
+        let run = parse("r.toml --class-prior 900,90,1e-3 --set run.seed=3").unwrap().run;
+        assert_eq!(run.changes(), ["run.seed=3", "teacher.class_prior=[900.0, 90.0, 0.001]"]);
+    }
+
     #[track_caller]
     fn check_refused(arguments: &str, expected: &str) {
         let error = parse(arguments).unwrap_err();
@@ -151,6 +169,7 @@ mod tests {
     fn mistakes_are_refused_by_the_parser() {
         check_refused("", "<RECIPE>");
         check_refused("r.toml --set distill.lr", "KEY=VALUE");
+        check_refused("r.toml --class-prior 900,many", "'many' for '--class-prior <N,N,...>'");
         check_refused("r.toml --device tpu", "cpu, cuda, cuda:N or auto");
         check_refused("r.toml --device cuda:x", "not a GPU's index");
         check_refused("r.toml --threads 0", "--threads");
