@@ -13,7 +13,7 @@ use ssdkd_context::Recipe;
 use ssdkd_nn::{Network, NetworkSpec, StateDict, TeacherCard};
 use ssdkd_shards::{
     BufferRow, ClassRow, DrawRow, FileEntry, ImageInfo, ImageShard, Manifest, Normalisation, ObservedRow, Origin,
-    PixelFormat, Pixels, PriorityRow, Role, Row, SampleRow, StepRow, digest, tables,
+    Pixels, PriorityRow, Role, Row, SampleRow, StepRow, digest, tables,
 };
 use ssdkd_stage::FingerprintInput;
 use writer::{Writer, dict, int, object};
@@ -194,7 +194,8 @@ fn shards() {
     };
     table("steps", &[step]);
     table("observed", &[ObservedRow { step: 0, slot: 0, sample_id: 3, kl: 0.5 }]);
-    for format in [PixelFormat::U8, PixelFormat::F32] {
+    let values = (0..3 * 12).map(|index| index as f32 / 36.0).collect::<Vec<_>>();
+    for (name, pixels) in [("images-u8", Pixels::rounded(&values)), ("images-f32", Pixels::F32(values))] {
         let sample = |sample_id| SampleRow {
             sample_id,
             target: 0,
@@ -211,7 +212,6 @@ fn shards() {
             loss_total: 1.75,
             round: 1,
         };
-        let values = (0..3 * 12).map(|index| index as f32 / 36.0).collect::<Vec<_>>();
         let shard = ImageShard {
             info: ImageInfo {
                 origin: Origin { stage: "invert".into(), fingerprint: digest::of_bytes(b"invert") },
@@ -220,11 +220,10 @@ fn shards() {
                 class_names: vec!["disc".into(), "ring".into()],
             },
             samples: (0..3).map(sample).collect(),
-            pixels: Pixels::from_unit(&values, format),
+            pixels,
             teacher_logits: vec![0.5; 6],
             teacher_masks: None,
         };
-        let name = if format == PixelFormat::U8 { "images-u8" } else { "images-f32" };
         save("shard", name, shard.encode().expect("a shard that holds together"));
     }
 }

@@ -13,7 +13,7 @@ use ssdkd_method::{
     Predictions, Synthesis, Term,
 };
 use ssdkd_nn::TeacherCard;
-use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, Origin, PixelFormat, Pixels, SampleRow};
+use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, Origin, Pixels, SampleRow};
 
 /// The stage.
 pub const STAGE: Stage = Stage {
@@ -202,9 +202,9 @@ fn shard(
         teacher_logits.extend(logits.flatten_all()?.to_vec1::<f32>()?);
         masks.extend(pixels.iter().flatten().map(|&class| class as u8)); // no card of pixels has more classes
     }
-    let format = match format {
-        ImageFormat::U8 => PixelFormat::U8,
-        ImageFormat::F32 => PixelFormat::F32,
+    let pixels = match format {
+        ImageFormat::U8 => Pixels::rounded(&values),
+        ImageFormat::F32 => Pixels::F32(values),
     };
     let (mean, std) = teacher.preprocessing.normalization_of_rgb(&teacher.mean, &teacher.std);
     let info = ImageInfo {
@@ -214,7 +214,7 @@ fn shard(
         class_names: teacher.class_labels(),
     };
     let teacher_masks = (!masks.is_empty()).then_some(masks);
-    Ok(ImageShard { info, samples, pixels: Pixels::from_unit(&values, format), teacher_logits, teacher_masks })
+    Ok(ImageShard { info, samples, pixels, teacher_logits, teacher_masks })
 }
 
 /// Returns the column of a term: each has one.

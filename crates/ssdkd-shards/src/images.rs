@@ -94,33 +94,19 @@ table! {
     }
 }
 
-/// How pixels are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PixelFormat {
-    /// One of 256 levels; a network must have seen the rounded image.
-    #[default]
-    U8,
-    /// Exactly as made.
-    F32,
-}
-
 /// Pixels of N images, (N, C, H, W).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Pixels {
-    /// `round(255 x)`.
+    /// `round(255 x)`. A network must have seen the rounded image.
     U8(Vec<u8>),
     /// `x` in `[0, 1]`.
     F32(Vec<f32>),
 }
 
 impl Pixels {
-    /// From values in `[0, 1]`; `U8` rounds to the nearest level.
-    pub fn from_unit(values: &[f32], format: PixelFormat) -> Self {
-        match format {
-            PixelFormat::U8 => Self::U8(values.iter().map(|value| (value * 255.0).round() as u8).collect()),
-            PixelFormat::F32 => Self::F32(values.to_vec()),
-        }
+    /// Returns values in `[0, 1]` rounded to the nearest of 256 levels.
+    pub fn rounded(values: &[f32]) -> Self {
+        Self::U8(values.iter().map(|value| (value * 255.0).round() as u8).collect())
     }
 
     /// Values in `[0, 1]`.
@@ -128,14 +114,6 @@ impl Pixels {
         match self {
             Self::U8(levels) => levels.iter().map(|&level| f32::from(level) / 255.0).collect(),
             Self::F32(values) => values.clone(),
-        }
-    }
-
-    /// Returns how they are stored.
-    pub fn format(&self) -> PixelFormat {
-        match self {
-            Self::U8(_) => PixelFormat::U8,
-            Self::F32(_) => PixelFormat::F32,
         }
     }
 
@@ -244,9 +222,9 @@ impl ImageShard {
             // The smallest and largest pixel of a page help no reader to skip it.
             .set_column_statistics_enabled(leaf(IMAGE), EnabledStatistics::None)
             .set_column_statistics_enabled(leaf(LOGITS), EnabledStatistics::None);
-        let floats = match self.pixels.format() {
-            PixelFormat::U8 => vec![LOGITS],
-            PixelFormat::F32 => vec![IMAGE, LOGITS],
+        let floats = match self.pixels {
+            Pixels::U8(_) => vec![LOGITS],
+            Pixels::F32(_) => vec![IMAGE, LOGITS],
         };
         for column in floats {
             properties = properties

@@ -26,7 +26,7 @@ pub use document::tables_markdown;
 pub use error::ShardError;
 pub use file::{Description, Origin, describe};
 pub use guard::{guard, row_bytes};
-pub use images::{ImageInfo, ImageReader, ImageShard, Normalisation, PixelFormat, Pixels, Rows, SampleRow};
+pub use images::{ImageInfo, ImageReader, ImageShard, Normalisation, Pixels, Rows, SampleRow};
 pub use manifest::{FileEntry, Manifest, Role, Timing};
 pub use tables::{BufferRow, ClassRow, DrawRow, ImageRef, ObservedRow, PriorityRow, StepRow};
 

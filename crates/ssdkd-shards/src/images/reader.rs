@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     CLASS_NAMES_KEY, EXTENSION_METADATA_KEY, EXTENSION_NAME_KEY, IMAGE, ImageInfo, ImageShard, LARGEST_IMAGE, LOGITS,
-    MASK, NORMALISATION_KEY, Normalisation, PixelFormat, Pixels, SampleRow, TENSOR, list_type,
+    MASK, NORMALISATION_KEY, Normalisation, Pixels, SampleRow, TENSOR, list_type,
 };
 use crate::column::{Columns, Row, check_column, nulls_error};
 use crate::file::ParquetFile;
@@ -28,7 +28,8 @@ pub enum Rows<'a> {
 pub struct ImageReader {
     file: ParquetFile,
     info: ImageInfo,
-    format: PixelFormat,
+    /// The type of a pixel: u8 or f32.
+    pixel: DataType,
 }
 
 impl ImageReader {
@@ -39,7 +40,7 @@ impl ImageReader {
         let normalisation: Normalisation = file.json(NORMALISATION_KEY)?;
         let class_names: Vec<String> = file.json(CLASS_NAMES_KEY)?;
         check_column(path, file.schema(), LOGITS, &list_type(DataType::Float32, class_names.len()))?;
-        let (shape, format) = image_type(path, file.schema())?;
+        let (shape, pixel) = image_type(path, file.schema())?;
         if normalisation.mean.len() != shape[0] || normalisation.std.len() != shape[0] {
             let reason = format!("it is not for images with {} channels", shape[0]);
             return Err(ShardError::Metadata { path: path.into(), key: NORMALISATION_KEY, reason });
@@ -48,17 +49,12 @@ impl ImageReader {
             check_column(path, file.schema(), MASK, &list_type(DataType::UInt8, shape[1] * shape[2]))?;
         }
         let info = ImageInfo { origin: file.origin()?, shape, normalisation, class_names };
-        Ok(Self { file, info, format })
+        Ok(Self { file, info, pixel })
     }
 
     /// Returns what holds for all images.
     pub fn info(&self) -> &ImageInfo {
         &self.info
-    }
-
-    /// Returns how the pixels are stored.
-    pub fn format(&self) -> PixelFormat {
-        self.format
     }
 
     /// Returns the number of images.
@@ -93,9 +89,10 @@ impl ImageReader {
     /// Returns the images, (N, C, H, W).
     pub fn pixels(&self, rows: Rows<'_>) -> Result<Pixels, ShardError> {
         let size = self.info.shape.iter().product();
-        Ok(match self.format {
-            PixelFormat::U8 => Pixels::U8(self.lists::<UInt8Type>(IMAGE, size, rows)?),
-            PixelFormat::F32 => Pixels::F32(self.lists::<Float32Type>(IMAGE, size, rows)?),
+        Ok(if self.pixel == DataType::UInt8 {
+            Pixels::U8(self.lists::<UInt8Type>(IMAGE, size, rows)?)
+        } else {
+            Pixels::F32(self.lists::<Float32Type>(IMAGE, size, rows)?)
         })
     }
 
@@ -143,8 +140,8 @@ struct Tensor {
     shape: [usize; 3],
 }
 
-/// Shape and format that the image column claims, which must agree with its list type.
-fn image_type(path: &Path, schema: &Schema) -> Result<([usize; 3], PixelFormat), ShardError> {
+/// Returns the shape that the image column claims, which must agree with its list type, and the type of a pixel.
+fn image_type(path: &Path, schema: &Schema) -> Result<([usize; 3], DataType), ShardError> {
     let wrong_type = |found: String| ShardError::ColumnType {
         path: path.into(),
         column: IMAGE.into(),
@@ -167,13 +164,11 @@ fn image_type(path: &Path, schema: &Schema) -> Result<([usize; 3], PixelFormat),
         return Err(wrong_type(format!("a tensor that says {:?}", get(EXTENSION_METADATA_KEY))));
     };
     let size = shape.iter().product::<usize>();
-    let format = [(DataType::UInt8, PixelFormat::U8), (DataType::Float32, PixelFormat::F32)]
+    [DataType::UInt8, DataType::Float32]
         .into_iter()
-        .find(|(values, _)| size <= LARGEST_IMAGE && list_type(values.clone(), size) == found);
-    match format {
-        Some((_, format)) => Ok((shape, format)),
-        None => Err(wrong_type(format!("{found}, shape {shape:?}"))),
-    }
+        .find(|pixel| size <= LARGEST_IMAGE && list_type(pixel.clone(), size) == found)
+        .map(|pixel| (shape, pixel))
+        .ok_or_else(|| wrong_type(format!("{found}, shape {shape:?}")))
 }
 
 /// Parquet gives rows in file order and each once; this brings them into the order asked for.

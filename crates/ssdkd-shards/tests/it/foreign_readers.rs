@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use ssdkd_shards::{BufferRow, ImageShard, PixelFormat, Pixels, tables};
+use ssdkd_shards::{BufferRow, ImageShard, Pixels, tables};
 
-use crate::{origin, shard};
+use crate::{float_shard, origin, shard};
 
 /// What the script returns when a package is missing.
 const SKIPPED: i32 = 77;
@@ -18,7 +18,7 @@ fn arrow_tools_read_the_files() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
     };
-    let (first, mut second) = (shard(600, PixelFormat::U8), shard(40, PixelFormat::U8));
+    let (first, mut second) = (shard(600), shard(40));
     for sample in &mut second.samples {
         sample.sample_id += 1 << 32;
     }
@@ -26,7 +26,7 @@ fn arrow_tools_read_the_files() {
     write("samples/part-00001.parquet", &second.encode().unwrap());
     let masks = (0..600 * 20).map(|at| (at % 251) as u8).collect::<Vec<_>>();
     let mask_sum = masks.iter().map(|&class| u64::from(class)).sum::<u64>();
-    let floats = ImageShard { teacher_masks: Some(masks), ..shard(600, PixelFormat::F32) };
+    let floats = ImageShard { teacher_masks: Some(masks), ..float_shard(600) };
     write("floats.parquet", &floats.encode().unwrap());
     let buffer = first.samples.iter().step_by(3).enumerate().map(|(row, sample)| BufferRow {
         sample_id: sample.sample_id,

@@ -9,9 +9,9 @@ use arrow::datatypes::{DataType, Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
-use ssdkd_shards::{DrawRow, ImageReader, ObservedRow, PixelFormat, Rows, ShardError, tables};
+use ssdkd_shards::{DrawRow, ImageReader, ObservedRow, Rows, ShardError, tables};
 
-use crate::{origin, shard};
+use crate::{float_shard, origin};
 
 const PATH: &str = "runs/x/sample/0007/draws.parquet";
 
@@ -146,9 +146,7 @@ fn images_that_are_not_what_they_claim_are_refused() {
 fn a_flipped_bit_anywhere_does_no_harm() {
     let path = Path::new(PATH);
     let table = refusals(&tables::encode(&draws(), &origin()).unwrap(), |bytes| tables::decode::<DrawRow>(bytes, path));
-    let images = refusals(&shard(20, PixelFormat::F32).encode().unwrap(), |bytes| {
-        ImageReader::open(bytes, path)?.read(Rows::All)
-    });
+    let images = refusals(&float_shard(20).encode().unwrap(), |bytes| ImageReader::open(bytes, path)?.read(Rows::All));
     // The magic numbers and the length of the footer at least: 12 bytes.
     assert!(table >= 12 && images >= 12, "{table} and {images} flipped bits were noticed");
 }

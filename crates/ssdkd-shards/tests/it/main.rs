@@ -5,17 +5,21 @@ mod hostile;
 mod images;
 mod tables;
 
-use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, Origin, PixelFormat, Pixels, SampleRow};
+use ssdkd_shards::{ImageInfo, ImageShard, Normalisation, Origin, Pixels, SampleRow};
 
 /// Who made the files of these tests.
 fn origin() -> Origin {
     Origin { stage: "invert".into(), fingerprint: "f".repeat(64) }
 }
 
-/// A shard of `rows` images of shape (3, 4, 5) for 7 classes; every value is different from its neighbours.
-fn shard(rows: usize, format: PixelFormat) -> ImageShard {
-    let (size, classes) = (3 * 4 * 5, 7);
-    let unit = (0..rows * size).map(|i| (i * 37 % 256) as f32 / 255.0).collect::<Vec<_>>();
+/// Values of `rows` images of shape (3, 4, 5); each is different from its neighbors.
+fn values(rows: usize) -> Vec<f32> {
+    (0..rows * 3 * 4 * 5).map(|i| (i * 37 % 256) as f32 / 255.0).collect()
+}
+
+/// A shard of `rows` images for 7 classes, in 256 levels.
+fn shard(rows: usize) -> ImageShard {
+    let classes = 7;
     let samples = (0..rows).map(|row| SampleRow {
         sample_id: (7 << 32) + row as u64,
         target: (row % classes) as u32,
@@ -40,8 +44,13 @@ fn shard(rows: usize, format: PixelFormat) -> ImageShard {
             class_names: (0..classes).map(|class| format!("class \"{class}\" ✓")).collect(),
         },
         samples: samples.collect(),
-        pixels: Pixels::from_unit(&unit, format),
+        pixels: Pixels::rounded(&values(rows)),
         teacher_logits: (0..rows * classes).map(|i| (i as f32).sin() * 10.0).collect(),
         teacher_masks: None,
     }
+}
+
+/// The same in floating point.
+fn float_shard(rows: usize) -> ImageShard {
+    ImageShard { pixels: Pixels::F32(values(rows)), ..shard(rows) }
 }
