@@ -1,7 +1,6 @@
 //! The command line: every command, and the file that runs it.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::error::{ContextKind, ContextValue};
@@ -22,7 +21,7 @@ use crate::commands::{
     after_help = "Example:\n  ssdkd run pipelines/shapes.toml\n\n\
                   Exit codes: 0 done or fresh, 1 failed, 2 usage or recipe, 3 missing input, 4 integrity, 130/143 signals"
 )]
-struct Program {
+pub struct Program {
     #[command(subcommand)]
     command: Command,
 }
@@ -92,10 +91,11 @@ enum Command {
 /// Subcommands that have another name now.
 const RENAMED: [(&str, &str); 2] = [("mend", "repair"), ("clean", "gc")];
 
-/// Parses the command line and runs its command.
-pub fn run() -> ExitCode {
-    let program = Program::try_parse().unwrap_or_else(|error| with_new_name(error).exit());
-    ssdkd_context::finish(dispatch(program.command))
+impl Program {
+    /// Parses the arguments of this process. Help and mistakes end it.
+    pub fn from_command_line() -> Self {
+        Self::try_parse().unwrap_or_else(|error| with_new_name(error).exit())
+    }
 }
 
 /// Adds the new name of a renamed subcommand to the error about the old one.
@@ -107,8 +107,9 @@ fn with_new_name(mut error: clap::Error) -> clap::Error {
     error
 }
 
-fn dispatch(command: Command) -> Result<()> {
-    match command {
+/// Runs the command of a command line.
+pub fn run(program: Program) -> Result<()> {
+    match program.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Plan(arguments) => plan::plan(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),

@@ -1,16 +1,4 @@
-//! `ssdkd`: the front. Runs whole pipelines, looks into runs, brings teachers in and students out.
-
-mod asked;
-mod cli;
-mod commands;
-mod current;
-mod estimate;
-mod footprint;
-mod measure;
-mod network_file;
-mod preflight;
-mod report;
-mod stages;
+//! `ssdkd`: parses the command line and runs its command.
 
 use std::process::ExitCode;
 
@@ -18,5 +6,5 @@ use std::process::ExitCode;
 static ALLOCATOR: ssdkd_ops::CachingAllocator = ssdkd_ops::CachingAllocator::new(4 << 30);
 
 fn main() -> ExitCode {
-    cli::run()
+    ssdkd_context::finish(ssdkd::run(ssdkd::Program::from_command_line()))
 }
