@@ -10,9 +10,10 @@
 //! - [`contrastive`]: a fresh generator for each batch, whose images should differ from those before \[C: CMI\].
 //!
 //! A file of this folder uses only files above it in this list: `loss_settings`, `batch_norm`, `loss`, `synthesis`, `generator`, the
-//! strategies, `settings`.
+//! strategies, `strategy`, `settings`, `checks` and `relevance`.
 
 pub mod batch_norm;
+mod checks;
 pub mod contrastive;
 mod generator;
 pub mod loss;
@@ -20,7 +21,9 @@ mod loss_settings;
 pub mod meta;
 pub mod persistent;
 pub mod pixels;
+mod relevance;
 mod settings;
+mod strategy;
 mod synthesis;
 #[cfg(test)]
 mod tests;
@@ -31,7 +34,8 @@ use ssdkd_nn::Network;
 pub use batch_norm::BatchNormMomentum;
 pub use loss::{Evaluated, Loss, Objective, Term, Terms, UnreadLoss};
 pub use loss_settings::{BatchNormForm, Discrepancy, LossSettings};
-pub use settings::{InvertSettings, Strategy, StrategyName, strategies_of};
+pub use settings::InvertSettings;
+pub use strategy::{Strategy, StrategyName, strategies_of};
 pub use synthesis::{BatchSettings, ImageFormat, Inversion, Position, Synthesis, TargetRule};
 
 /// Starts the strategy of `settings` for a teacher's images; what is drawn is a function of `seed`.

@@ -2,18 +2,17 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use ssdkd_nn::{Architecture, CropFlipSettings, Task};
+use ssdkd_nn::CropFlipSettings;
 
 use crate::inversion::batch_norm::RELATIVE_FACTOR;
 use crate::inversion::contrastive::ContrastiveSettings;
-use crate::inversion::loss_settings::{BatchNormForm, Discrepancy, LossSettings, LossTable};
+use crate::inversion::loss_settings::{BatchNormForm, LossSettings, LossTable};
 use crate::inversion::meta::MetaSettings;
 use crate::inversion::persistent::PersistentSettings;
 use crate::inversion::pixels::PixelsSettings;
+use crate::inversion::strategy::{LOSS_KEYS_OF_SOME, Strategy, StrategyName};
 use crate::inversion::synthesis::{BatchSettings, ImageFormat, TargetRule};
-use crate::modulation::{Diversity, ModulationSettings};
-use crate::range;
+use crate::modulation::ModulationSettings;
 
 /// `[invert]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -39,66 +38,46 @@ pub struct InvertSettings {
     pub phi: ModulationSettings,
 }
 
-/// How images are made, with the settings of that strategy; see the [module](crate::inversion).
-#[derive(Debug, Clone, PartialEq)]
-pub enum Strategy {
-    /// One generator, trained for the whole run.
-    Persistent(PersistentSettings),
-    /// A generator that is learned as a starting point.
-    Meta(MetaSettings),
-    /// No generator.
-    Pixels(PixelsSettings),
-    /// A fresh generator for each batch.
-    Contrastive(ContrastiveSettings),
-}
-
-/// The name of a strategy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum StrategyName {
-    /// One generator, trained for the whole run \[O\].
-    #[default]
-    Persistent,
-    /// A generator that is learned as a starting point and cloned for each batch \[C: Fast-Datafree\].
-    Meta,
-    /// No generator: the pixels are trained \[C: DeepInversion\].
-    Pixels,
-    /// A fresh generator for each batch, whose images should differ from those before \[C: CMI\].
-    Contrastive,
-}
-
-impl StrategyName {
-    /// All strategies.
-    pub const ALL: [Self; 4] = [Self::Persistent, Self::Meta, Self::Pixels, Self::Contrastive];
-
-    /// Returns the name as recipes spell it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Persistent => "persistent",
-            Self::Meta => "meta",
-            Self::Pixels => "pixels",
-            Self::Contrastive => "contrastive",
-        }
+impl Default for InvertSettings {
+    fn default() -> Self {
+        Self::of(StrategyName::default())
     }
 }
 
-/// Keys of `[invert.loss]` that some strategies alone have a use for.
-const LOSS_KEYS_OF_SOME: [(&str, &[StrategyName]); 4] = [
-    ("batch_norm_momentum", &[StrategyName::Persistent, StrategyName::Meta]),
-    ("total_variation", &[StrategyName::Pixels]),
-    ("l2", &[StrategyName::Pixels]),
-    ("contrastive", &[StrategyName::Contrastive]),
-];
+impl InvertSettings {
+    /// Returns the defaults of a strategy.
+    pub fn of(name: StrategyName) -> Self {
+        let (strategy, steps, targets, loss) = match name {
+            StrategyName::Persistent => {
+                let strategy = Strategy::Persistent(PersistentSettings::default());
+                (strategy, 1, TargetRule::Predicted, PersistentSettings::LOSS)
+            }
+            StrategyName::Meta => (Strategy::Meta(MetaSettings::default()), 5, TargetRule::Random, MetaSettings::LOSS),
+            StrategyName::Pixels => {
+                (Strategy::Pixels(PixelsSettings::default()), 200, TargetRule::Balanced, PixelsSettings::LOSS)
+            }
+            StrategyName::Contrastive => {
+                let strategy = Strategy::Contrastive(ContrastiveSettings::default());
+                (strategy, 200, TargetRule::Balanced, ContrastiveSettings::LOSS)
+            }
+        };
+        Self {
+            strategy,
+            batch: 128,
+            batches: 8,
+            steps,
+            targets,
+            image_format: ImageFormat::U8,
+            loss,
+            views: CropFlipSettings::default(),
+            phi: ModulationSettings::default(),
+        }
+    }
 
-/// Returns the strategies that use a key of `[invert]`, such as `loss.l2` or `meta.lr`; all of them, if it is common to them.
-pub fn strategies_of(key: &str) -> Vec<StrategyName> {
-    let (table, rest) = key.split_once('.').unwrap_or((key, ""));
-    let own = StrategyName::ALL.iter().find(|name| name.as_str() == table);
-    let some = LOSS_KEYS_OF_SOME.iter().find(|(name, _)| table == "loss" && *name == rest);
-    match (own, some) {
-        (Some(name), _) => vec![*name],
-        (None, Some((_, names))) => names.to_vec(),
-        (None, None) => StrategyName::ALL.to_vec(),
+    /// Returns what a batch needs of these settings.
+    pub fn batch_settings(&self) -> BatchSettings {
+        let Self { batch, steps, targets, image_format, views, .. } = *self;
+        BatchSettings { batch, steps, targets, image_format, views }
     }
 }
 
@@ -227,216 +206,11 @@ impl From<InvertSettings> for InvertTable {
     }
 }
 
-impl Default for InvertSettings {
-    fn default() -> Self {
-        Self::of(StrategyName::default())
-    }
-}
-
-impl Strategy {
-    /// Returns its name.
-    pub fn name(&self) -> StrategyName {
-        match self {
-            Self::Persistent(_) => StrategyName::Persistent,
-            Self::Meta(_) => StrategyName::Meta,
-            Self::Pixels(_) => StrategyName::Pixels,
-            Self::Contrastive(_) => StrategyName::Contrastive,
-        }
-    }
-}
-
-impl InvertSettings {
-    /// Returns the defaults of a strategy.
-    pub fn of(name: StrategyName) -> Self {
-        let (strategy, steps, targets, loss) = match name {
-            StrategyName::Persistent => {
-                let strategy = Strategy::Persistent(PersistentSettings::default());
-                (strategy, 1, TargetRule::Predicted, PersistentSettings::LOSS)
-            }
-            StrategyName::Meta => (Strategy::Meta(MetaSettings::default()), 5, TargetRule::Random, MetaSettings::LOSS),
-            StrategyName::Pixels => {
-                (Strategy::Pixels(PixelsSettings::default()), 200, TargetRule::Balanced, PixelsSettings::LOSS)
-            }
-            StrategyName::Contrastive => {
-                let strategy = Strategy::Contrastive(ContrastiveSettings::default());
-                (strategy, 200, TargetRule::Balanced, ContrastiveSettings::LOSS)
-            }
-        };
-        Self {
-            strategy,
-            batch: 128,
-            batches: 8,
-            steps,
-            targets,
-            image_format: ImageFormat::U8,
-            loss,
-            views: CropFlipSettings::default(),
-            phi: ModulationSettings::default(),
-        }
-    }
-
-    /// Returns what a batch needs of these settings.
-    pub fn batch_settings(&self) -> BatchSettings {
-        let Self { batch, steps, targets, image_format, views, .. } = *self;
-        BatchSettings { batch, steps, targets, image_format, views }
-    }
-
-    /// Checks every value; the error names the recipe's key.
-    pub fn validate(&self) -> Result<(), String> {
-        range::check("invert", self)?;
-        let name = self.strategy.name();
-        if !self.loss.any(true) {
-            return Err(
-                "batch_norm, class, balance, activation and adversarial in [invert.loss] are all 0; one of them must be above 0"
-                    .into(),
-            );
-        }
-        if name != StrategyName::Persistent && !self.loss.any(false) {
-            return Err(
-                "batch_norm, class, balance and activation in [invert.loss] are all 0; the warm-up needs one of \
-                        them above 0"
-                    .into(),
-            );
-        }
-        if self.loss.adversarial_mask && self.loss.discrepancy != Discrepancy::Kl {
-            return Err(
-                "invert.loss.adversarial_mask is true; it must be false unless invert.loss.discrepancy is \"kl\""
-                    .into(),
-            );
-        }
-        if matches!(name, StrategyName::Pixels | StrategyName::Contrastive) && self.targets == TargetRule::Predicted {
-            // What starts as noise would stay what the teacher takes noise for.
-            return Err(format!(
-                "invert.targets is \"predicted\"; strategy \"{}\" needs \"random\" or \"balanced\"",
-                name.as_str()
-            ));
-        }
-        Ok(())
-    }
-
-    /// Checks whether images can be made so for a teacher of this architecture; the error names the recipe's key.
-    pub fn check_teacher(&self, teacher: &Architecture) -> Result<(), String> {
-        if teacher.task() == Task::Images {
-            return Ok(());
-        }
-        if self.phi.diversity != Diversity::Off {
-            return Err(format!(
-                "invert.phi.diversity must be \"off\" for a {teacher}: it labels pixels, and the buffer counts images\n\
-                 hint: set it so; invert.phi.gamma weighs each pixel by the teacher's doubt"
-            ));
-        }
-        if self.targets != TargetRule::Predicted {
-            return Err(format!(
-                "invert.targets must be \"predicted\" for a {teacher}: it labels pixels, and nothing says where in an image a class \
-                 is to be\nhint: set it so, with invert.strategy \"persistent\" or \"meta\""
-            ));
-        }
-        Ok(())
-    }
-
-    /// Returns these settings, with those that change nothing in a round as they are by default. `distilling_round` counts from 0
-    /// after the warm-up, and is `None` during it.
-    ///
-    /// Images that were made by other settings are as good where these are the same.
-    #[must_use]
-    pub fn relevant(&self, distilling_round: Option<u32>) -> Self {
-        let mut settings = self.clone();
-        if !self.looks_at_student(distilling_round) {
-            let LossSettings { adversarial, discrepancy, adversarial_mask, .. } = LossSettings::NONE;
-            settings.loss = LossSettings { adversarial, discrepancy, adversarial_mask, ..settings.loss };
-        }
-        if self.loss.class == 0.0 {
-            settings.phi = ModulationSettings::OFF;
-        }
-        if self.loss.batch_norm == 0.0 {
-            settings.loss.batch_norm_form = LossSettings::NONE.batch_norm_form;
-        }
-        let trains = self.loss.any(self.looks_at_student(distilling_round));
-        let resets = (0, u32::from(self.resets(distilling_round)));
-        match &mut settings.strategy {
-            Strategy::Persistent(own) => {
-                let default = PersistentSettings::default();
-                (own.reset_round, own.reset_every) = resets;
-                if self.targets == TargetRule::Predicted {
-                    own.embeddings_per_class = default.embeddings_per_class;
-                    own.embedding_scale = default.embedding_scale;
-                }
-                if !trains {
-                    (own.lr, own.beta1, own.beta2) = (default.lr, default.beta1, default.beta2);
-                    (settings.steps, settings.views) = (1, CropFlipSettings::OFF);
-                }
-            }
-            Strategy::Meta(own) => (own.reset_round, own.reset_every) = resets,
-            Strategy::Pixels(_) | Strategy::Contrastive(_) => {}
-        }
-        settings
-    }
-
-    /// Returns what a stage's fingerprint holds of these settings. A key that came after the first runs is left out where it has no
-    /// effect, so that their rounds stay fresh.
-    pub fn fingerprint(&self) -> Value {
-        let mut settings = json!(self);
-        if self.loss.batch_norm_form == BatchNormForm::Absolute
-            && let Some(loss) = settings["loss"].as_object_mut()
-        {
-            loss.remove("batch_norm_form");
-        }
-        settings
-    }
-
-    /// Returns whether the images of a round depend on the student.
-    pub fn looks_at_student(&self, distilling_round: Option<u32>) -> bool {
-        self.loss.adversarial != 0.0 && distilling_round.is_some()
-    }
-
-    /// Returns whether a class prior changes the images.
-    pub fn looks_at_prior(&self) -> bool {
-        let phi = self.loss.class != 0.0 && self.phi.diversity != Diversity::Off;
-        self.targets != TargetRule::Predicted || self.loss.balance != 0.0 || phi
-    }
-
-    /// Returns whether the generator's first linear layer is re-initialized at the start of this round.
-    pub fn resets(&self, distilling_round: Option<u32>) -> bool {
-        match &self.strategy {
-            Strategy::Persistent(own) => own.resets().is_due(distilling_round),
-            Strategy::Meta(own) => own.resets().is_due(distilling_round),
-            Strategy::Pixels(_) | Strategy::Contrastive(_) => false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
-
-    #[track_caller]
-    fn check_refused(name: StrategyName, change: impl FnOnce(&mut InvertSettings), message: &str) {
-        let mut settings = InvertSettings::of(name);
-        assert_eq!(settings.validate(), Ok(()));
-        change(&mut settings);
-        let error = settings.validate().unwrap_err();
-        assert!(error.contains(message), "{error}");
-    }
-
-    #[test]
-    fn impossible_settings_are_refused_by_name() {
-        use StrategyName::{Meta, Persistent, Pixels};
-        let batch = "invert.batch is 1; it must be a whole number from 2 to 4096";
-        check_refused(Persistent, |s| s.batch = 1, batch);
-        check_refused(
-            Persistent,
-            |s| s.strategy = Strategy::Persistent(PersistentSettings { lr: 0.0, ..Default::default() }),
-            "invert.persistent.lr is 0; it must be a number above 0",
-        );
-        check_refused(Persistent, |s| s.loss.batch_norm_momentum = 1.0, "invert.loss.batch_norm_momentum is 1");
-        check_refused(Persistent, |s| s.phi.gamma = -0.5, "invert.phi.gamma is -0.5");
-        check_refused(Persistent, |s| s.views.crop_padding = 513, "invert.views.crop_padding is 513");
-        check_refused(Pixels, |s| s.targets = TargetRule::Predicted, "needs \"random\" or \"balanced\"");
-        check_refused(Persistent, |s| s.loss = LossSettings::NONE, "are all 0; one of them");
-        let follower = LossSettings { adversarial: 1.0, ..LossSettings::NONE };
-        check_refused(Meta, |s| s.loss = follower, "the warm-up needs one of them");
-        check_refused(Meta, |s| s.loss.discrepancy = Discrepancy::L1, "invert.loss.adversarial_mask is true");
-    }
 
     #[test]
     fn a_key_of_another_strategy_names_both() {
@@ -447,16 +221,6 @@ mod tests {
         let error = read(serde_json::json!({ "strategy": "meta", "loss": { "l2": 0.1 } })).unwrap_err().to_string();
         let expected = "invert.loss.l2 belongs to strategy \"pixels\"; this recipe's strategy is \"meta\"";
         assert!(error.contains(expected), "{error}");
-    }
-
-    #[test]
-    fn the_fingerprint_of_runs_from_before_a_key_stays() {
-        let absolute = InvertSettings::default();
-        assert_eq!(absolute.fingerprint()["loss"].get("batch_norm_form"), None);
-        assert_eq!(absolute.fingerprint()["loss"]["batch_norm"], 1.0);
-        let mut relative = absolute;
-        relative.loss.batch_norm_form = BatchNormForm::Relative;
-        assert_eq!(relative.fingerprint()["loss"]["batch_norm_form"], "relative");
     }
 
     #[test]
