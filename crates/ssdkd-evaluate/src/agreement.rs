@@ -5,7 +5,9 @@ use serde::Serialize;
 use ssdkd_data::UnlabeledImages;
 use ssdkd_nn::Network;
 
-use crate::evaluation::{check_same_task, largest, logits};
+use crate::fit::check_same_task;
+use crate::measure::logits;
+use crate::tally::largest;
 
 /// What two networks predict for the same images. *Items* are the images, or all pixels where the networks label pixels.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -13,8 +13,9 @@ use ssdkd_stage::table::{Align, Table};
 use ssdkd_stage::{CommonArgs, Progress, StageError, signals, write_file};
 
 use crate::agreement::{Agreement, compare};
-use crate::evaluation::{Evaluation, evaluate_beside, label};
+use crate::evaluation::{Evaluation, label};
 use crate::inputs::{Model, load_card, load_model, open_data_for, open_unlabeled};
+use crate::measure::evaluate_beside;
 
 /// Measure a model on real data: accuracy or mean IoU, cross-entropy, confusion matrix, agreement with the teacher
 #[derive(Debug, Parser)]

@@ -12,7 +12,7 @@ use ssdkd_nn::{
 use ssdkd_stage::StageError;
 use ssdkd_stage::exit::{self, Code};
 
-use crate::evaluation::check_masks;
+use crate::fit::check_masks;
 
 /// Returns how image files become the input \[C, H, W\] of a network with this preprocessing.
 pub fn fit_of(preprocessing: &Preprocessing, input: [usize; 3]) -> Fit {

@@ -7,11 +7,16 @@ mod agreement;
 mod command;
 mod confusion;
 mod evaluation;
+mod fit;
 mod inputs;
+mod measure;
+mod tally;
 
 pub use agreement::{Agreement, compare};
 pub use command::{EvaluateArgs, SplitChoice, run};
-pub use evaluation::{Evaluation, check_fit, check_task, evaluate, evaluate_beside};
+pub use evaluation::Evaluation;
+pub use fit::{check_fit, check_task};
 pub use inputs::{
     Model, fit_of, load_card, load_model, look_for_data, open_data, open_data_for, open_image, open_unlabeled,
 };
+pub use measure::{evaluate, evaluate_beside};
