@@ -4,16 +4,22 @@
 //! Which images a step sees, and through which views, is a function of (seed, epoch, step). So the position and the
 //! tensors are the whole state, and training can stop and go on between any two steps.
 
+mod order;
+mod targets;
+#[cfg(test)]
+mod tests;
+
 use candle_core::{Device, Result, Tensor, bail};
-use rand::Rng;
 use serde::{Deserialize, Serialize};
-use ssdkd_data::{Dataset, UNLABELLED};
+use ssdkd_data::Dataset;
 use ssdkd_nn::random::stream;
 use ssdkd_nn::{Mode, Network, NetworkSpec, Optimizer, Sgd, StateDict};
 use ssdkd_ops as ops;
 use ssdkd_ops::{CropFlip, Value};
 
 use crate::settings::TeachSettings;
+use order::shuffled;
+use targets::Targets;
 
 /// Where training is, with the sums of the epoch that is going on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -61,12 +67,6 @@ pub struct Trainer<'a> {
     position: Position,
     /// The present epoch and the order of its images.
     order: Option<(u32, Vec<usize>)>,
-}
-
-/// Of each row of logits its class, and what it counts in the loss; without weights, all are 1.
-struct Targets {
-    classes: Vec<u32>,
-    weights: Option<Vec<f32>>,
 }
 
 const NETWORK: &str = "network";
@@ -153,7 +153,12 @@ impl<'a> Trainer<'a> {
             Some(how) => ops::crop_flip(&Value::constant(images), how)?,
             None => Value::constant(images),
         };
-        let Targets { classes: targets, weights } = self.targets(&indices, how.as_ref())?;
+        let labels_pixels = self.network.rows_per_image() > 1;
+        let Targets { classes: targets, weights } = if labels_pixels {
+            Targets::of_pixels(self.data, &indices, how.as_ref())?
+        } else {
+            Targets::of_images(self.data, &indices)
+        };
 
         let answers = self.network.forward(&images, Mode::Train)?.logits; // (B, K), or a row for each pixel
         let loss = ops::cross_entropy_smoothed(&answers, &targets, self.settings.label_smoothing, weights.as_deref())?;
@@ -215,28 +220,6 @@ impl<'a> Trainer<'a> {
         self.settings.views().draw(batch, &mut rng)
     }
 
-    /// Returns what the views of the present step are to be taken for.
-    fn targets(&self, indices: &[usize], how: Option<&CropFlip>) -> Result<Targets> {
-        if self.network.rows_per_image() == 1 {
-            let classes = indices.iter().map(|&index| self.data.label(index)).collect();
-            return Ok(Targets { classes, weights: None });
-        }
-        // A mask goes the way of its image.
-        let [_, height, width] = self.data.shape();
-        let mask = indices.iter().flat_map(|&index| self.data.mask(index).unwrap_or_default());
-        let mask = mask.map(|&class| (class != UNLABELLED).then_some(u32::from(class))).collect::<Vec<_>>();
-        let mask = match how {
-            Some(how) => ops::crop_flip_masks(&mask, [indices.len(), height, width], how)?,
-            None => mask,
-        };
-        // The mean is over what counts.
-        let weight = mask.len() as f32 / mask.iter().flatten().count().max(1) as f32;
-        Ok(Targets {
-            classes: mask.iter().map(|class| class.unwrap_or(0)).collect(),
-            weights: Some(mask.iter().map(|class| if class.is_some() { weight } else { 0.0 }).collect()),
-        })
-    }
-
     fn update_average(&self) -> Result<()> {
         match &self.average {
             Some(average) => average.store().move_towards(self.network.store(), 1.0 - self.settings.ema),
@@ -274,170 +257,5 @@ impl<'a> Trainer<'a> {
         let counted = if position.counted == 0 { position.step * self.batch() as u64 } else { position.counted };
         self.position = Position { counted, ..position };
         Ok(())
-    }
-}
-
-/// 0..count in the order of an epoch.
-fn shuffled(count: usize, seed: u64, epoch: u32) -> Vec<usize> {
-    let mut rng = stream(seed, "teach order", &[epoch.into()]);
-    let mut order = (0..count).collect::<Vec<_>>();
-    for last in (1..count).rev() {
-        order.swap(last, below(&mut rng, last + 1));
-    }
-    order
-}
-
-/// Returns a number in `0..count`, nearly uniform.
-fn below(rng: &mut impl Rng, count: usize) -> usize {
-    ((u64::from(rng.random::<u32>()) * count as u64) >> 32) as usize
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::DType;
-    use ssdkd_data::{Split, shapes};
-
-    fn settings() -> TeachSettings {
-        TeachSettings {
-            architecture: "resnet8".parse().unwrap(),
-            epochs: 2,
-            batch: 8,
-            lr: 0.1,
-            schedule: crate::Schedule::OneCycle,
-            momentum: 0.9,
-            nesterov: true,
-            weight_decay: 5e-4,
-            label_smoothing: 0.1,
-            ema: 0.5,
-            crop_padding: 4,
-            no_flip: false,
-            no_augment: false,
-            seed: 1,
-            mean: None,
-            std: None,
-        }
-    }
-
-    fn bytes(network: &Network) -> Vec<u8> {
-        network.store().state_dict().to_safetensors().unwrap()
-    }
-
-    #[test]
-    fn an_order_holds_every_image_once_and_differs_between_epochs() {
-        let mut order = shuffled(100, 0, 3);
-        assert_ne!(order, shuffled(100, 0, 4));
-        assert_ne!(order, shuffled(100, 1, 3));
-        order.sort_unstable();
-        assert_eq!(order, (0..100).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn an_epoch_reports_and_leaves_out_what_is_left_over() -> Result<()> {
-        let data = shapes::generate(0, Split::Train, 30);
-        let mut trainer = Trainer::new(&settings(), &data, &Device::Cpu)?;
-        assert_eq!((trainer.steps_per_epoch(), trainer.total_steps()), (3, 6));
-        assert_eq!((trainer.step()?, trainer.step()?), (None, None));
-        let report = trainer.step()?.expect("the third step ends the epoch");
-        assert_eq!((report.epoch, report.steps), (1, 3));
-        assert!(report.loss > 0.0 && (0.0..=1.0).contains(&report.accuracy), "{report:?}");
-        assert_eq!(trainer.position(), Position { epoch: 1, ..Position::default() });
-        Ok(())
-    }
-
-    #[test]
-    fn going_on_from_any_step_gives_the_same_bytes() -> Result<()> {
-        let data = shapes::generate(0, Split::Train, 24);
-        let mut whole = Trainer::new(&settings(), &data, &Device::Cpu)?;
-        let mut parts = Trainer::new(&settings(), &data, &Device::Cpu)?;
-        while !whole.is_done() {
-            whole.step()?;
-            let state = parts.state_dict().to_safetensors()?;
-            let position = parts.position();
-            parts = Trainer::new(&settings(), &data, &Device::Cpu)?;
-            parts.load_state_dict(position, StateDict::from_safetensors(&state, &Device::Cpu)?)?;
-            parts.step()?;
-        }
-        assert!(parts.is_done());
-        assert_eq!(bytes(whole.result()), bytes(parts.result()));
-        assert_ne!(bytes(whole.result()), bytes(&whole.network), "the result is the running average");
-        Ok(())
-    }
-
-    #[test]
-    fn a_mask_goes_the_way_of_its_image() -> Result<()> {
-        let data = shapes::generate_masked(0, Split::Train, 24);
-        let settings = TeachSettings { architecture: "fpn-resnet8".parse().unwrap(), ..settings() };
-        let trainer = Trainer::new(&settings, &data, &Device::Cpu)?;
-        let (size, moved) =
-            (32 * 32, CropFlip { offsets: vec![(4, 4), (4, 7)], flips: vec![true, false], padding: 4, wrap: false });
-        let Targets { classes, weights } = trainer.targets(&[3, 5], Some(&moved))?;
-        let weights = weights.unwrap();
-        let [mirrored, shifted] = [3, 5].map(|index| data.mask(index).unwrap());
-        for (at, (&class, &weight)) in classes.iter().zip(&weights).enumerate() {
-            let (row, column) = (at % size / 32, at % 32);
-            let (expected, of_image) = match at / size {
-                0 => (mirrored[row * 32 + 31 - column], true),
-                _ => (shifted[row * 32 + (column + 3).min(31)], column + 3 < 32),
-            };
-            // Three of 32 columns of the second are padding.
-            assert_eq!(weight, if of_image { 2.0 / (2.0 - 3.0 / 32.0) } else { 0.0 });
-            assert_eq!(class, if of_image { u32::from(expected) } else { 0 }, "at {at}");
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn images_and_pixels_are_not_taken_for_each_other() {
-        let masked = shapes::generate_masked(0, Split::Train, 24);
-        let plain = shapes::generate(0, Split::Train, 24);
-        for (architecture, data, message) in [("fpn-resnet8", &plain, "no masks"), ("resnet8", &masked, "fpn-resnet8")]
-        {
-            let settings = TeachSettings { architecture: architecture.parse().unwrap(), ..settings() };
-            let error = Trainer::new(&settings, data, &Device::Cpu).err().unwrap().to_string();
-            assert!(error.contains(message), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_state_that_does_not_fit_is_refused() -> Result<()> {
-        let data = shapes::generate(0, Split::Train, 24);
-        let mut trainer = Trainer::new(&settings(), &data, &Device::Cpu)?;
-        let refused = |trainer: &mut Trainer<'_>, position, change: &dyn Fn(&mut StateDict)| {
-            let mut state = trainer.state_dict();
-            for tensor in state.values_mut() {
-                *tensor = tensor.copy().unwrap();
-            }
-            change(&mut state);
-            trainer.load_state_dict(position, state).unwrap_err().to_string()
-        };
-        let late = Position { epoch: 3, ..Position::default() };
-        assert!(refused(&mut trainer, late, &|_| ()).contains("epoch 3"));
-        let start = Position::default();
-        let message = refused(&mut trainer, start, &|state| state.retain(|name, _| !name.starts_with(OPTIMIZER)));
-        assert!(message.contains("optimizer's state lacks"), "{message}");
-        let odd = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
-        let message = refused(&mut trainer, start, &|state| drop(state.insert("odd".into(), odd.clone())));
-        assert!(message.contains("unknown tensor, odd"), "{message}");
-        Ok(())
-    }
-
-    #[test]
-    fn a_few_steps_learn_what_they_see_again_and_again() -> Result<()> {
-        let of = |name: &str, epochs: u32, data: &Dataset| {
-            let architecture = name.parse().unwrap();
-            let settings = TeachSettings { architecture, epochs, ema: 0.0, label_smoothing: 0.0, ..settings() };
-            let settings = TeachSettings { no_augment: true, batch: 16, ..settings };
-            let mut trainer = Trainer::new(&settings, data, &Device::Cpu)?;
-            let first = trainer.step()?.unwrap();
-            let mut last = first;
-            while !trainer.is_done() {
-                last = trainer.step()?.unwrap();
-            }
-            assert!(last.loss < first.loss / 4.0 && last.accuracy > 0.9, "{name}: {first:?} {last:?}");
-            Ok(())
-        };
-        of("resnet8", 30, &shapes::generate(0, Split::Train, 16))?;
-        of("fpn-resnet8", 90, &shapes::generate_masked(0, Split::Train, 16))
     }
 }
