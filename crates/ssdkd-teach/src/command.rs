@@ -1,21 +1,23 @@
 //! The command `ssdkd-teach`.
 
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use candle_core::Device;
 use clap::Parser;
-use serde::{Deserialize, Serialize};
-use ssdkd_data::{BINARY_MASKS, Dataset, Fit, MaskPixels, Split};
-use ssdkd_evaluate::{Evaluation, check_task, evaluate, open_data};
-use ssdkd_nn::{CARD_VERSION, Normalization, OPEN_GPU, Preprocessing, TeacherCard};
+use ssdkd_data::{Dataset, Fit, Split};
+use ssdkd_evaluate::{check_task, evaluate, open_data};
+use ssdkd_nn::OPEN_GPU;
 use ssdkd_stage::exit::Code;
-use ssdkd_stage::{CommonArgs, Progress, StageError, remove_unfinished, signals, write_file};
+use ssdkd_stage::{CommonArgs, Progress, StageError, remove_unfinished, signals};
 
-use crate::checkpoint::{self, Checkpoint, Description};
+use crate::checkpoint::{self, Description};
+use crate::checks::{check_classes, check_count, check_masks, warn_of_common_images};
+use crate::files::{Files, is_there, kept_of, refuse_other_checkpoint};
+use crate::log::{log_line, read_log, running, tell, write_log};
 use crate::settings::TeachSettings;
-use crate::trainer::{EpochReport, Trainer};
+use crate::teacher::write_teacher;
+use crate::trainer::Trainer;
 
 /// Images in one pass when the teacher is measured.
 const MEASURING_BATCH: usize = 256;
@@ -55,73 +57,6 @@ pub struct TeachArgs {
     /// What every program understands.
     #[command(flatten)]
     pub common: CommonArgs,
-}
-
-/// One line of the log.
-#[derive(Serialize, Deserialize)]
-struct LogLine {
-    epoch: u32,
-    steps: u64,
-    lr: f64,
-    loss: f64,
-    train_accuracy: f64,
-    /// Where pixels are labeled, of those.
-    test_accuracy: f64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    test_mean_iou: Option<f64>,
-    test_loss: f64,
-    /// Training, without the measuring.
-    seconds: f64,
-}
-
-/// Where everything is.
-struct Files {
-    card: PathBuf,
-    weights: PathBuf,
-    log: PathBuf,
-    checkpoint: PathBuf,
-}
-
-impl Files {
-    fn new(folder: &Path, name: &str) -> Result<Self, StageError> {
-        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
-            return Err(StageError::Usage(format!("--name is {name:?}; it names files: letters, digits, `-`, `_`")));
-        }
-        let file = |ending: &str| folder.join(format!("{name}.{ending}"));
-        Ok(Self {
-            card: file("json"),
-            weights: file("safetensors"),
-            log: file("training.jsonl"),
-            checkpoint: file("checkpoint.safetensors"),
-        })
-    }
-
-    fn all(&self) -> [&Path; 4] {
-        [&self.card, &self.weights, &self.log, &self.checkpoint]
-    }
-
-    /// Weights or a log without a card are not of a finished training, and without a checkpoint of none that was begun.
-    fn refuse_others(&self) -> Result<(), StageError> {
-        if self.card.exists() || self.checkpoint.exists() {
-            return Ok(()); // those say themselves whose they are
-        }
-        let other = [&self.weights, &self.log].into_iter().find(|path| path.exists());
-        other.map_or(Ok(()), |path| {
-            let path = path.display();
-            let hint = "choose another --name or --out, or replace it with --force";
-            Err(StageError::Usage(format!("{path} is there, and belongs to no teacher\nhint: {hint}")))
-        })
-    }
-
-    /// Removes the checkpoint: a finished training needs none.
-    fn remove_checkpoint(&self) -> Result<(), StageError> {
-        match std::fs::remove_file(&self.checkpoint) {
-            Err(source) if source.kind() != ErrorKind::NotFound => {
-                Err(StageError::Write { action: "remove", path: self.checkpoint.clone(), source })
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 /// Trains, measures, and writes the teacher.
@@ -228,57 +163,6 @@ pub fn run(arguments: &TeachArgs) -> Result<(), StageError> {
     files.remove_checkpoint()
 }
 
-/// Refuses a data set of one class: every network would be right of all of its images.
-fn check_count(spec: &str, train: &Dataset) -> Result<(), StageError> {
-    if train.classes() > 1 {
-        return Ok(());
-    }
-    let what = format!("{spec}: the data has one class, {}", train.class_name(0));
-    let hint = "a teacher needs at least two classes: check that each class has its own folder, label or number";
-    Err(StageError::other(Code::Integrity, format!("{what}\nhint: {hint}")))
-}
-
-/// Refuses masks of two classes that were saved as 0 and 255: every pixel of the second class would count as unlabeled, and a
-/// network that knows the first class alone would be perfect.
-fn check_masks(spec: &str, train: &Dataset) -> Result<(), StageError> {
-    let Some(pixels) = train.mask_pixels().filter(MaskPixels::are_binary_with_255) else { return Ok(()) };
-    let names = pixels.missing().into_iter().map(|class| train.class_name(class)).collect::<Vec<_>>().join(" or ");
-    let what = format!(
-        "{spec}: no pixel of the training masks is of class {names}, and {:.1} % are of no class\nhint: {BINARY_MASKS}",
-        100.0 * pixels.unlabelled_share()
-    );
-    Err(StageError::other(Code::Integrity, what))
-}
-
-/// Refuses splits with different classes. What has no names is compared by number.
-fn check_classes(spec: &str, train: &Dataset, test: &Dataset) -> Result<(), StageError> {
-    const HINT: &str = "both splits need the same classes";
-    let refuse = |what: String| Err(StageError::other(Code::Integrity, format!("{spec}: {what}\nhint: {HINT}")));
-    if test.classes() > train.classes() {
-        let (test, train) = (test.classes(), train.classes());
-        return refuse(format!("the test images are of {test} classes, and the training images of {train}"));
-    }
-    if let (Some(names), Some(others)) = (train.class_names(), test.class_names())
-        && let Some(other) = others.iter().find(|other| !names.contains(other))
-    {
-        return refuse(format!("the test split has the class {other}, and the training split does not"));
-    }
-    Ok(())
-}
-
-/// Says how many of the test images were trained on.
-fn warn_of_common_images(train: &Dataset, test: &Dataset) {
-    let common = test.images_also_in(train);
-    if common == test.len() {
-        tracing::warn!("the data set has one part only: the test accuracy is that on the training images");
-    } else if common > 0 {
-        let (images, percent) = (test.len(), 100.0 * common as f64 / test.len() as f64);
-        tracing::warn!(
-            "{common} of {images} test images ({percent:.1} %) are training images too: the test accuracy is too high"
-        );
-    }
-}
-
 /// Returns the command that makes the same teacher, and the data it learned from.
 fn origin(arguments: &TeachArgs, train: &Dataset, digest: &str) -> String {
     let input = arguments.input.as_ref().map(|sides| {
@@ -293,141 +177,4 @@ fn origin(arguments: &TeachArgs, train: &Dataset, digest: &str) -> String {
         train.len(),
         &digest[..16]
     )
-}
-
-/// Returns whether the card of exactly this training is there. Another teacher's card is an error: it would be overwritten.
-fn is_there(card: &Path, origin: &str) -> Result<bool, StageError> {
-    if !card.exists() {
-        return Ok(false);
-    }
-    let other = |what: &str| {
-        let path = card.display();
-        StageError::Usage(format!("{path} {what}\nhint: choose another --name or --out, or replace it with --force"))
-    };
-    let found = TeacherCard::load(card).map_err(|_| other("exists and is no teacher's card"))?;
-    if !found.source.starts_with(origin) {
-        return Err(other(&format!("is another teacher, made by: {}", found.source)));
-    }
-    // A damaged teacher is made again.
-    Ok(found.read_weights(card).is_ok())
-}
-
-/// Returns the checkpoint, if there is one and it is of exactly this training.
-fn kept_of(files: &Files, settings: &TeachSettings, data: &str) -> Option<Checkpoint> {
-    let (found, tensors) = checkpoint::load(&files.checkpoint).ok().flatten()?;
-    ((&found.settings, found.data.as_str()) == (settings, data)).then_some((found, tensors))
-}
-
-/// Returns the checkpoint's contents. One that cannot be used is an error: it would be overwritten.
-fn refuse_other_checkpoint(path: &Path, wanted: &Description) -> Result<(), StageError> {
-    let Some((found, _)) = checkpoint::load(path)? else { return Ok(()) };
-    let why = if found.settings == wanted.settings {
-        "the training images are others".into()
-    } else {
-        format!("it was made with {}", found.settings.to_flags())
-    };
-    Err(StageError::Usage(format!(
-        "the checkpoint {} belongs to another training: {why}\nhint: use the same flags, another --name, or --force",
-        path.display()
-    )))
-}
-
-/// Returns the lines of the epochs that are complete; the log may be ahead of the checkpoint.
-fn read_log(path: &Path, epochs: u32) -> Result<Vec<LogLine>, StageError> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(StageError::Read { path: path.into(), source }),
-    };
-    let lines = text.lines().map_while(|line| serde_json::from_str::<LogLine>(line).ok());
-    Ok(lines.take_while(|line| line.epoch <= epochs).collect())
-}
-
-fn write_log(path: &Path, log: &[LogLine]) -> Result<(), StageError> {
-    let lines = log.iter().map(|line| serde_json::to_string(line).expect("a line is plain data") + "\n");
-    write_file(path, lines.collect::<String>().as_bytes())
-}
-
-fn log_line(epoch: &EpochReport, measured: &Evaluation) -> LogLine {
-    LogLine {
-        epoch: epoch.epoch,
-        steps: epoch.steps,
-        lr: epoch.lr,
-        loss: epoch.loss,
-        train_accuracy: epoch.accuracy,
-        test_accuracy: measured.top1,
-        test_mean_iou: measured.mean_iou,
-        test_loss: measured.loss,
-        seconds: epoch.seconds,
-    }
-}
-
-/// Returns the progress within the epoch, next to the bar.
-fn running(trainer: &Trainer<'_>, settings: &TeachSettings) -> String {
-    let at = trainer.position();
-    format!("epoch {}/{}, loss {:.3}", at.epoch + 1, settings.epochs, at.loss / at.step.max(1) as f64)
-}
-
-fn tell(epoch: &EpochReport, epochs: u32, measured: &Evaluation, measuring: f64) {
-    let percent = |share: f64| share * 100.0;
-    tracing::info!(
-        "epoch {}/{epochs}: loss {:.3}, accuracy {:.2} % in training, {:.2} % on the test images{}; {:.1} s + {measuring:.1} s",
-        epoch.epoch,
-        epoch.loss,
-        percent(epoch.accuracy),
-        percent(measured.top1),
-        measured.mean_iou.map(|iou| format!(", mean IoU {:.2} %", percent(iou))).unwrap_or_default(),
-        epoch.seconds
-    );
-}
-
-/// Weights first, then the card: a card says that the teacher is complete.
-fn write_teacher(
-    files: &Files,
-    trainer: &Trainer<'_>,
-    train: &Dataset,
-    measured: &Evaluation,
-    origin: &str,
-) -> Result<(), StageError> {
-    let network = trainer.result();
-    let bytes = network
-        .store()
-        .state_dict()
-        .to_safetensors()
-        .map_err(|error| StageError::other(Code::Failed, format!("cannot write the weights: {error}")))?;
-    let spec = network.spec();
-    let card = TeacherCard {
-        card_version: CARD_VERSION,
-        architecture: spec.architecture.clone(),
-        names: None,
-        classes: spec.classes,
-        input: spec.input,
-        mean: spec.mean.clone(),
-        std: spec.std.clone(),
-        preprocessing: Preprocessing::default(),
-        normalization: Normalization::Given,
-        class_names: train.class_names().unwrap_or_default().to_vec(),
-        weights: files.weights.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-        digest: blake3::hash(&bytes).to_hex().to_string(),
-        parameters: network.store().num_parameters(),
-        source: format!("{origin}; {}", score(measured)),
-        license: None,
-    };
-    write_file(&files.weights, &bytes)?;
-    write_file(&files.card, card.to_json().as_bytes())?;
-    tracing::info!("{}: {}", files.card.display(), score(measured));
-    Ok(())
-}
-
-/// Returns what the teacher came to, in words.
-fn score(measured: &Evaluation) -> String {
-    let (percent, images) = (100.0 * measured.score(), measured.images);
-    match measured.mean_iou {
-        Some(_) => {
-            let (occurring, classes) = (measured.occurring_classes(), measured.confusion.len());
-            let of = if occurring < classes { format!(" of {occurring} of {classes} classes") } else { String::new() };
-            format!("mean IoU {percent:.2} %{of} on {images} test images")
-        }
-        None => format!("{percent:.2} % of {images} test images"),
-    }
 }

@@ -5,8 +5,12 @@
 //! takes. It can be stopped and resumed at any step; the result is the same to the byte.
 
 mod checkpoint;
+mod checks;
 mod command;
+mod files;
+mod log;
 mod settings;
+mod teacher;
 mod trainer;
 
 pub use command::{TeachArgs, run};
