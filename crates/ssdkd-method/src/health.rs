@@ -164,8 +164,8 @@ impl fmt::Display for FailedCheck {
                 let lower = one_digit(factor * BALANCED / ratio);
                 write!(
                     formatter,
-                    "the {name} term is {ratio:.0} times all other terms of the generator's loss, so the images do not become \
-                     images of classes\nhint: "
+                    "the {name} term is {ratio:.0} times all other terms of the generator's loss, so the images are not of their \
+                     classes\nhint: "
                 )?;
                 if *absolute {
                     write!(
@@ -191,7 +191,8 @@ impl fmt::Display for FailedCheck {
             Self::ExplodingLoss { loss, before } => write!(
                 formatter,
                 "the student's loss went from {before:.3} to {loss:.3} within a round\n\
-                 hint: lower distill.lr, or let it rise over distill.warmup_steps"
+                 hint: lower distill.lr, or raise distill.warmup_steps; for a student of another family, set \
+                 distill.feature_distillation to 0"
             ),
             Self::Guessing { agreement, steps } => write!(
                 formatter,

@@ -145,7 +145,8 @@ impl Blueprint {
     pub fn shrunk(self, cut: Cut) -> Result<Self, GraphError> {
         let shrunk = self.graph.shrunk(cut).map_err(|error| {
             GraphError::Graph(format!(
-                "{error}\nhint: `ssdkd shrink CARD --list` shows the smaller copies that a network has; or take a student of the zoo"
+                "{error}\nhint: `ssdkd shrink CARD --list` shows the smaller copies that a network has; or set \
+                 student.architecture to another network, such as resnet8, and distill.feature_distillation to 0"
             ))
         })?;
         let left = |ids: Vec<NodeId>| ids.into_iter().filter_map(|id| shrunk.nodes[id.index()]).collect::<Vec<_>>();

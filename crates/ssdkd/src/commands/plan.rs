@@ -67,7 +67,7 @@ fn costs(arguments: &RunArgs, recipe: &Recipe, threads: usize) -> Result<String>
             let time = |seconds: f64| FormattedDuration(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
             writeln!(
                 text,
-                "time       about {} synthesis, {} distillation, {} total, on {threads} threads",
+                "time       about {} synthesis, {} distillation, {} total; threads: {threads}",
                 time(synthesis_s),
                 time(distillation_s),
                 time(synthesis_s + distillation_s)

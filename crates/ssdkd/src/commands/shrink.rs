@@ -84,7 +84,7 @@ pub fn propose(text: &mut String, whole: &NetworkSpec) -> Result<()> {
         writeln!(
             text,
             "{:<10} {cut}: {parameters} parameters, {:.1} million multiply-adds ({:.0} %)",
-            "copy",
+            "could be",
             cost as f64 / 1e6,
             100.0 * cost as f64 / all.max(1) as f64
         )?;

@@ -16,6 +16,8 @@ pub(super) struct Files<'a> {
 
 /// How often all numbers of a file may be read: tensors may share some.
 const SHARING: u64 = 2;
+/// What to do if a file of tensors cannot be read.
+const TOGETHER: &str = "keep this file and the model in one folder";
 
 impl<'a> Files<'a> {
     /// `None`: no other files can be read.
@@ -39,7 +41,7 @@ impl<'a> Files<'a> {
         let shown = clean(location);
         let folder = self.folder.ok_or_else(|| format!("is in another file, {shown}, which is not at hand"))?;
         let path = inside(folder, location)?;
-        let fail = |error: std::io::Error| format!("is in {shown}, which cannot be read: {error}");
+        let fail = |error: std::io::Error| format!("is in {shown}, which cannot be read: {error}\nhint: {TOGETHER}");
         let mut file = File::open(&path).map_err(fail)?;
         let metadata = file.metadata().map_err(fail)?;
         if !metadata.is_file() {
@@ -68,7 +70,7 @@ fn inside(folder: &Path, location: &str) -> Result<PathBuf, String> {
     if !plain || location.contains('\\') || location.is_empty() {
         return Err(format!("is in {shown}, which is outside the model's folder"));
     }
-    let fail = |error: std::io::Error| format!("is in {shown}, which cannot be read: {error}");
+    let fail = |error: std::io::Error| format!("is in {shown}, which cannot be read: {error}\nhint: {TOGETHER}");
     let folder = folder.canonicalize().map_err(fail)?;
     let path = folder.join(location).canonicalize().map_err(fail)?;
     if !path.starts_with(&folder) {

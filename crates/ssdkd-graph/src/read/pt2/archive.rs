@@ -45,7 +45,8 @@ struct Entry {
 
 impl<'a> Archive<'a> {
     pub fn open(bytes: &'a [u8]) -> Result<Self, Problem> {
-        let damaged = |error| format!("the zip file is damaged or cut short: {error}");
+        let damaged =
+            |error| format!("the zip file is damaged or cut short: {error}\nhint: fetch or copy the file again");
         // A member may be a zip file, too: nothing is looked for in the middle of the file.
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
         let zip = ZipArchive::with_config(config, Cursor::new(bytes)).map_err(damaged)?;
