@@ -22,7 +22,7 @@ struct StageCommand {
 }
 
 const EXIT_CODES: &str =
-    "Exit codes: 0 done or fresh, 1 failed, 2 usage or recipe, 3 missing input, 4 integrity, 130/143 signals";
+    "Exit codes: 0 done or fresh, 1 failed, 2 usage or recipe, 3 missing input, 4 unusable file, 130/143 signals";
 
 impl Stage {
     /// Returns the command line of its program.

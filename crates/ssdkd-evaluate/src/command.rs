@@ -24,7 +24,7 @@ use crate::measure::evaluate_beside;
     after_help = "Examples:\n  \
                   ssdkd-evaluate data/teachers/shapes-resnet20.json --data shapes:0\n  \
                   ssdkd-evaluate student/card.json --teacher teacher.json --unlabelled photos\n\n\
-                  Exit codes: 0 done, 1 failed, 2 usage, 3 missing input, 4 integrity, 130/143 signals"
+                  Exit codes: 0 done, 1 failed, 2 usage, 3 missing input, 4 unusable file, 130/143 signals"
 )]
 pub struct EvaluateArgs {
     /// A model's card (.json), or a student's weights (.safetensors, .pth) with --teacher

@@ -27,7 +27,7 @@ const MEASURING_BATCH: usize = 256;
 #[command(
     version,
     after_help = "Example:\n  ssdkd-teach --data shapes:0 --architecture resnet8 --out data/teachers --epochs 5\n\n\
-                  Exit codes: 0 done or fresh, 1 failed, 2 usage, 3 missing input, 4 integrity, 130/143 signals"
+                  Exit codes: 0 done or fresh, 1 failed, 2 usage, 3 missing input, 4 unusable file, 130/143 signals"
 )]
 pub struct TeachArgs {
     /// The training data: shapes:SEED, shapes-masks:SEED, or a data set's folder or file (data/README.md)

@@ -19,7 +19,7 @@ use crate::commands::{
     name = "ssdkd",
     version,
     after_help = "Example:\n  ssdkd run pipelines/shapes.toml\n\n\
-                  Exit codes: 0 done or fresh, 1 failed, 2 usage or recipe, 3 missing input, 4 integrity, 130/143 signals"
+                  Exit codes: 0 done or fresh, 1 failed, 2 usage or recipe, 3 missing input, 4 unusable file, 130/143 signals"
 )]
 pub struct Program {
     #[command(subcommand)]

@@ -38,7 +38,7 @@ const SIZE: usize = 32;
                   tools/export_teacher.py writes a .pt2 of a network of torchvision, timm or Hugging Face."
 )]
 pub struct ImportArgs {
-    /// The model: a network (.pt2, .onnx), or weights (.pth, .th, .pt or .safetensors with a state_dict)
+    /// The model: a network (.pt2, .onnx), or weights (.pth, .pt, .ckpt or .safetensors with a state_dict)
     file: PathBuf,
 
     /// The card to write (.json); the weights go into the same folder
