@@ -98,7 +98,7 @@ fn networks(recipe: &Recipe, teacher: &TeacherCard, student: &Architecture) -> V
         let example = if deeper.task() == Task::Pixels { "fpn-resnet20" } else { "resnet20" };
         let like = like.map_or_else(|| example.into(), |like| like.to_string());
         let message = format!(
-            "student.architecture is {student}, and the teacher is a {deeper}: one labels images and the other pixels"
+            "student.architecture is {student}, and the teacher is {deeper}: one labels images and the other pixels"
         );
         return vec![Finding::error(message, format!("set student.architecture to {like}"))];
     }

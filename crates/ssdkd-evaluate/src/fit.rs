@@ -21,7 +21,7 @@ pub fn check_fit(architecture: &Architecture, classes: usize, dataset: &Dataset)
     check_task(architecture, dataset)?;
     if dataset.classes() > classes {
         bail!(
-            "the data set has {} classes{}, and the network tells only {classes} apart\nhint: measure it on the kind of data it was trained for",
+            "the data set has {} classes{}, and the network has only {classes}\nhint: measure it on the kind of data it was trained for",
             dataset.classes(),
             dataset.class_names().and_then(<[_]>::first).map(|name| format!(" ({name}, …)")).unwrap_or_default(),
         );
@@ -34,7 +34,7 @@ pub(crate) fn check_masks(architecture: &Architecture, masked: bool) -> Result<(
     match (architecture.task(), masked) {
         (Task::Images, false) | (Task::Pixels, true) => Ok(()),
         (Task::Pixels, false) => bail!(
-            "a {architecture} labels pixels, and the data set has no masks to compare with\n\
+            "{architecture} labels pixels, and the data set has no masks to compare with\n\
              hint: take a data set with masks, such as shapes-masks"
         ),
         (Task::Images, true) => {
@@ -42,7 +42,7 @@ pub(crate) fn check_masks(architecture: &Architecture, masked: bool) -> Result<(
             let name =
                 pixels.filter(ZooArchitecture::exists).map_or("fpn-resnet20".into(), |pixels| pixels.to_string());
             bail!(
-                "a {architecture} labels images, and the data set has a mask for each\nhint: take a network of pixels, such as {name}"
+                "{architecture} labels images, and the data set has a mask for each\nhint: take a segmentation network, such as {name}"
             )
         }
     }
@@ -55,7 +55,7 @@ pub(crate) fn check_masks(architecture: &Architecture, masked: bool) -> Result<(
 pub(crate) fn check_same_task(teacher: &Network, network: &Network) -> Result<()> {
     if teacher.rows_per_image() != network.rows_per_image() {
         let (teacher, network) = (&teacher.spec().architecture, &network.spec().architecture);
-        bail!("a {teacher} cannot be compared with a {network}: one labels images and the other pixels");
+        bail!("{teacher} cannot be compared with {network}: one labels images and the other pixels");
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ impl Graph {
     pub fn with_output(&self, position: usize) -> Result<Self, GraphError> {
         let Some(&output) = self.outputs().get(position) else {
             let all = self.outputs().iter().enumerate().take(16).map(|(position, output)| {
-                format!("\n  {position}: {} {}", clean(&self.node(*output).name), self.shape(*output))
+                format!("\n  output {position}: {} {}", clean(&self.node(*output).name), self.shape(*output))
             });
             return Err(GraphError::Graph(format!(
                 "the network has no output {position}; it has these:{}",

@@ -83,7 +83,7 @@ fn images_and_pixels_do_not_mix() {
     run("invert.phi.diversity=share", &["invert.phi.diversity must be \"off\"", "the buffer counts images", "hint:"]);
     run(
         "evaluate.data=shapes:0",
-        &["shapes:0 is not for this teacher: a fpn-resnet20 labels pixels", "no masks", "such as shapes-masks"],
+        &["shapes:0 is not for this teacher: fpn-resnet20 labels pixels", "no masks", "such as shapes-masks"],
     );
     run("invert.targets=balanced", &["invert.targets must be \"predicted\"", "hint:"]);
     let teach = ["--data", "shapes:0", "--out", "teacher", "--architecture", "fpn-resnet8"];

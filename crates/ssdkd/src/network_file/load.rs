@@ -106,7 +106,7 @@ fn choose(path: &Path, graph: &Graph, wanted: Option<usize>) -> Result<usize, St
         None if count == 1 => Ok(0),
         _ => {
             let outputs = graph.outputs().iter().enumerate().take(LISTED);
-            let list = outputs.map(|(at, &id)| format!("\n  {at}: {} {}", graph.node(id).name, graph.shape(id)));
+            let list = outputs.map(|(at, &id)| format!("\n  output {at}: {} {}", graph.node(id).name, graph.shape(id)));
             Err(StageError::Usage(format!(
                 "{} has {count} outputs:{}\nhint: choose one with --output N",
                 path.display(),
