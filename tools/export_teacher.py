@@ -6,7 +6,7 @@
     export_teacher.py hf/microsoft/resnet-50 --pretrained
 
 It needs PyTorch 2.9 or newer, and the library that NAME begins with. The file's entry `ssdkd.json` says what the network expects
-of an image. Class names and source are those of the published weights: for a file of your own, say them yourself.
+of an image. Class names and source are those of the published weights: for your own weights, give --classes and --source.
 """
 
 import argparse
@@ -189,10 +189,10 @@ def arguments():
     parser.add_argument("name", metavar="NAME", help="torchvision/NAME, timm/NAME or hf/NAME (or hf/FOLDER)")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--weights", type=pathlib.Path, metavar="FILE", help="a state_dict or training checkpoint, .pth or .safetensors")
-    weights.add_argument("--pretrained", action="store_true", help="the weights that the library publishes (needs a network)")
-    weights.add_argument("--random", action="store_true", help="random weights, to try out whether ssdkd reads such a network")
+    weights.add_argument("--pretrained", action="store_true", help="the weights that the library publishes (needs the Internet)")
+    weights.add_argument("--random", action="store_true", help="random weights, to find out whether ssdkd reads such a network")
     parser.add_argument("--size", metavar="HxW", help="the size of the network's images [default: that of its training]")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="the number of classes, where it is another")
+    parser.add_argument("--num-classes", type=int, metavar="N", help="the number of classes, if it is not that of the library")
     parser.add_argument("--classes", type=pathlib.Path, metavar="FILE", help="the class names, one a line, in the order of the outputs")
     parser.add_argument("--mean", type=numbers, metavar="M,M,M", help="the mean of your own training, for values from 0 to 1")
     parser.add_argument("--std", type=numbers, metavar="S,S,S", help="the standard deviation of your own training")
