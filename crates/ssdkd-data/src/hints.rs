@@ -9,6 +9,10 @@ const LOOKED_FOR: &str = "data_batch_1.bin â€¦ test_batch.bin or data_batch_1 â€
     train, test and meta (CIFAR-100), train-images-idx3-ubyte (MNIST and its relatives), train/CLASS/*.png and test/CLASS/*.png \
     (image folder; val, valid and validation also stand for test), train/images and train/masks (images with masks), *.parquet";
 
+/// What to do if nothing is known of the place.
+const SHOWN_IN: &str = "data/README.md shows each layout; images without labels are for \
+    `ssdkd-evaluate MODEL --teacher CARD --unlabelled FOLDER`";
+
 /// Returns the error of a path where nothing is.
 pub(crate) fn missing(path: &Path) -> DataError {
     let name = path.to_string_lossy().to_lowercase();
@@ -46,7 +50,7 @@ pub(crate) fn unknown(path: &Path, nested: Option<&Path>) -> DataError {
         };
         return DataError::Archive { path: archive, command };
     }
-    let hint = layout_hint(path).unwrap_or_else(|| "data/README.md shows each layout; `shapes` needs no files".into());
+    let hint = layout_hint(path).unwrap_or_else(|| SHOWN_IN.into());
     DataError::UnknownFormat { path: path.into(), looked_for: LOOKED_FOR.into(), hint }
 }
 
