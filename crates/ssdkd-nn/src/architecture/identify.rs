@@ -41,7 +41,7 @@ pub fn identify(shapes: &Shapes) -> Result<Identity, String> {
     let near = |difference: &str| {
         format!(
             "its tensors are close to those of a {zoo}, but do not fit: {difference}\n\
-             hint: save the whole state_dict of an unchanged network; for a changed one:\n{EXPORT_HINT}"
+             hint: if the network is unchanged, save its whole state_dict\n{EXPORT_HINT}"
         )
     };
     let identity = match identity_as(zoo, shapes) {
@@ -52,7 +52,7 @@ pub fn identify(shapes: &Shapes) -> Result<Identity, String> {
         (None, None) => Ok(identity),
         (None, Some(question)) => Err(format!(
             "it has the tensors of a {zoo}, but they do not say {question}\n\
-             hint: if it computes the same as that of {}, import it with --architecture {}; otherwise:\n{EXPORT_HINT}",
+             hint: if it computes the same as that of {}, import it with --architecture {}\n{EXPORT_HINT}",
             published(zoo.backbone),
             quoted(zoo)
         )),
@@ -311,7 +311,7 @@ mod tests {
                     None => identify(&shapes).unwrap(),
                     Some(question) => {
                         let error = identify(&shapes).unwrap_err();
-                        let flag = format!("--architecture {};", quoted(zoo));
+                        let flag = format!("--architecture {}\n", quoted(zoo));
                         assert!([question, &flag, EXPORT_HINT].into_iter().all(|part| error.contains(part)), "{error}");
                         identify_as(zoo, &shapes).unwrap()
                     }

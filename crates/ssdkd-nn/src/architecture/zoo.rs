@@ -141,7 +141,7 @@ pub const KNOWN: &str = "\x20 CIFAR ResNets: resnet8, resnet14, resnet20, resnet
   VGG for CIFAR: vgg11 (of CMI), vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn, the last four also with -mlp (vgg16_bn-mlp)
   VGG for ImageNet: torchvision/vgg11_bn, torchvision/vgg13_bn, torchvision/vgg16_bn, torchvision/vgg19_bn
   MobileNets: torchvision/mobilenet_v2, also at other widths (torchvision/mobilenet_v2*0.5), torchvision/mobilenet_v3_small
-  to label pixels: torchvision/deeplabv3_resnet50, torchvision/deeplabv3_resnet101, and fpn- before any other name but VGG (fpn-resnet20)";
+  segmentation: torchvision/deeplabv3_resnet50, torchvision/deeplabv3_resnet101, and fpn- before any other name but VGG (fpn-resnet20)";
 
 /// Those that a misspelt name is compared with.
 pub(super) const COMMON: [&str; 42] = [
