@@ -109,7 +109,7 @@ fn networks(recipe: &Recipe, teacher: &TeacherCard, student: &Architecture) -> V
     }
     if recipe.student.start == Start::Teacher && !matches!(student, Architecture::Cut(_)) {
         found.push(Finding::error(
-            format!("student.start is \"teacher\", but a {student} is no smaller copy of the teacher, a {deeper}"),
+            format!("student.start is \"teacher\", but {student} is no smaller copy of the teacher ({deeper})"),
             "set student.architecture to teacher*0.5 (half of the channels) or teacher-blocks*0.5 (half of the blocks), or \
              student.start to \"random\"",
         ));
