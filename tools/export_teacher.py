@@ -17,7 +17,10 @@ import pathlib
 import sys
 import warnings
 
-import torch
+try:
+    import torch
+except ImportError:
+    sys.exit("this needs PyTorch\nhint: pip install 'torch>=2.9', and timm, torchvision or transformers for their networks")
 
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 

@@ -73,7 +73,7 @@ impl Cards {
 }
 
 /// Stands for everything about a network that results depend on: not its name, not where it came from.
-fn digest_of(card: &TeacherCard) -> String {
+pub(crate) fn digest_of(card: &TeacherCard) -> String {
     let mut what = json!({
         "weights": card.digest, "architecture": card.architecture, "classes": card.classes,
         "input": card.input, "mean": card.mean, "std": card.std, "class_names": card.class_labels(),

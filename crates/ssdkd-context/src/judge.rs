@@ -79,11 +79,27 @@ impl<'a> Judge<'a> {
 }
 
 impl Judgement {
-    /// Says what a run would do.
-    pub fn report(&self) {
-        match &self.why {
-            None => tracing::info!("{}: fresh, nothing to do", self.output),
-            Some(why) => tracing::warn!("{}: would run ({why})", self.output),
+    /// Says what a run would do. Rounds of a stage that follow each other share a line if the same holds for them.
+    pub fn report(judgements: &[Self]) {
+        let mut groups = Vec::<(&Self, u32)>::new();
+        for judgement in judgements {
+            let Output { stage, round } = judgement.output;
+            match groups.iter_mut().rev().find(|(first, _)| first.output.stage == stage) {
+                Some((first, last)) if *last + 1 == round && first.cause() == judgement.cause() => *last = round,
+                _ => groups.push((judgement, round)),
+            }
         }
+        for (first, last) in groups {
+            let rounds = if first.output.round == last { String::new() } else { format!(" to {last:04}") };
+            match &first.why {
+                None => tracing::info!("{}{rounds}: fresh, nothing to do", first.output),
+                Some(why) => tracing::warn!("{}{rounds}: would run ({why})", first.output),
+            }
+        }
+    }
+
+    /// Returns why the plan would be executed, without the numbers of rounds.
+    fn cause(&self) -> Option<String> {
+        self.why.as_ref().map(|why| why.replace(|letter: char| letter.is_ascii_digit(), ""))
     }
 }

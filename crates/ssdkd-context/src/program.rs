@@ -7,7 +7,7 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use ssdkd_stage::{StageArgs, StageError, State, exit};
 
 use crate::job::Begin;
-use crate::judge::Judge;
+use crate::judge::{Judge, Judgement};
 use crate::preflight::enforce;
 use crate::run::Run;
 use crate::stage::Stage;
@@ -71,19 +71,23 @@ fn run_stage(stage: Stage, arguments: &StageArgs) -> Result<()> {
     let run = Run::open(run_arguments)?;
     let plans = rounds.map(|round| stage.plan(&run, round)).collect::<Result<Vec<_>>>()?;
     enforce(&run.preflight())?;
+    if !*force {
+        run.check_same_teacher()?;
+    }
     if *resume {
         run.check_resumable()?;
     }
     run.warn_of_teacher();
     if ask.dry_run {
         let mut judge = Judge::new(&run, *force, *verify);
+        let mut judgements = Vec::new();
         for plan in plans {
-            let judgement = judge.judge(&plan)?;
-            judgement.report();
-            if judgement.state != State::Fresh {
+            judgements.push(judge.judge(&plan)?);
+            if judgements.last().is_some_and(|judgement| judgement.state != State::Fresh) {
                 break;
             }
         }
+        Judgement::report(&judgements);
         return Ok(());
     }
     let mut writer = Writer::open(run, run_arguments, stage.program, threads)?;

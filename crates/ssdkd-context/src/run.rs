@@ -7,7 +7,7 @@ use ssdkd_nn::{OPEN_GPU, TeacherCard};
 use ssdkd_stage::exit::{self, Code};
 use ssdkd_stage::{RunArgs, RunFolder, StageError, quote};
 
-use crate::cards::Cards;
+use crate::cards::{Cards, digest_of};
 use crate::command::{command_in, command_of};
 use crate::preflight::{Finding, preflight};
 use crate::recipe::{Recipe, RecipeError};
@@ -125,6 +125,21 @@ impl Run {
         }
         let root = self.folder.root().display();
         Err(StageError::Usage(format!("{root} holds nothing to resume\nhint: leave out --resume")))
+    }
+
+    /// Refuses to replace what was made from another teacher: hours of work, where two runs share a name by mistake.
+    pub fn check_same_teacher(&self) -> Result<(), StageError> {
+        let carried = self.folder.teacher().join(CARD);
+        let is_other = |card: TeacherCard| digest_of(&card) != self.cards.teacher_digest();
+        if !TeacherCard::load(&carried).is_ok_and(is_other) || self.folder.latest_complete("invert")?.is_none() {
+            return Ok(());
+        }
+        Err(StageError::Usage(format!(
+            "{} was made from another teacher than {}, or with another preparation of its images\n\
+             hint: give the new run a name of its own, `--set run.name=NAME`; or replace the old one, --force",
+            self.folder.root().display(),
+            self.cards.teacher_path.display()
+        )))
     }
 
     /// Warns if the teacher's card holds a guess. Call it once in a command.

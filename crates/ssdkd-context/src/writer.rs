@@ -103,7 +103,7 @@ impl Writer {
         let Job { output, folder, metrics, started_at, .. } = job;
         let (threads, device) = (self.threads, self.reader.device.name());
         let timing = Timing { started_at, seconds, threads, device, machine: processor(), peak_bytes };
-        let summary = metrics.iter().map(|(name, value)| format!("{name} {:.4}", value.as_f64().unwrap_or(0.0)));
+        let summary = metrics.iter().map(|(name, value)| format!("{name} {}", shown(value.as_f64().unwrap_or(0.0))));
         let summary = summary.collect::<Vec<_>>().join(", ");
         self.freeze()?;
         let complete = folder.commit(metrics, &timing)?;
@@ -163,6 +163,11 @@ fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
         write_file(path, bytes)?;
     }
     Ok(())
+}
+
+/// Returns a metric for a line of the log: whole numbers are counts.
+fn shown(value: f64) -> String {
+    if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.4}") }
 }
 
 /// Returns the name of the processor, as Linux knows it.

@@ -186,7 +186,8 @@ impl fmt::Display for FailedCheck {
             Self::VanishedClass { class, members } => write!(
                 formatter,
                 "none of the buffer's {members} images is of class {class}\n\
-                 hint: raise invert.loss.balance, set balance.eviction to \"class-balanced-fifo\", or check the teacher's head"
+                 hint: set invert.targets to \"balanced\" or raise invert.loss.balance, and look at the report's buffer.png; if \
+                 teacher.class_prior says that the class is rare, a larger balance.capacity holds some"
             ),
             Self::ExplodingLoss { loss, before } => write!(
                 formatter,

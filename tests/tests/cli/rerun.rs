@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::support::Scratch;
+use ssdkd_nn::TeacherCard;
+
+use crate::support::{Scratch, workspace};
 
 /// Five distilling rounds, of whose state one is kept: most of what a round goes on from has been collected in the end.
 const LONG: [&str; 4] = ["--set", "run.rounds=5", "--set", "keep.states=1"];
@@ -265,4 +267,25 @@ fn without_a_round_the_first_that_is_not_fresh_is_made() {
         err.contains("invert 0000: fresh") && err.contains("invert 0001: ") && !err.contains("invert 0002"),
         "{err}"
     );
+}
+
+#[test]
+fn a_run_of_another_teacher_is_replaced_only_by_force() {
+    let scratch = Scratch::new();
+    scratch.succeed("ssdkd", &["run", "tiny.toml"]);
+    let teachers = workspace().join("data/teachers");
+    let mut card = TeacherCard::load(&teachers.join("shapes-resnet20.json")).unwrap();
+    fs::copy(teachers.join(&card.weights), scratch.path(&card.weights)).unwrap();
+    card.mean[0] += 0.125;
+    scratch.write("other.json", card.to_json());
+    let before = scratch.artefacts("runs/tiny");
+    let other = ["tiny.toml", "--set", "teacher.card=other.json"];
+    let parts = ["runs/tiny was made from another teacher than other.json", "hint: give", "--set run.name=", "--force"];
+    scratch.fail("ssdkd", &[&["run"], &other[..]].concat(), 2, &parts);
+    scratch.fail("ssdkd", &[&["run"], &other[..], &["--dry-run"]].concat(), 2, &parts);
+    scratch.fail("ssdkd-invert", &[&other[..], &["--round", "0"]].concat(), 2, &parts);
+    assert_eq!(scratch.artefacts("runs/tiny"), before);
+    scratch.succeed("ssdkd", &[&["run"], &other[..], &["--set", "run.name=other"]].concat());
+    scratch.succeed("ssdkd", &[&["run"], &other[..], &["--force"]].concat());
+    assert_ne!(scratch.artefacts("runs/tiny"), before);
 }

@@ -119,7 +119,7 @@ pub struct StudentSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Start {
-    /// "teacher" for a smaller copy of the teacher, "random" for any other network. A recipe that was read has one of the others.
+    /// "teacher" for a smaller copy of the teacher, "random" for any other network. The run's own recipe names which.
     #[default]
     Auto,
     /// Random weights, as in all published methods.

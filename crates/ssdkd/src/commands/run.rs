@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 use ssdkd_context::preflight::enforce;
-use ssdkd_context::{Begin, Judge, Recipe, Run, Writer};
+use ssdkd_context::{Begin, Judge, Judgement, Recipe, Run, Writer};
 use ssdkd_stage::{StageArgs, StageError, exit, signals};
 
 use crate::commands::report;
@@ -28,15 +28,17 @@ pub fn run(arguments: &StageArgs) -> Result<()> {
     } else {
         before_run(&run)?;
     }
+    if !*force {
+        run.check_same_teacher()?;
+    }
     if *resume {
         run.check_resumable()?;
     }
     run.warn_of_teacher();
     if ask.dry_run {
         let mut judge = Judge::new(&run, *force, *verify);
-        for (stage, round) in in_order(&recipe, rounds) {
-            judge.judge(&stage.plan(&run, round)?)?.report();
-        }
+        let plans = in_order(&recipe, rounds).map(|(stage, round)| judge.judge(&stage.plan(&run, round)?));
+        Judgement::report(&plans.collect::<Result<Vec<_>>>()?);
         return Ok(());
     }
 

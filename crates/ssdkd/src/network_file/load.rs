@@ -108,8 +108,9 @@ fn choose(path: &Path, graph: &Graph, wanted: Option<usize>) -> Result<usize, St
             let outputs = graph.outputs().iter().enumerate().take(LISTED);
             let list = outputs.map(|(at, &id)| format!("\n  output {at}: {} {}", graph.node(id).name, graph.shape(id)));
             Err(StageError::Usage(format!(
-                "{} has {count} outputs:{}\nhint: choose one with --output N",
+                "{} has {}:{}\nhint: choose one with --output N",
                 path.display(),
+                if count == 1 { "1 output".into() } else { format!("{count} outputs") },
                 list.collect::<String>()
             )))
         }

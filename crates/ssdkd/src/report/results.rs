@@ -143,7 +143,7 @@ fn data_name(spec: &str) -> &str {
     let name = spec.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     match name.split(':').next() {
         Some(name) if !name.is_empty() => name,
-        _ => "nothing",
+        _ => "an unnamed data set",
     }
 }
 
@@ -251,7 +251,7 @@ pub mod tests {
     #[test]
     fn data_sets_are_called_by_their_last_name() {
         for (spec, name) in
-            [("shapes:0", "shapes"), ("data/cifar10/", "cifar10"), ("/x/c.parquet", "c.parquet"), ("", "nothing")]
+            [("shapes:0", "shapes"), ("data/cifar10/", "cifar10"), ("/x/c.parquet", "c.parquet"), ("", "an unnamed data set")]
         {
             assert_eq!(data_name(spec), name);
         }

@@ -19,7 +19,7 @@ pub(super) enum Content<'a> {
 }
 
 /// What is wrong with bytes that are no message.
-const CUT: &str = "it is damaged or cut short: a field reaches beyond the end";
+const CUT: &str = "it is damaged or cut short: a field reaches beyond the end\nhint: fetch or copy the file again";
 
 impl<'a> Message<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {

@@ -7,7 +7,7 @@ use ssdkd_stage::StageError;
 /// Reads the names of `--class-names`: a list with commas, or a file with one name a line.
 ///
 /// # Errors
-/// If there are more or fewer names than classes.
+/// If there are more or fewer names than classes, or two classes have the same name.
 pub fn read(names: &str, classes: usize) -> Result<Vec<String>, StageError> {
     let path = Path::new(names);
     let (found, place) = if path.is_file() {
@@ -20,7 +20,12 @@ pub fn read(names: &str, classes: usize) -> Result<Vec<String>, StageError> {
         return Err(StageError::Usage(format!("{place} has no name for class {empty}")));
     }
     if found.len() == classes {
-        return Ok(found);
+        return match found.iter().enumerate().find(|(at, name)| found[..*at].contains(name)) {
+            Some((class, name)) => Err(StageError::Usage(format!(
+                "{place} has the name {name} for class {class} and for one before it\nhint: give each class a name of its own"
+            ))),
+            None => Ok(found),
+        };
     }
     let hint = match &found[..] {
         [one] if !path.is_file() && one.contains(['/', '.']) => format!("there is no file {one}"),
@@ -48,10 +53,11 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_number_of_names_is_refused() {
+    fn names_that_do_not_name_the_classes_are_refused() {
         let error = |names: &str| read(names, 3).unwrap_err().to_string();
         assert!(error("cat,dog").contains("has 2 names, and the model has 3 classes"), "{}", error("cat,dog"));
         assert!(error("cat,,dog").contains("no name for class 1"), "{}", error("cat,,dog"));
+        assert!(error("cat,dog,cat").contains("has the name cat for class 2"), "{}", error("cat,dog,cat"));
         assert!(error("no/names.txt").contains("there is no file no/names.txt"), "{}", error("no/names.txt"));
     }
 }
