@@ -181,8 +181,9 @@ fn read(bytes: &[u8], path: &Path, choice: &Choice<'_>) -> refusal::Result<Impor
     if let Some(refusal) = foreign::refuse(bytes, path) {
         return Err(refusal);
     }
-    let mut tensors = from_safetensors_bytes(bytes, &Device::Cpu)
-        .map_err(|error| Refusal::new(error.to_string(), format!("fetch or copy the file again; {}", refusal::READABLE)))?;
+    let mut tensors = from_safetensors_bytes(bytes, &Device::Cpu).map_err(|error| {
+        Refusal::new(error.to_string(), format!("fetch or copy the file again; {}", refusal::READABLE))
+    })?;
     if choice.key.is_some() {
         return Err(Refusal::choice("a safetensors file has no entries", "leave --key out; --prefix chooses tensors"));
     }

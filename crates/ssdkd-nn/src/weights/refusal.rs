@@ -16,7 +16,8 @@ pub(super) struct Refusal {
 pub(super) type Result<T> = std::result::Result<T, Refusal>;
 
 /// What can be read, where nothing more is known.
-pub(super) const READABLE: &str = "PyTorch checkpoints (.pth, .pt, .th, .pth.tar) and .safetensors with a state_dict can be read";
+pub(super) const READABLE: &str =
+    "PyTorch checkpoints (.pth, .pt, .th, .pth.tar) and .safetensors with a state_dict can be read";
 
 impl From<String> for Refusal {
     fn from(reason: String) -> Self {

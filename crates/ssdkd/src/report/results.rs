@@ -250,9 +250,12 @@ pub mod tests {
 
     #[test]
     fn data_sets_are_called_by_their_last_name() {
-        for (spec, name) in
-            [("shapes:0", "shapes"), ("data/cifar10/", "cifar10"), ("/x/c.parquet", "c.parquet"), ("", "an unnamed data set")]
-        {
+        for (spec, name) in [
+            ("shapes:0", "shapes"),
+            ("data/cifar10/", "cifar10"),
+            ("/x/c.parquet", "c.parquet"),
+            ("", "an unnamed data set"),
+        ] {
             assert_eq!(data_name(spec), name);
         }
     }
