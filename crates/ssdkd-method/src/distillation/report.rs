@@ -21,7 +21,8 @@ pub struct StepReport {
 }
 
 impl StepReport {
-    /// Reads what [`Distiller::learn`](super::Distiller::learn) packed: L_F, if there is one, then loss, gradient norm, agreement and disagreement.
+    /// Reads what [`Distiller::learn`](super::Distiller::learn) packed: L_F, if there is one, then loss, gradient norm, agreement and
+    /// disagreement.
     pub(super) fn read(figures: &Packed, has_features: bool, step: u64, lr: f64) -> Result<Self> {
         let mut figures = figures.read()?.into_iter();
         let mut next = || figures.next().unwrap_or_default();
