@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor, bail};
 use crate::device;
 use crate::images::Images;
 use crate::parallel;
-use crate::simd::SimdPath;
+use crate::simd::{SimdPath, prefetch};
 use crate::value::Value;
 use crate::vectorised::vectorised;
 
@@ -101,29 +101,94 @@ impl Separable {
         let mut out = device::unspecified(to.batch * to.size());
         parallel::for_each_rows(&mut out, to.row(), |rows, out| {
             for (row, out) in rows.zip(out.chunks_exact_mut(to.row())) {
-                let (image, row) = (row / to.height, row % to.height);
+                let (image, in_image) = (row / to.height, row % to.height);
                 let x = &numbers[image * from.size()..(image + 1) * from.size()];
-                add_taps(path, x, from, self.rows.of(row), &self.columns, out);
+                let next = numbers.get(self.end(row, from, to)..self.end(row + 1, from, to)).unwrap_or_default();
+                let next = &next[..next.len().min(AHEAD)];
+                sum_row(path, x, from, self.rows.of(in_image), &self.columns, next, out);
             }
         });
         device::tensor(out, to.dims())
     }
+
+    /// The numbers of all images up to the last row that row `row` of the outputs is made of.
+    fn end(&self, row: usize, from: Images, to: Images) -> usize {
+        let rows = self.rows.of(row % to.height);
+        (row / to.height) * from.size() + rows.last().map_or(0, |(row, _)| row + 1) * from.row()
+    }
 }
 
+/// Numbers that are asked for at once at most: a quarter of a megabyte, which fits into the second-level cache.
+const AHEAD: usize = 64 * 1024;
+
+/// Numbers in a cache line.
+const CACHE_LINE: usize = 16;
+
 vectorised! {
-    /// One row of the output.
-    fn add_taps(x: &[f32], from: Images, rows: &[(usize, f64)], columns: &Axis, out: &mut [f32]) {
+    /// One row of the output; asks for the numbers that the `next` row is the first to need.
+    fn sum_row(x: &[f32], from: Images, rows: &[(usize, f64)], columns: &Axis, next: &[f32], out: &mut [f32]) {
+        let mut next = next.chunks(next.len().div_ceil(columns.output()).max(1));
         for (column, out) in out.chunks_exact_mut(from.channels).enumerate() {
-            out.fill(0.0);
-            for &(row, down) in rows {
-                for &(column, across) in columns.of(column) {
-                    let weight = (down * across) as f32;
-                    let x = &x[(row * from.width + column) * from.channels..][..from.channels];
-                    for (sum, &x) in out.iter_mut().zip(x) {
-                        *sum += x * weight;
+            next.next().unwrap_or_default().iter().step_by(CACHE_LINE).for_each(|number| prefetch(number));
+            Window { x, from, rows, columns: columns.of(column) }.sum(out);
+        }
+    }
+}
+
+/// The pixels that one pixel of the output is made of.
+struct Window<'a> {
+    /// One image.
+    x: &'a [f32],
+    from: Images,
+    rows: &'a [(usize, f64)],
+    columns: &'a [(usize, f64)],
+}
+
+impl Window<'_> {
+    /// All channels, in the widest blocks that they fill.
+    #[inline(always)]
+    fn sum(&self, out: &mut [f32]) {
+        match out.len() {
+            16.. => self.sum_channels::<16>(out),
+            4.. => self.sum_channels::<4>(out),
+            _ => self.sum_channels::<1>(out),
+        }
+    }
+
+    /// All channels, in blocks of `LANES`, up to four at once: as many as stay in registers on every path.
+    #[inline(always)]
+    fn sum_channels<const LANES: usize>(&self, out: &mut [f32]) {
+        for first in (0..out.len()).step_by(4 * LANES) {
+            match (out.len() - first).div_ceil(LANES) {
+                1 => self.sum_blocks::<LANES, 1>(first, out),
+                2 => self.sum_blocks::<LANES, 2>(first, out),
+                3 => self.sum_blocks::<LANES, 3>(first, out),
+                _ => self.sum_blocks::<LANES, 4>(first, out),
+            }
+        }
+    }
+
+    /// The channels of some blocks. The last block begins earlier where it would end behind the last channel, and sums what the block
+    /// before has summed as well.
+    #[inline(always)]
+    fn sum_blocks<const LANES: usize, const BLOCKS: usize>(&self, first: usize, out: &mut [f32]) {
+        let Images { width, channels, .. } = self.from;
+        let starts: [usize; BLOCKS] = std::array::from_fn(|block| (first + block * LANES).min(out.len() - LANES));
+        let mut sums = [[0.0; LANES]; BLOCKS];
+        for &(row, down) in self.rows {
+            for &(column, across) in self.columns {
+                let weight = (down * across) as f32;
+                let pixel = &self.x[(row * width + column) * channels..][..channels];
+                for block in 0..BLOCKS {
+                    let numbers = &pixel[starts[block]..][..LANES];
+                    for lane in 0..LANES {
+                        sums[block][lane] += numbers[lane] * weight;
                     }
                 }
             }
+        }
+        for block in 0..BLOCKS {
+            out[starts[block]..][..LANES].copy_from_slice(&sums[block]);
         }
     }
 }

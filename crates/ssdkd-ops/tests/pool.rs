@@ -2,6 +2,7 @@
 
 mod common;
 
+use candle_core::Tensor;
 use common::{
     Golden, assert_close, assert_refuses, assert_same, check_gradients, check_same_bytes, flat, numbers, tensor,
 };
@@ -106,6 +107,19 @@ fn nearest_resizing_by_a_whole_factor_repeats_pixels() {
     let x = Value::constant(numbers((2, 5, 7, 3), 1));
     let resized = resize(&x, [15, 21], Interpolation::Nearest).unwrap();
     assert_same("image", resized.tensor(), upsample_nearest(&x, 3).unwrap().tensor());
+}
+
+#[test]
+fn channels_are_resized_each_on_its_own() {
+    for channels in [1, 3, 4, 15, 16, 21, 49, 131, 403] {
+        let x = numbers((1, 3, 4, channels), 1);
+        let resized = |x: Tensor| resize(&Value::constant(x), [5, 7], BILINEAR[0]).unwrap().tensor().clone();
+        let one = |of: &Tensor, channel| of.narrow(3, channel, 1).unwrap().contiguous().unwrap();
+        let together = resized(x.clone());
+        for channel in [0, channels / 2, channels - 1] {
+            assert_same("channel", &one(&together, channel), &resized(one(&x, channel)));
+        }
+    }
 }
 
 #[test]
