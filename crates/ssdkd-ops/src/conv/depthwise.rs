@@ -1,16 +1,18 @@
 //! Convolutions of each channel on its own.
 //!
 //! There is no sum over channels to keep a register tile busy with, so channels themselves fill the registers: up to eight
-//! neighbouring pixels of a row are summed at once, a register of channels each, so that one load of a tap's weights serves
-//! all of them. Under a stride of 1 or 2, one load of a pixel serves all taps of a row that see it as well. Few
-//! pixels are summed in more registers each: with eight sums at once, none waits for the multiply-add before.
+//! neighbouring pixels of a row are summed at once, a register of channels each. One load of a tap's weights serves all of them.
+//! Under a stride of 1 or 2, one load of a pixel serves all taps of a row that see it as well. Pixels at the edges are summed with
+//! their neighbours: what lies in the padding is left out.
 
 mod weight_gradient;
 
+use std::ops::Range;
+
 use super::epilogue::Epilogue;
-use super::gather::{Gather, Phase, Region};
+use super::gather::{Gather, Phase};
 use crate::parallel::{self, SharedMut};
-use crate::simd::{SimdPath, Vector, dispatch};
+use crate::simd::{SimdPath, Vector, dispatch, prefetch};
 
 pub(crate) use weight_gradient::weight_gradient;
 
@@ -40,17 +42,19 @@ pub(crate) fn apply(
     let units = rows.div_ceil(per_unit);
     parallel::for_each_piece(gather.batch * units, |unit| {
         let (image, unit) = (unit / units, unit % units);
-        let input = &input[image * in_len..(image + 1) * in_len];
         for row in unit * per_unit..((unit + 1) * per_unit).min(rows) {
+            let mut next = next_rows(gather, input, image * rows + row);
             for (phase, bands) in phases.iter().filter(|(phase, _)| row < phase.size[0]) {
                 let out_row = image * out_height + row * gather.out_step[0] + phase.start[0];
                 // SAFETY: units and phases differ in output rows, or share a row between phases of one unit, one by one.
                 let numbers = unsafe { out.part(out_row * row_len..(out_row + 1) * row_len) };
-                let band = bands.iter().find(|band| band.rows.contains(&row));
-                for part in band.map_or(&[][..], |band| &band.parts) {
-                    let (job, out) = (&Job { gather, phase, part, row, input, weight: &packed, bias }, &mut *numbers);
-                    // SAFETY: a path is only obtained where the CPU has its instructions. A region has only taps that lie
-                    // inside of the image for all of its pixels.
+                if let Some(band) = bands.iter().find(|band| band.rows.contains(&row)) {
+                    let input = &input[image * in_len..(image + 1) * in_len];
+                    let next = std::mem::take(&mut next);
+                    let (job, out) =
+                        (&Job { gather, phase, band, row, input, next, weight: &packed, bias }, &mut *numbers);
+                    // SAFETY: a path is only obtained where the CPU has its instructions. Runs of more than one tap have one
+                    // stride, and what groups see lies inside of the image.
                     unsafe { dispatch!(path, sum_row, [], [], [], (job: &Job, out: &mut [f32])) }
                 }
                 epilogue.finish(path, numbers, out_row * row_len);
@@ -59,24 +63,40 @@ pub(crate) fn apply(
     });
 }
 
-/// The regions of the same rows.
-struct Band {
-    rows: std::ops::Range<usize>,
-    parts: Vec<Part>,
+/// The numbers of the images that row `row` of the outputs is the last not to need: those that the next row adds.
+fn next_rows<'a>(gather: &Gather, input: &'a [f32], row: usize) -> &'a [f32] {
+    let ([height, width, channels], rows) = (gather.input, gather.rows());
+    let last = gather.phases.iter().flat_map(|phase| &phase.taps).map(|tap| tap.row).max().unwrap_or(0);
+    let end = |row: usize| {
+        let seen = ((row % rows * gather.in_step[0]) as isize + last + 1).clamp(0, height as isize);
+        (row / rows * height + seen as usize) * width * channels
+    };
+    input.get(end(row)..end(row + 1)).unwrap_or_default()
 }
 
-/// Columns of one row whose pixels see the same taps.
-struct Part {
-    columns: std::ops::Range<usize>,
+/// Rows of one phase that see the same rows of the kernel.
+struct Band {
+    rows: Range<usize>,
     runs: Vec<Run>,
+    groups: Vec<Group>,
+}
+
+/// Neighbouring pixels of a row that are summed at once.
+struct Group {
+    column: usize,
+    pixels: usize,
+    /// Of each run, a bit for each position that lies inside of the image.
+    seen: Vec<u32>,
 }
 
 /// Neighbouring taps: where the first reads, from the pixel's own address, and where its weights are. Each further tap reads
-/// a step further and has its weights a step further. Pixels are `stride` such steps apart, 1 or 2.
+/// a step further, at the next position, and has its weights a step further. Pixels are `stride` positions apart, 1 or 2.
 #[derive(Clone, Copy)]
 struct Run {
     input: isize,
-    input_step: usize,
+    /// The column of the first tap, and columns between positions.
+    column: isize,
+    step: usize,
     stride: usize,
     weight: usize,
     weight_step: isize,
@@ -87,19 +107,18 @@ struct Run {
 const RUN: usize = 5;
 
 impl Run {
-    /// Takes `next` in, if it goes on where this run ends; pixels are `step` numbers apart.
-    fn extend(&mut self, next: &Self, step: usize) -> bool {
+    /// Takes `next` in, if it goes on where this run ends; pixels are `in_step` columns apart.
+    fn extend(&mut self, next: &Self, in_step: usize) -> bool {
         let weight_step = next.weight as isize - self.last_weight();
         let stride = [1, 2].into_iter().find(|stride| {
-            let ahead = next.input - self.input;
-            step.is_multiple_of(*stride) && ahead == (self.taps * step / stride) as isize
+            in_step.is_multiple_of(*stride) && next.column - self.column == (self.taps * in_step / stride) as isize
         });
         let Some(stride) = stride.filter(|stride| {
             self.taps < RUN && (self.taps == 1 || (weight_step, *stride) == (self.weight_step, self.stride))
         }) else {
             return false;
         };
-        (self.weight_step, self.stride, self.input_step) = (weight_step, stride, step / stride);
+        (self.weight_step, self.stride, self.step) = (weight_step, stride, in_step / stride);
         self.taps += 1;
         true
     }
@@ -107,135 +126,148 @@ impl Run {
     fn last_weight(&self) -> isize {
         self.weight as isize + (self.taps as isize - 1) * self.weight_step
     }
+
+    /// A bit for each position of `pixels` pixels, from `column` of the input on, that lies in a row of `width` pixels.
+    fn seen(&self, column: usize, pixels: usize, width: usize) -> u32 {
+        let first = column as isize + self.column;
+        let inside = |position: &usize| (0..width as isize).contains(&(first + (position * self.step) as isize));
+        (0..(pixels - 1) * self.stride + self.taps).filter(inside).map(|position| 1 << position).sum()
+    }
 }
 
 fn bands(gather: &Gather, phase: &Phase) -> Vec<Band> {
     let [_, width, channels] = gather.input;
     let mut bands = Vec::<Band>::new();
-    for Region { rows, columns, taps } in gather.regions(phase) {
+    for regions in gather.regions(phase).chunk_by(|a, b| a.rows == b.rows) {
+        let mut taps = regions.iter().flat_map(|region| region.taps.iter().copied()).collect::<Vec<_>>();
+        taps.sort_unstable();
+        taps.dedup();
         let mut runs = Vec::<Run>::new();
         let mut row = None;
-        for tap in taps.iter().map(|tap| phase.taps[*tap]) {
-            let input = (tap.row * width as isize + tap.column) * channels as isize;
-            let weight = tap.index * channels;
-            let run = Run { input, input_step: 0, stride: 1, weight, weight_step: 0, taps: 1 };
+        for tap in taps.into_iter().map(|tap| phase.taps[tap]) {
+            let run = Run {
+                input: (tap.row * width as isize + tap.column) * channels as isize,
+                column: tap.column,
+                step: gather.in_step[1],
+                stride: 1,
+                weight: tap.index * channels,
+                weight_step: 0,
+                taps: 1,
+            };
             let same_row = row.replace(tap.row) == Some(tap.row);
-            let step = gather.in_step[1] * channels;
-            if !(same_row && runs.last_mut().is_some_and(|last| last.extend(&run, step))) {
+            if !(same_row && runs.last_mut().is_some_and(|last| last.extend(&run, gather.in_step[1]))) {
                 runs.push(run);
             }
         }
-        let part = Part { columns, runs };
-        match bands.last_mut() {
-            Some(band) if band.rows == rows => band.parts.push(part),
-            _ => bands.push(Band { rows, parts: vec![part] }),
-        }
+        let groups = groups(phase.size[1]).into_iter().map(|(column, pixels)| {
+            let seen = runs.iter().map(|run| run.seen(column * gather.in_step[1], pixels, width)).collect();
+            Group { column, pixels, seen }
+        });
+        bands.push(Band { rows: regions[0].rows.clone(), groups: groups.collect(), runs });
     }
     bands
 }
 
-/// Some columns of one row of one image.
+/// Pixels that are summed at once: the first and how many. The last ones overlap with those before where they are fewer.
+fn groups(width: usize) -> Vec<(usize, usize)> {
+    let size = match width {
+        _ if width.is_multiple_of(7) && !width.is_multiple_of(8) => 7,
+        8.. => 8,
+        4.. => 4,
+        _ => 1,
+    };
+    (0..width).step_by(size).map(|column| (column.min(width - size), size)).collect()
+}
+
+/// One row of one image.
 struct Job<'a> {
     gather: &'a Gather,
     phase: &'a Phase,
-    part: &'a Part,
+    band: &'a Band,
     row: usize,
     /// One image.
     input: &'a [f32],
+    /// What is asked for meanwhile.
+    next: &'a [f32],
     /// `[tap][channel]`
     weight: &'a [f32],
     bias: &'a [f32],
 }
 
-/// The columns of `job`.
+/// All columns of `job`.
 ///
 /// # Safety
-/// - All taps of all columns lie inside of the image; `out_row` is the row of the output.
+/// - All positions that a group sees lie inside of the image; `out_row` is the row of the output.
+/// - Runs of more than one tap have one stride.
 /// - The CPU has the instructions of `V`.
 #[inline(always)]
 unsafe fn sum_row<V: Vector>(job: &Job, out_row: &mut [f32]) {
-    // SAFETY: handed on. Runs of more than one tap have one stride.
-    unsafe {
-        if job.part.runs.iter().any(|run| run.stride == 2) {
-            sum_columns::<V, true>(job, out_row);
-        } else {
-            sum_columns::<V, false>(job, out_row);
+    let stride = if job.band.runs.iter().any(|run| run.stride == 2) { 2 } else { 1 };
+    let mut next = job.next.chunks(job.next.len().div_ceil(job.band.groups.len()).max(1));
+    for group in &job.band.groups {
+        next.next().unwrap_or_default().iter().step_by(CACHE_LINE).for_each(|number| prefetch(number));
+        // SAFETY: handed on.
+        unsafe {
+            match (group.pixels, stride) {
+                (8, 1) => sum_pixels::<V, 8, 1>(job, group, out_row),
+                (8, _) => sum_pixels::<V, 8, 2>(job, group, out_row),
+                (7, 1) => sum_pixels::<V, 7, 1>(job, group, out_row),
+                (7, _) => sum_pixels::<V, 7, 2>(job, group, out_row),
+                (4, 1) => sum_pixels::<V, 4, 1>(job, group, out_row),
+                (4, _) => sum_pixels::<V, 4, 2>(job, group, out_row),
+                (_, 1) => sum_pixels::<V, 1, 1>(job, group, out_row),
+                (_, _) => sum_pixels::<V, 1, 2>(job, group, out_row),
+            }
         }
     }
 }
 
-/// The columns of `job`, as many at once as there are. `TWO`: the stride of its runs is 2.
-///
-/// # Safety
-/// As [`sum_row`].
-#[inline(always)]
-unsafe fn sum_columns<V: Vector, const TWO: bool>(job: &Job, out_row: &mut [f32]) {
-    let Part { columns, .. } = job.part;
-    let mut column = columns.start;
-    // SAFETY: handed on.
-    unsafe {
-        while columns.end - column >= 8 {
-            sum_pixels::<V, 8, 1, TWO>(job, column, out_row);
-            column += 8;
-        }
-        if columns.end - column >= 4 {
-            sum_pixels::<V, 4, 2, TWO>(job, column, out_row);
-            column += 4;
-        }
-        if columns.end - column >= 2 {
-            sum_pixels::<V, 2, 4, TWO>(job, column, out_row);
-            column += 2;
-        }
-        if columns.end > column {
-            sum_pixels::<V, 1, 8, TWO>(job, column, out_row);
-        }
-    }
-}
+/// Numbers in a cache line.
+const CACHE_LINE: usize = 16;
 
-/// `PIXELS` pixels from `column` on, all channels; `VECTORS` registers of each at once, as long as there are so many.
+/// The pixels of `group`, all channels.
 ///
 /// # Safety
 /// As [`sum_row`].
 #[inline(always)]
-unsafe fn sum_pixels<V: Vector, const PIXELS: usize, const VECTORS: usize, const TWO: bool>(
+unsafe fn sum_pixels<V: Vector, const PIXELS: usize, const STRIDE: usize>(
     job: &Job,
-    column: usize,
+    group: &Group,
     out_row: &mut [f32],
 ) {
     let gather = job.gather;
     let [_, width, channels] = gather.input;
-    let at = |pixel: usize| (column + pixel) * gather.out_step[1] + job.phase.start[1];
+    let at = |pixel: usize| (group.column + pixel) * gather.out_step[1] + job.phase.start[1];
     let out = &mut out_row[at(0) * channels..(at(PIXELS - 1) + 1) * channels];
     let tile = Tile {
-        runs: &job.part.runs,
+        runs: &job.band.runs,
+        seen: &group.seen,
         input: job
             .input
             .as_ptr()
-            .wrapping_add((job.row * gather.in_step[0] * width + column * gather.in_step[1]) * channels),
-        in_step: gather.in_step[1] * channels,
+            .wrapping_add((job.row * gather.in_step[0] * width + group.column * gather.in_step[1]) * channels),
+        channels,
         output: out.as_mut_ptr(),
         out_step: gather.out_step[1] * channels,
         weight: job.weight.as_ptr(),
         bias: job.bias.as_ptr(),
     };
-    let (wide, narrow) = (V::LANES, <V::Narrow as Vector>::LANES);
-    let mut channel = 0;
-    // SAFETY: all channels of a block are below `channels`, as many as weights, bias and every pixel have.
+    let narrow = <V::Narrow as Vector>::LANES;
+    // The last register of channels overlaps with the one before where it has fewer of its own.
+    // SAFETY: all channels of a register are below `channels`, as many as weights, bias and every pixel have.
     unsafe {
-        while VECTORS > 1 && channel + VECTORS * wide <= channels {
-            tile.sum_registers::<V, PIXELS, VECTORS>(channel);
-            channel += VECTORS * wide;
-        }
-        while channel + wide <= channels {
-            tile.sum::<V, PIXELS, TWO>(channel);
-            channel += wide;
-        }
-        while channel + narrow <= channels {
-            tile.sum::<V::Narrow, PIXELS, TWO>(channel);
-            channel += narrow;
-        }
-        for channel in channel..channels {
-            tile.sum_one::<PIXELS>(channel);
+        if channels >= V::LANES {
+            for channel in (0..channels).step_by(V::LANES) {
+                tile.sum::<V, PIXELS, STRIDE>(channel.min(channels - V::LANES));
+            }
+        } else if channels >= narrow {
+            for channel in (0..channels).step_by(narrow) {
+                tile.sum::<V::Narrow, PIXELS, STRIDE>(channel.min(channels - narrow));
+            }
+        } else {
+            for channel in 0..channels {
+                tile.sum_one::<PIXELS>(channel);
+            }
         }
     }
 }
@@ -244,8 +276,10 @@ unsafe fn sum_pixels<V: Vector, const PIXELS: usize, const VECTORS: usize, const
 /// sum does not.
 struct Tile<'a> {
     runs: &'a [Run],
+    /// See [`Group`].
+    seen: &'a [u32],
     input: *const f32,
-    in_step: usize,
+    channels: usize,
     output: *mut f32,
     out_step: usize,
     weight: *const f32,
@@ -253,27 +287,24 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// A register of channels of each pixel. `TWO`: the stride of the runs is 2.
+    /// A register of channels of each pixel. `STRIDE` is that of the runs of more than one tap.
     ///
     /// # Safety
-    /// For every tap and pixel, the channels from `channel` on can be read and written; the CPU has the instructions of `V`.
+    /// For every position that is seen, the channels from `channel` on can be read, and those of every pixel written; the CPU has
+    /// the instructions of `V`.
     #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
     #[inline(always)]
-    unsafe fn sum<V: Vector, const PIXELS: usize, const TWO: bool>(&self, channel: usize) {
+    unsafe fn sum<V: Vector, const PIXELS: usize, const STRIDE: usize>(&self, channel: usize) {
         // SAFETY: as the contract says.
         unsafe {
             let mut sums = [V::load(self.bias.add(channel)); PIXELS];
-            for run in self.runs {
-                match (TWO, run.taps) {
-                    (_, 1) => self.add_run::<V, PIXELS, 1>(run, channel, &mut sums),
-                    (true, 2) => self.add_run_of_two::<V, PIXELS, 2>(run, channel, &mut sums),
-                    (true, 3) => self.add_run_of_two::<V, PIXELS, 3>(run, channel, &mut sums),
-                    (true, 4) => self.add_run_of_two::<V, PIXELS, 4>(run, channel, &mut sums),
-                    (true, _) => self.add_run_of_two::<V, PIXELS, RUN>(run, channel, &mut sums),
-                    (false, 2) => self.add_run::<V, PIXELS, 2>(run, channel, &mut sums),
-                    (false, 3) => self.add_run::<V, PIXELS, 3>(run, channel, &mut sums),
-                    (false, 4) => self.add_run::<V, PIXELS, 4>(run, channel, &mut sums),
-                    (false, _) => self.add_run::<V, PIXELS, RUN>(run, channel, &mut sums),
+            for (run, &seen) in self.runs.iter().zip(self.seen) {
+                match run.taps {
+                    1 => self.add_run::<V, PIXELS, 1, 1>(run, seen, channel, &mut sums),
+                    2 => self.add_run::<V, PIXELS, STRIDE, 2>(run, seen, channel, &mut sums),
+                    3 => self.add_run::<V, PIXELS, STRIDE, 3>(run, seen, channel, &mut sums),
+                    4 => self.add_run::<V, PIXELS, STRIDE, 4>(run, seen, channel, &mut sums),
+                    _ => self.add_run::<V, PIXELS, STRIDE, RUN>(run, seen, channel, &mut sums),
                 }
             }
             for pixel in 0..PIXELS {
@@ -282,61 +313,20 @@ impl Tile<'_> {
         }
     }
 
-    /// `VECTORS` registers of channels of each pixel, tap by tap.
-    ///
-    /// # Safety
-    /// As [`sum`](Self::sum), for so many registers.
-    #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
-    #[inline(always)]
-    unsafe fn sum_registers<V: Vector, const PIXELS: usize, const VECTORS: usize>(&self, channel: usize) {
-        // SAFETY: as the contract says.
-        unsafe {
-            let mut sums = [[V::zero(); VECTORS]; PIXELS];
-            for pixel in 0..PIXELS {
-                for vector in 0..VECTORS {
-                    sums[pixel][vector] = V::load(self.bias.add(channel + vector * V::LANES));
-                }
-            }
-            for run in self.runs {
-                let mut weight = self.weight.wrapping_add(run.weight + channel);
-                let mut input = self.input.wrapping_offset(run.input).wrapping_add(channel);
-                for _ in 0..run.taps {
-                    let mut weights = [V::zero(); VECTORS];
-                    for vector in 0..VECTORS {
-                        weights[vector] = V::load(weight.wrapping_add(vector * V::LANES));
-                    }
-                    for pixel in 0..PIXELS {
-                        for vector in 0..VECTORS {
-                            let numbers = V::load(input.wrapping_add(pixel * self.in_step + vector * V::LANES));
-                            sums[pixel][vector] = numbers.multiply_add(weights[vector], sums[pixel][vector]);
-                        }
-                    }
-                    weight = weight.wrapping_offset(run.weight_step);
-                    input = input.wrapping_add(run.input_step);
-                }
-            }
-            for pixel in 0..PIXELS {
-                for vector in 0..VECTORS {
-                    let output = self.output.add(pixel * self.out_step + channel + vector * V::LANES);
-                    sums[pixel][vector].store(output);
-                }
-            }
-        }
-    }
-
-    /// The products of a run of `TAPS` taps, for each sum in the order of the taps.
+    /// The products of a run of `TAPS` taps at the positions that are `seen`, for each sum in the order of the taps.
     ///
     /// # Safety
     /// As [`sum`](Self::sum).
     #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
     #[inline(always)]
-    unsafe fn add_run<V: Vector, const PIXELS: usize, const TAPS: usize>(
+    unsafe fn add_run<V: Vector, const PIXELS: usize, const STRIDE: usize, const TAPS: usize>(
         &self,
         run: &Run,
+        seen: u32,
         channel: usize,
         sums: &mut [V; PIXELS],
     ) {
-        // SAFETY: as the contract says: position p is that of tap 0 for pixel p, or of a later tap for an earlier pixel.
+        // SAFETY: as the contract says. A position is that of a pixel's first taps, and of later taps of earlier pixels.
         unsafe {
             let first = self.weight.add(run.weight + channel);
             let mut weights = [V::zero(); TAPS];
@@ -344,40 +334,19 @@ impl Tile<'_> {
                 weights[tap] = V::load(first.wrapping_offset(tap as isize * run.weight_step));
             }
             let input = self.input.wrapping_offset(run.input).wrapping_add(channel);
-            for position in 0..PIXELS + TAPS - 1 {
-                let numbers = V::load(input.wrapping_add(position * self.in_step));
-                for tap in 0..TAPS {
-                    if position >= tap && position - tap < PIXELS {
-                        sums[position - tap] = numbers.multiply_add(weights[tap], sums[position - tap]);
+            let step = run.step * self.channels;
+            for pixel in 0..PIXELS + (TAPS - 1) / STRIDE {
+                for begin in 0..STRIDE {
+                    let position = pixel * STRIDE + begin;
+                    if seen & (1 << position) != 0 {
+                        let numbers = V::load(input.wrapping_add(position * step));
+                        for back in 0..TAPS.div_ceil(STRIDE) {
+                            let tap = back * STRIDE + begin;
+                            if tap < TAPS && pixel >= back && pixel - back < PIXELS {
+                                sums[pixel - back] = numbers.multiply_add(weights[tap], sums[pixel - back]);
+                            }
+                        }
                     }
-                }
-            }
-        }
-    }
-
-    /// The same for a run whose stride is 2.
-    ///
-    /// # Safety
-    /// As [`sum`](Self::sum).
-    #[expect(clippy::needless_range_loop, reason = "constant ends are unrolled; iterators by value go through memory")]
-    #[inline(always)]
-    unsafe fn add_run_of_two<V: Vector, const PIXELS: usize, const TAPS: usize>(
-        &self,
-        run: &Run,
-        channel: usize,
-        sums: &mut [V; PIXELS],
-    ) {
-        // SAFETY: as the contract says.
-        unsafe {
-            let first = self.weight.add(run.weight + channel);
-            let input = self.input.wrapping_offset(run.input).wrapping_add(channel);
-            let step = run.input_step;
-            for tap in 0..TAPS {
-                let weight = V::load(first.wrapping_offset(tap as isize * run.weight_step));
-                for pixel in 0..PIXELS {
-                    // The compiler keeps what two pixels see in a register, where it has one.
-                    let numbers = V::load(input.wrapping_add((2 * pixel + tap) * step));
-                    sums[pixel] = numbers.multiply_add(weight, sums[pixel]);
                 }
             }
         }
@@ -392,13 +361,16 @@ impl Tile<'_> {
         for pixel in 0..PIXELS {
             // SAFETY: as the contract says.
             unsafe {
-                let input = self.input.wrapping_add(pixel * self.in_step + channel);
                 let mut sum = *self.bias.add(channel);
-                for run in self.runs {
+                for (run, &seen) in self.runs.iter().zip(self.seen) {
                     let weight = self.weight.add(run.weight + channel);
+                    let input = self.input.wrapping_offset(run.input).wrapping_add(channel);
                     for tap in 0..run.taps {
-                        let input = input.wrapping_offset(run.input).wrapping_add(tap * run.input_step);
-                        sum += *input * *weight.wrapping_offset(tap as isize * run.weight_step);
+                        let position = pixel * run.stride + tap;
+                        if seen & (1 << position) != 0 {
+                            let number = *input.wrapping_add(position * run.step * self.channels);
+                            sum += number * *weight.wrapping_offset(tap as isize * run.weight_step);
+                        }
                     }
                 }
                 *self.output.add(pixel * self.out_step + channel) = sum;
