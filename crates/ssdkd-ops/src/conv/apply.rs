@@ -117,7 +117,8 @@ impl Plan {
         let step = gather.in_step[0].saturating_mul(gather.in_step[1]).saturating_mul(gather.input[2]);
         let fitting = UNIT_INPUT / step.max(1);
         let wanted = (pixels / ENOUGH_UNITS).min(fitting).max(ENOUGH_PIXELS);
-        let images_per_unit = (wanted / (rows * columns)).clamp(1, gather.batch);
+        let images = if wanted > ENOUGH_PIXELS { wanted / (rows * columns) } else { wanted.div_ceil(rows * columns) };
+        let images_per_unit = images.clamp(1, gather.batch);
         let rows_per_unit = if images_per_unit > 1 { rows } else { (wanted / columns).clamp(1, rows) };
         let units = gather.batch.div_ceil(images_per_unit) * rows.div_ceil(rows_per_unit);
         let blocks_per_unit = blocks.div_ceil(ENOUGH_UNITS.div_ceil(units)).max(1);
