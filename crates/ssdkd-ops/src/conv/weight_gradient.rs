@@ -27,8 +27,8 @@ use tile::Job;
 /// are copied side by side first.
 const FAR_APART: usize = 128;
 
-/// Numbers between pixels of which multiples fall into few sets: four cache lines.
-const CACHE_SETS: usize = 64;
+/// Numbers between pixels of which multiples fall into few sets: eight cache lines.
+const CACHE_SETS: usize = 128;
 
 /// Numbers of the input that are copied at once: a quarter of a megabyte. The more channels of a pixel, the longer the pieces
 /// that are read from end to end.

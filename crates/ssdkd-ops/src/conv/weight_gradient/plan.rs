@@ -1,5 +1,6 @@
 //! How the sums of a weight's gradient are cut into units of work, as a function of the shape alone.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::copies_input;
@@ -113,9 +114,9 @@ impl Plan {
             let block = &self.blocks[cell.block];
             let range = cell.offset..cell.offset + taps * cell.inputs * block.width;
             let mut chunks = partials.chunks(self.partial_len).map(|partial| &partial[range.clone()]);
-            let mut sums = chunks.next().unwrap_or_default().to_vec();
+            let mut sums = Cow::Borrowed(chunks.next().unwrap_or_default());
             for chunk in chunks {
-                for (sum, number) in sums.iter_mut().zip(chunk) {
+                for (sum, number) in sums.to_mut().iter_mut().zip(chunk) {
                     *sum += number;
                 }
             }
