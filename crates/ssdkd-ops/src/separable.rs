@@ -111,21 +111,21 @@ impl Separable {
         device::tensor(out, to.dims())
     }
 
-    /// The numbers of all images up to the last row that row `row` of the outputs is made of.
+    /// Counts the numbers of all images up to the last input row of row `row` of the outputs.
     fn end(&self, row: usize, from: Images, to: Images) -> usize {
         let rows = self.rows.of(row % to.height);
         (row / to.height) * from.size() + rows.last().map_or(0, |(row, _)| row + 1) * from.row()
     }
 }
 
-/// Numbers that are asked for at once at most: a quarter of a megabyte, which fits into the second-level cache.
+/// Numbers to prefetch for a row at most: a quarter of a megabyte, which fits into the second-level cache.
 const AHEAD: usize = 64 * 1024;
 
 /// Numbers in a cache line.
 const CACHE_LINE: usize = 16;
 
 vectorised! {
-    /// One row of the output; asks for the numbers that the `next` row is the first to need.
+    /// Sums one row of the output, and prefetches `next`: the numbers that only the next row needs.
     fn sum_row(x: &[f32], from: Images, rows: &[(usize, f64)], columns: &Axis, next: &[f32], out: &mut [f32]) {
         let mut next = next.chunks(next.len().div_ceil(columns.output()).max(1));
         for (column, out) in out.chunks_exact_mut(from.channels).enumerate() {

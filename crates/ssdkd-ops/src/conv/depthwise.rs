@@ -63,7 +63,7 @@ pub(crate) fn apply(
     });
 }
 
-/// The numbers of the images that row `row` of the outputs is the last not to need: those that the next row adds.
+/// Returns the numbers of the input that the row after `row` of the outputs needs, and `row` does not.
 fn next_rows<'a>(gather: &Gather, input: &'a [f32], row: usize) -> &'a [f32] {
     let ([height, width, channels], rows) = (gather.input, gather.rows());
     let last = gather.phases.iter().flat_map(|phase| &phase.taps).map(|tap| tap.row).max().unwrap_or(0);
@@ -187,7 +187,7 @@ struct Job<'a> {
     row: usize,
     /// One image.
     input: &'a [f32],
-    /// What is asked for meanwhile.
+    /// The numbers to prefetch for the next row.
     next: &'a [f32],
     /// `[tap][channel]`
     weight: &'a [f32],
@@ -203,7 +203,7 @@ struct Job<'a> {
 #[inline(always)]
 unsafe fn sum_row<V: Vector>(job: &Job, out_row: &mut [f32]) {
     let stride = if job.band.runs.iter().any(|run| run.stride == 2) { 2 } else { 1 };
-    // Several rows of the input for one of the output: from end to end they come faster than what is asked for piece by piece.
+    // Under a stride, several new rows: read from end to end, they come faster than by prefetches of pieces.
     let ahead = if job.gather.in_step[0] > 1 { read(job.next) } else { job.next };
     let mut next = ahead.chunks(ahead.len().div_ceil(job.band.groups.len()).max(1));
     for group in &job.band.groups {
@@ -227,7 +227,7 @@ unsafe fn sum_row<V: Vector>(job: &Job, out_row: &mut [f32]) {
 /// Numbers in a cache line.
 const CACHE_LINE: usize = 16;
 
-/// Reads a number of each cache line, as the hardware's prefetcher follows it. Returns what is left to read.
+/// Reads a number of each cache line, in the order that the hardware's prefetcher follows. Returns the rest, which is empty.
 fn read(numbers: &[f32]) -> &[f32] {
     for number in numbers.iter().step_by(CACHE_LINE) {
         std::hint::black_box(*number);
