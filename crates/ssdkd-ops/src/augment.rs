@@ -56,6 +56,23 @@ pub fn crop_flip(x: &Value, how: &CropFlip) -> Result<Value> {
     }))
 }
 
+/// As [`crop_flip`], with the [draws](CropFlip::draws) in a tensor on the device of the images: a [recorded](crate::Recording) step
+/// reads them there each time.
+///
+/// # Errors
+/// As those of [`crop_flip`]. A GPU does not check the offsets.
+pub fn crop_flip_at(x: &Value, draws: &Tensor, padding: usize, wrap: bool) -> Result<Value> {
+    let operation = "crop_flip";
+    let images = Images::of(operation, x.tensor())?;
+    if draws.dims() != [images.batch, 3] {
+        bail!("{operation}: takes draws of shape {:?}, these have {:?}", [images.batch, 3], draws.dims());
+    }
+    on_gpu!(x.tensor() => crate::cuda::crop_flip_at(operation, x, images, draws.clone(), (padding, wrap)));
+    let draws = draws.to_vec2::<u32>()?;
+    let offsets = draws.iter().map(|draw| (draw[0] as usize, draw[1] as usize)).collect();
+    crop_flip(x, &CropFlip { offsets, flips: draws.iter().map(|draw| draw[2] != 0).collect(), padding, wrap })
+}
+
 /// What the views of masks (B, H, W) show, each pixel of a class below 2²⁴ or of none: of none is also what a view shows of its padding.
 ///
 /// # Errors
@@ -70,6 +87,16 @@ pub fn crop_flip_masks(masks: &[Option<u32>], sides: [usize; 3], how: &CropFlip)
 }
 
 impl CropFlip {
+    /// Returns row, column and flip (1 or 0) of each image, as a tensor (B, 3) of `u32` on `device`.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn draws(&self, device: &Device) -> Result<Tensor> {
+        let draws = self.offsets.iter().zip(&self.flips);
+        let draws = draws.flat_map(|(&(row, column), &flip)| [row as u32, column as u32, u32::from(flip)]);
+        Tensor::from_vec(draws.collect(), (self.flips.len(), 3), device)
+    }
+
     /// Copies pixels from `from` to `to`; those of `to` that get none become zero. Every pixel that the view shares with
     /// the image has a place in both: `direction` orders (view, image) into (from, to).
     fn copy(

@@ -8,8 +8,8 @@ use common::{
     flat, numbers, tensor,
 };
 use ssdkd_ops::{
-    CropFlip, Value, add, affine_channels, crop_flip, crop_flip_masks, leaky_relu, mean_all, nchw_to_nhwc, relu,
-    reshape, round_to_u8_levels, scale, sigmoid, sum_all, weighted_sum,
+    CropFlip, Value, add, affine_channels, crop_flip, crop_flip_at, crop_flip_masks, leaky_relu, mean_all,
+    nchw_to_nhwc, relu, reshape, round_to_u8_levels, scale, sigmoid, sum_all, weighted_sum,
 };
 
 /// The crops of the golden values.
@@ -96,6 +96,21 @@ fn sums_are_precise() {
 #[test]
 fn a_weighted_sum_of_nothing_is_zero() {
     assert_eq!(weighted_sum(&[]).unwrap().scalar().unwrap().to_bits(), 0_f32.to_bits());
+}
+
+#[test]
+fn draws_in_a_tensor_make_the_same_views() {
+    let (x, grad) = (numbers((4, 5, 6, 2), 1), numbers((4, 5, 6, 2), 2));
+    for wrap in [false, true] {
+        let offsets = vec![(0, 4), (3, 1), (2, 2), (4, 0)];
+        let how = CropFlip { offsets, flips: vec![true, false, true, false], padding: 2, wrap };
+        let draws = how.draws(&device()).unwrap();
+        let leaf = Value::leaf(&x);
+        let [expected, found] = [crop_flip(&leaf, &how), crop_flip_at(&leaf, &draws, 2, wrap)].map(Result::unwrap);
+        assert_same("view", found.tensor(), expected.tensor());
+        let gradient = |view: Value| view.backward_from(grad.clone()).unwrap().remove(&x).unwrap();
+        assert_same("gradient", &gradient(found), &gradient(expected));
+    }
 }
 
 #[test]
@@ -203,6 +218,8 @@ fn refuse_what_does_not_fit() {
     };
     assert_refuses(crop_flip(&x, &how(&[(0, 0)], 2)), &["crop_flip", "2 images", "1 and 2"]);
     assert_refuses(crop_flip(&x, &how(&[(0, 0), (0, 3)], 2)), &["(0, 3)", "image 1", "0..=2"]);
+    let of_one = how(&[(0, 0)], 1).draws(&device()).unwrap();
+    assert_refuses(crop_flip_at(&x, &of_one, 1, false), &["crop_flip", "[2, 3]", "[1, 3]"]);
     assert_refuses(crop_flip(&vector, &how(&[], 0)), &["(B, H, W, C)", "[3]"]);
     assert_refuses(relu(&Value::constant(numbers((2, 3), 1).t().unwrap())), &["relu", "contiguous"]);
 }

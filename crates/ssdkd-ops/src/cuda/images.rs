@@ -172,7 +172,18 @@ pub(crate) fn crop_flip(operation: &'static str, x: &Value, images: Images, how:
     let views = how.offsets.iter().zip(&how.flips);
     let views = views.flat_map(|(&(row, column), &flip)| [count(row), count(column), u32::from(flip)]);
     let (views, _) = gpu.upload(&views.collect::<Vec<_>>())?;
-    let (padding, wrap) = (how.padding, u32::from(how.wrap));
+    crop_flip_at(operation, x, images, views, (how.padding, how.wrap))
+}
+
+/// `views` are row, column and flip of each image.
+pub(crate) fn crop_flip_at(
+    operation: &'static str,
+    x: &Value,
+    images: Images,
+    views: Tensor,
+    (padding, wrap): (usize, bool),
+) -> Result<Value> {
+    let wrap = u32::from(wrap);
     let view = move |kernel: &'static str, x: &Tensor| -> Result<Tensor> {
         let gpu = Gpu::of(x, operation)?;
         let (out, to) = gpu.tensor(images.dims())?;
