@@ -83,7 +83,7 @@ fn execute(settings: &Settings, inputs: &mut Inputs<'_>, job: &mut Job) -> Resul
     progress.skip(steps.len() as u64);
     let mut views = Views::new(settings, inputs)?;
     for index in steps.len()..settings.distill.steps {
-        let (labelled, drawn) = views.of_step(index, inputs, &distiller, &teacher)?;
+        let (labelled, drawn) = views.of_step(index, inputs, &mut distiller, &teacher)?;
         let weights = drawn.iter().map(|draw| draw.weight).collect::<Vec<_>>();
         let step = settings.steps_before + index as u64;
         let report = distiller.learn(&student, labelled, Some(&weights), (step, total))?;

@@ -51,7 +51,7 @@ impl Views {
         &mut self,
         step: usize,
         inputs: &mut Inputs<'_>,
-        distiller: &Distiller,
+        distiller: &mut Distiller,
         teacher: &Network,
     ) -> Result<(Labelled, Vec<DrawRow>)> {
         let (pass, at) = (step / self.steps_of_a_pass(), step % self.steps_of_a_pass());
@@ -76,7 +76,7 @@ impl Views {
 
     /// All views. Where the round was interrupted, parts are missing; each is labeled as it was, in a batch of its own: then it
     /// has the same bits.
-    fn label_all(&mut self, inputs: &mut Inputs<'_>, distiller: &Distiller, teacher: &Network) -> Result<()> {
+    fn label_all(&mut self, inputs: &mut Inputs<'_>, distiller: &mut Distiller, teacher: &Network) -> Result<()> {
         for (at, part) in std::mem::take(&mut self.parts).into_iter().enumerate() {
             let labelled = part.map_or_else(|| self.label(at, inputs, distiller, teacher), Ok)?;
             self.all.push(labelled);
@@ -89,7 +89,7 @@ impl Views {
         &self,
         part: usize,
         inputs: &mut Inputs<'_>,
-        distiller: &Distiller,
+        distiller: &mut Distiller,
         teacher: &Network,
     ) -> Result<Labelled> {
         let place = |draw: &DrawRow| {

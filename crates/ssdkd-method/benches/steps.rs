@@ -285,7 +285,7 @@ fn distil(images: Tensor) -> Result<Step> {
     }))
 }
 
-/// The same, where the student's part is recorded in the untimed steps and replayed as a CUDA graph in the timed ones.
+/// The same, where both networks' parts are recorded in the untimed steps and replayed as CUDA graphs in the timed ones.
 fn with_graphs(mut step: Step) -> Step {
     Box::new(move || {
         set_graphs(true);

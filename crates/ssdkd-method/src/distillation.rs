@@ -61,7 +61,8 @@ pub struct Distiller {
     settings: DistillSettings,
     optimizer: Box<dyn Optimizer>,
     features: Option<FeatureDistillation>,
-    replayed: Replayed,
+    labels: Replayed<Vec<Tensor>>,
+    replayed: Replayed<Packed>,
 }
 
 impl Distiller {
@@ -77,7 +78,7 @@ impl Distiller {
             }
             OptimizerKind::Adam => Box::new(Adam::new(parameters, 0.9, 0.999, settings.weight_decay)?),
         };
-        Ok(Self { settings, optimizer, features, replayed: Replayed::default() })
+        Ok(Self { settings, optimizer, features, labels: Replayed::default(), replayed: Replayed::default() })
     }
 
     /// Takes one step on `images` that are seen once: [`label`](Self::label), then [`learn`](Self::learn).
@@ -95,11 +96,13 @@ impl Distiller {
     }
 
     /// Returns a view, drawn from `views`, of each of `images` (B, H, W, C) in `[0, 1]`, and what the teacher says about it.
-    pub fn label(&self, teacher: &Network, images: &Tensor, views: &mut ChaCha8Rng) -> Result<Labelled> {
-        let views = Value::constant(self.settings.views.view(images, views)?);
-        let Output { maps, logits, .. } = teacher.forward(&views, Mode::Eval)?; // …, (B, K)
-        let maps = self.features.as_ref().map_or_else(|| Ok(Vec::new()), |features| features.targets(&maps))?;
-        Ok(Labelled { views: views.tensor().clone(), logits: logits.tensor().clone(), maps })
+    pub fn label(&mut self, teacher: &Network, images: &Tensor, views: &mut ChaCha8Rng) -> Result<Labelled> {
+        let views = self.settings.views.view(images, views)?;
+        let features = self.features.as_ref();
+        let order = |inputs: Vec<Tensor>| labels(teacher, features, inputs);
+        let mut labels = self.labels.step(vec![views.clone()], &[teacher.store()], order)?.into_iter();
+        let Some(logits) = labels.next() else { bail!("the teacher has no logits") };
+        Ok(Labelled { views, logits, maps: labels.collect() })
     }
 
     /// Takes one step, number `step` (from 0) of `total` in the run. `weights` are the importance weights w, if they scale the loss.
@@ -122,7 +125,7 @@ impl Distiller {
         let Labelled { views, logits, maps } = labelled;
         let inputs = [views, logits, numbers].into_iter().chain(maps).collect();
         let mut replayed = std::mem::take(&mut self.replayed);
-        let figures = replayed.step(inputs, student.store(), |inputs| self.order(student, rates, inputs))?;
+        let figures = replayed.step(inputs, &[student.store()], |inputs| self.order(student, rates, inputs))?;
         self.replayed = replayed;
         // Last and at once: a GPU is waited for once in a step.
         StepReport::read(&figures, self.features.is_some(), step, lr)
@@ -193,6 +196,17 @@ impl Distiller {
 const OPTIMIZER: &str = "optimizer";
 
 const PROJECTOR: &str = "projector";
+
+/// Orders the teacher's work on views, the one input. Returns its logits, and behind them the maps that the student learns from.
+fn labels(teacher: &Network, features: Option<&FeatureDistillation>, inputs: Vec<Tensor>) -> Result<Vec<Tensor>> {
+    let Some(views) = inputs.into_iter().next() else { bail!("the teacher labels views") };
+    let Output { maps, logits, .. } = teacher.forward(&Value::constant(views), Mode::Eval)?; // …, (B, K)
+    let mut labels = vec![logits.tensor().clone()];
+    if let Some(features) = features {
+        labels.extend(features.targets(&maps)?);
+    }
+    Ok(labels)
+}
 
 /// Returns each of `values` `count` times: those of images for their rows of logits.
 fn repeated(values: &[f32], count: usize) -> Vec<f32> {

@@ -1,8 +1,8 @@
 //! A step that a GPU replays: the program orders its hundreds of launches once, and then one graph for each step.
 //!
 //! The first steps of the same sizes are ordinary ones: libraries choose their algorithms in them, and their memory is what the
-//! recording takes. Then the step is recorded. What comes from outside is copied to fixed places before each replay. Whatever
-//! changes, as a batch of another size, makes the steps ordinary again.
+//! recording takes. Then the step is recorded. What comes from outside is copied to fixed places before each replay, and what the
+//! step made is copied out of them behind it. Whatever changes, as a batch of another size, makes the steps ordinary again.
 
 use candle_core::{DType, Device, Result, Tensor, TensorId, Var};
 use ssdkd_nn::Store;
@@ -12,11 +12,34 @@ use ssdkd_ops::{Packed, Recording};
 /// Ordinary steps before the recorded one.
 const WARM_UP: usize = 2;
 
-/// One kind of step, of one network.
-#[derive(Default)]
-pub(crate) struct Replayed {
+/// What a step makes.
+pub(crate) trait Made: Sized {
+    /// Returns a copy, which the next replay does not overwrite.
+    fn copied(&self) -> Result<Self>;
+}
+
+impl Made for Packed {
+    fn copied(&self) -> Result<Self> {
+        self.copy()
+    }
+}
+
+impl Made for Vec<Tensor> {
+    fn copied(&self) -> Result<Self> {
+        self.iter().map(Tensor::copy).collect()
+    }
+}
+
+/// One kind of step, of the same networks, which makes a `T`.
+pub(crate) struct Replayed<T> {
     seen: Option<(Key, usize)>,
-    recorded: Option<Recorded>,
+    recorded: Option<Recorded<T>>,
+}
+
+impl<T> Default for Replayed<T> {
+    fn default() -> Self {
+        Self { seen: None, recorded: None }
+    }
 }
 
 /// What a recorded step is valid for.
@@ -26,32 +49,31 @@ struct Key {
     state: Vec<TensorId>,
 }
 
-struct Recorded {
+struct Recorded<T> {
     recording: Recording,
     /// Where the step finds its inputs.
     places: Vec<Tensor>,
-    /// Where it leaves its figures.
-    figures: Packed,
+    /// Where it leaves what it makes.
+    made: T,
     /// What it reads and changes lives as long as it does.
     _state: Vec<Var>,
 }
 
-impl Replayed {
-    /// Does a step. `order` orders its work: from its inputs and from `state` alone, so that each of its steps is the same work, and
-    /// without reading anything back.
+impl<T: Made> Replayed<T> {
+    /// Does a step. `order` orders its work: from its inputs and from the tensors of `stores` alone, so that each of its steps is the
+    /// same work, and without reading anything back.
     pub(crate) fn step(
         &mut self,
         inputs: Vec<Tensor>,
-        state: &Store,
-        order: impl Fn(Vec<Tensor>) -> Result<Packed>,
-    ) -> Result<Packed> {
-        if !ops::records_steps(state.device()) {
-            return order(inputs);
-        }
-        let state_of = state.all().into_iter().map(|(_, var)| var).collect::<Vec<_>>();
+        stores: &[&Store],
+        order: impl Fn(Vec<Tensor>) -> Result<T>,
+    ) -> Result<T> {
+        let device = inputs.first().map(|input| input.device().clone());
+        let Some(device) = device.filter(ops::records_steps) else { return order(inputs) };
+        let state = stores.iter().flat_map(|store| store.all()).map(|(_, var)| var).collect::<Vec<_>>();
         let key = Key {
             inputs: inputs.iter().map(|input| (input.dims().to_vec(), input.dtype())).collect(),
-            state: state_of.iter().map(|var| var.id()).collect(),
+            state: state.iter().map(|var| var.id()).collect(),
         };
         let seen = match &mut self.seen {
             Some((of, seen)) if *of == key && self.recorded.as_ref().is_none_or(|step| step.recording.is_current()) => {
@@ -69,31 +91,31 @@ impl Replayed {
         if seen < WARM_UP {
             return order(inputs);
         }
-        let recorded = Recorded::new(&inputs, state_of, state.device(), order)?;
-        let figures = recorded.replay(&inputs)?;
+        let recorded = Recorded::new(&inputs, state, &device, order)?;
+        let made = recorded.replay(&inputs)?;
         self.recorded = Some(recorded);
-        Ok(figures)
+        Ok(made)
     }
 }
 
-impl Recorded {
+impl<T: Made> Recorded<T> {
     fn new(
         inputs: &[Tensor],
         state: Vec<Var>,
         device: &Device,
-        order: impl Fn(Vec<Tensor>) -> Result<Packed>,
+        order: impl Fn(Vec<Tensor>) -> Result<T>,
     ) -> Result<Self> {
         let places = inputs.iter().map(Tensor::copy).collect::<Result<Vec<_>>>()?;
         let unrecorded = |error| {
             candle_core::Error::Msg(format!("a step cannot be recorded: {error}\nhint: set SSDKD_GPU_GRAPHS to off"))
         };
-        let (recording, figures) = Recording::of(device, || order(places.clone())).map_err(unrecorded)?;
-        Ok(Self { recording, places, figures, _state: state })
+        let (recording, made) = Recording::of(device, || order(places.clone())).map_err(unrecorded)?;
+        Ok(Self { recording, places, made, _state: state })
     }
 
-    fn replay(&self, inputs: &[Tensor]) -> Result<Packed> {
+    fn replay(&self, inputs: &[Tensor]) -> Result<T> {
         self.places.iter().zip(inputs).try_for_each(|(place, input)| ops::copy_assign(place, input))?;
         self.recording.replay()?;
-        Ok(self.figures.clone())
+        self.made.copied()
     }
 }

@@ -1,18 +1,31 @@
-//! Steps of the student that a GPU replays as CUDA graphs: the same bytes as ordinary steps. One test, as one thread at a time may
-//! use a GPU on which work is recorded.
+//! Steps of distillation that a GPU replays as CUDA graphs: the same bytes as ordinary steps. One thread at a time may use a GPU on which
+//! work is recorded, so the tests take turns.
 
 #[path = "../../ssdkd-ops/tests/common/place.rs"]
 mod place;
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Result, Tensor};
-use ssdkd_method::{Discrepancy, DistillSettings, Distiller, OptimizerKind, StepReport};
+use ssdkd_method::passes::order;
+use ssdkd_method::{Discrepancy, DistillSettings, Distiller, Labelled, OptimizerKind, StepReport};
 use ssdkd_nn::random::{stream, uniform_tensor};
 use ssdkd_nn::{Network, NetworkSpec, Preprocessing, ViewSettings};
 use ssdkd_ops as ops;
 
 const STEPS: u64 = 8;
+
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A turn with a GPU that gives the same bytes every time; `None` where there is none.
+fn gpu() -> Option<MutexGuard<'static, ()>> {
+    if !place::on_cuda() || place::takes_the_fastest_algorithms() {
+        eprintln!("skipped: a GPU that gives the same bytes every time records steps");
+        return None;
+    }
+    Some(TURN.lock().unwrap_or_else(PoisonError::into_inner))
+}
 
 fn network(architecture: &str, seed: u64) -> Result<Network> {
     let spec = NetworkSpec {
@@ -26,11 +39,13 @@ fn network(architecture: &str, seed: u64) -> Result<Network> {
     Network::create(&spec, seed, &place::device())
 }
 
-/// What a training left: the bits of all numbers of its student, its optimizer and its reports, and how many steps were replays.
+/// What a training left: the bits of all numbers of its student, its optimizer and its reports, and how many of its labelings and
+/// steps were replays.
+#[derive(Default)]
 struct Trained {
     bits: BTreeMap<String, Vec<u32>>,
     rates: Vec<f64>,
-    replays: u64,
+    replays: [u64; 2],
     read_backs: u64,
 }
 
@@ -39,33 +54,60 @@ fn bits(tensor: &Tensor) -> Result<Vec<u32>> {
     Ok(numbers.into_iter().map(f32::to_bits).collect())
 }
 
-/// Trains a student; `sizes` are its batches.
+/// Trains a student in the settings' passes; `sizes` are the batches of the first one, and of one size if there are more.
 fn train(settings: &DistillSettings, sizes: &[usize]) -> Result<Trained> {
     let device = place::device();
     let (teacher, student) = (network("resnet20", 1)?.frozen(), network("resnet8", 2)?);
     let mut distiller = Distiller::new(settings.clone(), &teacher, &student, 0)?;
-    let mut trained = Trained { bits: BTreeMap::new(), rates: Vec::new(), replays: 0, read_backs: 0 };
+    let mut trained = Trained::default();
+    let mut parts = Vec::new();
     for (step, &size) in (0..).zip(sizes) {
         let rng = &mut stream(3, "images", &[step]);
         let images = uniform_tensor(rng, (0.0, 1.0), (size, 8, 8, 3), &device)?;
+        let before = ops::replays();
         let labelled = distiller.label(&teacher, &images, rng)?;
-        let weights = (0..size).map(|image| 0.5 + (image as f32 + step as f32) / 8.0).collect::<Vec<_>>();
-        let before = (ops::replays(), ops::read_backs());
-        let report = distiller.learn(&student, labelled, Some(&weights), (step, STEPS))?;
-        trained.replays += ops::replays() - before.0;
-        trained.read_backs += ops::read_backs() - before.1;
-        trained.rates.push(report.lr);
-        trained.bits.insert(format!("report {step}"), figures(&report));
+        trained.replays[0] += ops::replays() - before;
+        parts.push(labelled.clone());
+        trained.learn(&mut distiller, &student, labelled, (size, step))?;
         // Other work between the steps, in memory of many sizes.
         for size in 1..4 {
             teacher.logits(&uniform_tensor(rng, (0.0, 1.0), (size, 8, 8, 3), &device)?)?;
             student.logits(&uniform_tensor(rng, (0.0, 1.0), (size, 8, 8, 3), &device)?)?;
         }
     }
+    let mut step = sizes.len() as u64;
+    for pass in 1..settings.passes {
+        for places in order(sizes.iter().sum(), 0, 0, pass).chunks(sizes[0]) {
+            let places = places.iter().map(|&view| (view as usize / sizes[0], view as usize % sizes[0]));
+            let labelled = Labelled::gather(&parts, &places.collect::<Vec<_>>())?;
+            trained.learn(&mut distiller, &student, labelled, (sizes[0], step))?;
+            step += 1;
+        }
+    }
     for (name, tensor) in student.store().state_dict().into_iter().chain(distiller.state_dict()) {
         trained.bits.insert(name, bits(&tensor)?);
     }
     Ok(trained)
+}
+
+impl Trained {
+    /// Takes step `step` on `size` labeled views.
+    fn learn(
+        &mut self,
+        distiller: &mut Distiller,
+        student: &Network,
+        labelled: Labelled,
+        (size, step): (usize, u64),
+    ) -> Result<()> {
+        let weights = (0..size).map(|image| 0.5 + (image as f32 + step as f32) / 8.0);
+        let before = (ops::replays(), ops::read_backs());
+        let report = distiller.learn(student, labelled, Some(&weights.collect::<Vec<_>>()), (step, STEPS))?;
+        self.replays[1] += ops::replays() - before.0;
+        self.read_backs += ops::read_backs() - before.1;
+        self.rates.push(report.lr);
+        self.bits.insert(format!("report {step}"), figures(&report));
+        Ok(())
+    }
 }
 
 fn figures(report: &StepReport) -> Vec<u32> {
@@ -82,17 +124,17 @@ fn set_graphs(graphs: bool) {
 #[cfg(not(feature = "cuda"))]
 fn set_graphs(_graphs: bool) {}
 
-/// Trains with and without graphs. `replays` is how many of the steps are to be replayed ones.
+/// Trains with and without graphs. `replays` is how many of the labelings and of the steps are to be replayed ones.
 #[track_caller]
-fn check(what: &str, settings: &DistillSettings, sizes: &[usize], replays: u64) {
+fn check(what: &str, settings: &DistillSettings, sizes: &[usize], replays: [u64; 2]) {
     let [ordinary, replayed] = [false, true].map(|graphs| {
         set_graphs(graphs);
         let trained = train(settings, sizes).unwrap();
         set_graphs(false);
         trained
     });
-    assert_eq!((ordinary.replays, replayed.replays), (0, replays), "{what}: replays");
-    assert_eq!(replayed.read_backs, sizes.len() as u64, "{what}: waits");
+    assert_eq!((ordinary.replays, replayed.replays), ([0; 2], replays), "{what}: replays");
+    assert_eq!(replayed.read_backs, replayed.rates.len() as u64, "{what}: waits");
     assert_eq!(ordinary.bits.len(), replayed.bits.len());
     let differ = |(name, bits): &(&String, &Vec<u32>)| replayed.bits[*name] != **bits;
     let different = ordinary.bits.iter().filter(differ).map(|(name, _)| name).collect::<Vec<_>>();
@@ -102,26 +144,34 @@ fn check(what: &str, settings: &DistillSettings, sizes: &[usize], replays: u64) 
     assert!(rates.len() > sizes.len() / 2, "{what}: the learning rate changes from step to step: {rates:?}");
 }
 
-#[test]
-fn replayed_steps_are_ordinary_steps_byte_for_byte() {
-    if !place::on_cuda() || place::takes_the_fastest_algorithms() {
-        eprintln!("skipped: a GPU that gives the same bytes every time records steps");
-        return;
-    }
-    let settings = DistillSettings {
+fn settings() -> DistillSettings {
+    DistillSettings {
         lr: 0.05,
         warmup_steps: 3,
         feature_distillation: 1.0,
         nesterov: true,
         views: ViewSettings::OFF,
         ..DistillSettings::default()
-    };
+    }
+}
+
+#[test]
+fn replayed_steps_are_ordinary_steps_byte_for_byte() {
+    let Some(_turn) = gpu() else { return };
     // Two ordinary steps, then a recording.
-    check("SGD", &settings, &[6; STEPS as usize], STEPS - 2);
-    let adam = DistillSettings { optimizer: OptimizerKind::Adam, feature_distillation: 0.0, ..settings.clone() };
-    check("Adam", &DistillSettings { lr: 1e-3, lr_min: 1e-5, ..adam.clone() }, &[6; STEPS as usize], STEPS - 2);
-    let l1 = DistillSettings { loss: Discrepancy::L1, ..settings.clone() };
-    check("L1", &l1, &[6; STEPS as usize], STEPS - 2);
+    check("SGD", &settings(), &[6; STEPS as usize], [STEPS - 2; 2]);
+    let adam = DistillSettings { optimizer: OptimizerKind::Adam, feature_distillation: 0.0, ..settings() };
+    check("Adam", &DistillSettings { lr: 1e-3, lr_min: 1e-5, ..adam }, &[6; STEPS as usize], [STEPS - 2; 2]);
+    let l1 = DistillSettings { loss: Discrepancy::L1, ..settings() };
+    check("L1", &l1, &[6; STEPS as usize], [STEPS - 2; 2]);
     // A batch of another size restarts it: two ordinary steps, then a recording.
-    check("sizes", &settings, &[6, 6, 6, 6, 5, 6, 6, 6], 3);
+    check("sizes", &settings(), &[6, 6, 6, 6, 5, 6, 6, 6], [3; 2]);
+}
+
+#[test]
+fn labels_of_one_replay_outlive_the_next() {
+    let Some(_turn) = gpu() else { return };
+    // All batches of the first pass are held until the last one.
+    let passes = DistillSettings { passes: 2, views: ViewSettings::default(), ..settings() };
+    check("passes", &passes, &[6; 4], [2, 6]);
 }

@@ -31,6 +31,14 @@ impl Packed {
         Ok(Self { numbers: together(tensors)?, lengths })
     }
 
+    /// Returns a copy on the same device.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn copy(&self) -> Result<Self> {
+        Ok(Self { numbers: self.numbers.copy()?, lengths: self.lengths.clone() })
+    }
+
     /// Copies the numbers of each tensor, in order, to the program. A GPU is waited for, once.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ fn the_teacher_labels_the_views_that_the_student_sees() {
     let (teacher, student) = (network(1), network(2));
     let settings =
         DistillSettings { views: ViewSettings { color_jitter: 1.0, ..ViewSettings::OFF }, ..Default::default() };
-    let distiller = Distiller::new(settings, &teacher, &student, 0).unwrap();
+    let mut distiller = Distiller::new(settings, &teacher, &student, 0).unwrap();
     let labelled = distiller.label(&teacher, &images(40), &mut stream(0, "test", &[])).unwrap();
     let jittered = jitter_color(&images(40), 1.0, &mut stream(0, "test", &[])).unwrap();
     assert_ne!(numbers(&jittered), numbers(&images(40)));
