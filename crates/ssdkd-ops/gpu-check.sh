@@ -16,7 +16,7 @@
 #     RUN_SECONDS    for each recipe                                    90
 #     BENCH_ARGS     more for benches/pytorch.py, such as --graphs
 #     RUN_ARGS       more for `ssdkd run`, such as --set run.rounds=5
-#     SSDKD_GPU_GRAPHS=on  runs replay labelings and the student's steps as CUDA graphs; the benchmark has rows with and without in any case
+#     SSDKD_GPU_GRAPHS=on  runs replay steps of the generator and of distillation as CUDA graphs; the benchmark has rows with and without in any case
 #     CUDA           "" with --pack: without the feature cuda, into target/check
 set -u
 

@@ -184,7 +184,7 @@ fn rows(device: &Device) -> Vec<String> {
         let kinds = if device.is_cpu() {
             &["invert", "distil"][..]
         } else {
-            &["invert", "distil", "distil-graphs", "distil-bare"]
+            &["invert", "invert-graphs", "distil", "distil-graphs", "distil-bare"]
         };
         rows.extend(kinds.iter().map(|kind| format!("{kind} {TEACHER}/{STUDENT} {batch}")));
     }
@@ -217,6 +217,9 @@ fn step(row: &str, device: &Device) -> Result<Step> {
         "forward" => Ok(forward(build(network, device)?, images)),
         "train" => train(build(network, device)?, images),
         "invert" => invert(build(TEACHER, device)?.frozen(), Some(build(STUDENT, device)?), batch),
+        "invert-graphs" => {
+            Ok(with_graphs(invert(build(TEACHER, device)?.frozen(), Some(build(STUDENT, device)?), batch)?))
+        }
         "distil" => distil(images),
         "distil-graphs" => Ok(with_graphs(distil(images)?)),
         "distil-bare" => distil_bare(images),
@@ -285,7 +288,7 @@ fn distil(images: Tensor) -> Result<Step> {
     }))
 }
 
-/// The same, where both networks' parts are recorded in the untimed steps and replayed as CUDA graphs in the timed ones.
+/// The same, recorded in the untimed steps and replayed as CUDA graphs in the timed ones.
 fn with_graphs(mut step: Step) -> Step {
     Box::new(move || {
         set_graphs(true);

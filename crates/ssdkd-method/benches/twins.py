@@ -72,7 +72,7 @@ def rows(groups, batches, gpu):
     for batch in batches if "cifar" in groups else ():
         for kind in ("forward", "train"):
             yield from (f"{kind} {network} {batch}" for network in NETWORKS)
-        kinds = ("invert", "distil", "distil-graphs", "distil-bare") if gpu else ("invert", "distil")
+        kinds = ("invert", "invert-graphs", "distil", "distil-graphs", "distil-bare") if gpu else ("invert", "distil")
         yield from (f"{kind} {TEACHER}/{STUDENT} {batch}" for kind in kinds)
     directions = ("forward", "input", "weight")
     if "convolutions" in groups:
@@ -154,7 +154,7 @@ def step(row, variant, device):
         run = forward(twin, name, batch)
     elif kind == "train":
         run = train(twin, name, batch)
-    elif kind == "invert":
+    elif kind in ("invert", "invert-graphs"):
         run = invert(twin, batch)
     else:
         run = distil(twin, batch, reports=twin.gpu and kind != "distil-bare")

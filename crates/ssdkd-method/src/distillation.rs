@@ -100,7 +100,7 @@ impl Distiller {
         let views = self.settings.views.view(images, views)?;
         let features = self.features.as_ref();
         let order = |inputs: Vec<Tensor>| labels(teacher, features, inputs);
-        let mut labels = self.labels.step(vec![views.clone()], &[teacher.store()], order)?.into_iter();
+        let mut labels = self.labels.step((), vec![views.clone()], &[teacher.store()], order)?.into_iter();
         let Some(logits) = labels.next() else { bail!("the teacher has no logits") };
         Ok(Labelled { views, logits, maps: labels.collect() })
     }
@@ -125,7 +125,7 @@ impl Distiller {
         let Labelled { views, logits, maps } = labelled;
         let inputs = [views, logits, numbers].into_iter().chain(maps).collect();
         let mut replayed = std::mem::take(&mut self.replayed);
-        let figures = replayed.step(inputs, &[student.store()], |inputs| self.order(student, rates, inputs))?;
+        let figures = replayed.step((), inputs, &[student.store()], |inputs| self.order(student, rates, inputs))?;
         self.replayed = replayed;
         // Last and at once: a GPU is waited for once in a step.
         StepReport::read(&figures, self.features.is_some(), step, lr)

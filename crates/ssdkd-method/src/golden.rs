@@ -76,17 +76,18 @@ fn modulation(diversity: Diversity, gamma: f64) -> Modulation {
     Modulation::new(ModulationSettings { diversity, gamma }, &[5, 0, 12, 3])
 }
 
+fn phi(modulation: &Modulation, logits: &Tensor) -> Tensor {
+    let diversities = modulation.diversities(logits.dims()[1]);
+    modulation.weights(logits, &Tensor::new(diversities, logits.device()).unwrap()).unwrap()
+}
+
 #[test]
 fn phi_in_its_three_forms() {
     let golden = Golden::load();
     for (name, diversity, gamma) in
         [("share", Diversity::Share, 1.0), ("ratio", Diversity::Ratio, 2.0), ("off", Diversity::Off, 0.5)]
     {
-        golden.check(
-            &format!("phi.{name}"),
-            &numbers(&modulation(diversity, gamma).weights(&logits().0).unwrap()),
-            1e-5,
-        );
+        golden.check(&format!("phi.{name}"), &numbers(&phi(&modulation(diversity, gamma), &logits().0)), 1e-5);
     }
 }
 
@@ -94,8 +95,10 @@ fn phi_in_its_three_forms() {
 fn task_term_with_phi_as_a_constant() {
     let golden = Golden::load();
     let (teacher, _) = logits();
-    for (name, targets) in [("targets", Some(&[0, 3, 2, 2, 1, 0][..])), ("predicted", None)] {
-        let loss = class_loss(&Value::leaf(&teacher), targets, &modulation(Diversity::Share, 1.0)).unwrap();
+    for (name, targets) in [("targets", Some(&[0_u32, 3, 2, 2, 1, 0][..])), ("predicted", None)] {
+        let targets = targets.map(|targets| Tensor::new(targets, teacher.device()).unwrap());
+        let phi = phi(&modulation(Diversity::Share, 1.0), &teacher);
+        let loss = class_loss(&Value::leaf(&teacher), targets.as_ref(), &phi).unwrap();
         golden.check(&format!("task.{name}.loss"), &[loss.scalar().unwrap()], 1e-6);
         golden.check_gradient(&format!("task.{name}.grad"), loss, &teacher, 1e-5);
     }
@@ -106,7 +109,8 @@ fn phi_of_one_is_the_baseline_to_the_bit() {
     let (teacher, _) = logits();
     let targets = [0, 3, 2, 2, 1, 0];
     let off = Modulation::new(ModulationSettings::OFF, &[5, 0, 12, 3]);
-    let modulated = class_loss(&Value::leaf(&teacher), Some(&targets), &off).unwrap();
+    let on_device = Tensor::new(&targets, teacher.device()).unwrap();
+    let modulated = class_loss(&Value::leaf(&teacher), Some(&on_device), &phi(&off, &teacher)).unwrap();
     let baseline = ops::cross_entropy(&Value::leaf(&teacher), &targets, None).unwrap();
     assert_repeated("loss", &[modulated.scalar().unwrap()], &[baseline.scalar().unwrap()]);
     let gradient = |loss: Value| numbers(loss.backward().unwrap().get(&teacher).unwrap());

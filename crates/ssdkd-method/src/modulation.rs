@@ -18,7 +18,7 @@
 //! φ is a constant weight: no gradient flows through it \[O\]. An empty buffer has diversity 1, and γ = 0 has
 //! difficulty exactly 1, so that `diversity = "off"` with γ = 0 is the unmodulated baseline, bit for bit.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -129,16 +129,20 @@ impl Modulation {
         diversity as f32
     }
 
-    /// Returns the diversity of an image of each of `classes` classes, as a tensor (K,).
-    pub(crate) fn diversities(&self, classes: usize, device: &Device) -> Result<Tensor> {
-        Tensor::from_vec((0..classes as u32).map(|class| self.diversity(class)).collect(), classes, device)
+    /// Returns the diversity of an image of each of `classes` classes.
+    pub(crate) fn diversities(&self, classes: usize) -> Vec<f32> {
+        (0..classes as u32).map(|class| self.diversity(class)).collect()
     }
 
-    /// Returns φ of every image of a batch (B,), the weights of the class term, from the teacher's logits (B, K) on their device.
-    pub fn weights(&self, teacher_logits: &Tensor) -> Result<Tensor> {
-        let (_, classes) = teacher_logits.dims2()?;
-        let diversities = self.diversities(classes, teacher_logits.device())?;
-        ssdkd_ops::focal_weights(teacher_logits, &diversities, self.settings.gamma)
+    /// Returns φ of every image of a batch (B,), the weights of the class term, from the teacher's logits (B, K) and the
+    /// [diversities](Self::diversities) on their device.
+    pub(crate) fn weights(&self, teacher_logits: &Tensor, diversities: &Tensor) -> Result<Tensor> {
+        ssdkd_ops::focal_weights(teacher_logits, diversities, self.settings.gamma)
+    }
+
+    /// Returns γ.
+    pub(crate) fn gamma(&self) -> f64 {
+        self.settings.gamma
     }
 }
 
@@ -171,7 +175,9 @@ mod tests {
         let logits = formula(3, &[9, 4], 3.0);
         let (classes, confidences) = (ssdkd_ops::argmax(&logits).unwrap(), ssdkd_ops::confidence(&logits).unwrap());
         let expected = classes.into_iter().zip(confidences).map(|(class, p)| modulation.factors(class, p).phi());
-        assert_repeated("φ", &numbers(&modulation.weights(&logits).unwrap()), &expected.collect::<Vec<_>>());
+        let diversities = Tensor::new(modulation.diversities(4), logits.device()).unwrap();
+        let weights = modulation.weights(&logits, &diversities).unwrap();
+        assert_repeated("φ", &numbers(&weights), &expected.collect::<Vec<_>>());
     }
 
     #[test]

@@ -24,27 +24,40 @@ impl Made for Packed {
     }
 }
 
-impl Made for Vec<Tensor> {
+impl Made for Tensor {
     fn copied(&self) -> Result<Self> {
-        self.iter().map(Tensor::copy).collect()
+        self.copy()
     }
 }
 
-/// One kind of step, of the same networks, which makes a `T`.
-pub(crate) struct Replayed<T> {
-    seen: Option<(Key, usize)>,
+impl<T: Made> Made for Vec<T> {
+    fn copied(&self) -> Result<Self> {
+        self.iter().map(T::copied).collect()
+    }
+}
+
+impl<T: Made, U: Made> Made for (T, U) {
+    fn copied(&self) -> Result<Self> {
+        Ok((self.0.copied()?, self.1.copied()?))
+    }
+}
+
+/// One kind of step, which makes a `T`. `C` are the numbers besides inputs and tensors that its work depends on.
+pub(crate) struct Replayed<T, C = ()> {
+    seen: Option<(Key<C>, usize)>,
     recorded: Option<Recorded<T>>,
 }
 
-impl<T> Default for Replayed<T> {
+impl<T, C> Default for Replayed<T, C> {
     fn default() -> Self {
         Self { seen: None, recorded: None }
     }
 }
 
 /// What a recorded step is valid for.
-#[derive(Clone, PartialEq)]
-struct Key {
+#[derive(PartialEq)]
+struct Key<C> {
+    constants: C,
     inputs: Vec<(Vec<usize>, DType)>,
     state: Vec<TensorId>,
 }
@@ -59,11 +72,12 @@ struct Recorded<T> {
     _state: Vec<Var>,
 }
 
-impl<T: Made> Replayed<T> {
-    /// Does a step. `order` orders its work: from its inputs and from the tensors of `stores` alone, so that each of its steps is the
-    /// same work, and without reading anything back.
+impl<T: Made, C: PartialEq> Replayed<T, C> {
+    /// Does a step. `order` orders its work: from `constants`, its inputs and the tensors of `stores` alone, so that each of its steps
+    /// is the same work, and without reading anything back.
     pub(crate) fn step(
         &mut self,
+        constants: C,
         inputs: Vec<Tensor>,
         stores: &[&Store],
         order: impl Fn(Vec<Tensor>) -> Result<T>,
@@ -72,6 +86,7 @@ impl<T: Made> Replayed<T> {
         let Some(device) = device.filter(ops::records_steps) else { return order(inputs) };
         let state = stores.iter().flat_map(|store| store.all()).map(|(_, var)| var).collect::<Vec<_>>();
         let key = Key {
+            constants,
             inputs: inputs.iter().map(|input| (input.dims().to_vec(), input.dtype())).collect(),
             state: state.iter().map(|var| var.id()).collect(),
         };
@@ -114,7 +129,7 @@ impl<T: Made> Recorded<T> {
     }
 
     fn replay(&self, inputs: &[Tensor]) -> Result<T> {
-        self.places.iter().zip(inputs).try_for_each(|(place, input)| ops::copy_assign(place, input))?;
+        self.places.iter().zip(inputs).try_for_each(|(place, input)| place.slice_set(input, 0, 0))?;
         self.recording.replay()?;
         self.made.copied()
     }

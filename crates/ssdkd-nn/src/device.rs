@@ -22,7 +22,8 @@ pub const OPEN_GPU: Option<OpenGpu> = None;
 #[cfg(feature = "cuda")]
 const MATH: &str = "SSDKD_GPU_MATH";
 
-/// `on`: steps of the student are recorded once and replayed as CUDA graphs; `off`, the default: their work is ordered each time.
+/// `on`: steps of generator and student, and the teacher's labeling, are recorded once and replayed as CUDA graphs; `off`, the
+/// default: their work is ordered each time.
 #[cfg(feature = "cuda")]
 const GRAPHS: &str = "SSDKD_GPU_GRAPHS";
 

@@ -142,9 +142,14 @@ impl BatchNormMomentum {
         Ok(())
     }
 
+    /// Returns whether updates change the term: with a momentum of 0 it is always the same function of the taps.
+    pub(crate) fn keeps_averages(&self) -> bool {
+        self.rate != 0.0
+    }
+
     /// Moves the averages by the statistics of a synthesis batch's last iteration.
     pub fn update(&mut self, statistics: Vec<(Tensor, Tensor)>) -> Result<()> {
-        if self.rate == 0.0 {
+        if !self.keeps_averages() {
             return Ok(());
         }
         if self.averages.is_empty() {
@@ -199,7 +204,7 @@ impl BatchNormMomentum {
             }
         }
         state.finish("the saved batch-norm averages")?;
-        self.averages = if self.rate == 0.0 { Vec::new() } else { averages };
+        self.averages = if self.keeps_averages() { averages } else { Vec::new() };
         Ok(())
     }
 }

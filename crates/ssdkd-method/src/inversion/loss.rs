@@ -177,6 +177,12 @@ impl UnreadLoss {
         Ok(self.read_with(&[])?.0)
     }
 
+    /// Returns a copy on the same device.
+    pub(crate) fn copied(&self) -> Result<Self> {
+        let copy = |(term, value): &(Term, Tensor)| Ok((*term, value.copy()?));
+        Ok(Self { total: self.total.copy()?, terms: self.terms.iter().map(copy).collect::<Result<_>>()? })
+    }
+
     /// As [`read`](Self::read), and the numbers of `others`, with one wait for all.
     pub(crate) fn read_with(self, others: &[&Tensor]) -> Result<(Loss, Vec<Vec<f32>>)> {
         let terms = self.terms.iter().map(|(_, term)| term);
@@ -226,6 +232,9 @@ pub struct Objective<'a> {
     interrupt: &'a dyn Fn() -> Result<()>,
 }
 
+/// What evaluations have to have in common for one recording.
+pub(crate) type Constants = (LossSettings, f64, ClassPrior);
+
 /// A batch of images, evaluated.
 pub struct Evaluated {
     /// The loss so far; a strategy adds its own terms.
@@ -264,7 +273,32 @@ impl<'a> Objective<'a> {
     /// `targets` are the classes the images should be of; `None` takes the teacher's own opinion of each view, so that
     /// the class term makes it surer of what it sees \[C: DAFL\].
     pub fn evaluate(&self, views: &Value, targets: Option<&[u32]>, momentum: &BatchNormMomentum) -> Result<Evaluated> {
-        (self.interrupt)()?;
+        self.check_interrupt()?;
+        let device = views.tensor().device();
+        let targets = targets.map(|targets| Tensor::new(targets, device)).transpose()?;
+        let diversities = Tensor::new(self.modulation.diversities(self.teacher.classes()), device)?;
+        self.evaluate_at(views, targets.as_ref(), &diversities, momentum)
+    }
+
+    /// Returns the error of an [interrupt](Self::interruptible), if there is one.
+    pub(crate) fn check_interrupt(&self) -> Result<()> {
+        (self.interrupt)()
+    }
+
+    /// Returns what a recorded evaluation has in it: factors, γ and the prior.
+    pub(crate) fn constants(&self) -> Constants {
+        (self.loss, self.modulation.gamma(), self.prior.clone())
+    }
+
+    /// As [`evaluate`](Self::evaluate), with what changes from step to step, or from round to round, on the device of the views:
+    /// targets (B,) and φ's diversities (K,). So it can be [recorded](ops::Recording).
+    pub(crate) fn evaluate_at(
+        &self,
+        views: &Value,
+        targets: Option<&Tensor>,
+        diversities: &Tensor,
+        momentum: &BatchNormMomentum,
+    ) -> Result<Evaluated> {
         let mode = if self.loss.batch_norm == 0.0 { Mode::Eval } else { Mode::Tapped };
         let Output { features, logits: teacher_logits, taps, .. } = self.teacher.forward(views, mode)?; // (B, F), (B, K)
         let student_logits = match self.student {
@@ -274,7 +308,9 @@ impl<'a> Objective<'a> {
 
         let mut terms = Terms::new(self.loss);
         terms.add(Term::BatchNorm, || momentum.loss(&taps))?;
-        terms.add(Term::Class, || class_loss(&teacher_logits, targets, self.modulation))?;
+        terms.add(Term::Class, || {
+            class_loss(&teacher_logits, targets, &self.modulation.weights(teacher_logits.tensor(), diversities)?)
+        })?;
         terms.add(Term::Balance, || self.prior.balance(&teacher_logits))?;
         // Features are pooled behind a ReLU: none is negative.
         terms.add(Term::Activation, || ops::scale(&ops::mean_all(&features)?, -1.0))?;
@@ -288,15 +324,12 @@ impl<'a> Objective<'a> {
     }
 }
 
-/// Returns the class term of teacher logits (B, K); see the [module](self) and [`Objective::evaluate`].
-pub fn class_loss(teacher_logits: &Value, targets: Option<&[u32]>, modulation: &Modulation) -> Result<Value> {
-    let logits = teacher_logits.tensor();
-    let phi = modulation.weights(logits)?;
-    let targets = match targets {
-        Some(targets) => Tensor::from_slice(targets, targets.len(), logits.device())?,
-        None => ops::argmax_rows(logits)?,
-    };
-    ops::cross_entropy_of(teacher_logits, &targets, Some(&phi))
+/// Returns the class term of teacher logits (B, K), targets (B,) and φ (B,); see the [module](self) and [`Objective::evaluate`].
+pub fn class_loss(teacher_logits: &Value, targets: Option<&Tensor>, phi: &Tensor) -> Result<Value> {
+    match targets {
+        Some(targets) => ops::cross_entropy_of(teacher_logits, targets, Some(phi)),
+        None => ops::cross_entropy_of(teacher_logits, &ops::argmax_rows(teacher_logits.tensor())?, Some(phi)),
+    }
 }
 
 /// Returns the adversarial term of teacher and student logits (B, K), with gradients into both; see the [module](self).

@@ -17,20 +17,21 @@
 //! follow the student's latest mistakes. At small budgets this improved a student far more than the meta-generator did in
 //! the same time: what a small buffer lacks is not better images but newer ones \[O\].
 
-use candle_core::{D, Device, Result, Tensor, bail};
+use candle_core::{D, Device, Error, Result, Tensor, bail};
 use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::random::{normal_tensor, stream};
 use ssdkd_nn::{Mode, Network, Optimizer, StateDict};
 use ssdkd_ops as ops;
-use ssdkd_ops::Value;
+use ssdkd_ops::{CropFlip, Value};
 
 use crate::inversion::batch_norm::BatchNormMomentum;
 use crate::inversion::generator::{ResetSchedule, Sizes, TrainedGenerator};
-use crate::inversion::loss::{Evaluated, Loss, Objective, UnreadLoss};
+use crate::inversion::loss::{Constants, Evaluated, Loss, Objective, UnreadLoss};
 use crate::inversion::loss_settings::LossSettings;
 use crate::inversion::synthesis::{BatchSettings, Inversion, Position, Synthesis, TargetRule};
+use crate::replay::{Made, Replayed};
 
 /// Strategy "persistent": one generator, trained for the whole run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -99,6 +100,24 @@ pub struct PersistentGenerator {
     settings: PersistentSettings,
     batch: BatchSettings,
     generator: TrainedGenerator,
+    steps: Replayed<Step, Constants>,
+    labels: Replayed<(Tensor, Tensor)>,
+}
+
+/// What a step makes.
+struct Step {
+    /// (B, H, W, C).
+    images: Tensor,
+    loss: UnreadLoss,
+    /// Of the images, layer by layer; empty where no averages are kept.
+    statistics: Vec<(Tensor, Tensor)>,
+}
+
+impl Made for Step {
+    fn copied(&self) -> Result<Self> {
+        let Self { images, loss, statistics } = self;
+        Ok(Self { images: images.copied()?, loss: loss.copied()?, statistics: statistics.copied()? })
+    }
 }
 
 impl PersistentGenerator {
@@ -121,14 +140,14 @@ impl PersistentGenerator {
         let betas = (settings.beta1, settings.beta2);
         let table = if rank > 0 { Some((TABLE, embedding_table(teacher, &settings, seed)?)) } else { None };
         let generator = TrainedGenerator::with_table(sizes, betas, averages, teacher, seed, device, table)?;
-        Ok(Self { settings, batch, generator })
+        Ok(Self { settings, batch, generator, steps: Replayed::default(), labels: Replayed::default() })
     }
 
     /// Draws what the network makes a step's images of `targets` from: fresh latents, and behind them the class embedding.
-    fn inputs(&self, position: Position, step: usize, targets: Option<&[u32]>, classes: usize) -> Result<Value> {
+    fn inputs(&self, position: Position, step: usize, targets: Option<&[u32]>, classes: usize) -> Result<Vec<Tensor>> {
         let store = &self.generator.store;
         let latents = self.batch.latents(self.settings.latent_size, position, step, store.device())?;
-        let Some(targets) = targets else { return Ok(Value::constant(latents)) };
+        let Some(targets) = targets else { return Ok(vec![latents]) };
         self.with_embeddings(latents, &self.draw_embeddings(position, step, targets), classes)
     }
 
@@ -141,40 +160,98 @@ impl PersistentGenerator {
     }
 
     /// Appends to `latents` (B, latent) each row's embedding: (B, latent + K·M) with ρ at its place and 0 at all others, M embeddings
-    /// for each of K classes; with a table (B, 1, 1, latent + r).
-    fn with_embeddings(&self, latents: Tensor, embeddings: &[u32], classes: usize) -> Result<Value> {
+    /// for each of K classes. With a table both stay apart, for [`joined`](Self::joined).
+    fn with_embeddings(&self, latents: Tensor, embeddings: &[u32], classes: usize) -> Result<Vec<Tensor>> {
         let (batch, width) = (embeddings.len(), classes * self.settings.embeddings_per_class);
         let mut places = vec![0.0; batch * width];
         for (row, &embedding) in places.chunks_exact_mut(width).zip(embeddings) {
             row[embedding as usize] = self.settings.embedding_scale as f32;
         }
         let places = Tensor::from_vec(places, (batch, width), latents.device())?;
-        let Some(table) = self.generator.store.find(TABLE) else {
-            return Ok(Value::constant(Tensor::cat(&[latents, places], 1)?));
-        };
-        let embeddings = ops::linear(&Value::constant(places), &Value::leaf(&table), None)?; // (B, r)
-        let as_map = |rows: &Value| ops::reshape(rows, (batch, 1, 1, ()));
-        ops::concat_channels(&[&as_map(&Value::constant(latents))?, &as_map(&embeddings)?])
+        let apart = self.generator.store.find(TABLE).is_some();
+        Ok(if apart { vec![latents, places] } else { vec![Tensor::cat(&[latents, places], 1)?] })
     }
 
-    /// Takes one Adam step on fresh inputs of the generator. Returns the images (B, H, W, C), their loss and their batch statistics.
+    /// Returns what the network takes of these [inputs](Self::inputs). With a table that is (B, 1, 1, latent + r).
+    fn joined(&self, inputs: &[Tensor]) -> Result<Value> {
+        match (inputs, self.generator.store.find(TABLE)) {
+            ([latents, places], Some(table)) => {
+                let embeddings = ops::linear(&Value::constant(places.clone()), &Value::leaf(&table), None)?; // (B, r)
+                let as_map = |rows: &Value| ops::reshape(rows, (places.dim(0)?, 1, 1, ()));
+                ops::concat_channels(&[&as_map(&Value::constant(latents.clone()))?, &as_map(&embeddings)?])
+            }
+            ([inputs], _) => Ok(Value::constant(inputs.clone())),
+            _ => bail!("{} tensors are no inputs of the generator", inputs.len()),
+        }
+    }
+
+    /// Takes one Adam step on fresh inputs of the generator. A GPU may replay it.
     fn step(
         &mut self,
         objective: &Objective<'_>,
-        inputs: Value,
+        inputs: Vec<Tensor>,
         targets: Option<&[u32]>,
         position: Position,
         step: usize,
     ) -> Result<Step> {
-        let generator = &mut self.generator;
-        let images = generator.network.forward(&inputs, Mode::Train)?; // (B, H, W, C)
-        let views = self.batch.views.view(&images, &mut position.stream("invert/views", step))?;
-        let Evaluated { terms, statistics, .. } = objective.evaluate(&views, targets, &generator.averages)?;
+        objective.check_interrupt()?;
+        let mut numbers = self.generator.optimizer.next_rates(self.settings.lr);
+        let rates = numbers.len();
+        numbers.extend(objective.modulation.diversities(objective.teacher.classes()));
+        let batch = inputs.first().map_or(Ok(0), |inputs| inputs.dim(0))?;
+        let crops = self.batch.views.draw(batch, &mut position.stream("invert/views", step));
+
+        let device = self.generator.store.device();
+        let mut tensors = vec![Tensor::new(numbers, device)?];
+        tensors.extend(targets.map(|targets| Tensor::new(targets, device)).transpose()?);
+        tensors.extend(crops.as_ref().map(|crops| crops.draws(device)).transpose()?);
+        tensors.extend(inputs);
+
+        let networks = [Some(objective.teacher), objective.student].into_iter().flatten();
+        let stores = networks.map(Network::store).chain([&self.generator.store]).collect::<Vec<_>>();
+        let mut replayed = std::mem::take(&mut self.steps);
+        let order = |tensors| self.order(objective, rates, targets.is_some(), crops.as_ref(), tensors);
+        let done = if self.generator.averages.keeps_averages() {
+            order(tensors) // averages are other tensors after each batch
+        } else {
+            replayed.step(objective.constants(), tensors, &stores, order)
+        };
+        self.steps = replayed;
+        done
+    }
+
+    /// Orders the work of a step. `tensors` are the optimizer's `rates` numbers and behind them φ's diversities, the targets and the
+    /// draws of the crops, if there are any, and the inputs of the generator.
+    fn order(
+        &self,
+        objective: &Objective<'_>,
+        rates: usize,
+        has_targets: bool,
+        crops: Option<&CropFlip>,
+        tensors: Vec<Tensor>,
+    ) -> Result<Step> {
+        let TrainedGenerator { network, optimizer, averages, .. } = &self.generator;
+        let mut tensors = tensors.into_iter();
+        let mut next = || tensors.next().ok_or_else(|| Error::msg("a step of the generator lacks a tensor"));
+        let numbers = next()?;
+        let targets = if has_targets { Some(next()?) } else { None };
+        let crops = if let Some(crops) = crops { Some((crops, next()?)) } else { None };
+        let diversities = numbers.narrow(0, rates, numbers.elem_count() - rates)?;
+        let rates = numbers.narrow(0, 0, rates)?;
+
+        let images = network.forward(&self.joined(&tensors.collect::<Vec<_>>())?, Mode::Train)?; // (B, H, W, C)
+        let views = match crops {
+            Some((crops, draws)) => ops::crop_flip_at(&images, &draws, crops.padding, crops.wrap)?,
+            None => images.clone(),
+        };
+        let Evaluated { terms, statistics, .. } =
+            objective.evaluate_at(&views, targets.as_ref(), &diversities, averages)?;
         let (total, loss) = terms.total()?;
         let made = images.tensor().clone();
         drop((images, views));
-        generator.optimizer.step(&total.backward()?, self.settings.lr)?;
-        Ok((made, loss, statistics))
+        optimizer.step_at(&total.backward()?, &rates)?;
+        let statistics = if averages.keeps_averages() { statistics } else { Vec::new() };
+        Ok(Step { images: made, loss, statistics })
     }
 }
 
@@ -186,22 +263,24 @@ impl Inversion for PersistentGenerator {
         if !objective.loss.any(objective.student.is_some()) {
             // A generator that only follows the student has nothing to learn in the warm-up.
             let inputs = self.inputs(position, 0, targets.as_deref(), classes)?;
-            let images = self.generator.network.forward(&inputs, Mode::TrainFrozen)?;
+            let images = self.generator.network.forward(&self.joined(&inputs)?, Mode::TrainFrozen)?;
             return self.batch.finish(objective.teacher, images.tensor(), targets, Loss::default());
         }
         let mut last = None;
         for step in 0..self.batch.steps {
             let inputs = self.inputs(position, step, targets.as_deref(), classes)?;
             let done = self.step(objective, inputs, targets.as_deref(), position, step)?;
-            if let Some((_, loss, _)) = last.replace(done) {
-                loss.read()?; // whether it is finite; that of the last step is read with the labels
+            if let Some(before) = last.replace(done) {
+                before.loss.read()?; // whether it is finite; that of the last step is read with the labels
             }
         }
-        let Some((images, loss, statistics)) = last else {
+        let Some(Step { images, loss, statistics }) = last else {
             bail!("invert.steps is 0; a batch needs at least one generator step")
         };
         self.generator.averages.update(statistics)?;
-        self.batch.finish_and_read(objective.teacher, &images, targets, loss)
+        let label = |images: Vec<Tensor>| self.batch.label(objective.teacher, &images[0]);
+        let labeled = self.labels.step((), vec![images], &[objective.teacher.store()], label)?;
+        BatchSettings::finish_and_read(objective.teacher, labeled, targets, loss)
     }
 
     fn state_dict(&self) -> StateDict {
@@ -233,8 +312,6 @@ fn embedding_table(teacher: &Network, settings: &PersistentSettings, seed: u64) 
     let rows = if modes > 1 { unit(&of_class.broadcast_add(&noise)?)? } else { of_class };
     rows.reshape((classes * modes, rank))?.t()?.contiguous()
 }
-
-type Step = (Tensor, UnreadLoss, Vec<(Tensor, Tensor)>);
 
 #[cfg(test)]
 mod tests {
@@ -269,15 +346,15 @@ mod tests {
             let latents = formula(30 + step, &[5, 8], 2.0);
             let inputs = match targets {
                 Some(embeddings) => persistent.with_embeddings(latents, embeddings, 4).unwrap(),
-                None => Value::constant(latents),
+                None => vec![latents],
             };
-            let (images, loss, _) = persistent.step(&objective, inputs, targets, position, step as usize).unwrap();
-            let loss = loss.read().unwrap();
+            let made = persistent.step(&objective, inputs, targets, position, step as usize).unwrap();
+            let loss = made.loss.read().unwrap();
             let terms = [Term::BatchNorm, Term::Class, Term::Balance, Term::Adversarial];
             let terms = terms.map(|term| loss.term(term).unwrap());
             golden.check(&format!("{name}.losses.{step}"), &[&terms[..], &[loss.total]].concat(), 1e-4);
             if step == 2 {
-                golden.check(&format!("{name}.images"), &numbers(&images), 1e-3);
+                golden.check(&format!("{name}.images"), &numbers(&made.images), 1e-3);
             }
         }
         check_parameters(&golden, &format!("{name}.generator"), &persistent.generator.store, 1e-3);
@@ -304,9 +381,9 @@ mod tests {
         // Another embedding makes another image of the same latents.
         let latents = formula(30, &[6, 8], 2.0);
         let inputs = |embedding| persistent.with_embeddings(latents.clone(), &[embedding; 6], 4).unwrap();
-        assert_eq!(inputs(5).dims(), [6, 8 + 4 * 3]);
+        assert_eq!(inputs(5)[0].dims(), [6, 8 + 4 * 3]);
         let images = |embedding| {
-            let inputs = inputs(embedding);
+            let inputs = persistent.joined(&inputs(embedding)).unwrap();
             numbers(persistent.generator.network.forward(&inputs, Mode::TrainFrozen).unwrap().tensor())
         };
         assert_ne!(images(5), images(4));

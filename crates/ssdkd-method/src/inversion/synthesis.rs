@@ -168,21 +168,20 @@ impl BatchSettings {
         Self::finished(teacher, images, &logits, &read, targets, loss)
     }
 
-    /// As [`finish`](Self::finish), where the loss of the last step is not read yet: both are, at once.
+    /// As [`finish`](Self::finish), of [labeled](Self::label) images, where the loss of the last step is not read yet: both are, at once.
     pub(crate) fn finish_and_read(
-        &self,
         teacher: &Network,
-        images: &Tensor,
+        (images, logits): (Tensor, Tensor),
         targets: Option<Vec<u32>>,
         loss: UnreadLoss,
     ) -> Result<Synthesis> {
-        let (images, logits) = self.label(teacher, images)?;
         let (loss, read) = loss.read_with(&[&logits])?;
         let read = Tensor::from_vec(read.concat(), logits.shape(), &Device::Cpu)?;
         Self::finished(teacher, images, &logits, &read, targets, loss)
     }
 
-    fn label(&self, teacher: &Network, images: &Tensor) -> Result<(Tensor, Tensor)> {
+    /// Returns the images as they are stored, and the teacher's logits.
+    pub(crate) fn label(&self, teacher: &Network, images: &Tensor) -> Result<(Tensor, Tensor)> {
         let images = match self.image_format {
             ImageFormat::U8 => ops::round_to_u8_levels(images)?,
             ImageFormat::F32 => images.clone(),

@@ -1,57 +1,24 @@
-//! Steps of distillation that a GPU replays as CUDA graphs: the same bytes as ordinary steps. One thread at a time may use a GPU on which
-//! work is recorded, so the tests take turns.
+//! Labeling, and steps of the student.
 
-#[path = "../../ssdkd-ops/tests/common/place.rs"]
-mod place;
-
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use candle_core::{DType, Result, Tensor};
+use candle_core::Result;
 use ssdkd_method::passes::order;
 use ssdkd_method::{Discrepancy, DistillSettings, Distiller, Labelled, OptimizerKind, StepReport};
 use ssdkd_nn::random::{stream, uniform_tensor};
-use ssdkd_nn::{Network, NetworkSpec, Preprocessing, ViewSettings};
+use ssdkd_nn::{Network, ViewSettings};
 use ssdkd_ops as ops;
 
+use crate::{Bits, assert_same_bits, bits, gpu, network, place, with_and_without_graphs};
+
 const STEPS: u64 = 8;
-
-static TURN: Mutex<()> = Mutex::new(());
-
-/// A turn with a GPU that gives the same bytes every time; `None` where there is none.
-fn gpu() -> Option<MutexGuard<'static, ()>> {
-    if !place::on_cuda() || place::takes_the_fastest_algorithms() {
-        eprintln!("skipped: a GPU that gives the same bytes every time records steps");
-        return None;
-    }
-    Some(TURN.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-fn network(architecture: &str, seed: u64) -> Result<Network> {
-    let spec = NetworkSpec {
-        architecture: architecture.parse().map_err(candle_core::Error::msg)?,
-        classes: 4,
-        input: [3, 8, 8],
-        mean: vec![0.4, 0.5, 0.6],
-        std: vec![0.2, 0.25, 0.3],
-        preprocessing: Preprocessing::default(),
-    };
-    Network::create(&spec, seed, &place::device())
-}
 
 /// What a training left: the bits of all numbers of its student, its optimizer and its reports, and how many of its labelings and
 /// steps were replays.
 #[derive(Default)]
 struct Trained {
-    bits: BTreeMap<String, Vec<u32>>,
+    bits: Bits,
     rates: Vec<f64>,
     replays: [u64; 2],
     read_backs: u64,
-}
-
-fn bits(tensor: &Tensor) -> Result<Vec<u32>> {
-    let numbers = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    Ok(numbers.into_iter().map(f32::to_bits).collect())
 }
 
 /// Trains a student in the settings' passes; `sizes` are the batches of the first one, and of one size if there are more.
@@ -116,35 +83,19 @@ fn figures(report: &StepReport) -> Vec<u32> {
     single.iter().chain(disagreement).map(|number| number.to_bits()).collect()
 }
 
-#[cfg(feature = "cuda")]
-fn set_graphs(graphs: bool) {
-    ops::set_cuda_settings(ops::CudaSettings { graphs, ..ops::cuda_settings() });
-}
-
-#[cfg(not(feature = "cuda"))]
-fn set_graphs(_graphs: bool) {}
-
 /// Trains with and without graphs. `replays` is how many of the labelings and of the steps are to be replayed ones.
 #[track_caller]
 fn check(what: &str, settings: &DistillSettings, sizes: &[usize], replays: [u64; 2]) {
-    let [ordinary, replayed] = [false, true].map(|graphs| {
-        set_graphs(graphs);
-        let trained = train(settings, sizes).unwrap();
-        set_graphs(false);
-        trained
-    });
+    let [ordinary, replayed] = with_and_without_graphs(|| train(settings, sizes).unwrap());
     assert_eq!((ordinary.replays, replayed.replays), ([0; 2], replays), "{what}: replays");
     assert_eq!(replayed.read_backs, replayed.rates.len() as u64, "{what}: waits");
-    assert_eq!(ordinary.bits.len(), replayed.bits.len());
-    let differ = |(name, bits): &(&String, &Vec<u32>)| replayed.bits[*name] != **bits;
-    let different = ordinary.bits.iter().filter(differ).map(|(name, _)| name).collect::<Vec<_>>();
-    assert!(different.is_empty(), "{what}: {} of {} differ: {different:?}", different.len(), ordinary.bits.len());
+    assert_same_bits(what, &ordinary.bits, &replayed.bits);
     let mut rates = replayed.rates.clone();
     rates.dedup();
     assert!(rates.len() > sizes.len() / 2, "{what}: the learning rate changes from step to step: {rates:?}");
 }
 
-fn settings() -> DistillSettings {
+pub(crate) fn settings() -> DistillSettings {
     DistillSettings {
         lr: 0.05,
         warmup_steps: 3,
