@@ -225,7 +225,8 @@ fn a_dry_run_writes_nothing() {
     let (_, err) = scratch.succeed("ssdkd-invert", &["tiny.toml", "--round", "0", "--dry-run"]);
     assert!(err.contains("missing"), "{err}");
     let (_, err) = scratch.succeed("ssdkd", &["run", "tiny.toml", "--dry-run"]);
-    let lines = ["invert 0000 to 0003", "balance 0000 to 0003", "sample 0002 to 0003", "distill 0002 to 0003"];
+    let lines =
+        ["invert 0000", "balance 0000 to 0003", "invert 0001 to 0003", "sample 0002 to 0003", "distill 0002 to 0003"];
     assert_eq!(err.matches("would run (").count(), lines.len(), "{err}");
     assert!(lines.iter().all(|line| err.contains(&format!("{line}: would run ("))), "{err}");
     assert!(!scratch.path("runs/tiny/invert").exists());
