@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn a_student_that_is_no_copy_of_its_teacher_cannot_start_from_it() {
         let set = ["student.start=teacher", "student.architecture=wrn-16-1"];
-        check_one(&set, &teacher(), Severity::Error, &["wrn-16-1 is no smaller copy", "a resnet20", "\"random\""]);
+        check_one(&set, &teacher(), Severity::Error, &["wrn-16-1 is no smaller copy", "(resnet20)", "\"random\""]);
     }
 
     #[test]
