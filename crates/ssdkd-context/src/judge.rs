@@ -1,6 +1,7 @@
 //! Which plans of a run would be executed, found without executing any.
 
 use std::collections::HashSet;
+use std::fmt;
 
 use anyhow::Result;
 use ssdkd_stage::{State, judge};
@@ -28,7 +29,36 @@ pub struct Judgement {
     /// Whether the output is right, as far as that is known before its inputs are made.
     pub state: State,
     /// Why the plan would be executed, if it would be.
-    why: Option<String>,
+    why: Option<Why>,
+}
+
+/// Why a plan would be executed.
+#[derive(Debug, Clone)]
+enum Why {
+    /// It reads an output that would be made again.
+    Reads(Output),
+    /// Its own output is not the right one, for this reason.
+    Own(String),
+}
+
+impl Why {
+    /// Returns whether a line may stand for both: inputs of one stage differ by their round alone.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Reads(input), Self::Reads(other)) => input.stage == other.stage,
+            (Self::Own(reason), Self::Own(other)) => reason == other,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reads(input) => write!(formatter, "{input}, which it reads, would run"),
+            Self::Own(reason) => formatter.write_str(reason),
+        }
+    }
 }
 
 impl<'a> Judge<'a> {
@@ -43,17 +73,17 @@ impl<'a> Judge<'a> {
         let remade = plan.reads.all().find(|input| self.remade.contains(input));
         let wanted = plan.fingerprint(self.run.cards(), &mut self.outputs);
         let (state, why) = match (remade, wanted) {
-            (Some(input), _) => self.outdated(output, format!("{input}, which it reads, would run")),
+            (Some(input), _) => self.outdated(output, Why::Reads(input)),
             (None, Err(error)) => {
                 // Nobody knows which bytes it reads: its own may be right.
                 let error = error.to_string();
                 let why = format!("not known yet: {}", error.lines().next().unwrap_or_default());
-                let (state, why) = self.outdated(output, why);
+                let (state, why) = self.outdated(output, Why::Own(why));
                 return Ok(Judgement { output, state, why: Some(why) });
             }
             (None, Ok(wanted)) => {
                 let state = judge(self.run.folder(), &wanted, self.verify)?;
-                let why = state.describe();
+                let why = Why::Own(state.describe());
                 (state, why)
             }
         };
@@ -65,13 +95,13 @@ impl<'a> Judge<'a> {
         if !same {
             self.remade.insert(output);
         }
-        Ok(Judgement { output, state, why: Some(if self.force { "forced".into() } else { why }) })
+        Ok(Judgement { output, state, why: Some(if self.force { Why::Own("forced".into()) } else { why }) })
     }
 
     /// Returns the state of an output whose inputs are not those of its plan.
-    fn outdated(&self, Output { stage, round }: Output, why: String) -> (State, String) {
+    fn outdated(&self, Output { stage, round }: Output, why: Why) -> (State, Why) {
         let state = match self.run.folder().complete(stage, round) {
-            Ok(Some(_)) => State::Stale { reasons: vec![why.clone()] },
+            Ok(Some(_)) => State::Stale { reasons: vec![why.to_string()] },
             _ => State::Missing,
         };
         (state, why)
@@ -85,7 +115,7 @@ impl Judgement {
         for judgement in judgements {
             let Output { stage, round } = judgement.output;
             match groups.iter_mut().rev().find(|(first, _)| first.output.stage == stage) {
-                Some((first, last)) if *last + 1 == round && first.cause() == judgement.cause() => *last = round,
+                Some((first, last)) if *last + 1 == round && first.is_like(judgement) => *last = round,
                 _ => groups.push((judgement, round)),
             }
         }
@@ -98,8 +128,27 @@ impl Judgement {
         }
     }
 
-    /// Returns why the plan would be executed, without the numbers of rounds.
-    fn cause(&self) -> Option<String> {
-        self.why.as_ref().map(|why| why.replace(|letter: char| letter.is_ascii_digit(), ""))
+    /// Returns whether the same holds for both.
+    fn is_like(&self, other: &Self) -> bool {
+        match (&self.why, &other.why) {
+            (None, None) => true,
+            (Some(why), Some(other)) => why.is_like(other),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_share_a_line_only_if_they_say_the_same() {
+        let own = |reason: &str| Why::Own(reason.into());
+        assert!(Why::Reads(Output::distill(3)).is_like(&Why::Reads(Output::distill(4))));
+        assert!(!Why::Reads(Output::distill(3)).is_like(&Why::Reads(Output::invert(3))));
+        assert!(own("missing").is_like(&own("missing")));
+        assert!(!own("stale: distill.lr 0.1 → 0.05").is_like(&own("stale: distill.lr 0.2 → 0.05")));
+        assert!(!Why::Reads(Output::distill(3)).is_like(&own("missing")));
     }
 }

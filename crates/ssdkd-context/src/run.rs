@@ -136,7 +136,7 @@ impl Run {
         }
         Err(StageError::Usage(format!(
             "{} was made from another teacher than {}, or with another preparation of its images\n\
-             hint: give the new run a name of its own, `--set run.name=NAME`; or replace the old one, --force",
+             hint: give the new run a name of its own, `--set run.name=NAME`; or add --force, which replaces the old one",
             self.folder.root().display(),
             self.cards.teacher_path.display()
         )))

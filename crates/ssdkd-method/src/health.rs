@@ -186,8 +186,8 @@ impl fmt::Display for FailedCheck {
             Self::VanishedClass { class, members } => write!(
                 formatter,
                 "none of the buffer's {members} images is of class {class}\n\
-                 hint: set invert.targets to \"balanced\" or raise invert.loss.balance, and look at the report's buffer.png; if \
-                 teacher.class_prior says that the class is rare, a larger balance.capacity holds some"
+                 hint: raise invert.loss.balance or, for a classifier, set invert.targets to \"balanced\"; check that balance.eviction \
+                 is \"class-balanced-fifo\", and look at the report's buffer.png"
             ),
             Self::ExplodingLoss { loss, before } => write!(
                 formatter,
