@@ -29,7 +29,7 @@ use ssdkd_method::distillation::distillation_loss;
 use ssdkd_method::inversion::start;
 use ssdkd_method::{DistillSettings, Distiller, InvertSettings, Modulation, ModulationSettings, Objective, Position};
 use ssdkd_nn::random::{stream, uniform_tensor};
-use ssdkd_nn::{Architecture, CropFlipSettings, Mode, Network, NetworkSpec, Optimizer, Sgd, ViewSettings};
+use ssdkd_nn::{Architecture, DifferentiableViewSettings, Mode, Network, NetworkSpec, Optimizer, Sgd, ViewSettings};
 use ssdkd_ops::{self as ops, CachingAllocator, Value};
 
 #[global_allocator]
@@ -266,7 +266,7 @@ fn train(network: Network, images: Tensor) -> Result<Step> {
 
 /// The generator, the teacher with all taps, the student, if any, as adversary; one Adam step; labels of the rounded images.
 fn invert(teacher: Network, student: Option<Network>, batch: usize) -> Result<Step> {
-    let settings = InvertSettings { batch, views: CropFlipSettings::OFF, ..Default::default() };
+    let settings = InvertSettings { batch, views: DifferentiableViewSettings::OFF, ..Default::default() };
     let mut generator = start(&settings, &teacher, 0, teacher.store().device())?;
     let modulation = Modulation::new(ModulationSettings::OFF, &[]);
     let mut index = 0;

@@ -31,5 +31,5 @@ pub use shrink::start_from_teacher;
 pub use ssdkd_graph::{Cut, Mode, Tap};
 pub use state_dict::StateDict;
 pub use store::Store;
-pub use views::{Border, CropFlipSettings, ViewSettings};
+pub use views::{Border, CropFlipSettings, DifferentiableViewSettings, ViewSettings};
 pub use zoo::{Blueprint, Draw, Generator};

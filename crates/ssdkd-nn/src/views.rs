@@ -12,14 +12,15 @@
 //! A, λ, g and o are drawn for each image. In the last line s is `color_jitter`; N and N' are standard normal numbers of an image, and
 //! N'' of each of its channels.
 //!
-//! Inversion uses crops and flips alone. They are differentiable, so that a generator learns images that survive them. A teacher in
-//! training uses the same. Distillation uses all of them: there the teacher labels each view, so a view need not look like data. A small
-//! buffer reaches further this way, at the price of a copy. Mixup in distillation is "function matching" \[C: Beyer et al. 2022\]. Channel
-//! mixing answers generators that settle on one palette. Color jitter answers generators whose images are alike in brightness: their
-//! means have a deviation of 0.08, and those of CIFAR-10's images have 0.12. The median gain is below 1, as such images are rich in
-//! contrast. Its constants were tried at strength 1, as a whole.
+//! Inversion uses crops, flips and color jitter. They are differentiable, so that a generator learns images that survive them, and whose
+//! views have the statistics that the teacher remembers. A teacher in training uses crops and flips. Distillation uses all of them: there
+//! the teacher labels each view, so a view need not look like data. A small buffer reaches further this way, at the price of a copy. Mixup
+//! in distillation is "function matching" \[C: Beyer et al. 2022\]. Channel mixing answers generators that settle on one palette. Color
+//! jitter answers generators whose images are alike in brightness: their means have a deviation of 0.08, and those of CIFAR-10's images
+//! have 0.12. The median gain is below 1, as such images are rich in contrast. Its constants were tried at strength 1, as a whole.
 
 mod color;
+mod differentiable;
 mod geometry;
 mod mixture;
 
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use ssdkd_ops::Value;
 
 pub use color::{jitter_color, mix_channels};
+pub use differentiable::{DifferentiableViewSettings, DrawnViews};
 pub use geometry::{Border, CropFlipSettings, turn, view};
 pub use mixture::{cut_and_paste, mix_up};
 

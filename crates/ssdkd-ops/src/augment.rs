@@ -1,9 +1,10 @@
-//! Random views of images: the crop and the flip, decided by the caller, differentiable.
+//! Random views of images: the crop, the flip and the colors, decided by the caller, differentiable.
 
 use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use crate::device;
 use crate::images::{Images, map_images};
 use crate::value::Value;
 
@@ -71,6 +72,42 @@ pub fn crop_flip_at(x: &Value, draws: &Tensor, padding: usize, wrap: bool) -> Re
     let draws = draws.to_vec2::<u32>()?;
     let offsets = draws.iter().map(|draw| (draw[0] as usize, draw[1] as usize)).collect();
     crop_flip(x, &CropFlip { offsets, flips: draws.iter().map(|draw| draw[2] != 0).collect(), padding, wrap })
+}
+
+/// `½ + g·(x − ½) + o`, cut to `[0, 1]`, of images (B, H, W, C): a line for each channel of each image. A row of `lines` (B, 1 + C) has an
+/// image's g and, for each channel, `½ + o`. What is cut gets no gradient.
+///
+/// # Errors
+/// If `x` is not of rank 4, or there is not one row of 1 + C numbers for each image.
+pub fn color_lines(x: &Value, lines: &Tensor) -> Result<Value> {
+    let operation = "color_lines";
+    let images = Images::of(operation, x.tensor())?;
+    if lines.dims() != [images.batch, 1 + images.channels] {
+        let expected = [images.batch, 1 + images.channels];
+        bail!("{operation}: takes lines of shape {expected:?}, these have {:?}", lines.dims());
+    }
+    on_gpu!(x.tensor() => crate::cuda::color_lines(operation, x, images, lines.clone()));
+    let lines = lines.to_vec2::<f32>()?;
+    let out = map_images(operation, x.tensor(), images, images, |image, x, out| {
+        let (gain, centers) = (lines[image][0], &lines[image][1..]);
+        for (x, out) in x.chunks_exact(images.channels).zip(out.chunks_exact_mut(images.channels)) {
+            for ((x, out), center) in x.iter().zip(out).zip(centers) {
+                *out = ((x - 0.5) * gain + center).clamp(0.0, 1.0);
+            }
+        }
+    })?;
+    let seen = out.clone();
+    Ok(Value::record1(out, &[x], move |grad| {
+        let seen = device::slice(&seen, operation)?;
+        let size = images.height * images.width * images.channels;
+        let grad = map_images(operation, grad, images, images, |image, grad, out| {
+            let seen = &seen[image * size..][..size];
+            for ((grad, out), seen) in grad.iter().zip(out).zip(seen) {
+                *out = if *seen > 0.0 && *seen < 1.0 { grad * lines[image][0] } else { 0.0 };
+            }
+        })?;
+        Ok(vec![Some(grad)])
+    }))
 }
 
 /// What the views of masks (B, H, W) show, each pixel of a class below 2²⁴ or of none: of none is also what a view shows of its padding.

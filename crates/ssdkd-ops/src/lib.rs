@@ -52,7 +52,7 @@ mod vectorised;
 pub use activation::{Activation, activate, leaky_relu, relu, sigmoid};
 pub use alloc::{CachingAllocator, allocated_bytes, peak_bytes, reset_peak};
 pub use arithmetic::{add, divide, multiply, prelu, subtract};
-pub use augment::{CropFlip, crop_flip, crop_flip_at, crop_flip_masks};
+pub use augment::{CropFlip, color_lines, crop_flip, crop_flip_at, crop_flip_masks};
 pub use channels::{concat_channels, shuffle_channels, slice_channels, split_channels};
 pub use conv::{
     Conv2dSpec, PreparedConvolution, conv_transpose2d, conv2d, conv2d_prepared, conv2d_then, prepare_convolution,

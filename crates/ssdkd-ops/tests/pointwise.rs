@@ -8,7 +8,7 @@ use common::{
     flat, numbers, tensor,
 };
 use ssdkd_ops::{
-    CropFlip, Value, add, affine_channels, crop_flip, crop_flip_at, crop_flip_masks, leaky_relu, mean_all,
+    CropFlip, Value, add, affine_channels, color_lines, crop_flip, crop_flip_at, crop_flip_masks, leaky_relu, mean_all,
     nchw_to_nhwc, relu, reshape, round_to_u8_levels, scale, sigmoid, sum_all, weighted_sum,
 };
 
@@ -20,6 +20,11 @@ fn crops() -> CropFlip {
         padding: 2,
         wrap: false,
     }
+}
+
+/// Gain and centers of four images of three channels.
+fn lines() -> Tensor {
+    tensor(&[0.5, 0.4, 0.5, 0.7, 1.0, 0.5, 0.5, 0.5, 0.1, 0.9, 0.2, 0.5, 1.6, 0.3, 0.3, 0.6], (4, 4))
 }
 
 #[test]
@@ -49,6 +54,7 @@ fn gradients_agree_with_differences() {
     check_gradients(|x| affine_channels(&x[0], &[2.0, -1.0, 0.5], &[1.0, 2.0, 3.0]), &x);
     check_gradients(|x| crop_flip(&x[0], &crops()), &x);
     check_gradients(|x| crop_flip(&x[0], &CropFlip { wrap: true, ..crops() }), &x);
+    check_gradients(|x| color_lines(&x[0], &lines()), &x);
     check_gradients(|x| add(&x[0], &x[1]), &[numbers((3, 7), 1), numbers((3, 7), 2)]);
     check_gradients(|x| weighted_sum(&[(2.0, &x[0]), (-0.5, &x[1])]), &[numbers((), 1), numbers((1, 1), 2)]);
 }
@@ -65,6 +71,7 @@ fn the_same_bytes_on_any_number_of_threads_and_path() {
             padding: 2,
             wrap: shape.0 == 3,
         };
+        let lines = numbers((shape.0, 1 + channels), 5);
         let (factors, shifts) = (flat(&numbers(channels, 3)), flat(&numbers(channels, 4)));
         check_same_bytes(true, || {
             let leaf = Value::leaf(&x);
@@ -75,6 +82,7 @@ fn the_same_bytes_on_any_number_of_threads_and_path() {
                 sigmoid(&leaf)?,
                 affine_channels(&leaf, &factors, &shifts)?,
                 crop_flip(&leaf, &how)?,
+                color_lines(&leaf, &lines)?,
                 add(&leaf, &leaf)?,
             ] {
                 results.push(y.tensor().clone());
@@ -111,6 +119,18 @@ fn draws_in_a_tensor_make_the_same_views() {
         let gradient = |view: Value| view.backward_from(grad.clone()).unwrap().remove(&x).unwrap();
         assert_same("gradient", &gradient(found), &gradient(expected));
     }
+}
+
+#[test]
+fn colors_are_a_line_and_what_is_cut_gets_no_gradient() {
+    let x = tensor(&[0.0, 0.5, 1.0, 0.25], (2, 1, 1, 2));
+    let leaf = Value::leaf(&x);
+    let view = color_lines(&leaf, &tensor(&[0.5, 0.5, 0.75, 4.0, 0.5, 0.5], (2, 3))).unwrap();
+    assert_eq!(flat(view.tensor()), [0.25, 0.75, 1.0, 0.0]);
+    let gradient = view.backward_from(tensor(&[1.0, 2.0, 3.0, 4.0], (2, 1, 1, 2))).unwrap().remove(&x).unwrap();
+    assert_eq!(flat(&gradient), [0.5, 1.0, 0.0, 0.0]);
+    let same = color_lines(&leaf, &tensor(&[1.0, 0.5, 0.5, 1.0, 0.5, 0.5], (2, 3))).unwrap();
+    assert_same("plain view", same.tensor(), &x);
 }
 
 #[test]
@@ -220,6 +240,7 @@ fn refuse_what_does_not_fit() {
     assert_refuses(crop_flip(&x, &how(&[(0, 0), (0, 3)], 2)), &["(0, 3)", "image 1", "0..=2"]);
     let of_one = how(&[(0, 0)], 1).draws(&device()).unwrap();
     assert_refuses(crop_flip_at(&x, &of_one, 1, false), &["crop_flip", "[2, 3]", "[1, 3]"]);
+    assert_refuses(color_lines(&x, &lines()), &["color_lines", "[2, 4]", "[4, 4]"]);
     assert_refuses(crop_flip(&vector, &how(&[], 0)), &["(B, H, W, C)", "[3]"]);
     assert_refuses(relu(&Value::constant(numbers((2, 3), 1).t().unwrap())), &["relu", "contiguous"]);
 }

@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn an_unknown_key_gives_the_nearest() {
         check_explained("distil.lr", &["there is no key", "did you mean `distill.lr`?"]);
-        check_explained("color_jitter", &["did you mean `distill.views.color_jitter`?"]);
+        check_explained("channel_mix", &["did you mean `distill.views.channel_mix`?"]);
         check_explained("no such thing at all in any recipe", &["docs/recipe.md"]);
     }
 }

@@ -246,7 +246,7 @@ mod tests {
     use crate::fixtures::{assert_repeated, device, formula, network, numbers};
     use crate::inversion::synthesis::{ImageFormat, TargetRule};
     use crate::modulation::{Modulation, ModulationSettings};
-    use ssdkd_nn::CropFlipSettings;
+    use ssdkd_nn::DifferentiableViewSettings;
 
     fn fresh() -> ContrastiveInversion {
         let settings = ContrastiveSettings { latent_size: 8, width: 4, memory_size: 10, ..Default::default() };
@@ -255,7 +255,7 @@ mod tests {
             steps: 3,
             targets: TargetRule::Balanced,
             image_format: ImageFormat::U8,
-            views: CropFlipSettings::default(),
+            views: DifferentiableViewSettings::default(),
         };
         ContrastiveInversion::new(settings, batch, &network(1), 5, &device()).unwrap()
     }

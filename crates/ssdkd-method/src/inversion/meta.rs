@@ -188,7 +188,7 @@ mod tests {
     use crate::inversion::loss::Term;
     use crate::inversion::synthesis::{ImageFormat, TargetRule};
     use crate::modulation::{Diversity, Modulation, ModulationSettings};
-    use ssdkd_nn::CropFlipSettings;
+    use ssdkd_nn::DifferentiableViewSettings;
 
     #[test]
     fn two_meta_steps_are_those_of_pytorch() {
@@ -200,7 +200,7 @@ mod tests {
             steps: 3,
             targets: TargetRule::Random,
             image_format: ImageFormat::U8,
-            views: CropFlipSettings::OFF,
+            views: DifferentiableViewSettings::OFF,
         };
         let loss = LossSettings { adversarial: 1.1, ..MetaSettings::LOSS };
         let modulation =

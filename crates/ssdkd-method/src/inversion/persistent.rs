@@ -22,9 +22,10 @@ use rand::Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::random::{normal_tensor, stream};
+use ssdkd_nn::views::DrawnViews;
 use ssdkd_nn::{Mode, Network, Optimizer, StateDict};
 use ssdkd_ops as ops;
-use ssdkd_ops::{CropFlip, Value};
+use ssdkd_ops::Value;
 
 use crate::inversion::batch_norm::BatchNormMomentum;
 use crate::inversion::generator::{ResetSchedule, Sizes, TrainedGenerator};
@@ -113,6 +114,17 @@ struct Step {
     statistics: Vec<(Tensor, Tensor)>,
 }
 
+/// What the tensors of a step are: the optimizer's `rates` numbers and behind them φ's diversities; the targets; what was drawn for the
+/// views; the inputs of the generator.
+#[derive(Clone, Copy)]
+struct Layout {
+    rates: usize,
+    /// Whether there are targets.
+    targets: bool,
+    /// Tensors that the views were drawn as.
+    drawn: usize,
+}
+
 impl Made for Step {
     fn copied(&self) -> Result<Self> {
         let Self { images, loss, statistics } = self;
@@ -199,18 +211,20 @@ impl PersistentGenerator {
         let rates = numbers.len();
         numbers.extend(objective.modulation.diversities(objective.teacher.classes()));
         let batch = inputs.first().map_or(Ok(0), |inputs| inputs.dim(0))?;
-        let crops = self.batch.views.draw(batch, &mut position.stream("invert/views", step));
+        let (_, _, channels) = objective.teacher.input_shape(); // (H, W, C)
+        let views = self.batch.views.draw(batch, channels, &mut position.stream("invert/views", step))?;
 
         let device = self.generator.store.device();
         let mut tensors = vec![Tensor::new(numbers, device)?];
         tensors.extend(targets.map(|targets| Tensor::new(targets, device)).transpose()?);
-        tensors.extend(crops.as_ref().map(|crops| crops.draws(device)).transpose()?);
-        tensors.extend(inputs);
+        let drawn = views.tensors(device)?;
+        let layout = Layout { rates, targets: targets.is_some(), drawn: drawn.len() };
+        tensors.extend(drawn.into_iter().chain(inputs));
 
         let networks = [Some(objective.teacher), objective.student].into_iter().flatten();
         let stores = networks.map(Network::store).chain([&self.generator.store]).collect::<Vec<_>>();
         let mut replayed = std::mem::take(&mut self.steps);
-        let order = |tensors| self.order(objective, rates, targets.is_some(), crops.as_ref(), tensors);
+        let order = |tensors| self.order(objective, layout, &views, tensors);
         let done = if self.generator.averages.keeps_averages() {
             order(tensors) // averages are other tensors after each batch
         } else {
@@ -220,30 +234,25 @@ impl PersistentGenerator {
         done
     }
 
-    /// Orders the work of a step. `tensors` are the optimizer's `rates` numbers and behind them φ's diversities, the targets and the
-    /// draws of the crops, if there are any, and the inputs of the generator.
+    /// Orders the work of a step on `tensors`, which lie as `layout` says.
     fn order(
         &self,
         objective: &Objective<'_>,
-        rates: usize,
-        has_targets: bool,
-        crops: Option<&CropFlip>,
+        layout: Layout,
+        views: &DrawnViews,
         tensors: Vec<Tensor>,
     ) -> Result<Step> {
         let TrainedGenerator { network, optimizer, averages, .. } = &self.generator;
         let mut tensors = tensors.into_iter();
         let mut next = || tensors.next().ok_or_else(|| Error::msg("a step of the generator lacks a tensor"));
         let numbers = next()?;
-        let targets = if has_targets { Some(next()?) } else { None };
-        let crops = if let Some(crops) = crops { Some((crops, next()?)) } else { None };
-        let diversities = numbers.narrow(0, rates, numbers.elem_count() - rates)?;
-        let rates = numbers.narrow(0, 0, rates)?;
+        let targets = if layout.targets { Some(next()?) } else { None };
+        let drawn = (0..layout.drawn).map(|_| next()).collect::<Result<Vec<_>>>()?;
+        let diversities = numbers.narrow(0, layout.rates, numbers.elem_count() - layout.rates)?;
+        let rates = numbers.narrow(0, 0, layout.rates)?;
 
         let images = network.forward(&self.joined(&tensors.collect::<Vec<_>>())?, Mode::Train)?; // (B, H, W, C)
-        let views = match crops {
-            Some((crops, draws)) => ops::crop_flip_at(&images, &draws, crops.padding, crops.wrap)?,
-            None => images.clone(),
-        };
+        let views = views.of(&images, &drawn)?;
         let Evaluated { terms, statistics, .. } =
             objective.evaluate_at(&views, targets.as_ref(), &diversities, averages)?;
         let (total, loss) = terms.total()?;
@@ -320,11 +329,11 @@ mod tests {
     use crate::inversion::loss::Term;
     use crate::inversion::synthesis::ImageFormat;
     use crate::modulation::{Modulation, ModulationSettings};
-    use ssdkd_nn::CropFlipSettings;
+    use ssdkd_nn::DifferentiableViewSettings;
 
     fn generator(settings: PersistentSettings, targets: TargetRule, batch: usize) -> PersistentGenerator {
         let settings = PersistentSettings { latent_size: 8, width: 4, ..settings };
-        let (image_format, views) = (ImageFormat::U8, CropFlipSettings::OFF);
+        let (image_format, views) = (ImageFormat::U8, DifferentiableViewSettings::OFF);
         let batch = BatchSettings { batch, steps: 1, targets, image_format, views };
         let averages = BatchNormMomentum::of(&PersistentSettings::LOSS);
         PersistentGenerator::new(settings, batch, averages, &network(1), 0, &device()).unwrap()

@@ -139,7 +139,7 @@ mod tests {
     use crate::fixtures::{assert_repeated, device, network, numbers, oblong_networks};
     use crate::inversion::synthesis::{ImageFormat, TargetRule};
     use crate::modulation::{Modulation, ModulationSettings};
-    use ssdkd_nn::{ChannelOrder, CropFlipSettings, Preprocessing};
+    use ssdkd_nn::{ChannelOrder, DifferentiableViewSettings, Preprocessing};
 
     fn synthesize(steps: usize) -> Synthesis {
         synthesize_for(&network(1), steps)
@@ -153,7 +153,7 @@ mod tests {
             steps,
             targets: TargetRule::Balanced,
             image_format: ImageFormat::U8,
-            views: CropFlipSettings::OFF,
+            views: DifferentiableViewSettings::OFF,
         };
         // This teacher's statistics are a formula's, of no image.
         let loss = LossSettings { batch_norm: 0.01, total_variation: 1e-3, l2: 1e-3, ..PixelsSettings::LOSS };
@@ -196,7 +196,7 @@ mod tests {
             steps: 1,
             targets: TargetRule::Balanced,
             image_format: ImageFormat::U8,
-            views: CropFlipSettings::OFF,
+            views: DifferentiableViewSettings::OFF,
         };
         let pixels = PixelOptimization::new(PixelsSettings::default(), batch, &device());
         let position = Position { seed: 3, round: 0, distilling_round: None, batch: 0 };

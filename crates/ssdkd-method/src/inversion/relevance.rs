@@ -1,7 +1,7 @@
 //! What the images of a round depend on: the settings that have an effect, the student, the class prior.
 
 use serde_json::{Value, json};
-use ssdkd_nn::CropFlipSettings;
+use ssdkd_nn::DifferentiableViewSettings;
 
 use crate::inversion::loss_settings::{BatchNormForm, LossSettings};
 use crate::inversion::persistent::PersistentSettings;
@@ -40,7 +40,7 @@ impl InvertSettings {
                 }
                 if !trains {
                     (own.lr, own.beta1, own.beta2) = (default.lr, default.beta1, default.beta2);
-                    (settings.steps, settings.views) = (1, CropFlipSettings::OFF);
+                    (settings.steps, settings.views) = (1, DifferentiableViewSettings::OFF);
                 }
             }
             Strategy::Meta(own) => (own.reset_round, own.reset_every) = resets,
@@ -57,6 +57,11 @@ impl InvertSettings {
             && let Some(loss) = settings["loss"].as_object_mut()
         {
             loss.remove("batch_norm_form");
+        }
+        if self.views.color_jitter == 0.0
+            && let Some(views) = settings["views"].as_object_mut()
+        {
+            views.remove("color_jitter");
         }
         settings
     }
@@ -91,8 +96,11 @@ mod tests {
         let absolute = InvertSettings::default();
         assert_eq!(absolute.fingerprint()["loss"].get("batch_norm_form"), None);
         assert_eq!(absolute.fingerprint()["loss"]["batch_norm"], 1.0);
+        assert_eq!(absolute.fingerprint()["views"], json!({ "crop_padding": 4, "border": "zeros", "flip": true }));
         let mut relative = absolute;
         relative.loss.batch_norm_form = BatchNormForm::Relative;
+        relative.views.color_jitter = 0.5;
         assert_eq!(relative.fingerprint()["loss"]["batch_norm_form"], "relative");
+        assert_eq!(relative.fingerprint()["views"]["color_jitter"], 0.5);
     }
 }

@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use ssdkd_nn::CropFlipSettings;
+use ssdkd_nn::DifferentiableViewSettings;
 
 use crate::inversion::batch_norm::RELATIVE_FACTOR;
 use crate::inversion::contrastive::ContrastiveSettings;
@@ -33,7 +33,7 @@ pub struct InvertSettings {
     /// The factors of the loss.
     pub loss: LossSettings,
     /// The views of the images that the networks see.
-    pub views: CropFlipSettings,
+    pub views: DifferentiableViewSettings,
     /// φ.
     pub phi: ModulationSettings,
 }
@@ -69,7 +69,7 @@ impl InvertSettings {
             targets,
             image_format: ImageFormat::U8,
             loss,
-            views: CropFlipSettings::default(),
+            views: DifferentiableViewSettings::default(),
             phi: ModulationSettings::default(),
         }
     }
@@ -116,7 +116,7 @@ struct InvertTable {
     #[serde(skip_serializing_if = "Option::is_none")]
     contrastive: Option<ContrastiveSettings>,
     loss: LossTable,
-    views: CropFlipSettings,
+    views: DifferentiableViewSettings,
     phi: ModulationSettings,
 }
 

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::random::{normal_tensor, stream};
-use ssdkd_nn::{CropFlipSettings, Network, StateDict};
+use ssdkd_nn::{DifferentiableViewSettings, Network, StateDict};
 use ssdkd_ops as ops;
 
 use crate::inversion::loss::{Loss, Objective, UnreadLoss};
@@ -38,7 +38,7 @@ pub struct BatchSettings {
     /// How images are stored.
     pub image_format: ImageFormat,
     /// What the networks see of the images.
-    pub views: CropFlipSettings,
+    pub views: DifferentiableViewSettings,
 }
 
 /// Which classes the images should be of.
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn targets_are_as_common_as_the_rule_and_the_prior_say() {
         let counts = |targets, batch, prior: &ClassPrior| {
-            let (image_format, views) = (ImageFormat::U8, CropFlipSettings::OFF);
+            let (image_format, views) = (ImageFormat::U8, DifferentiableViewSettings::OFF);
             let settings = BatchSettings { batch, steps: 1, targets, image_format, views };
             let position = Position { seed: 9, round: 0, distilling_round: None, batch: 0 };
             let mut counts = [0_i32; 4];

@@ -1,7 +1,7 @@
 //! What holds for all strategies.
 
 use candle_core::{DType, Tensor};
-use ssdkd_nn::{CropFlipSettings, Network, StateDict};
+use ssdkd_nn::{DifferentiableViewSettings, Network, StateDict};
 use ssdkd_ops as ops;
 
 use super::contrastive::ContrastiveSettings;
@@ -275,7 +275,7 @@ fn steps_lower_the_loss() {
     let teacher = network(1);
     let modulation = Modulation::new(ModulationSettings::OFF, &[]);
     let settings = persistent(|all, own| {
-        (all.steps, all.batch, all.views) = (1, 16, CropFlipSettings::OFF);
+        (all.steps, all.batch, all.views) = (1, 16, DifferentiableViewSettings::OFF);
         (own.lr, all.loss.batch_norm_momentum) = (1e-2, 0.0);
     });
     let mut inversion = start(&settings, &teacher, 9, &device()).unwrap();

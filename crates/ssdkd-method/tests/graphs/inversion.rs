@@ -8,7 +8,7 @@ use ssdkd_method::{
     ModulationSettings, Objective, Position, Strategy, TargetRule,
 };
 use ssdkd_nn::random::{stream, uniform_tensor};
-use ssdkd_nn::{Border, CropFlipSettings};
+use ssdkd_nn::{Border, DifferentiableViewSettings};
 use ssdkd_ops as ops;
 
 use crate::{Bits, assert_same_bits, bits, distillation, gpu, network, place, with_and_without_graphs};
@@ -72,7 +72,7 @@ fn settings(own: PersistentSettings) -> InvertSettings {
         targets: TargetRule::Balanced,
         image_format: ImageFormat::F32,
         loss: LossSettings { activation: 0.01, ..PersistentSettings::LOSS },
-        views: CropFlipSettings { crop_padding: 2, border: Border::Zeros, flip: true },
+        views: DifferentiableViewSettings { crop_padding: 2, border: Border::Zeros, flip: true, color_jitter: 0.0 },
         phi: ModulationSettings { diversity: Diversity::Ratio, gamma: 2.0 },
         ..InvertSettings::default()
     }
@@ -103,14 +103,15 @@ fn replayed_steps_of_the_generator_are_ordinary_steps_byte_for_byte() {
     let plain = PersistentSettings { embeddings_per_class: 2, ..PersistentSettings::default() };
     check("embeddings", &settings(plain.clone()), uniform, STEPS + LABELS);
     let table = PersistentSettings { embedding_rank: 3, ..plain };
-    let wrapped = CropFlipSettings { border: Border::Wrap, ..settings(table.clone()).views };
+    let wrapped =
+        DifferentiableViewSettings { border: Border::Wrap, color_jitter: 1.0, ..settings(table.clone()).views };
     let relative = LossSettings { batch_norm_form: BatchNormForm::Relative, ..PersistentSettings::LOSS };
     let prior = ClassPrior::new(&[4.0, 1.0, 2.0, 3.0], 4).unwrap();
     check("a table", &InvertSettings { views: wrapped, loss: relative, ..settings(table) }, &prior, STEPS + LABELS);
     let predicted = settings(PersistentSettings { reset_round: 2, ..PersistentSettings::default() });
     let predicted = InvertSettings { targets: TargetRule::Predicted, image_format: ImageFormat::U8, ..predicted };
     check("predicted classes", &predicted, uniform, STEPS + LABELS);
-    let two = InvertSettings { steps: 2, views: CropFlipSettings::OFF, ..predicted };
+    let two = InvertSettings { steps: 2, views: DifferentiableViewSettings::OFF, ..predicted };
     check("two steps a batch", &two, uniform, u64::from(ROUNDS * BATCHES) + STEPS + LABELS);
 }
 

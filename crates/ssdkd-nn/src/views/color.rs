@@ -1,7 +1,8 @@
 //! Views in other colors.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use rand_chacha::ChaCha8Rng;
+use ssdkd_ops::{Value, color_lines};
 
 use crate::random::normal_tensor;
 
@@ -20,16 +21,30 @@ pub fn mix_channels(images: &Tensor, strength: f64, rng: &mut ChaCha8Rng) -> Res
 
 /// Changes contrast, brightness and tint of each image (B, H, W, C) in `[0, 1]`. At `strength` 0 images stay as they are.
 pub fn jitter_color(images: &Tensor, strength: f64, rng: &mut ChaCha8Rng) -> Result<Tensor> {
-    if strength == 0.0 {
-        return Ok(images.clone());
-    }
     let (batch, _, _, channels) = images.dims4()?;
-    let mut normal = |channels| normal_tensor(rng, (batch, 1, 1, channels), images.device());
+    match draw_lines(strength, batch, channels, rng, images.device())? {
+        Some(lines) => Ok(color_lines(&Value::constant(images.clone()), &lines)?.tensor().clone()),
+        None => Ok(images.clone()),
+    }
+}
+
+/// Draws what color jitter makes of each image: g, and ½ + o for each channel, (B, 1 + C) on `device`. `None` at `strength` 0.
+pub(super) fn draw_lines(
+    strength: f64,
+    batch: usize,
+    channels: usize,
+    rng: &mut ChaCha8Rng,
+    device: &Device,
+) -> Result<Option<Tensor>> {
+    if strength == 0.0 {
+        return Ok(None);
+    }
+    let mut normal = |channels| normal_tensor(rng, (batch, channels), device);
     let gain = ((normal(1)? - 0.4)? * (strength / 4.0))?.exp()?;
     let offset = (normal(1)? * (0.11 * strength))?;
     let tint = (normal(channels)? * (0.03 * strength))?;
-    let center = offset.broadcast_add(&tint)?.affine(1.0, 0.5)?; // (B, 1, 1, C)
-    images.affine(1.0, -0.5)?.broadcast_mul(&gain)?.broadcast_add(&center)?.clamp(0f32, 1f32)
+    let center = offset.broadcast_add(&tint)?.affine(1.0, 0.5)?; // (B, C)
+    Tensor::cat(&[gain, center], 1).map(Some)
 }
 
 #[cfg(test)]

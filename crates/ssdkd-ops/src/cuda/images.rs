@@ -196,6 +196,28 @@ pub(crate) fn crop_flip_at(
     Ok(Value::record1(out, &[x], move |grad| Ok(vec![Some(view("crop_flip_backward", grad)?)])))
 }
 
+/// `lines` are g and the centers of each image.
+pub(crate) fn color_lines(operation: &'static str, x: &Value, images: Images, lines: Tensor) -> Result<Value> {
+    let out = {
+        let gpu = Gpu::of(x.tensor(), operation)?;
+        let (out, to) = gpu.tensor(images.dims())?;
+        let (n, of) = (out.elem_count(), Image::from(images));
+        let (x, lines) = (gpu.at(x.tensor(), operation)?, gpu.at(&lines, operation)?);
+        gpu.launch_each("color_lines", n, arguments![x, lines, to, count(n), Argument::of(&of)])?;
+        out
+    };
+    let seen = out.clone();
+    Ok(Value::record1(out, &[x], move |grad| {
+        let gpu = Gpu::of(grad, operation)?;
+        let (out, to) = gpu.tensor(images.dims())?;
+        let (n, of) = (out.elem_count(), Image::from(images));
+        let [grad, lines, seen] = [grad, &lines, &seen].map(|tensor| gpu.at(tensor, operation));
+        let arguments = arguments![grad?, lines?, seen?, to, count(n), Argument::of(&of)];
+        gpu.launch_each("color_lines_backward", n, arguments)?;
+        Ok(vec![Some(out)])
+    }))
+}
+
 pub(crate) fn total_variation(operation: &'static str, x: &Value, images: Images) -> Result<Value> {
     let gpu = Gpu::of(x.tensor(), operation)?;
     let (n, of) = (x.tensor().elem_count(), Image::from(images));

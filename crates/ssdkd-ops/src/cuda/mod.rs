@@ -43,8 +43,8 @@ pub(crate) use conv::{pack_weight, record as convolution, transposed as transpos
 pub use gpu::{name, open};
 pub(crate) use graph::{Graph, launches};
 pub(crate) use images::{
-    crop_flip, crop_flip_at, gather_images, global_avg_pool, max_pool2d, separable, subsample_pad, total_variation,
-    upsample_nearest,
+    color_lines, crop_flip, crop_flip_at, gather_images, global_avg_pool, max_pool2d, separable, subsample_pad,
+    total_variation, upsample_nearest,
 };
 pub(crate) use logits::{argmax_rows, focal_weights, group_means, kl_per_sample, same_argmax};
 pub(crate) use loss::{cross_entropy, kl_divergence, mean_softmax_negentropy, softmax};

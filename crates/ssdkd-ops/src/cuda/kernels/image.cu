@@ -188,6 +188,19 @@ KERNEL crop_flip_backward(const float* grad, const View* views, float* out, u32 
     out[i] = shown ? grad[index(of, at.image, row, column, at.channel)] : 0.f;
 }
 
+KERNEL color_lines(const float* x, const float* lines, float* out, u32 n, Image of) {
+    EACH(i, n)
+    Place at = place(i, of);
+    const float* line = lines + at.image * (1 + of.channels);
+    float y = (x[i] - 0.5f) * line[0] + line[1 + at.channel];
+    out[i] = y < 0.f ? 0.f : y > 1.f ? 1.f : y; // what is not a number stays so
+}
+
+KERNEL color_lines_backward(const float* grad, const float* lines, const float* seen, float* out, u32 n, Image of) {
+    EACH(i, n)
+    out[i] = seen[i] > 0.f && seen[i] < 1.f ? grad[i] * lines[place(i, of).image * (1 + of.channels)] : 0.f;
+}
+
 /// Down and right to the neighbours that total variation compares a pixel with.
 __constant__ int NEIGHBOURS[4][2] = {{0, 1}, {1, 0}, {1, -1}, {1, 1}};
 
