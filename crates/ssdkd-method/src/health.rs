@@ -192,8 +192,7 @@ impl fmt::Display for FailedCheck {
             Self::ExplodingLoss { loss, before } => write!(
                 formatter,
                 "the student's loss went from {before:.3} to {loss:.3} within a round\n\
-                 hint: lower distill.lr, or raise distill.warmup_steps; for a student of another family, set \
-                 distill.feature_distillation to 0"
+                 hint: lower distill.lr, or raise distill.warmup_steps, or lower distill.feature_distillation"
             ),
             Self::Guessing { agreement, steps } => write!(
                 formatter,

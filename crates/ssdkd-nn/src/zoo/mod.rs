@@ -146,7 +146,7 @@ impl Blueprint {
         let shrunk = self.graph.shrunk(cut).map_err(|error| {
             GraphError::Graph(format!(
                 "{error}\nhint: `ssdkd shrink CARD --list` shows the smaller copies that a network has; or set \
-                 student.architecture to another network, such as resnet8, and distill.feature_distillation to 0"
+                 student.architecture to another network, such as resnet8"
             ))
         })?;
         let left = |ids: Vec<NodeId>| ids.into_iter().filter_map(|id| shrunk.nodes[id.index()]).collect::<Vec<_>>();
