@@ -13,7 +13,7 @@
 //! N'' of each of its channels.
 //!
 //! Inversion uses crops, flips and color jitter. They are differentiable, so that a generator learns images that survive them, and whose
-//! views have the statistics that the teacher remembers. A teacher in training uses crops and flips. Distillation uses all of them: there
+//! views come close to the statistics that the teacher remembers. A teacher in training uses crops and flips. Distillation uses all of them: there
 //! the teacher labels each view, so a view need not look like data. A small buffer reaches further this way, at the price of a copy. Mixup
 //! in distillation is "function matching" \[C: Beyer et al. 2022\]. Channel mixing answers generators that settle on one palette. Color
 //! jitter answers generators whose images are alike in brightness: their means have a deviation of 0.08, and those of CIFAR-10's images

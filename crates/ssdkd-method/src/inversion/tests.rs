@@ -180,6 +180,7 @@ fn a_generator_that_is_not_trained_has_no_relevant_optimizer() {
         let settings = persistent(|all, _| all.loss = follower);
         check_relevance(&settings, round, |_, own| own.lr = 0.1, relevant);
         check_relevance(&settings, round, |all, _| all.steps = 1, relevant);
+        check_relevance(&settings, round, |all, _| all.views.color_jitter = 1.0, relevant);
     }
 }
 

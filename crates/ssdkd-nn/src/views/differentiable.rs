@@ -20,8 +20,8 @@ pub struct DifferentiableViewSettings {
     pub border: Border,
     /// Mirror half of the images, left to right. Switch it off where left and right differ in meaning.
     pub flip: bool,
-    /// Strength of random contrast, brightness and tint; 0 switches color jitter off. With that of `distill.views`, the views that the
-    /// student learns from match the teacher's batch-norm statistics \[O\].
+    /// Strength of random contrast, brightness and tint; 0 switches color jitter off. At the strength of `distill.views.color_jitter`
+    /// images are made for the views that the student learns from \[O\].
     #[schemars(range(min = 0.0))]
     pub color_jitter: f64,
 }

@@ -7,16 +7,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use ssdkd_ops::{CropFlip, Value, crop_flip};
 
-/// The views of the images that the teacher and the student see in this stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Views that move pixels alone: a random window, mirrored or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CropFlipSettings {
     /// Border around an image, in pixels. A random window of the image's own size is cut out \[C: 4\].
-    #[schemars(range(min = 0, max = 512))]
     pub crop_padding: usize,
     /// What lies around an image.
     pub border: Border,
-    /// Mirror half of the images, left to right. Switch it off where left and right differ in meaning.
+    /// Whether half of the images are mirrored, left to right.
     pub flip: bool,
 }
 
