@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use anyhow::Result;
-use ssdkd_stage::{State, judge};
+use ssdkd_stage::{State, exit, judge};
 
 use crate::output::Output;
 use crate::outputs::Outputs;
@@ -109,8 +109,8 @@ impl<'a> Judge<'a> {
 }
 
 impl Judgement {
-    /// Says what a run would do. Rounds of a stage that follow each other share a line if the same holds for them.
-    pub fn report(judgements: &[Self]) {
+    /// Prints what a run would do. Rounds of a stage that follow each other share a line if the same holds for them.
+    pub fn print(judgements: &[Self]) -> Result<()> {
         let mut groups = Vec::<(&Self, u32)>::new();
         for judgement in judgements {
             let Output { stage, round } = judgement.output;
@@ -119,13 +119,14 @@ impl Judgement {
                 _ => groups.push((judgement, round)),
             }
         }
-        for (first, last) in groups {
+        let lines = groups.into_iter().map(|(first, last)| {
             let rounds = if first.output.round == last { String::new() } else { format!(" to {last:04}") };
             match &first.why {
-                None => tracing::info!("{}{rounds}: fresh, nothing to do", first.output),
-                Some(why) => tracing::warn!("{}{rounds}: would run ({why})", first.output),
+                None => format!("{}{rounds}: fresh, nothing to do\n", first.output),
+                Some(why) => format!("{}{rounds}: would run ({why})\n", first.output),
             }
-        }
+        });
+        Ok(exit::print(&exit::plain(&lines.collect::<String>()))?)
     }
 
     /// Returns whether the same holds for both.

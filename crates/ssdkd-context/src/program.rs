@@ -87,8 +87,7 @@ fn run_stage(stage: Stage, arguments: &StageArgs) -> Result<()> {
                 break;
             }
         }
-        Judgement::report(&judgements);
-        return Ok(());
+        return Judgement::print(&judgements);
     }
     let mut writer = Writer::open(run, run_arguments, stage.program, threads)?;
     for plan in plans {

@@ -109,8 +109,8 @@ fn a_round_killed_in_its_middle_goes_on_from_its_checkpoint() {
     // Of other work it is no checkpoint, and a damaged one is none.
     let kept = std::fs::read(&checkpoint).expect("a checkpoint");
     let stage = |more: &[&'static str]| [&["tiny.toml", "--round", "3"], &long[..], more].concat();
-    let (_, err) = scratch.succeed("ssdkd-distill", &stage(&["--set", "distill.lr=0.05", "--dry-run"]));
-    assert!(err.contains("would run"), "{err}");
+    let (out, _) = scratch.succeed("ssdkd-distill", &stage(&["--set", "distill.lr=0.05", "--dry-run"]));
+    assert!(out.contains("would run"), "{out}");
     let mut damaged = kept.clone();
     damaged[kept.len() / 2] ^= 1;
     std::fs::write(&checkpoint, damaged).expect("it is writable");

@@ -222,33 +222,33 @@ fn the_summary_holds_the_promised_numbers() {
 #[test]
 fn a_dry_run_writes_nothing() {
     let scratch = Scratch::new();
-    let (_, err) = scratch.succeed("ssdkd-invert", &["tiny.toml", "--round", "0", "--dry-run"]);
-    assert!(err.contains("missing"), "{err}");
-    let (_, err) = scratch.succeed("ssdkd", &["run", "tiny.toml", "--dry-run"]);
+    let (out, _) = scratch.succeed("ssdkd-invert", &["tiny.toml", "--round", "0", "--dry-run"]);
+    assert!(out.contains("missing"), "{out}");
+    let (out, _) = scratch.succeed("ssdkd", &["run", "tiny.toml", "--dry-run"]);
     let lines =
         ["invert 0000", "balance 0000 to 0003", "invert 0001 to 0003", "sample 0002 to 0003", "distill 0002 to 0003"];
-    assert_eq!(err.matches("would run (").count(), lines.len(), "{err}");
-    assert!(lines.iter().all(|line| err.contains(&format!("{line}: would run ("))), "{err}");
+    assert_eq!(out.matches("would run (").count(), lines.len(), "{out}");
+    assert!(lines.iter().all(|line| out.contains(&format!("{line}: would run ("))), "{out}");
     assert!(!scratch.path("runs/tiny/invert").exists());
 }
 
 #[test]
 fn a_dry_run_of_one_stage_names_the_input_that_is_missing() {
     let scratch = Scratch::new();
-    let (_, err) = scratch.succeed("ssdkd-distill", &["tiny.toml", "--round", "3", "--dry-run"]);
+    let (out, _) = scratch.succeed("ssdkd-distill", &["tiny.toml", "--round", "3", "--dry-run"]);
     let expected = "distill 0003: would run (not known yet: the output of sample, round 3, is missing: ";
-    assert!(err.contains(expected), "{err}");
+    assert!(out.contains(expected), "{out}");
 }
 
 #[test]
 fn a_dry_run_follows_what_would_change() {
     let scratch = Scratch::new();
     scratch.succeed("ssdkd", &["run", "tiny.toml"]);
-    let (_, err) = scratch.succeed("ssdkd", &["run", "tiny.toml", "--dry-run", "--set", "distill.lr=0.05"]);
-    assert!(err.contains("distill 0002: would run (stale: distill.lr 0.1 → 0.05)"), "{err}");
+    let (out, _) = scratch.succeed("ssdkd", &["run", "tiny.toml", "--dry-run", "--set", "distill.lr=0.05"]);
+    assert!(out.contains("distill 0002: would run (stale: distill.lr 0.1 → 0.05)"), "{out}");
     // The next round's images are made against that student; the rounds before it stay.
-    assert!(err.contains("invert 0003: would run (distill 0002, which it reads, would run)"), "{err}");
-    assert!(!err.contains("sample 0002: would run"), "{err}");
+    assert!(out.contains("invert 0003: would run (distill 0002, which it reads, would run)"), "{out}");
+    assert!(!out.contains("sample 0002: would run"), "{out}");
 }
 
 #[test]

@@ -260,8 +260,8 @@ fn without_a_round_the_first_that_is_not_fresh_is_made() {
     for stage in ["ssdkd-invert", "ssdkd-balance"] {
         scratch.succeed(stage, &["tiny.toml", "--round", "0"]);
     }
-    let (_, err) = scratch.succeed("ssdkd-invert", &["tiny.toml", "--dry-run"]);
-    assert!(err.contains("invert 0001: would run") && !err.contains("invert 0002"), "{err}");
+    let (out, _) = scratch.succeed("ssdkd-invert", &["tiny.toml", "--dry-run"]);
+    assert!(out.contains("invert 0001: would run") && !out.contains("invert 0002"), "{out}");
     let (_, err) = scratch.succeed("ssdkd-invert", &["tiny.toml"]);
     assert!(
         err.contains("invert 0000: fresh") && err.contains("invert 0001: ") && !err.contains("invert 0002"),

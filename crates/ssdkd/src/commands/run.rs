@@ -38,8 +38,7 @@ pub fn run(arguments: &StageArgs) -> Result<()> {
     if ask.dry_run {
         let mut judge = Judge::new(&run, *force, *verify);
         let plans = in_order(&recipe, rounds).map(|(stage, round)| judge.judge(&stage.plan(&run, round)?));
-        Judgement::report(&plans.collect::<Result<Vec<_>>>()?);
-        return Ok(());
+        return Judgement::print(&plans.collect::<Result<Vec<_>>>()?);
     }
 
     let mut writer = Writer::open(run, run_arguments, "ssdkd run", threads)?;
@@ -56,7 +55,7 @@ pub fn run(arguments: &StageArgs) -> Result<()> {
     if is_idle {
         let all = format!("all {} rounds are", recipe.total_rounds());
         let which = round.map_or(all, |round| format!("round {round} is"));
-        tracing::warn!("{which} fresh: nothing to do");
+        tracing::info!("{which} fresh: nothing to do");
     }
 
     let reader = writer.reader();

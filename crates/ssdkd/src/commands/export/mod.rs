@@ -80,8 +80,7 @@ pub fn export(arguments: &ExportArgs) -> Result<()> {
         refuse_others(out, &files)?;
     }
     if arguments.ask.dry_run {
-        tracing::warn!("would write {what} to {}", shown(out));
-        return Ok(());
+        return Ok(exit::print(&exit::plain(&format!("would write {what} to {}\n", shown(out))))?);
     }
     let named = files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect::<Vec<_>>();
     write_folder(out, &named).map_err(elsewhere)?;
