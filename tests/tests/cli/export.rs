@@ -152,8 +152,8 @@ fn what_has_no_use_is_refused_with_what_to_do() {
     scratch.fail("ssdkd", &["export", "missing.json", "--out", "model"], 3, &["cannot read missing.json"]);
     scratch.write("model.txt", "a file");
     scratch.fail("ssdkd", &["export", &card, "--out", "model.txt"], 2, &["is a file", "hint: give another --out"]);
-    let (out, _) = scratch.succeed("ssdkd", &["export", &card, "--out", "model", "--dry-run"]);
-    assert!(out.starts_with("would write the network of "), "{out}");
+    let (out, err) = scratch.succeed("ssdkd", &["export", &card, "--out", "model", "--dry-run"]);
+    assert!(out.starts_with("would write the network of ") && err.is_empty(), "{out}{err}");
     assert!(!scratch.path("model").exists());
 }
 

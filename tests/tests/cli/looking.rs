@@ -22,8 +22,8 @@ fn a_printed_recipe_makes_nothing() {
     for command in [&["run", "tiny.toml"][..], &["evaluate", "tiny.toml"], &["report", "tiny.toml"], &export] {
         let (recipe, _) = scratch.succeed("ssdkd", &[command, &["--print-config"], &CHANGED].concat());
         assert!(recipe.contains("[distill]") && recipe.contains("lr = 0.05"), "{recipe}");
-        let (out, _) = scratch.succeed("ssdkd", &[command, &["--dry-run"]].concat());
-        assert!(out.contains("would "), "{command:?}: {out}");
+        let (out, err) = scratch.succeed("ssdkd", &[command, &["--dry-run"]].concat());
+        assert!(out.contains("would ") && !err.contains("would "), "{command:?}: {out}{err}");
     }
     let (recipe, _) = scratch.succeed("ssdkd", &["plan", "tiny.toml", "--print-config"]);
     assert!(recipe.contains("[distill]"), "{recipe}");
