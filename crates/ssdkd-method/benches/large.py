@@ -5,7 +5,7 @@ import pathlib
 import torch
 
 SIZE = 224
-KINDS = ("forward", "train", "tapped")
+KINDS = ("forward", "train", "tapped", "invert")
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "deeplabv3_mobilenet_v3")
 
 
@@ -58,6 +58,17 @@ def without_chance(network):
 def network(name):
     """The network of `NAME@224`."""
     return Pair(plain(name.split("@")[0]))
+
+
+def generator(latent, width):
+    """Ours for images of SIZE pixels: five stages, the first of which gets a map of 7 × 7."""
+    nn, maps = torch.nn, [2 * width, 2 * width, 2 * width, width, width // 2, width // 4]
+    start = SIZE >> (len(maps) - 1)
+    layers = [nn.Linear(latent, maps[0] * start**2), nn.Unflatten(1, (maps[0], start, start)), nn.BatchNorm2d(maps[0])]
+    for before, after in zip(maps, maps[1:]):
+        convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
+        layers += [nn.Upsample(scale_factor=2), convolution, nn.BatchNorm2d(after), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Conv2d(maps[-1], 3, 3, padding=1), nn.Sigmoid())
 
 
 def export(name, folder):

@@ -94,7 +94,7 @@ def takes(row, variant):
     if is_kernel(row):
         return not variant.mode
     if row.startswith("invert"):
-        return not variant.mode and not variant.graph  # hooks, and numbers that are read back
+        return not variant.graph  # numbers are read back
     return not (variant.graph and row.startswith(("distil ", "distil-graphs ")))  # numbers are read back
 
 
@@ -155,7 +155,7 @@ def step(row, variant, device):
     elif kind == "train":
         run = train(twin, name, batch)
     elif kind in ("invert", "invert-graphs"):
-        run = invert(twin, batch)
+        run = invert(twin, name, batch)
     else:
         run = distil(twin, batch, reports=twin.gpu and kind != "distil-bare")
     if variant.mode == "reduce-overhead":
@@ -259,10 +259,8 @@ def labels_for(logits):
     return (torch.arange(shape.numel(), device=logits.device) % 10).reshape(shape)
 
 
-def tapped(twin, name, batch):
-    """The teacher's part of an inversion step, and the images' gradient."""
-    network = frozen(twin.build(name, compiled=False))
-    images = twin.images(batch, 3, side(name), side(name)).requires_grad_()
+def tap_statistics(network):
+    """A list that each run fills with how far the statistics of every batch norm's input are from the running ones."""
     norms = []
 
     def tap(module, inputs, _):
@@ -272,6 +270,14 @@ def tapped(twin, name, batch):
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.register_forward_hook(tap)
+    return norms
+
+
+def tapped(twin, name, batch):
+    """The teacher's part of an inversion step, and the images' gradient."""
+    network = frozen(twin.build(name, compiled=False))
+    images = twin.images(batch, 3, side(name), side(name)).requires_grad_()
+    norms = tap_statistics(network)
 
     def loss_of(images):
         norms.clear()
@@ -314,44 +320,43 @@ def distil(twin, batch, reports):
     return run
 
 
-def invert(twin, batch):
-    teacher, student = frozen(twin.build(TEACHER, compiled=False)), frozen(twin.build(STUDENT))
-    generator = twin.place(Generator(256, 64, 32, 3)).train()
+def invert(twin, name, batch):
+    """A whole step of inversion: the generator, the tapped teacher, the student, if any; the labels of the rounded images."""
+    name, adversary = name.split("/") if "/" in name else (name, None)
+    teacher, labels = frozen(twin.build(name, compiled=False)), frozen(twin.build(name))
+    student = frozen(twin.build(adversary, compiled=False)) if adversary else None
+    generator = large.generator(256, 64) if large.is_large(name) else Generator(256, 64, 32, 3)
+    generator = twin.place(generator).train()
     adam = twin.adam(generator)
-    norms = []
+    norms = tap_statistics(teacher)
 
-    def tap(module, inputs, _):
-        variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
-        norms.append(torch.norm(mean - module.running_mean) + torch.norm(variance - module.running_var))
+    def loss_of(z):
+        norms.clear()
+        x = generator(z)
+        t = teacher(normalise(x))[1]
+        t = t if t.dim() == 2 else t.permute(0, 2, 3, 1).flatten(0, 2)  # a row for each pixel
+        mean = t.softmax(1).mean(0)
+        terms = [sum(norms), 0.5 * F.cross_entropy(t, t.argmax(1)), 10 * (mean * mean.log()).sum()]
+        if student is not None:
+            log_t = F.log_softmax(t, 1)
+            log_s = F.log_softmax(student(normalise(x))[1], 1)
+            terms.append(-(log_t.exp() * (log_t - log_s)).sum(1).mean())
+        return x, sum(terms), terms
 
-    def tapped():
-        return [m.register_forward_hook(tap) for m in teacher.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-
-    hooks = tapped()
+    if twin.variant.mode:
+        loss_of = torch.compile(loss_of, mode=twin.variant.mode)
 
     def run():
-        norms.clear()
         with twin.precision():
-            x = generator(torch.randn(batch, 256, device=twin.device))
-            t, s = teacher(normalise(x))[1], student(normalise(x))[1]
-            mean = t.softmax(1).mean(0)
-            log_t = F.log_softmax(t, 1)
-            kl = (log_t.exp() * (log_t - F.log_softmax(s, 1))).sum(1).mean()
-            task, balance = F.cross_entropy(t, t.argmax(1)), (mean * mean.log()).sum()
-            statistics = sum(norms)
-            loss = statistics + 0.5 * task + 10 * balance - kl
+            x, loss, terms = loss_of(torch.randn(batch, 256, device=twin.device))
         if twin.gpu:
             # The terms, as ours reads them back to see whether they are finite.
-            torch.stack([term.detach().float() for term in (statistics, task, balance, kl, loss)]).cpu()
+            torch.stack([term.detach().float() for term in (*terms, loss)]).cpu()
         adam.zero_grad()
         loss.backward()
         adam.step()
-        # The labels of the rounded images, without the taps, as ours.
-        for hook in hooks:
-            hook.remove()
         with torch.inference_mode(), twin.precision():
-            logits = teacher(normalise((x.detach() * 255).round() / 255))[1]
+            logits = labels(normalise((x.detach() * 255).round() / 255))[1]
         logits.argmax(1).cpu()
-        hooks[:] = tapped()
 
     return run

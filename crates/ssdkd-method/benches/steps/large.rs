@@ -16,7 +16,7 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench");
 const AT: char = '@';
 
 pub fn rows() -> impl Iterator<Item = String> {
-    ["forward", "train", "tapped"]
+    ["forward", "train", "tapped", "invert"]
         .into_iter()
         .flat_map(|kind| NETWORKS.iter().map(move |network| format!("{kind} {network}{AT}224 {BATCH}")))
 }
