@@ -126,7 +126,7 @@ impl Judgement {
                 Some(why) => format!("{}{rounds}: would run ({why})\n", first.output),
             }
         });
-        Ok(exit::print(&exit::plain(&lines.collect::<String>()))?)
+        Ok(exit::print_plain(&lines.collect::<String>())?)
     }
 
     /// Returns whether the same holds for both.

@@ -313,5 +313,5 @@ fn print(arguments: &EvaluateArgs, report: &impl Serialize, text: impl FnOnce() 
         return exit::print(&json);
     }
     // The names of classes come from strangers' files.
-    exit::print(&exit::plain(&text()))
+    exit::print_plain(&text())
 }

@@ -128,6 +128,11 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     std::iter::successors(Some(error), |&error| error.source())
 }
 
+/// Writes text for people to stdout, [`plain`].
+pub fn print_plain(text: &str) -> Result<(), StageError> {
+    print(&plain(text))
+}
+
 /// Writes data to stdout. A reader that has seen enough (`ssdkd inspect … | head`) is no error.
 pub fn print(data: &str) -> Result<(), StageError> {
     let mut stdout = io::stdout().lock();

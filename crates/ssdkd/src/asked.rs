@@ -13,7 +13,7 @@ pub fn only_asked(arguments: &RunArgs, ask: &AskArgs, would: &str) -> Result<boo
     if ask.print_config {
         exit::print(&recipe.to_toml())?;
     } else {
-        exit::print(&exit::plain(&format!("would {would}\n")))?;
+        exit::print_plain(&format!("would {would}\n"))?;
     }
     Ok(true)
 }

@@ -77,7 +77,7 @@ pub fn compare(arguments: &CompareArgs) -> Result<()> {
         describe_strips(&mut text, &strips)?;
     }
     write("results.md", format!("{HEAD}{text}").as_bytes())?;
-    Ok(exit::print(&exit::plain(&format!("{text}\nwritten to {}\n", arguments.out.display())))?)
+    Ok(exit::print_plain(&format!("{text}\nwritten to {}\n", arguments.out.display()))?)
 }
 
 fn by_pair(rows: &[Row]) -> BTreeMap<&str, Vec<&Row>> {

@@ -66,5 +66,5 @@ pub fn gc(arguments: &GcArgs) -> Result<()> {
     } else {
         writeln!(text, "{} files and folders are not needed, {bytes}; --yes deletes them", found.len())?;
     }
-    Ok(exit::print(&exit::plain(&text))?)
+    Ok(exit::print_plain(&text)?)
 }

@@ -121,7 +121,7 @@ pub fn write(reader: &mut Reader) -> Result<()> {
     let mut text = describe(&summary)?;
     let files = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>();
     writeln!(text, "look at    {}", files.join(", "))?;
-    Ok(exit::print(&exit::plain(&text))?)
+    Ok(exit::print_plain(&text)?)
 }
 
 /// Prints the summary of a run, and writes nothing.

@@ -65,7 +65,7 @@ pub fn status(arguments: &StatusArgs) -> Result<()> {
     let root = run.folder().root().display();
     if !arguments.json && !run.folder().recipe().exists() {
         let text = format!("{root} does not exist yet; `{}` starts it\n", start_command(&arguments.run));
-        return Ok(exit::print(&exit::plain(&text))?);
+        return Ok(exit::print_plain(&text)?);
     }
     let judgements = judge_all(&run, arguments.verify)?;
     let judged = judgements.iter().filter(|found| arguments.round.is_none_or(|round| found.output.round == round));
@@ -77,7 +77,7 @@ pub fn status(arguments: &StatusArgs) -> Result<()> {
     } else {
         table(&status, arguments.run.common.quiet)?
     };
-    Ok(exit::print(&exit::plain(&text))?)
+    Ok(exit::print_plain(&text)?)
 }
 
 fn line(run: &RunFolder, Judgement { output, state, .. }: &Judgement) -> Line {

@@ -69,7 +69,7 @@ pub fn verify(arguments: &VerifyArgs) -> Result<()> {
         })?;
     }
     let text = format!("{text}{files} files checked, {damaged} damaged in {}\n", run.root().display());
-    exit::print(&exit::plain(&text))?;
+    exit::print_plain(&text)?;
     if damaged > 0 {
         let message =
             format!("{damaged} files of {} are damaged\nhint: the list says how to rebuild each", run.root().display());

@@ -80,7 +80,7 @@ pub fn export(arguments: &ExportArgs) -> Result<()> {
         refuse_others(out, &files)?;
     }
     if arguments.ask.dry_run {
-        return Ok(exit::print(&exit::plain(&format!("would write {what} to {}\n", shown(out))))?);
+        return Ok(exit::print_plain(&format!("would write {what} to {}\n", shown(out)))?);
     }
     let named = files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect::<Vec<_>>();
     write_folder(out, &named).map_err(elsewhere)?;
@@ -93,7 +93,7 @@ pub fn export(arguments: &ExportArgs) -> Result<()> {
         shown(out),
         quote_path(out)
     );
-    Ok(exit::print(&exit::plain(&text))?)
+    Ok(exit::print_plain(&text)?)
 }
 
 fn shown(path: &Path) -> String {

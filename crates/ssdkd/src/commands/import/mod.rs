@@ -132,7 +132,7 @@ pub fn import(arguments: &ImportArgs) -> Result<()> {
         tracing::warn!("{}", exit::plain(&warning));
     }
     let text = report::text(&taken, &notices, &card, &arguments.out, measured.as_ref());
-    Ok(exit::print(&exit::plain(&text))?)
+    Ok(exit::print_plain(&text)?)
 }
 
 /// A model in a file, and all that is known of it without the flags.

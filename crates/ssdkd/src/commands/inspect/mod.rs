@@ -44,7 +44,7 @@ pub fn inspect(arguments: &InspectArgs) -> Result<()> {
     let ending = path.extension().and_then(|extension| extension.to_str());
     if !matches!(ending, Some("parquet" | "json" | "toml" | "jsonl")) && is_network(path)? {
         drop(bytes); // the reader opens the file again, with the files of its tensors
-        return Ok(exit::print(&exit::plain(&network::describe(path)?))?);
+        return Ok(exit::print_plain(&network::describe(path)?)?);
     }
     let mut text = String::new();
     match ending {
@@ -87,7 +87,7 @@ pub fn inspect(arguments: &InspectArgs) -> Result<()> {
         }
     }
     // Names come from the file, and a file may come from anybody.
-    Ok(exit::print(&exit::plain(&text))?)
+    Ok(exit::print_plain(&text)?)
 }
 
 /// Returns the text of a card without its graph of hundreds of lines; `None` for another file.
