@@ -266,7 +266,8 @@ fn train(network: Network, images: Tensor) -> Result<Step> {
 
 /// The generator, the teacher with all taps, the student, if any, as adversary; one Adam step; labels of the rounded images.
 fn invert(teacher: Network, student: Option<Network>, batch: usize) -> Result<Step> {
-    let settings = InvertSettings { batch, views: DifferentiableViewSettings::OFF, ..Default::default() };
+    let (views, phi) = (DifferentiableViewSettings::OFF, ModulationSettings::OFF);
+    let settings = InvertSettings { batch, views, phi, ..Default::default() };
     let mut generator = start(&settings, &teacher, 0, teacher.store().device())?;
     let modulation = Modulation::new(ModulationSettings::OFF, &[]);
     let mut index = 0;
