@@ -128,7 +128,7 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// Writes text for people to stdout, [`plain`].
+/// Writes text to stdout without what would steer a terminal.
 pub fn print_plain(text: &str) -> Result<(), StageError> {
     print(&plain(text))
 }
