@@ -45,6 +45,7 @@ mod resample;
 mod rows;
 mod separable;
 mod simd;
+mod softmax;
 mod value;
 mod variation;
 mod vectorised;

@@ -6,7 +6,8 @@ use candle_core::{Device, Result, Tensor};
 
 use crate::device;
 use crate::elementwise::scalar_tensor;
-use crate::loss::{Pair, Table, check_temperature, log_sum_exp};
+use crate::loss::{Pair, Table, check_temperature};
+use crate::softmax::Softmax;
 use crate::vectorised::check_same_shape;
 
 /// The class with the largest logit in every row of (B, K), the first of equals.
@@ -36,12 +37,12 @@ fn first_largest(logits: &[f32]) -> u32 {
 pub fn confidence(logits: &Tensor) -> Result<Vec<f32>> {
     let table = Table::of("confidence", logits)?;
     let logits = &device::on_cpu(logits)?;
-    table.map_rows("confidence", logits, |_, logits| confidence_of(logits))
+    table.map_softmax("confidence", logits, |[softmax, _], _, logits| confidence_of(softmax, logits))
 }
 
-fn confidence_of(logits: &[f32]) -> f32 {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    (f64::from(largest) - log_sum_exp(logits.iter().copied().map(f64::from))).exp() as f32
+fn confidence_of(softmax: &mut Softmax, logits: &[f32]) -> f32 {
+    softmax.set(logits, 1.0);
+    softmax.largest() as f32
 }
 
 /// `of_class[c] · (1 − p)^γ` of every row (B,), where c is the class with the largest logit and p its probability: the weights
@@ -62,8 +63,8 @@ pub fn focal_weights(logits: &Tensor, of_class: &Tensor, gamma: f64) -> Result<T
     on_gpu!(logits => crate::cuda::focal_weights(operation, logits, of_class, gamma));
     let of_class = device::slice(of_class, operation)?;
     let of_class = &*of_class;
-    let weights = table.map_rows(operation, logits, |_, logits| {
-        let doubt = f64::from(1.0 - confidence_of(logits)).max(0.0);
+    let weights = table.map_softmax(operation, logits, |[softmax, _], _, logits| {
+        let doubt = f64::from(1.0 - confidence_of(softmax, logits)).max(0.0);
         of_class[first_largest(logits) as usize] * doubt.powf(gamma) as f32
     })?;
     device::tensor(weights, table.rows)
@@ -81,9 +82,9 @@ pub fn kl_per_sample(target_logits: &Tensor, logits: &Tensor, temperature: f64) 
     on_gpu!(logits => crate::cuda::kl_per_sample(operation, target_logits, logits, temperature));
     let target_numbers = device::slice(target_logits, operation)?;
     let target_numbers = &*target_numbers;
-    let divergences = table.map_rows(operation, logits, |row, logits| {
+    let divergences = table.map_softmax(operation, logits, |scratch, row, logits| {
         let target = &target_numbers[row * table.classes..(row + 1) * table.classes];
-        Pair::new(target, logits, temperature).divergence() as f32
+        Pair::new(scratch, target, logits, temperature).divergence() as f32
     })?;
     device::tensor(divergences, table.rows)
 }

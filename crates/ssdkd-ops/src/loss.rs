@@ -7,6 +7,8 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::elementwise::{scalar_of, scalar_tensor, weighted_sum};
+use crate::simd::SimdPath;
+use crate::softmax::Softmax;
 use crate::value::Value;
 use crate::vectorised::{check_same_shape, map, map_pairs, sum_pairs};
 use crate::{device, parallel};
@@ -79,13 +81,14 @@ fn of_tensors(
     let weights = weights.map(|weights| device::slice(weights, operation)).transpose()?;
     let weights = Weights::new(operation, weights.as_deref())?;
     let spread = smoothing / table.classes as f64;
-    let (loss, grad) = table.sum_rows(operation, logits, |row, logits, grad| {
-        let log_sum = log_sum_exp(logits.iter().copied().map(f64::from));
+    let (loss, grad) = table.sum_rows(operation, logits, |[softmax, _], row, logits, grad| {
+        softmax.set(logits, 1.0);
+        let log_sum = softmax.log_sum();
         let target = targets[row] as usize;
         let factor = weights.of(row) / table.rows as f64;
-        for (class, (grad, &logit)) in grad.iter_mut().zip(logits).enumerate() {
+        for (class, (grad, &p)) in grad.iter_mut().zip(softmax.probabilities()).enumerate() {
             let wanted = spread + if class == target { 1.0 - smoothing } else { 0.0 };
-            *grad = (factor * ((f64::from(logit) - log_sum).exp() - wanted)) as f32;
+            *grad = (factor * (p - wanted)) as f32;
         }
         let mut loss = (1.0 - smoothing) * (log_sum - f64::from(logits[target]));
         if smoothing > 0.0 {
@@ -122,22 +125,24 @@ pub fn kl_divergence(
     let target_numbers = device::slice(target_logits.tensor(), operation)?;
     let target_row = |row: usize| &target_numbers[row * table.classes..(row + 1) * table.classes];
     // d/ds = (q − p) / T
-    let (loss, grad) = table.sum_rows(operation, logits, |row, logits, grad| {
-        let pair = Pair::new(target_row(row), logits, temperature);
-        for (class, grad) in grad.iter_mut().enumerate() {
-            *grad = (factor(row) * (pair.log_q(class).exp() - pair.log_p(class).exp()) / temperature) as f32;
+    let (loss, grad) = table.sum_rows(operation, logits, |scratch, row, logits, grad| {
+        let pair = Pair::new(scratch, target_row(row), logits, temperature);
+        let factor = factor(row) / temperature;
+        for ((grad, &p), &q) in grad.iter_mut().zip(pair.p.probabilities()).zip(pair.q.probabilities()) {
+            *grad = (factor * (q - p)) as f32;
         }
-        factor(row) * pair.divergence()
+        factor * temperature * pair.divergence()
     })?;
     // d/dt = p · (ln p − ln q − KL) / T
     let target_grad = if target_logits.wants_gradient() {
         let numbers = device::slice(logits.tensor(), operation)?;
-        let (_, grad) = table.sum_rows(operation, target_logits, |row, target_logits, grad| {
-            let pair = Pair::new(target_logits, &numbers[row * table.classes..(row + 1) * table.classes], temperature);
+        let (_, grad) = table.sum_rows(operation, target_logits, |scratch, row, target_logits, grad| {
+            let logits = &numbers[row * table.classes..(row + 1) * table.classes];
+            let pair = Pair::new(scratch, target_logits, logits, temperature);
             let divergence = pair.divergence();
-            for (class, grad) in grad.iter_mut().enumerate() {
-                let (log_p, log_q) = (pair.log_p(class), pair.log_q(class));
-                *grad = (factor(row) * log_p.exp() * (log_p - log_q - divergence) / temperature) as f32;
+            let factor = factor(row) / temperature;
+            for ((grad, &p), log_ratio) in grad.iter_mut().zip(pair.p.probabilities()).zip(pair.log_ratios()) {
+                *grad = (factor * p * (log_ratio - divergence)) as f32;
             }
             divergence
         })?;
@@ -230,23 +235,15 @@ pub fn mean_softmax_negentropy(logits: &Value) -> Result<Value> {
     let operation = "mean_softmax_negentropy";
     let table = Table::of(operation, logits.tensor())?;
     on_gpu!(logits.tensor() => crate::cuda::mean_softmax_negentropy(operation, logits));
-    let numbers = device::slice(logits.tensor(), operation)?;
-    let mut mean = vec![0.0; table.classes];
-    for logits in numbers.chunks_exact(table.classes) {
-        let log_sum = log_sum_exp(logits.iter().copied().map(f64::from));
-        for (mean, &logit) in mean.iter_mut().zip(logits) {
-            *mean += (f64::from(logit) - log_sum).exp() / table.rows as f64;
-        }
-    }
+    let mean = table.mean_softmax(operation, logits.tensor())?;
     // Where a class has vanished, 0 · ln 0 = 0, and its probabilities of 0 silence the logarithm in the gradient.
     let log_mean = mean.iter().map(|mean: &f64| mean.max(f64::MIN_POSITIVE).ln()).collect::<Vec<_>>();
     let negentropy = mean.iter().zip(&log_mean).map(|(mean, log)| mean * log).sum();
-    let (_, grad) = table.sum_rows(operation, logits, |_, logits, grad| {
-        let log_sum = log_sum_exp(logits.iter().copied().map(f64::from));
-        let probability = |class: usize| (f64::from(logits[class]) - log_sum).exp();
-        let expected = (0..table.classes).map(|class| probability(class) * log_mean[class]).sum::<f64>();
-        for (class, grad) in grad.iter_mut().enumerate() {
-            *grad = (probability(class) * (log_mean[class] - expected) / table.rows as f64) as f32;
+    let (_, grad) = table.sum_rows(operation, logits, |[softmax, _], _, logits, grad| {
+        softmax.set(logits, 1.0);
+        let expected = softmax.probabilities().iter().zip(&log_mean).map(|(p, log)| p * log).sum::<f64>();
+        for ((grad, p), log) in grad.iter_mut().zip(softmax.probabilities()).zip(&log_mean) {
+            *grad = (p * (log - expected) / table.rows as f64) as f32;
         }
         0.0
     })?;
@@ -270,15 +267,16 @@ pub fn check_row_weights(operation: &str, weights: &[f32]) -> Result<()> {
 pub fn softmax(logits: &Tensor) -> Result<Tensor> {
     let table = Table::of("softmax", logits)?;
     on_gpu!(logits => crate::cuda::softmax("softmax", logits));
+    let path = SimdPath::current()?;
     let numbers = device::slice(logits, "softmax")?;
     let numbers = &*numbers;
     let mut out = device::unspecified(numbers.len());
     parallel::for_each_rows(&mut out, table.classes, |range, out| {
+        let mut softmax = Softmax::new(path, table.classes);
         for (row, out) in range.zip(out.chunks_exact_mut(table.classes)) {
-            let logits = &numbers[row * table.classes..(row + 1) * table.classes];
-            let log_sum = log_sum_exp(logits.iter().copied().map(f64::from));
-            for (out, &logit) in out.iter_mut().zip(logits) {
-                *out = (f64::from(logit) - log_sum).exp() as f32;
+            softmax.set(&numbers[row * table.classes..(row + 1) * table.classes], 1.0);
+            for (out, &p) in out.iter_mut().zip(softmax.probabilities()) {
+                *out = p as f32;
             }
         }
     });
@@ -334,26 +332,72 @@ impl Table {
         Ok(rows.enumerate().map(|(row, logits)| f(row, logits)).collect())
     }
 
-    /// The sum of `f(row, logits, gradient)` over all rows, and the gradients that it writes, each a row of K numbers.
+    /// As [`map_rows`](Self::map_rows), with room for the softmax of two rows.
+    pub(crate) fn map_softmax<T: Send>(
+        &self,
+        operation: &str,
+        logits: &Tensor,
+        f: impl Fn(&mut [Softmax; 2], usize, &[f32]) -> T + Sync + Send,
+    ) -> Result<Vec<T>> {
+        let scratch = self.scratch()?;
+        let numbers = device::slice(logits, operation)?;
+        let rows = numbers.par_chunks_exact(self.classes).with_min_len(self.rows_per_task()).enumerate();
+        Ok(rows.map_init(scratch, |scratch, (row, logits)| f(scratch, row, logits)).collect())
+    }
+
+    /// The sum of `f(room, row, logits, gradient)` over all rows, and the gradients that it writes, each a row of K numbers.
     /// Where no gradient is wanted, the slices are empty.
     fn sum_rows(
         &self,
         operation: &str,
         logits: &Value,
-        f: impl Fn(usize, &[f32], &mut [f32]) -> f64 + Sync + Send,
+        f: impl Fn(&mut [Softmax; 2], usize, &[f32], &mut [f32]) -> f64 + Sync + Send,
     ) -> Result<(f64, Option<Tensor>)> {
         if !logits.wants_gradient() {
-            let losses = self.map_rows(operation, logits.tensor(), |row, logits| f(row, logits, &mut []))?;
-            return Ok((losses.iter().sum(), None));
+            let f = |scratch: &mut [Softmax; 2], row: usize, logits: &[f32]| f(scratch, row, logits, &mut []);
+            return Ok((self.map_softmax(operation, logits.tensor(), f)?.iter().sum(), None));
         }
+        let scratch = self.scratch()?;
         let mut grads = device::unspecified(self.rows * self.classes);
         let losses = {
             let numbers = device::slice(logits.tensor(), operation)?;
             let rows = numbers.par_chunks_exact(self.classes).zip(grads.par_chunks_exact_mut(self.classes));
             let rows = rows.with_min_len(self.rows_per_task()).enumerate();
-            rows.map(|(row, (logits, grad))| f(row, logits, grad)).collect::<Vec<_>>()
+            rows.map_init(scratch, |scratch, (row, (logits, grad))| f(scratch, row, logits, grad)).collect::<Vec<_>>()
         };
         Ok((losses.iter().sum(), Some(device::tensor(grads, (self.rows, self.classes))?)))
+    }
+
+    /// p̄, the mean over the rows of softmax(logits).
+    fn mean_softmax(&self, operation: &str, logits: &Tensor) -> Result<Vec<f64>> {
+        let path = SimdPath::current()?;
+        let numbers = device::slice(logits, operation)?;
+        let piece_of = |logits: &[f32]| {
+            let mut softmax = Softmax::new(path, self.classes);
+            let mut sums = vec![0.0; self.classes];
+            for logits in logits.chunks_exact(self.classes) {
+                softmax.set(logits, 1.0);
+                for (sum, p) in sums.iter_mut().zip(softmax.probabilities()) {
+                    *sum += p;
+                }
+            }
+            sums
+        };
+        // A piece is the same rows at any number of threads, and the pieces are added in order.
+        let pieces = numbers.par_chunks(parallel::rows_per_piece(self.classes) * self.classes);
+        let mut mean = vec![0.0; self.classes];
+        for sums in pieces.map(piece_of).collect::<Vec<_>>() {
+            for (mean, sum) in mean.iter_mut().zip(sums) {
+                *mean += sum / self.rows as f64;
+            }
+        }
+        Ok(mean)
+    }
+
+    /// Makes room for the softmax of two rows.
+    fn scratch(&self) -> Result<impl Fn() -> [Softmax; 2] + Sync + Send + use<>> {
+        let (path, classes) = (SimdPath::current()?, self.classes);
+        Ok(move || [Softmax::new(path, classes), Softmax::new(path, classes)])
     }
 
     /// An exponential costs as much as many numbers read and written.
@@ -381,37 +425,31 @@ pub(crate) struct Pair<'a> {
     target: &'a [f32],
     logits: &'a [f32],
     temperature: f64,
-    target_log_sum: f64,
-    log_sum: f64,
+    p: &'a Softmax,
+    q: &'a Softmax,
 }
 
 impl<'a> Pair<'a> {
-    pub(crate) fn new(target: &'a [f32], logits: &'a [f32], temperature: f64) -> Self {
-        let log_sum = |logits: &[f32]| log_sum_exp(logits.iter().map(|&logit| f64::from(logit) / temperature));
-        Self { target, logits, temperature, target_log_sum: log_sum(target), log_sum: log_sum(logits) }
+    pub(crate) fn new(room: &'a mut [Softmax; 2], target: &'a [f32], logits: &'a [f32], temperature: f64) -> Self {
+        let [p, q] = room;
+        p.set(target, temperature);
+        q.set(logits, temperature);
+        Self { target, logits, temperature, p, q }
     }
 
-    fn log_p(&self, class: usize) -> f64 {
-        f64::from(self.target[class]) / self.temperature - self.target_log_sum
-    }
-
-    fn log_q(&self, class: usize) -> f64 {
-        f64::from(self.logits[class]) / self.temperature - self.log_sum
+    /// ln p − ln q of every class.
+    fn log_ratios(&self) -> impl Iterator<Item = f64> {
+        let log_sums = self.p.log_sum() - self.q.log_sum();
+        let factor = 1.0 / self.temperature;
+        let pairs = self.target.iter().zip(self.logits);
+        pairs.map(move |(&target, &logit)| (f64::from(target) - f64::from(logit)) * factor - log_sums)
     }
 
     pub(crate) fn divergence(&self) -> f64 {
-        let divergence = (0..self.logits.len())
-            .map(|class| self.log_p(class).exp() * (self.log_p(class) - self.log_q(class)))
-            .sum::<f64>();
+        let divergence = self.p.probabilities().iter().zip(self.log_ratios()).map(|(p, ratio)| p * ratio).sum::<f64>();
         // Rounding can leave a little less than nothing; NaN stays.
         if divergence < 0.0 { 0.0 } else { divergence }
     }
-}
-
-/// ln Σ e^x without overflow.
-pub(crate) fn log_sum_exp(x: impl Iterator<Item = f64> + Clone) -> f64 {
-    let largest = x.clone().fold(f64::NEG_INFINITY, f64::max);
-    largest + x.map(|x| (x - largest).exp()).sum::<f64>().ln()
 }
 
 /// A gradient, times the gradient of the loss it belongs to.
