@@ -46,6 +46,7 @@ mod rows;
 mod separable;
 mod simd;
 mod softmax;
+mod table;
 mod value;
 mod variation;
 mod vectorised;

@@ -6,8 +6,9 @@ use candle_core::{Device, Result, Tensor};
 
 use crate::device;
 use crate::elementwise::scalar_tensor;
-use crate::loss::{Pair, Table, check_temperature};
-use crate::softmax::Softmax;
+use crate::loss::check_temperature;
+use crate::softmax::{Pair, Softmax};
+use crate::table::Table;
 use crate::vectorised::check_same_shape;
 
 /// The class with the largest logit in every row of (B, K), the first of equals.

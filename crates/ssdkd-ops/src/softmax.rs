@@ -1,6 +1,6 @@
-//! The softmax of one row of logits in f64: what the losses over logits are made of.
+//! The softmax of one row of logits, or of two, in f64: what the losses over logits are made of.
 //!
-//! Segmentation has a row for each pixel, so that the exponentials bound a whole step; they are vectorised.
+//! Segmentation has a row for each pixel, so the exponentials take a good part of a step. They are vectorised.
 
 use crate::simd::SimdPath;
 use crate::vectorised::vectorised;
@@ -49,6 +49,46 @@ impl Softmax {
     /// ln Σ e^(logit / T).
     pub(crate) fn log_sum(&self) -> f64 {
         self.sum.largest + self.sum.of_shifted.ln()
+    }
+}
+
+/// One row of a divergence: p = softmax(t / T) and q = softmax(s / T).
+pub(crate) struct Pair<'a> {
+    target: &'a [f32],
+    logits: &'a [f32],
+    temperature: f64,
+    p: &'a Softmax,
+    q: &'a Softmax,
+}
+
+impl<'a> Pair<'a> {
+    pub(crate) fn new(scratch: &'a mut [Softmax; 2], target: &'a [f32], logits: &'a [f32], temperature: f64) -> Self {
+        let [p, q] = scratch;
+        p.set(target, temperature);
+        q.set(logits, temperature);
+        Self { target, logits, temperature, p, q }
+    }
+
+    pub(crate) fn p(&self) -> &[f64] {
+        self.p.probabilities()
+    }
+
+    pub(crate) fn q(&self) -> &[f64] {
+        self.q.probabilities()
+    }
+
+    /// ln p − ln q of every class.
+    pub(crate) fn log_ratios(&self) -> impl Iterator<Item = f64> {
+        let log_sums = self.p.log_sum() - self.q.log_sum();
+        let factor = 1.0 / self.temperature;
+        let pairs = self.target.iter().zip(self.logits);
+        pairs.map(move |(&target, &logit)| (f64::from(target) - f64::from(logit)) * factor - log_sums)
+    }
+
+    pub(crate) fn divergence(&self) -> f64 {
+        let divergence = self.p().iter().zip(self.log_ratios()).map(|(p, ratio)| p * ratio).sum::<f64>();
+        // Rounding can leave a little less than nothing; NaN stays.
+        if divergence < 0.0 { 0.0 } else { divergence }
     }
 }
 
