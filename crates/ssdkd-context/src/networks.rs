@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
 use ssdkd_nn::{Network, StateDict, start_from_teacher};
+use ssdkd_shards::digest;
 
 use crate::cards::card_error;
 use crate::output::Output;
@@ -36,7 +37,7 @@ impl Reader {
     }
 
     /// Returns the student that `distill` left in `round`.
-    pub fn student_after(&mut self, round: u32) -> Result<Rc<Network>> {
+    pub(crate) fn student_after(&mut self, round: u32) -> Result<Rc<Network>> {
         let output = Output::distill(round);
         let digest = self.outputs.digest(output, STUDENT)?;
         if let Some(student) = self.memory.student.get(&digest) {
@@ -48,6 +49,38 @@ impl Reader {
         let student = Rc::new(student);
         self.memory.student.put(&digest, student.clone());
         Ok(student)
+    }
+
+    /// Returns the result of the run as it stands after `round`: the mean of the students of the [last rounds](crate::Recipe::averaged_rounds),
+    /// weights and running statistics alike.
+    pub fn result_after(&mut self, round: u32) -> Result<Rc<Network>> {
+        let rounds = self.recipe().averaged_rounds(round);
+        if rounds.clone().count() == 1 {
+            return self.student_after(round);
+        }
+        let students = rounds.map(|round| self.state_dict(Output::distill(round), STUDENT));
+        let mean = StateDict::mean(students)?;
+        Ok(Rc::new(Network::load(self.run.cards().student(), mean, self.device()?)?))
+    }
+
+    /// Returns what [`result_after`](Self::result_after) is, as texts say it.
+    pub fn describe_result(&self, round: u32) -> String {
+        let rounds = self.recipe().averaged_rounds(round);
+        match *rounds.start() {
+            first if first == round => format!("the student of round {round}"),
+            first => format!("the mean of the students of rounds {first} to {round}"),
+        }
+    }
+
+    /// Returns what names these numbers: the digest of the file for one student, of their digests for several.
+    pub fn result_digest(&mut self, round: u32) -> Result<String> {
+        let rounds = self.recipe().averaged_rounds(round);
+        let digests = rounds.map(|round| self.outputs.digest(Output::distill(round), STUDENT));
+        let digests = digests.collect::<Result<Vec<_>>>()?;
+        Ok(match digests.as_slice() {
+            [digest] => digest.clone(),
+            digests => digest::of_bytes(digests.concat().as_bytes()),
+        })
     }
 
     /// Returns a student that has not learned anything: a function of the run's seed, and of the network it starts from.

@@ -60,7 +60,7 @@ impl Plan {
         if let Some(1..) = recipe.distilling_round(round) {
             return self.reads(Output::distill(round - 1));
         }
-        self.parameters["student"] = json!(recipe.student);
+        self.parameters["student"] = json!(recipe.student.of_training());
         self
     }
 

@@ -11,7 +11,8 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use serde::Serialize;
-use ssdkd_context::{Cards, Inputs, Job, Output, Plan, Recipe, Role, STUDENT, Stage, StudentSettings, signals};
+use serde_json::json;
+use ssdkd_context::{Cards, Inputs, Job, Output, Plan, Recipe, Role, STUDENT, Stage, signals};
 use ssdkd_method::{ClassPrior, DistillSettings, Distiller, FailedCheck};
 use ssdkd_nn::Network;
 use ssdkd_shards::{ObservedRow, StepRow};
@@ -37,7 +38,7 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 struct Settings {
     distill: DistillSettings,
     run: Length,
-    student: StudentSettings,
+    student: serde_json::Value,
     /// What training continues from.
     #[serde(skip)]
     previous: Option<Output>,
@@ -61,7 +62,7 @@ fn plan(recipe: &Recipe, cards: &Cards, round: u32) -> Result<Plan> {
     let settings = Settings {
         distill: recipe.distill.relevant(),
         run: Length { rounds: recipe.run.rounds },
-        student: recipe.student.clone(),
+        student: json!(recipe.student.of_training()),
         previous,
         steps_before: u64::from(distilling_round) * recipe.distill.steps as u64,
         prior: cards.class_prior(recipe)?,

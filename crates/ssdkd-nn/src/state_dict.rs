@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::IntoIter;
 use std::ops::{Deref, DerefMut};
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use crate::weights::{from_safetensors_bytes, to_safetensors_bytes};
 
@@ -60,6 +60,38 @@ impl StateDict {
         self.0 = others;
         let inside: BTreeMap<_, _> = inside;
         inside.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_string(), tensor)).collect()
+    }
+
+    /// Returns the mean of each tensor over `states`, computed in f64. Numbers that are not f32, such as counts, are those of the last.
+    ///
+    /// # Errors
+    /// If there are no states, if one of them is an error, or if names or shapes differ.
+    pub fn mean<E: From<candle_core::Error>>(
+        states: impl IntoIterator<Item = std::result::Result<Self, E>>,
+    ) -> std::result::Result<Self, E> {
+        let mut states = states.into_iter();
+        let no_states = || E::from(candle_core::Error::Msg("the mean of no states".into()));
+        let mut last = states.next().ok_or_else(no_states)??;
+        let in_f64 =
+            |state: &Self| state.values().map(|tensor| tensor.to_dtype(DType::F64)).collect::<Result<Vec<_>>>();
+        let mut sums = in_f64(&last)?;
+        let mut count = 1_u32;
+        for state in states {
+            let state = state?;
+            if !state.keys().eq(last.keys()) {
+                return Err(E::from(candle_core::Error::Msg(
+                    "the mean of states whose tensors have other names".into(),
+                )));
+            }
+            for (sum, tensor) in sums.iter_mut().zip(in_f64(&state)?) {
+                *sum = (&*sum + tensor)?;
+            }
+            (last, count) = (state, count + 1);
+        }
+        for (tensor, sum) in last.values_mut().zip(sums).filter(|(tensor, _)| tensor.dtype() == DType::F32) {
+            *tensor = (sum / f64::from(count))?.to_dtype(DType::F32)?;
+        }
+        Ok(last)
     }
 
     /// Ends the reading of what `holder` holds, such as "the checkpoint".
@@ -135,6 +167,28 @@ mod tests {
         assert_eq!(names(&whole.take("a")), ["x", "y.z"]);
         assert_eq!(names(&whole), ["ab.x", "steps"]);
         assert_eq!(names(&whole.take("none")), [""; 0]);
+    }
+
+    #[test]
+    fn a_mean_is_of_each_tensor() {
+        let of = |numbers: [f32; 2], count: u32| {
+            let tensors = [Tensor::new(&numbers, &Device::Cpu).unwrap(), Tensor::new(count, &Device::Cpu).unwrap()];
+            Ok(["weight", "count"].map(String::from).into_iter().zip(tensors).collect::<StateDict>())
+        };
+        let mean =
+            StateDict::mean::<candle_core::Error>([of([1.0, 4.0], 5), of([2.0, 0.0], 6), of([6.0, 2.0], 7)]).unwrap();
+        assert_eq!(mean["weight"].to_vec1::<f32>().unwrap(), [3.0, 2.0]);
+        assert_eq!(mean["count"].to_scalar::<u32>().unwrap(), 7);
+    }
+
+    #[test]
+    fn a_mean_refuses_states_that_differ() {
+        let mean = |states: Vec<StateDict>| StateDict::mean(states.into_iter().map(candle_core::Result::Ok));
+        let scalars = state(&["x"]);
+        let pair = StateDict::from_iter([("x".to_owned(), Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap())]);
+        assert!(mean(vec![]).unwrap_err().to_string().contains("no states"));
+        assert!(mean(vec![scalars.clone(), state(&["y"])]).unwrap_err().to_string().contains("other names"));
+        assert!(mean(vec![scalars, pair]).is_err());
     }
 
     #[test]

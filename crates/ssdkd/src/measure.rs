@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
-use ssdkd_context::{Finding, Output, Reader, Recipe, Run, SHARD, STUDENT, quote};
+use ssdkd_context::{Finding, Output, Reader, Recipe, Run, SHARD, quote};
 use ssdkd_data::{Dataset, Split};
 use ssdkd_evaluate::{check_fit, fit_of, open_data_for};
 use ssdkd_method::Diagnostics;
@@ -134,9 +134,9 @@ fn measure_rounds(reader: &mut Reader, data: &Dataset, measured: &mut Measuremen
     let rounds = rounds_to_measure(reader)?;
     let progress = Progress::start("evaluate", rounds.len() as u64);
     for round in rounds {
-        let digest = reader.outputs().digest(Output::distill(round), STUDENT)?;
+        let digest = reader.result_digest(round)?;
         if let Entry::Vacant(place) = measured.students.entry(digest) {
-            place.insert(accuracy(&*reader.student_after(round)?, data)?);
+            place.insert(accuracy(&*reader.result_after(round)?, data)?);
         }
         let digest = reader.outputs().digest(Output::invert(round), SHARD)?;
         if !reader.outputs().has_shard(round) {

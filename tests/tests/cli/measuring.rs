@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
+use ssdkd_nn::StateDict;
 
 use crate::support::{Scratch, binary};
 
@@ -68,6 +70,35 @@ fn what_is_known_is_measured_again_when_asked() {
     assert_eq!(read(&scratch, STUDENTS), wrong);
     scratch.succeed("ssdkd", &["evaluate", "runs/tiny", "--force"]);
     assert_eq!(read(&scratch, STUDENTS), measured);
+}
+
+#[test]
+fn the_result_may_be_the_mean_of_the_last_students() {
+    let scratch = Scratch::new();
+    let run = |average| scratch.succeed("ssdkd", &["run", "tiny.toml", "--set", average]);
+    run("student.average=0");
+    let last = read(&scratch, STUDENTS);
+    let (out, err) = run("student.average=0.75"); // of two rounds
+    assert!(out.contains("(mean of the students of the last 2 rounds)"), "{out}");
+    assert!(!err.contains(" s; "), "a stage did something:\n{err}");
+    // The first distilling round has one student.
+    let both = read(&scratch, STUDENTS);
+    assert_eq!(both["students"].as_object().unwrap().len(), last["students"].as_object().unwrap().len() + 1);
+
+    let students = [2, 3].map(|round| tensors(&scratch, &format!("runs/tiny/distill/000{round}/student.safetensors")));
+    let mean = StateDict::mean(students.into_iter().map(candle_core::Result::Ok)).unwrap();
+    scratch.succeed("ssdkd", &["export", "runs/tiny", "--out", "exported", "--set", "student.average=0.75"]);
+    let exported = tensors(&scratch, "exported/model.safetensors");
+    for (name, expected) in mean.iter().filter(|(_, tensor)| tensor.dtype() == DType::F32) {
+        let numbers = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(numbers(&exported[name]), numbers(expected), "{name}");
+    }
+    let card = read(&scratch, "exported/card.json");
+    assert!(card["source"].as_str().unwrap().ends_with("the mean of the students of rounds 2 to 3"), "{card}");
+}
+
+fn tensors(scratch: &Scratch, file: &str) -> StateDict {
+    StateDict::from_safetensors(&fs::read(scratch.path(file)).unwrap(), &Device::Cpu).unwrap()
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The recipe's sections and keys. The doc comments of the fields are the text of `docs/recipe.md`.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -113,6 +114,25 @@ pub struct StudentSettings {
     /// Weights before the first step.
     #[serde(default)]
     pub start: Start,
+    /// The result is the mean of the students of this share of the distilling rounds, the last ones. It is what `evaluate`, `export` and
+    /// `predict` take; training does not depend on it. 0: the student of the last round.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub average: f64,
+}
+
+impl StudentSettings {
+    /// Returns what training depends on.
+    pub fn of_training(&self) -> impl Serialize + use<> {
+        #[derive(Serialize)]
+        struct OfTraining {
+            architecture: String,
+            card: PathBuf,
+            start: Start,
+        }
+        let Self { architecture, card, start, average: _ } = self.clone();
+        OfTraining { architecture, card, start }
+    }
 }
 
 /// What a student is before its first step.
@@ -236,6 +256,13 @@ impl Recipe {
         })
     }
 
+    /// Returns the rounds whose students make the result after `round`, a distilling one, by `student.average`.
+    pub fn averaged_rounds(&self, round: u32) -> RangeInclusive<u32> {
+        let students = round.saturating_sub(self.run.warmup_rounds) + 1;
+        let averaged = (self.student.average * f64::from(students)).ceil() as u32;
+        round + 1 - averaged.clamp(1, students)..=round
+    }
+
     /// Checks every value; the error names the key.
     pub(super) fn validate(&self) -> Result<(), String> {
         let name = &self.run.name;
@@ -246,6 +273,7 @@ impl Recipe {
             return Err(format!("run.name is {name:?}; it names a folder: letters, digits, `-`, `_` and `.`"));
         }
         range::check("run", &self.run)?;
+        range::check("student", &self.student)?;
         range::check("evaluate", &self.evaluate)?;
         range::check("keep", &self.keep)?;
         if self.run.warmup_rounds.saturating_add(self.run.rounds) > 9999 {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use candle_core::Device;
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use ssdkd_context::{Output, Reader, SHARD, STUDENT};
+use ssdkd_context::{Output, Reader, SHARD};
 use ssdkd_method::Diagnostics;
 use ssdkd_nn::{Network, Task};
 use ssdkd_shards::Timing;
@@ -41,6 +41,9 @@ pub struct Summary {
     pub evaluated_images: usize,
     pub teacher_accuracy: Option<f64>,
     pub student_accuracy: Option<f64>,
+    /// The student is the mean of those of so many last rounds.
+    #[serde(default = "one_round")]
+    averaged_rounds: u32,
     pub student_accuracy_last5: Option<Spread>,
     real_images: Option<Diagnostics>,
     pub distinct_images: u64,
@@ -57,6 +60,10 @@ pub struct Summary {
     pub date: String,
     pub seconds: Seconds,
     pub curve: Vec<Point>,
+}
+
+fn one_round() -> u32 {
+    1
 }
 
 /// Over the last rounds measured (`evaluate.last`, five by default).
@@ -173,7 +180,7 @@ fn summarise(reader: &mut Reader) -> Result<Summary> {
     let mut curve = Vec::new();
     for round in reader.rounds("distill")? {
         steps += reader.outputs().metric(Output::distill(round), "steps")?.unwrap_or(0.0) as u64;
-        let digest = reader.outputs().digest(Output::distill(round), STUDENT)?;
+        let digest = reader.result_digest(round)?;
         let shard = reader.outputs().digest(Output::invert(round), SHARD)?;
         curve.push(Point {
             round,
@@ -209,6 +216,7 @@ fn summarise(reader: &mut Reader) -> Result<Summary> {
         evaluated_images: measured.images,
         teacher_accuracy: measured.teacher,
         student_accuracy: curve.last().and_then(|point| point.accuracy),
+        averaged_rounds: curve.last().map_or(1, |point| reader.recipe().averaged_rounds(point.round).count() as u32),
         student_accuracy_last5: spread(&last.collect::<Vec<_>>()),
         real_images: measured.real,
         distinct_images: images,
@@ -253,10 +261,14 @@ fn describe(summary: &Summary) -> Result<String> {
     )?;
     writeln!(
         text,
-        "student    {} with {} parameters: {} (last round)",
+        "student    {} with {} parameters: {} ({})",
         summary.student,
         summary.student_parameters,
-        percent(summary.student_accuracy)
+        percent(summary.student_accuracy),
+        match summary.averaged_rounds {
+            1 => "last round".into(),
+            rounds => format!("mean of the students of the last {rounds} rounds"),
+        }
     )?;
     if let Some(spread) = summary.student_accuracy_last5 {
         writeln!(text, "           {:.2} ± {:.2} % over the last rounds", 100.0 * spread.mean, 100.0 * spread.std)?;

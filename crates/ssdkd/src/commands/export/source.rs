@@ -55,7 +55,7 @@ pub fn of_card(path: &Path) -> Result<Source> {
     Ok(Source { what: format!("the network of {}", path.display()), card, network: Rc::new(network) })
 }
 
-/// The student of a round, or of the last one.
+/// The run's result after a round, or after the last one.
 pub fn of_run(run: &RunArgs, round: Option<u32>) -> Result<Source> {
     let mut reader = Reader::existing(run)?;
     count_only_current(&mut reader)?;
@@ -69,7 +69,7 @@ pub fn of_run(run: &RunArgs, round: Option<u32>) -> Result<Source> {
     }
     let last = reader.last_round("distill")?;
     let round = round.or(last).context("the run has no student yet\nhint: `ssdkd run RECIPE` first")?;
-    let network = reader.student_after(round)?;
+    let (network, what) = (reader.result_after(round)?, reader.describe_result(round));
     let spec = reader.run().cards().student().clone();
     let teacher = reader.teacher_card();
     let Preprocessing { channels, range, .. } = spec.preprocessing;
@@ -89,7 +89,7 @@ pub fn of_run(run: &RunArgs, round: Option<u32>) -> Result<Source> {
         digest: String::new(),
         parameters: network.store().num_parameters(),
         source: format!(
-            "distilled without data from {} by ssdkd {}, run {}, seed {}, round {round}",
+            "distilled without data from {} by ssdkd {}, run {}, seed {}: {what}",
             teacher.architecture,
             env!("CARGO_PKG_VERSION"),
             reader.recipe().run.name,
@@ -97,5 +97,5 @@ pub fn of_run(run: &RunArgs, round: Option<u32>) -> Result<Source> {
         ),
         license: None,
     };
-    Ok(Source { what: format!("the student of round {round}"), card, network })
+    Ok(Source { what, card, network })
 }

@@ -124,10 +124,10 @@ fn from_run(arguments: &PredictArgs) -> Result<Model> {
         let root = reader.folder().root();
         format!("the run {} has no student yet\nhint: `ssdkd run {}` makes one", root.display(), quote_path(root))
     })?;
-    tracing::info!("the student of round {round}");
+    tracing::info!("{}", reader.describe_result(round));
     let card = reader.teacher_card();
     let (fit, class_names) = (fit_of(&card.preprocessing, card.input), card.class_labels());
-    Ok(Model { network: reader.student_after(round)?, fit, class_names })
+    Ok(Model { network: reader.result_after(round)?, fit, class_names })
 }
 
 impl Model {
