@@ -32,8 +32,9 @@ pub struct CompareArgs {
 /// How `results.md` begins.
 const HEAD: &str = "# Results\n\n\
     Made by `ssdkd compare` from results.json, which has a row for each run. **last** is the last student's top-1 accuracy;\n\
-    of segmentation networks (fpn-…) it is the mean intersection over union. **last rounds** is mean and deviation over the last rounds that were measured. No run sees the test set. Times are sums over all\n\
-    stages, on the machine and with the threads that the list below the table names.\n";
+    of segmentation networks (fpn-…) it is the mean intersection over union. *(mean of 54)* marks the mean of the students of the\n\
+    last 54 rounds. **last rounds** is mean and deviation over the last rounds that were measured. No run sees the test set.\n\
+    Times are sums over all stages, on the machine and with the threads that the list below the table names.\n";
 
 /// Adds the runs to the record; writes and prints the tables, and draws the charts.
 pub fn compare(arguments: &CompareArgs) -> Result<()> {
@@ -150,6 +151,10 @@ fn code(text: &str) -> String {
 fn describe(text: &mut String, pair: &str, methods: &[Method<'_>], real: &[&Row]) -> Result<()> {
     let rows = || methods.iter().flat_map(|method| method.rows.iter());
     let percent = |value: Option<f64>| value.map_or("–".into(), |value| format!("{:.2}", 100.0 * value));
+    let last = |row: &Row| match row.averaged_rounds {
+        1 => percent(row.last),
+        rounds => format!("{} (mean of {rounds})", percent(row.last)),
+    };
     writeln!(text, "\n## {}\n", cell(pair))?;
     if let Some(teacher) = rows().find_map(|row| row.teacher) {
         writeln!(text, "The teacher: {:.2} %.\n", 100.0 * teacher)?;
@@ -173,7 +178,7 @@ fn describe(text: &mut String, pair: &str, methods: &[Method<'_>], real: &[&Row]
             "| {} | {} | {} | {} ± {} | {} | {} | {} | {} | {:.0} | {:.0} | {:.0} | {} |",
             cell(&row.method),
             row.seed,
-            percent(row.last),
+            last(row),
             percent(row.last5_mean),
             percent(row.last5_std),
             row.buffer,
@@ -294,7 +299,8 @@ mod tests {
 
     #[test]
     fn seeds_are_summed_up_by_their_mean_and_sample_deviation() {
-        let rows = [result("theirs", 0, 0.4), result("ours", 1, 0.6), result("ours", 0, 0.5)];
+        let averaged = Row { averaged_rounds: 3, ..result("theirs", 0, 0.4) };
+        let rows = [averaged, result("ours", 1, 0.6), result("ours", 0, 0.5)];
         let real = Row { steps: 77, ..result("labels", 0, 0.91) };
         let methods = methods(&rows.iter().collect::<Vec<_>>());
         let mut text = String::new();
@@ -302,6 +308,7 @@ mod tests {
         assert!(text.contains("ours, the last students of 2 seeds: **55.00 ± 7.07 %**"), "{text}");
         assert!(text.contains("91.00 % after 77 steps"), "{text}");
         assert!(!text.contains("theirs, the last"), "{text}");
+        assert!(text.contains("| theirs | 0 | 40.00 (mean of 3) |"), "{text}");
         let order = ["| ours | 0 ", "| ours | 1 ", "| theirs | 0 "].map(|row| text.find(row).expect(row));
         assert!(order.is_sorted(), "the best method first, seeds in order: {text}");
     }

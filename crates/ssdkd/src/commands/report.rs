@@ -43,7 +43,7 @@ pub struct Summary {
     pub student_accuracy: Option<f64>,
     /// The student is the mean of those of so many last rounds.
     #[serde(default = "one_round")]
-    averaged_rounds: u32,
+    pub averaged_rounds: u32,
     pub student_accuracy_last5: Option<Spread>,
     real_images: Option<Diagnostics>,
     pub distinct_images: u64,
@@ -62,7 +62,7 @@ pub struct Summary {
     pub curve: Vec<Point>,
 }
 
-fn one_round() -> u32 {
+pub fn one_round() -> u32 {
     1
 }
 
@@ -238,12 +238,12 @@ fn timing(reader: &Reader, stage: &str, round: u32) -> Result<Timing> {
     serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))
 }
 
-/// Returns the mean and the standard deviation (of the population).
+/// Returns the mean and the standard deviation (of the population); nothing for fewer than two values, which have no spread.
 fn spread(values: &[f64]) -> Option<Spread> {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
     let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
-    (!values.is_empty()).then_some(Spread { mean, std: variance.sqrt() })
+    (values.len() > 1).then_some(Spread { mean, std: variance.sqrt() })
 }
 
 fn describe(summary: &Summary) -> Result<String> {
@@ -305,6 +305,6 @@ mod tests {
     fn spread_is_mean_and_deviation() {
         let Spread { mean, std } = spread(&[1.0, 3.0]).unwrap();
         assert!((mean - 2.0).abs() < 1e-12 && (std - 1.0).abs() < 1e-12);
-        assert!(spread(&[]).is_none());
+        assert!(spread(&[]).is_none() && spread(&[1.0]).is_none());
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use ssdkd_nn::TeacherCard;
 use ssdkd_stage::{StageError, quote_path};
 
-use crate::commands::report::{SUMMARY, Summary};
+use crate::commands::report::{SUMMARY, Summary, one_round};
 use crate::report::histogram::Histogram;
 
 /// `results.json`: one of these for each run. Accuracies are shares, times seconds.
@@ -20,6 +20,9 @@ pub struct Row {
     pub seed: u64,
     pub teacher: Option<f64>,
     pub last: Option<f64>,
+    /// `last` is of the mean of the students of so many last rounds.
+    #[serde(default = "one_round")]
+    pub averaged_rounds: u32,
     pub last5_mean: Option<f64>,
     pub last5_std: Option<f64>,
     /// Test images.
@@ -119,6 +122,7 @@ fn of_summary(summary: Summary) -> Row {
         seed: summary.seed,
         teacher: summary.teacher_accuracy,
         last: summary.student_accuracy,
+        averaged_rounds: summary.averaged_rounds,
         last5_mean: summary.student_accuracy_last5.map(|spread| spread.mean),
         last5_std: summary.student_accuracy_last5.map(|spread| spread.std),
         measured_on: summary.evaluated_images,
@@ -176,6 +180,7 @@ fn of_card(path: &Path) -> Result<Row> {
         seed: value_of("--seed").and_then(|seed| seed.parse().ok()).unwrap_or(0),
         teacher: None,
         last: curve.last().map(|point| point.2),
+        averaged_rounds: 1,
         last5_mean: None,
         last5_std: None,
         measured_on: parts.next_back().and_then(|text| text.split(' ').rev().nth(2)?.parse().ok()).unwrap_or(0),
@@ -206,6 +211,7 @@ pub mod tests {
             seed,
             teacher: Some(0.9),
             last: Some(last),
+            averaged_rounds: 1,
             last5_mean: Some(last),
             last5_std: Some(0.0),
             measured_on: 10_000,
