@@ -135,11 +135,18 @@ fn check_student_card(path: &Path, student: &TeacherCard, teacher: &TeacherCard)
     Ok(())
 }
 
-/// Refuses a weight file given as a card. `named` is what the recipe says under `key`, `path` where that is.
+/// Refuses a card that is not there, and a weight file given as a card. `named` is what the recipe says under `key`, `path` where that is.
 fn check_is_card(key: &str, named: &Path, path: &Path) -> Result<(), StageError> {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
     if !ending.is_some_and(|ending| WEIGHT_FILES.contains(&ending.as_str())) {
-        return Ok(());
+        if path.exists() {
+            return Ok(());
+        }
+        let hint = format!(
+            "the comments of the recipe say where its networks come from; `ssdkd import FILE` makes a card of yours: \
+             --set {key}=$PWD/CARD.json"
+        );
+        return Err(StageError::Missing { what: key.into(), path: path.into(), hint });
     }
     let card = path.with_extension("json");
     let hint = if card.is_file() {

@@ -102,8 +102,7 @@ impl fmt::Display for Normalization {
 pub enum CardError {
     /// A file is not there, or not readable.
     #[error(
-        "cannot read {path}: {source}\nhint: check the path; a recipe's paths are relative to its folder: use --set KEY=$PWD/CARD.json; \
-         `ssdkd import FILE` or `ssdkd-teach` makes a card and its weights"
+        "cannot read {path}: {source}\nhint: check the path; `ssdkd import FILE` or `ssdkd-teach` makes a card and its weights"
     )]
     Read {
         /// The file.
