@@ -138,15 +138,16 @@ fn check_student_card(path: &Path, student: &TeacherCard, teacher: &TeacherCard)
 /// Refuses a card that is not there, and a weight file given as a card. `named` is what the recipe says under `key`, `path` where that is.
 fn check_is_card(key: &str, named: &Path, path: &Path) -> Result<(), StageError> {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
-    if !ending.is_some_and(|ending| WEIGHT_FILES.contains(&ending.as_str())) {
-        if path.exists() {
-            return Ok(());
-        }
+    let holds_weights = ending.is_some_and(|ending| WEIGHT_FILES.contains(&ending.as_str()));
+    if !holds_weights && !path.exists() {
         let hint = format!(
-            "the comments of the recipe say where its networks come from; `ssdkd import FILE` makes a card of yours: \
-             --set {key}=$PWD/CARD.json"
+            "check the path: a relative one starts at the recipe's folder, so use --set {key}=$PWD/CARD.json; \
+             `ssdkd import FILE` or `ssdkd-teach` makes a card; recipes of the project say in comments where theirs comes from"
         );
         return Err(StageError::Missing { what: key.into(), path: path.into(), hint });
+    }
+    if !holds_weights {
+        return Ok(());
     }
     let card = path.with_extension("json");
     let hint = if card.is_file() {

@@ -50,7 +50,12 @@ fn what_is_there_is_not_called_missing() {
 fn teachers() {
     let scratch = Scratch::new();
     scratch.write("lost.toml", TINY.replace("TEACHER", "nowhere.json"));
-    scratch.fail("ssdkd", &["run", "lost.toml"], 3, &["nowhere.json"]);
+    scratch.fail(
+        "ssdkd",
+        &["run", "lost.toml"],
+        3,
+        &["teacher.card is missing", "nowhere.json", "--set teacher.card=$PWD/"],
+    );
 
     let weights = teacher_weights();
     scratch.write("cut.safetensors", &weights[..weights.len() / 2]);
