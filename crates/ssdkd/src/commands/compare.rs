@@ -34,7 +34,8 @@ const HEAD: &str = "# Results\n\n\
     Made by `ssdkd compare` from results.json, which has a row for each run. **last** is the last student's top-1 accuracy;\n\
     of segmentation networks (fpn-…) it is the mean intersection over union. *(mean of 54)* marks the mean of the students of the\n\
     last 54 rounds. **last rounds** is mean and deviation over the last rounds that were measured. No run sees the test set.\n\
-    Times are sums over all stages, on the machine and with the threads that the list below the table names.\n";
+    Times are sums over all stages, on the machine and with the threads that the list below the table names.\n\
+    Charts show a method with the best of its buffer sizes; all sizes are in a chart of their own.\n";
 
 /// Adds the runs to the record; writes and prints the tables, and draws the charts.
 pub fn compare(arguments: &CompareArgs) -> Result<()> {
@@ -196,7 +197,8 @@ fn describe(text: &mut String, pair: &str, methods: &[Method<'_>], real: &[&Row]
         if let Some((mean, deviation)) = method.last() {
             let (mean, deviation) = (100.0 * mean, 100.0 * deviation);
             let (name, seeds) = (cell(&method.name), method.rows.iter().filter(|row| row.last.is_some()).count());
-            writeln!(text, "{name}, the last students of {seeds} seeds: **{mean:.2} ± {deviation:.2} %**\n")?;
+            let of = if method.rows.iter().any(|row| row.averaged_rounds > 1) { "results" } else { "last students" };
+            writeln!(text, "{name}, the {of} of {seeds} seeds: **{mean:.2} ± {deviation:.2} %**\n")?;
         }
     }
     for row in rows() {
@@ -242,6 +244,9 @@ fn charts(pair: &str, methods: &[Method<'_>]) -> Vec<(String, Result<String>)> {
     let teacher = pair.split(' ').next().and_then(|name| name.parse::<Architecture>().ok());
     let of_pixels = teacher.is_some_and(|teacher| teacher.task() == Task::Pixels);
     let accuracy = if of_pixels { "mean IoU, %" } else { "accuracy, %" };
+    // Sizes of the buffer have a chart of their own. Elsewhere the best size stands for the method.
+    let mut families = BTreeSet::new();
+    let all = methods.iter().filter(|method| families.insert(&method.family)).collect::<Vec<_>>();
     let over = |x: &str, methods: &[&Method<'_>], of: fn(&(u64, f64, f64)) -> f64| {
         let lines = methods.iter().flat_map(|method| {
             let curve = |row: &&Row| row.curve.iter().map(|point| (of(point), 100.0 * point.2)).collect();
@@ -250,17 +255,16 @@ fn charts(pair: &str, methods: &[Method<'_>]) -> Vec<(String, Result<String>)> {
         plot::lines(pair, (x, accuracy), &lines.collect::<Vec<_>>())
     };
     let shares = |x: &str, width: f64, of: fn(&Row) -> Vec<f64>| {
-        let panels = methods.iter().map(|method| {
+        let panels = all.iter().map(|method| {
             let percent = of(method.rows[0]).into_iter().map(|share| 100.0 * share).collect();
             (method.name.as_str(), percent)
         });
         plot::panels(&format!("synthesized images: {pair}"), (x, "%"), width, &panels.collect::<Vec<_>>())
     };
-    let all = methods.iter().collect::<Vec<_>>();
     let mut charts = vec![("steps".into(), over("distillation steps", &all, |point| point.0 as f64))];
     // Seconds of a processor and of a GPU say nothing about each other.
-    for device in devices(&methods.iter().map(|method| method.rows[0]).collect::<Vec<_>>()) {
-        let there = methods.iter().filter(|method| method.rows[0].device == device).collect::<Vec<_>>();
+    for device in devices(&all.iter().map(|method| method.rows[0]).collect::<Vec<_>>()) {
+        let there = all.iter().copied().filter(|method| method.rows[0].device == device).collect::<Vec<_>>();
         charts.push((format!("time-on-{device}"), over(&format!("total seconds, {device}"), &there, |point| point.1)));
     }
     charts.extend([
@@ -299,8 +303,8 @@ mod tests {
 
     #[test]
     fn seeds_are_summed_up_by_their_mean_and_sample_deviation() {
-        let averaged = Row { averaged_rounds: 3, ..result("theirs", 0, 0.4) };
-        let rows = [averaged, result("ours", 1, 0.6), result("ours", 0, 0.5)];
+        let averaged = |seed| Row { averaged_rounds: 3, ..result("averaged", seed, 0.3) };
+        let rows = [result("theirs", 0, 0.4), result("ours", 1, 0.6), result("ours", 0, 0.5), averaged(0), averaged(1)];
         let real = Row { steps: 77, ..result("labels", 0, 0.91) };
         let methods = methods(&rows.iter().collect::<Vec<_>>());
         let mut text = String::new();
@@ -308,7 +312,8 @@ mod tests {
         assert!(text.contains("ours, the last students of 2 seeds: **55.00 ± 7.07 %**"), "{text}");
         assert!(text.contains("91.00 % after 77 steps"), "{text}");
         assert!(!text.contains("theirs, the last"), "{text}");
-        assert!(text.contains("| theirs | 0 | 40.00 (mean of 3) |"), "{text}");
+        assert!(text.contains("| averaged | 0 | 30.00 (mean of 3) |"), "{text}");
+        assert!(text.contains("averaged, the results of 2 seeds: **30.00 ± 0.00 %**"), "{text}");
         let order = ["| ours | 0 ", "| ours | 1 ", "| theirs | 0 "].map(|row| text.find(row).expect(row));
         assert!(order.is_sorted(), "the best method first, seeds in order: {text}");
     }

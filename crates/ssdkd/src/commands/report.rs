@@ -62,6 +62,7 @@ pub struct Summary {
     pub curve: Vec<Point>,
 }
 
+/// What a summary or a row without [`Summary::averaged_rounds`] means: the last student alone.
 pub fn one_round() -> u32 {
     1
 }

@@ -16,18 +16,21 @@ pub struct Line<'a> {
 const SIZE: (u32, u32) = (760, 440);
 const MARGIN: u32 = 12;
 const LABELS: u32 = 48;
-/// The width of a chart's legend, and the distance of its entries.
+/// The width of a chart's legend, the distance of its lines, and how many letters fit into a line of it, or above a panel.
 const LEGEND: u32 = 250;
 const ENTRY: u32 = 19;
+const LETTERS: usize = 36;
 /// The size of one of several charts side by side, and how many stand in a row.
 const PANEL: (u32, u32) = (250, 180);
 const COLUMNS: usize = 4;
 
-/// One chart: lines over a common pair of axes, and a legend.
+/// One chart: lines over a common pair of axes, and a legend. The vertical axis starts above 0 where all points are far from it.
 pub fn lines(title: &str, (x, y): (&str, &str), lines: &[Line]) -> Result<String> {
     let points = || lines.iter().flat_map(|line| finite(&line.points));
     let most = |of: fn((f64, f64)) -> f64| points().map(of).fold(0.0, f64::max).max(1e-9);
     let (right, top) = (most(|point| point.0), most(|point| point.1));
+    let lowest = points().map(|point| point.1).fold(top, f64::min);
+    let bottom = if lowest > 0.75 * top { (2.0 * lowest - top).max(0.0) } else { 0.0 };
     let mut names = Vec::<&str>::new();
     let colours = lines.iter().map(|line| {
         names.iter().position(|name| *name == line.name).unwrap_or_else(|| {
@@ -36,7 +39,8 @@ pub fn lines(title: &str, (x, y): (&str, &str), lines: &[Line]) -> Result<String
         })
     });
     let colours = colours.collect::<Vec<_>>();
-    let height = SIZE.1.max(2 * MARGIN + ENTRY * (names.len() as u32 + 1));
+    let entries = names.iter().map(|name| wrapped(name)).collect::<Vec<_>>();
+    let height = SIZE.1.max(2 * MARGIN + ENTRY * (entries.iter().flatten().count() as u32 + 1));
     drawing((SIZE.0 + LEGEND, height), |area| {
         let (area, legend) = area.split_horizontally(SIZE.0);
         let mut chart = ChartBuilder::on(&area)
@@ -44,18 +48,27 @@ pub fn lines(title: &str, (x, y): (&str, &str), lines: &[Line]) -> Result<String
             .margin(MARGIN)
             .x_label_area_size(LABELS)
             .y_label_area_size(LABELS)
-            .build_cartesian_2d(0.0..right, 0.0..1.05 * top)
+            .build_cartesian_2d(0.0..right, bottom..top + 0.05 * (top - bottom))
             .map_err(failed)?;
-        chart.configure_mesh().x_desc(x).y_desc(y).light_line_style(WHITE).draw().map_err(failed)?;
+        let mut mesh = chart.configure_mesh();
+        mesh.x_label_formatter(&|x| number(*x))
+            .y_label_formatter(&|y| number(*y))
+            .x_desc(x)
+            .y_desc(y)
+            .light_line_style(WHITE);
+        mesh.draw().map_err(failed)?;
         for (line, &colour) in lines.iter().zip(&colours) {
             let style = Palette99::pick(colour).stroke_width(2);
             chart.draw_series(LineSeries::new(finite(&line.points), style)).map_err(failed)?;
         }
-        for (index, name) in names.iter().enumerate() {
-            let y = (2 * MARGIN + ENTRY * index as u32) as i32;
+        let mut y = 2 * MARGIN as i32;
+        for (index, entry) in entries.iter().enumerate() {
             let stroke = PathElement::new([(0, y), (16, y)], Palette99::pick(index).stroke_width(2));
             legend.draw(&stroke).map_err(failed)?;
-            legend.draw(&Text::new(*name, (22, y - 6), ("sans-serif", 13))).map_err(failed)?;
+            for line in entry {
+                legend.draw(&Text::new(line.as_str(), (22, y - 6), ("sans-serif", 13))).map_err(failed)?;
+                y += ENTRY as i32;
+            }
         }
         Ok(())
     })
@@ -66,17 +79,23 @@ pub fn panels(title: &str, (x, y): (&str, &str), width: f64, panels: &[(&str, Ve
     let columns = panels.len().clamp(1, COLUMNS);
     let rows = panels.len().div_ceil(columns).max(1);
     let top = panels.iter().flat_map(|(_, values)| values).copied().fold(0.0, f64::max).max(1e-9);
-    drawing((columns as u32 * PANEL.0, rows as u32 * PANEL.1 + LABELS), |area| {
+    let names = panels.iter().map(|(name, _)| wrapped(name)).collect::<Vec<_>>();
+    let above = ENTRY * names.iter().map(Vec::len).max().unwrap_or(0) as u32;
+    drawing((columns as u32 * PANEL.0, rows as u32 * (PANEL.1 + above) + LABELS), |area| {
         let area = area.titled(title, ("sans-serif", 18)).map_err(failed)?;
-        for (area, (name, values)) in area.split_evenly((rows, columns)).iter().zip(panels) {
-            let mut chart = ChartBuilder::on(area)
-                .caption(name, ("sans-serif", 13))
+        for ((area, name), (_, values)) in area.split_evenly((rows, columns)).iter().zip(&names).zip(panels) {
+            for (index, line) in name.iter().enumerate() {
+                let at = (MARGIN as i32, (ENTRY * index as u32 + MARGIN / 2) as i32);
+                area.draw(&Text::new(line.as_str(), at, ("sans-serif", 13))).map_err(failed)?;
+            }
+            let mut chart = ChartBuilder::on(&area.margin(above, 0, 0, 0))
                 .margin(MARGIN / 2)
                 .x_label_area_size(LABELS - MARGIN)
                 .y_label_area_size(LABELS)
                 .build_cartesian_2d(0.0..width * values.len().max(1) as f64, 0.0..1.05 * top)
                 .map_err(failed)?;
             let mut mesh = chart.configure_mesh();
+            mesh.x_label_formatter(&|x| number(*x)).y_label_formatter(&|y| number(*y));
             mesh.disable_x_mesh().x_labels(5).y_labels(4).x_desc(x).y_desc(y).light_line_style(WHITE);
             mesh.draw().map_err(failed)?;
             let bars = values.iter().enumerate().map(|(index, &value)| {
@@ -120,6 +139,26 @@ pub fn bars(title: &str, (x, y): (&str, &str), labels: &[String], values: &[f64]
             .data(values.iter().enumerate().map(|(at, value)| (at, *value)));
         chart.draw_series(bars).map(drop).map_err(failed)
     })
+}
+
+/// Returns a name in lines that fit into a legend. A word that is longer has a line of its own.
+fn wrapped(name: &str) -> Vec<String> {
+    let mut lines = Vec::<String>::new();
+    for word in name.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= LETTERS => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.into()),
+        }
+    }
+    lines
+}
+
+/// Returns a number of an axis as people write it: 5000 and 0.1, not 5000.0 and 0.10000000000000001.
+fn number(value: f64) -> String {
+    format!("{}", (value * 1000.0).round() / 1000.0)
 }
 
 /// Returns the points that have a place on the axes.
@@ -167,6 +206,20 @@ mod tests {
         for text in ["classes", "images", "cat", "dog"] {
             assert!(svg.contains(text), "{text} is not in the chart");
         }
+    }
+
+    #[test]
+    fn long_names_are_in_the_picture_as_a_whole() {
+        let name = "SSD-KD, from the teacher's blocks, 36,000 steps, a larger adversary";
+        let lines_of_name = ["SSD-KD, from the teacher's blocks,", "36,000 steps, a larger adversary"];
+        assert_eq!(wrapped(name), lines_of_name);
+        let line = Line { name, points: vec![(0.0, 0.1), (10.0, 0.9)] };
+        for svg in
+            [lines("a", ("x", "y"), &[line]).unwrap(), panels("a", ("x", "y"), 1.0, &[(name, vec![1.0])]).unwrap()]
+        {
+            assert!(!svg.contains(name) && svg.contains(lines_of_name[1]), "{svg}");
+        }
+        assert_eq!(wrapped(&"x".repeat(99)), ["x".repeat(99)]);
     }
 
     #[test]
