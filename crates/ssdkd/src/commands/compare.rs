@@ -14,8 +14,8 @@ use ssdkd_stage::{StageError, exit, write_file};
 
 use crate::report::histogram::BINS;
 use crate::report::pictures::STRIP;
-use crate::report::plot::{self, Line};
-use crate::report::results::{Row, record, recorded};
+use crate::report::plot::{self, Line, Mark};
+use crate::report::results::{Published, Row, record, recorded};
 
 /// `ssdkd compare`
 #[derive(Debug, Args)]
@@ -24,7 +24,8 @@ pub struct CompareArgs {
     #[arg(value_name = "RUN")]
     runs: Vec<PathBuf>,
 
-    /// The folder of results.json, results.md and the charts; a run replaces its earlier row in results.json
+    /// The folder of results.json, results.md and the charts; a run replaces its earlier row in results.json. A published.json there
+    /// holds figures of papers to compare with
     #[arg(long, value_name = "DIR", default_value = "comparison")]
     out: PathBuf,
 }
@@ -35,12 +36,18 @@ const HEAD: &str = "# Results\n\n\
     of segmentation networks (fpn-…) it is the mean intersection over union. *(mean of 54)* marks the mean of the students of the\n\
     last 54 rounds. **last rounds** is mean and deviation over the last rounds that were measured. No run sees the test set.\n\
     Times are sums over all stages, on the machine and with the threads that the list below the table names.\n\
-    Charts show a method with the best of its buffer sizes; all sizes are in a chart of their own.\n";
+    Charts show at most eight methods of a pair, and a method with the best of its buffer sizes; all sizes are in a chart of their own.\n\
+    Rings are published figures. Their teachers are others than ours, so compare the gaps to the teacher.\n";
+
+/// Most methods, and most published figures, in a chart of lines.
+const LINES: usize = 8;
+const MARKS: usize = 4;
 
 /// Adds the runs to the record; writes and prints the tables, and draws the charts.
 pub fn compare(arguments: &CompareArgs) -> Result<()> {
     let path = arguments.out.join("results.json");
     let mut rows = recorded(&path)?;
+    let published: Vec<Published> = recorded(&arguments.out.join("published.json"))?;
     let mut strips = BTreeMap::new(); // the first run of a method that is named stands for it
     for run in &arguments.runs {
         let row = Row::read(run)?;
@@ -63,8 +70,11 @@ pub fn compare(arguments: &CompareArgs) -> Result<()> {
     for (pair, of_pair) in by_pair(&rows) {
         let methods = methods(&of_pair);
         let real = rows.iter().filter(|row| row.is_real_student_of(pair)).collect::<Vec<_>>();
+        let mut published = published.iter().filter(|figure| figure.pair == *pair).collect::<Vec<_>>();
+        published.sort_by(|a, b| b.student.total_cmp(&a.student));
         describe(&mut text, pair, &methods, &real)?;
-        for (file, chart) in charts(pair, &methods) {
+        describe_published(&mut text, &methods, &published)?;
+        for (file, chart) in charts(pair, &methods, &published) {
             match chart {
                 Ok(chart) => {
                     write(&file, chart.as_bytes())?;
@@ -217,6 +227,32 @@ fn describe(text: &mut String, pair: &str, methods: &[Method<'_>], real: &[&Row]
     Ok(())
 }
 
+/// Published figures of the pair, next to the best of ours: gaps to the teacher, in points.
+fn describe_published(text: &mut String, methods: &[Method<'_>], published: &[&Published]) -> Result<()> {
+    if published.is_empty() {
+        return Ok(());
+    }
+    text.push_str("| | teacher, % | student, % | gap | steps × images |\n|---|---|---|---|---|\n");
+    let gap = |teacher: f64, student: f64| {
+        format!("{:.2} | {:.2} | {:.2}", 100.0 * teacher, 100.0 * student, 100.0 * (teacher - student))
+    };
+    let best = methods.first().and_then(|method| Some((method, method.rows[0].teacher?, method.last()?.0)));
+    if let Some((method, teacher, student)) = best {
+        writeln!(
+            text,
+            "| {} (here) | {} | {} steps |",
+            cell(&method.name),
+            gap(teacher, student),
+            method.rows[0].steps
+        )?;
+    }
+    for Published { method, teacher, student, steps, batch, source, .. } in published {
+        writeln!(text, "| [{}]({source}) | {} | {steps} × {batch} |", cell(method), gap(*teacher, *student))?;
+    }
+    text.push('\n');
+    Ok(())
+}
+
 /// Images of each method, as far as they were kept.
 fn describe_strips(text: &mut String, strips: &[(&Row, String)]) -> Result<()> {
     if !strips.is_empty() {
@@ -239,20 +275,31 @@ fn strip_name(row: &Row) -> String {
     format!("{}-images-{}.png", slug(&row.pair), slug(&row.method).to_lowercase())
 }
 
+/// Returns the methods that charts show, at most [`LINES`]: the best first, and variants of a method last. Sizes of the buffer have a chart of
+/// their own; elsewhere the best size stands for the method.
+fn charted<'a, 'b>(methods: impl Iterator<Item = &'a Method<'b>>) -> Vec<&'a Method<'b>> {
+    let mut families = BTreeSet::new();
+    let all = methods.filter(|method| families.insert(&method.family)).collect::<Vec<_>>();
+    let is_variant = |method: &&Method<'_>| {
+        let of = |base: &&Method<'_>| method.rows[0].method.starts_with(&format!("{}, ", base.rows[0].method));
+        all.iter().any(|base| of(base) && base.rows[0].device == method.rows[0].device)
+    };
+    let (variants, others): (Vec<_>, Vec<_>) = all.iter().copied().partition(is_variant);
+    others.into_iter().chain(variants).take(LINES).collect()
+}
+
 /// Returns the charts of one pair: file names and SVG, or why there is none.
-fn charts(pair: &str, methods: &[Method<'_>]) -> Vec<(String, Result<String>)> {
+fn charts(pair: &str, methods: &[Method<'_>], published: &[&Published]) -> Vec<(String, Result<String>)> {
     let teacher = pair.split(' ').next().and_then(|name| name.parse::<Architecture>().ok());
     let of_pixels = teacher.is_some_and(|teacher| teacher.task() == Task::Pixels);
     let accuracy = if of_pixels { "mean IoU, %" } else { "accuracy, %" };
-    // Sizes of the buffer have a chart of their own. Elsewhere the best size stands for the method.
-    let mut families = BTreeSet::new();
-    let all = methods.iter().filter(|method| families.insert(&method.family)).collect::<Vec<_>>();
-    let over = |x: &str, methods: &[&Method<'_>], of: fn(&(u64, f64, f64)) -> f64| {
+    let all = charted(methods.iter());
+    let over = |x: &str, methods: &[&Method<'_>], of: fn(&(u64, f64, f64)) -> f64, marks: &[Mark]| {
         let lines = methods.iter().flat_map(|method| {
             let curve = |row: &&Row| row.curve.iter().map(|point| (of(point), 100.0 * point.2)).collect();
             method.rows.iter().map(move |row| Line { name: &method.name, points: curve(row) })
         });
-        plot::lines(pair, (x, accuracy), &lines.collect::<Vec<_>>())
+        plot::lines(pair, (x, accuracy), &lines.collect::<Vec<_>>(), marks)
     };
     let shares = |x: &str, width: f64, of: fn(&Row) -> Vec<f64>| {
         let panels = all.iter().map(|method| {
@@ -261,11 +308,17 @@ fn charts(pair: &str, methods: &[Method<'_>]) -> Vec<(String, Result<String>)> {
         });
         plot::panels(&format!("synthesized images: {pair}"), (x, "%"), width, &panels.collect::<Vec<_>>())
     };
-    let mut charts = vec![("steps".into(), over("distillation steps", &all, |point| point.0 as f64))];
+    let marks = published.iter().take(MARKS).map(|figure| Mark {
+        name: format!("{}, published (teacher {:.2} %)", figure.method, 100.0 * figure.teacher),
+        at: (figure.steps as f64, 100.0 * figure.student),
+    });
+    let over_steps = over("distillation steps", &all, |point| point.0 as f64, &marks.collect::<Vec<_>>());
+    let mut charts = vec![("steps".into(), over_steps)];
     // Seconds of a processor and of a GPU say nothing about each other.
-    for device in devices(&all.iter().map(|method| method.rows[0]).collect::<Vec<_>>()) {
-        let there = all.iter().copied().filter(|method| method.rows[0].device == device).collect::<Vec<_>>();
-        charts.push((format!("time-on-{device}"), over(&format!("total seconds, {device}"), &there, |point| point.1)));
+    for device in devices(&methods.iter().map(|method| method.rows[0]).collect::<Vec<_>>()) {
+        let there = charted(methods.iter().filter(|method| method.rows[0].device == device));
+        let seconds = over(&format!("total seconds, {device}"), &there, |point| point.1, &[]);
+        charts.push((format!("time-on-{device}"), seconds));
     }
     charts.extend([
         ("classes".into(), shares("teacher's class", 1.0, |row| row.made.shares().0)),
@@ -274,8 +327,8 @@ fn charts(pair: &str, methods: &[Method<'_>]) -> Vec<(String, Result<String>)> {
     let by_buffer = by_buffer(methods);
     if !by_buffer.is_empty() {
         let lines = by_buffer.iter().map(|(name, points)| Line { name, points: points.clone() });
-        charts
-            .push(("buffer".into(), plot::lines(pair, ("images in the buffer", accuracy), &lines.collect::<Vec<_>>())));
+        let chart = plot::lines(pair, ("images in the buffer", accuracy), &lines.collect::<Vec<_>>(), &[]);
+        charts.push(("buffer".into(), chart));
     }
     charts.into_iter().map(|(over, chart)| (format!("{}-over-{over}.svg", slug(pair)), chart)).collect()
 }
@@ -338,10 +391,52 @@ mod tests {
         let names = methods.iter().map(|method| method.name.as_str()).collect::<Vec<_>>();
         assert_eq!(names, ["ours, 5120 kept", "theirs", "ours, 512 kept"]);
         assert_eq!(by_buffer(&methods), BTreeMap::from([("ours", vec![(512.0, 30.0), (5120.0, 62.5)])]));
-        let files = charts(&rows[0].pair, &methods).into_iter().map(|(file, _)| file).collect::<Vec<_>>();
+        let files = charts(&rows[0].pair, &methods, &[]).into_iter().map(|(file, _)| file).collect::<Vec<_>>();
         assert_eq!(files[0], "wrn-40-2-wrn-16-1-on-cifar10-over-steps.svg");
         assert_eq!(files[1], "wrn-40-2-wrn-16-1-on-cifar10-over-time-on-cpu.svg");
         assert_eq!(files[4], "wrn-40-2-wrn-16-1-on-cifar10-over-buffer.svg");
+    }
+
+    #[test]
+    fn charts_show_eight_methods_and_variants_last() {
+        let names = ["ours", "ours, faster", "ours, slower", "a", "b", "c", "d", "e", "f", "theirs, faster"];
+        let rows = names.iter().enumerate().map(|(at, name)| result(name, 0, 0.9 - 0.01 * at as f64));
+        let rows = rows.chain([Row { buffer: 5, ..result("a", 0, 0.1) }]).collect::<Vec<_>>();
+        let methods = methods(&rows.iter().collect::<Vec<_>>());
+        let charted = |methods: &[Method<'_>]| {
+            charted(methods.iter()).iter().map(|method| method.family.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(charted(&methods), ["ours", "a", "b", "c", "d", "e", "f", "theirs, faster"]);
+        assert_eq!(charted(&methods[..4]), ["ours", "a", "ours, faster", "ours, slower"]);
+    }
+
+    #[test]
+    fn published_figures_are_rings_and_rows() {
+        let rows = [result("ours", 0, 0.85)];
+        let methods = methods(&rows.iter().collect::<Vec<_>>());
+        let figure = |method: &str, student| Published {
+            pair: rows[0].pair.clone(),
+            method: method.into(),
+            teacher: 0.9487,
+            student,
+            steps: 80_000,
+            batch: 256,
+            source: "https://example.org/table".into(),
+        };
+        let figures = [figure("Fast-10", 0.8929), figure("Fast-5", 0.889)];
+        let published = figures.iter().collect::<Vec<_>>();
+        let mut text = String::new();
+        describe_published(&mut text, &methods, &published).unwrap();
+        assert!(text.contains("| ours (here) | 90.00 | 85.00 | 5.00 | 2 steps |"), "{text}");
+        let row = "| [Fast-10](https://example.org/table) | 94.87 | 89.29 | 5.58 | 80000 × 256 |";
+        assert!(text.contains(row), "{text}");
+        let charts = charts(&rows[0].pair, &methods, &published);
+        let over_steps = charts[0].1.as_ref().unwrap();
+        assert!(over_steps.contains("80000") && over_steps.matches("<circle").count() == 2, "{over_steps}");
+        assert!(!charts[1].1.as_ref().unwrap().contains("<circle"), "its seconds are not known");
+        text.clear();
+        describe_published(&mut text, &methods, &[]).unwrap();
+        assert_eq!(text, "");
     }
 
     #[test]
@@ -353,7 +448,7 @@ mod tests {
         let names = methods.iter().map(|method| method.name.as_str()).collect::<Vec<_>>();
         assert_eq!(names, ["ours, cuda, 5120 kept", "ours, cpu", "theirs, cpu", "ours, cuda, 512 kept"]);
         assert_eq!(by_buffer(&methods), BTreeMap::from([("ours, cuda", vec![(512.0, 30.0), (5120.0, 60.0)])]));
-        let charts = charts(&rows[0].pair, &methods);
+        let charts = charts(&rows[0].pair, &methods, &[]);
         let chart = |end: &str| charts.iter().find(|(file, _)| file.ends_with(end)).expect(end).1.as_ref().unwrap();
         assert!(chart("over-time-on-cpu.svg").contains("theirs, cpu"));
         assert!(!chart("over-time-on-cuda.svg").contains("theirs, cpu"));

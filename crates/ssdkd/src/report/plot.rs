@@ -12,37 +12,64 @@ pub struct Line<'a> {
     pub points: Vec<(f64, f64)>,
 }
 
+/// A point that stands for itself, drawn as a black ring.
+pub struct Mark {
+    pub name: String,
+    pub at: (f64, f64),
+}
+
 /// The size of one chart, in pixels.
 const SIZE: (u32, u32) = (760, 440);
 const MARGIN: u32 = 12;
 const LABELS: u32 = 48;
-/// The width of a chart's legend, the distance of its lines, and how many letters fit into a line of it, or above a panel.
-const LEGEND: u32 = 250;
+/// The width of the names to the right of a chart, the distance of their lines, and how many letters fit into a line, or above a panel.
+const NAMES: u32 = 270;
 const ENTRY: u32 = 19;
 const LETTERS: usize = 36;
+/// Colors of lines and of their names, dark enough for text on white; the first is that of bars.
+const COLORS: [RGBColor; 8] = [
+    RGBColor(31, 119, 180),
+    RGBColor(214, 39, 40),
+    RGBColor(44, 140, 44),
+    RGBColor(148, 103, 189),
+    RGBColor(200, 110, 0),
+    RGBColor(140, 86, 75),
+    RGBColor(200, 60, 150),
+    RGBColor(0, 140, 150),
+];
+/// The lines that join names to what they name.
+const LEADERS: RGBColor = RGBColor(190, 190, 190);
 /// The size of one of several charts side by side, and how many stand in a row.
 const PANEL: (u32, u32) = (250, 180);
 const COLUMNS: usize = 4;
 
-/// One chart: lines over a common pair of axes, and a legend. The vertical axis starts above 0 where all points are far from it.
-pub fn lines(title: &str, (x, y): (&str, &str), lines: &[Line]) -> Result<String> {
-    let points = || lines.iter().flat_map(|line| finite(&line.points));
+/// One chart: lines and marks over a common pair of axes. Names stand to the right, each joined to the end of its longest line or to its
+/// mark. The vertical axis starts above 0 where all points are far from it.
+pub fn lines(title: &str, (x, y): (&str, &str), lines: &[Line], marks: &[Mark]) -> Result<String> {
+    let points = || lines.iter().flat_map(|line| finite(&line.points)).chain(marks.iter().map(|mark| mark.at));
     let most = |of: fn((f64, f64)) -> f64| points().map(of).fold(0.0, f64::max).max(1e-9);
     let (right, top) = (most(|point| point.0), most(|point| point.1));
     let lowest = points().map(|point| point.1).fold(top, f64::min);
     let bottom = if lowest > 0.75 * top { (2.0 * lowest - top).max(0.0) } else { 0.0 };
-    let mut names = Vec::<&str>::new();
-    let colours = lines.iter().map(|line| {
-        names.iter().position(|name| *name == line.name).unwrap_or_else(|| {
-            names.push(line.name);
-            names.len() - 1
-        })
-    });
-    let colours = colours.collect::<Vec<_>>();
-    let entries = names.iter().map(|name| wrapped(name)).collect::<Vec<_>>();
-    let height = SIZE.1.max(2 * MARGIN + ENTRY * (entries.iter().flatten().count() as u32 + 1));
-    drawing((SIZE.0 + LEGEND, height), |area| {
-        let (area, legend) = area.split_horizontally(SIZE.0);
+    let mut names = Vec::<(&str, (f64, f64))>::new(); // and where the longest line of the name ends
+    let mut colors = Vec::with_capacity(lines.len());
+    for line in lines {
+        let end = finite(&line.points).fold((0.0, bottom), |end, point| if point.0 >= end.0 { point } else { end });
+        let at = names.iter().position(|(name, _)| *name == line.name).unwrap_or(names.len());
+        match names.get_mut(at) {
+            Some((_, longest)) if longest.0 < end.0 => *longest = end,
+            Some(_) => {}
+            None => names.push((line.name, end)),
+        }
+        colors.push(at);
+    }
+    let color = |at: usize| if at < names.len() { COLORS[at % COLORS.len()] } else { BLACK };
+    let named = names.iter().copied().chain(marks.iter().map(|mark| (mark.name.as_str(), mark.at)));
+    let named = named.map(|(name, end)| (wrapped(name), end)).collect::<Vec<_>>();
+    let heights = named.iter().map(|(name, _)| (ENTRY * name.len() as u32) as i32).collect::<Vec<_>>();
+    let height = SIZE.1.max(2 * MARGIN + heights.iter().sum::<i32>() as u32);
+    drawing((SIZE.0 + NAMES, height), |whole| {
+        let (area, _) = whole.split_horizontally(SIZE.0);
         let mut chart = ChartBuilder::on(&area)
             .caption(title, ("sans-serif", 18))
             .margin(MARGIN)
@@ -57,21 +84,43 @@ pub fn lines(title: &str, (x, y): (&str, &str), lines: &[Line]) -> Result<String
             .y_desc(y)
             .light_line_style(WHITE);
         mesh.draw().map_err(failed)?;
-        for (line, &colour) in lines.iter().zip(&colours) {
-            let style = Palette99::pick(colour).stroke_width(2);
+        for (line, &at) in lines.iter().zip(&colors) {
+            let style = color(at).stroke_width(2);
             chart.draw_series(LineSeries::new(finite(&line.points), style)).map_err(failed)?;
         }
-        let mut y = 2 * MARGIN as i32;
-        for (index, entry) in entries.iter().enumerate() {
-            let stroke = PathElement::new([(0, y), (16, y)], Palette99::pick(index).stroke_width(2));
-            legend.draw(&stroke).map_err(failed)?;
-            for line in entry {
-                legend.draw(&Text::new(line.as_str(), (22, y - 6), ("sans-serif", 13))).map_err(failed)?;
-                y += ENTRY as i32;
+        chart.draw_series(marks.iter().map(|mark| Circle::new(mark.at, 4, BLACK))).map_err(failed)?;
+        let ends = named.iter().map(|(_, end)| chart.plotting_area().map_coordinate(end)).collect::<Vec<_>>();
+        let wanted = ends.iter().map(|end| end.1).collect::<Vec<_>>();
+        let tops = apart(&wanted, &heights, MARGIN as i32..(height - MARGIN) as i32);
+        for (at, ((name, _), (end, top))) in named.iter().zip(ends.iter().zip(tops)).enumerate() {
+            let beside = (SIZE.0 as i32, top + ENTRY as i32 / 2);
+            whole.draw(&PathElement::new([*end, beside], LEADERS)).map_err(failed)?;
+            for (index, line) in name.iter().enumerate() {
+                let at_line = (beside.0 + 4, top + 2 + (ENTRY as usize * index) as i32);
+                let style = ("sans-serif", 13).into_font().color(&color(at));
+                whole.draw(&Text::new(line.as_str(), at_line, style)).map_err(failed)?;
             }
         }
         Ok(())
     })
+}
+
+/// Returns where names of these heights start, such that none covers another. Each is centered on what it wants, as far as there is room.
+fn apart(wanted: &[i32], heights: &[i32], room: std::ops::Range<i32>) -> Vec<i32> {
+    let mut order = (0..wanted.len()).collect::<Vec<_>>();
+    order.sort_by_key(|&name| wanted[name]);
+    let mut tops = vec![0; wanted.len()];
+    let mut free = room.start;
+    for &name in &order {
+        tops[name] = free.max(wanted[name] - heights[name] / 2);
+        free = tops[name] + heights[name];
+    }
+    let mut end = room.end;
+    for &name in order.iter().rev() {
+        tops[name] = tops[name].min(end - heights[name]);
+        end = tops[name];
+    }
+    tops
 }
 
 /// Returns a chart of bars `width` apart for each name, all over the same axes.
@@ -100,7 +149,7 @@ pub fn panels(title: &str, (x, y): (&str, &str), width: f64, panels: &[(&str, Ve
             mesh.draw().map_err(failed)?;
             let bars = values.iter().enumerate().map(|(index, &value)| {
                 let left = index as f64 * width;
-                Rectangle::new([(left + 0.05 * width, 0.0), (left + 0.95 * width, value)], Palette99::pick(0).filled())
+                Rectangle::new([(left + 0.05 * width, 0.0), (left + 0.95 * width, value)], COLORS[0].filled())
             });
             chart.draw_series(bars).map_err(failed)?;
         }
@@ -134,7 +183,7 @@ pub fn bars(title: &str, (x, y): (&str, &str), labels: &[String], values: &[f64]
             .draw()
             .map_err(failed)?;
         let bars = Histogram::vertical(&chart)
-            .style(Palette99::pick(0).filled())
+            .style(COLORS[0].filled())
             .margin(2)
             .data(values.iter().enumerate().map(|(at, value)| (at, *value)));
         chart.draw_series(bars).map(drop).map_err(failed)
@@ -192,8 +241,10 @@ mod tests {
     #[test]
     fn charts_say_what_they_show() {
         let line = |name| Line { name, points: vec![(0.0, 0.1), (10.0, 0.9)] };
-        let svg = lines("accuracy", ("seconds", "share"), &[line("ours"), line("theirs"), line("ours")]).unwrap();
-        for text in ["accuracy", "seconds", "share", "ours", "theirs", "polyline"] {
+        let mark = Mark { name: "published".into(), at: (20.0, 0.5) };
+        let svg =
+            lines("accuracy", ("seconds", "share"), &[line("ours"), line("theirs"), line("ours")], &[mark]).unwrap();
+        for text in ["accuracy", "seconds", "share", "ours", "theirs", "polyline", "published", "circle", "20"] {
             assert!(svg.contains(text), "{text} is not in the chart");
         }
         assert_eq!(svg.matches("ours").count(), 1, "one entry for all lines of a name: {svg}");
@@ -209,13 +260,22 @@ mod tests {
     }
 
     #[test]
+    fn names_stand_near_their_lines_and_apart_from_each_other() {
+        assert_eq!(apart(&[300, 100, 104, 98], &[20; 4], 0..400), [290, 108, 128, 88]);
+        let crowded = apart(&[395; 5], &[20; 5], 0..400);
+        assert_eq!(crowded, [300, 320, 340, 360, 380]);
+        assert_eq!(apart(&[5, 6], &[20, 40], 10..400), [10, 30]);
+        assert!(apart(&[], &[], 0..400).is_empty());
+    }
+
+    #[test]
     fn long_names_are_in_the_picture_as_a_whole() {
         let name = "SSD-KD, from the teacher's blocks, 36,000 steps, a larger adversary";
         let lines_of_name = ["SSD-KD, from the teacher's blocks,", "36,000 steps, a larger adversary"];
         assert_eq!(wrapped(name), lines_of_name);
         let line = Line { name, points: vec![(0.0, 0.1), (10.0, 0.9)] };
         for svg in
-            [lines("a", ("x", "y"), &[line]).unwrap(), panels("a", ("x", "y"), 1.0, &[(name, vec![1.0])]).unwrap()]
+            [lines("a", ("x", "y"), &[line], &[]).unwrap(), panels("a", ("x", "y"), 1.0, &[(name, vec![1.0])]).unwrap()]
         {
             assert!(!svg.contains(name) && svg.contains(lines_of_name[1]), "{svg}");
         }
@@ -235,15 +295,15 @@ mod tests {
     #[test]
     fn one_point_and_no_numbers_are_drawn() {
         let line = |points| Line { name: "ours", points };
-        assert!(lines("accuracy", ("steps", "%"), &[line(vec![(0.0, 0.0)])]).is_ok());
+        assert!(lines("accuracy", ("steps", "%"), &[line(vec![(0.0, 0.0)])], &[]).is_ok());
         let wrong = vec![(f64::NAN, 1.0), (1.0, f64::INFINITY), (2.0, 3.0)];
-        let svg = lines("accuracy", ("steps", "%"), &[line(wrong)]).unwrap();
+        let svg = lines("accuracy", ("steps", "%"), &[line(wrong)], &[]).unwrap();
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
     }
 
     #[test]
     fn nothing_to_draw_is_an_empty_chart() {
-        assert!(lines("none", ("x", "y"), &[]).unwrap().contains("</svg>"));
+        assert!(lines("none", ("x", "y"), &[], &[]).unwrap().contains("</svg>"));
         assert!(bars("none", ("x", "y"), &[], &[]).is_ok());
         assert!(panels("none", ("x", "y"), 1.0, &[]).is_ok());
         assert!(panels("none", ("x", "y"), 1.0, &[("nobody", vec![])]).is_ok());

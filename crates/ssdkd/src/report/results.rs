@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use ssdkd_nn::TeacherCard;
 use ssdkd_stage::{StageError, quote_path};
@@ -46,6 +47,22 @@ pub struct Row {
     pub made: Histogram,
 }
 
+/// `published.json`: one of these for each figure of a paper that rows are compared with. Accuracies are shares.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    /// As in [`Row`].
+    pub pair: String,
+    pub method: String,
+    pub teacher: f64,
+    pub student: f64,
+    /// Distillation steps, and images in each.
+    pub steps: u64,
+    pub batch: u64,
+    /// An address.
+    pub source: String,
+}
+
 /// In the place of the teacher, for a network that saw real images.
 const REAL: &str = "real images";
 
@@ -72,8 +89,8 @@ impl Row {
     }
 }
 
-/// Returns what the record holds; nothing if there is none yet.
-pub fn recorded(path: &Path) -> Result<Vec<Row>> {
+/// Returns the rows that a record holds, or the published figures beside it; nothing if there is no such file.
+pub fn recorded<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
