@@ -47,8 +47,17 @@ pub struct Row {
     pub made: Histogram,
 }
 
-/// `published.json`: one of these for each figure of a paper that rows are compared with. Accuracies are shares.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+/// `published.json`: figures of papers that rows are compared with.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedFigures {
+    /// What a reader should know of all of them, in Markdown.
+    pub about: String,
+    figures: Vec<Published>,
+}
+
+/// A figure of a paper. Accuracies are shares.
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Published {
     /// As in [`Row`].
@@ -61,6 +70,15 @@ pub struct Published {
     pub batch: u64,
     /// An address.
     pub source: String,
+}
+
+impl PublishedFigures {
+    /// Returns those of a pair, the best student first.
+    pub fn of(&self, pair: &str) -> Vec<&Published> {
+        let mut figures = self.figures.iter().filter(|figure| figure.pair == pair).collect::<Vec<_>>();
+        figures.sort_by(|a, b| b.student.total_cmp(&a.student));
+        figures
+    }
 }
 
 /// In the place of the teacher, for a network that saw real images.
@@ -89,15 +107,19 @@ impl Row {
     }
 }
 
-/// Returns the rows that a record holds, or the published figures beside it; nothing if there is no such file.
-pub fn recorded<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+/// Returns what a record holds, rows or published figures; nothing if there is no such file.
+pub fn recorded<T: DeserializeOwned + Default>(path: &Path) -> Result<T> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(T::default()),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
     serde_json::from_slice(&bytes).with_context(|| {
-        format!("{} is damaged or not a record of results\nhint: move it away, or use another --out", path.display())
+        let name = path.file_name().unwrap_or_default().display();
+        format!(
+            "{} is damaged or not a {name} of this version\nhint: move it away, or use another --out",
+            path.display()
+        )
     })
 }
 
@@ -246,6 +268,31 @@ pub mod tests {
             curve: vec![(2, 7.0, last)],
             made: Histogram::default(),
         }
+    }
+
+    pub fn figure(method: &str, student: f64) -> Published {
+        Published {
+            pair: "wrn-40-2 → wrn-16-1 on cifar10".into(),
+            method: method.into(),
+            teacher: 0.9487,
+            student,
+            steps: 80_000,
+            batch: 256,
+            source: "https://example.org/table".into(),
+        }
+    }
+
+    #[test]
+    fn published_figures_come_from_a_file() {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        let published: PublishedFigures = recorded(&docs.join("published.json")).unwrap();
+        let figures = published.of("wrn-40-2 → wrn-16-1 on cifar10");
+        assert!(figures.is_sorted_by(|a, b| a.student >= b.student) && figures[0].method == "CMI-500", "{figures:?}");
+        assert!(published.of("wrn-40-2 → wrn-16-1 on shapes").is_empty() && published.about.contains("teacher"));
+        let none: PublishedFigures = recorded(&docs.join("none.json")).unwrap();
+        assert!(none.figures.is_empty());
+        let error = recorded::<PublishedFigures>(&docs.join("results.json")).unwrap_err();
+        assert!(format!("{error:#}").contains("results.json is damaged"), "{error:#}");
     }
 
     #[test]
