@@ -6,7 +6,7 @@ use std::fmt;
 use anyhow::Result;
 use ssdkd_stage::{State, exit, judge};
 
-use crate::output::Output;
+use crate::output::{Output, Rounds};
 use crate::outputs::Outputs;
 use crate::plan::Plan;
 use crate::run::Run;
@@ -111,20 +111,17 @@ impl<'a> Judge<'a> {
 impl Judgement {
     /// Prints what a run would do. Rounds of a stage that follow each other share a line if the same holds for them.
     pub fn print(judgements: &[Self]) -> Result<()> {
-        let mut groups = Vec::<(&Self, u32)>::new();
+        let mut groups = Vec::<(&Self, Rounds)>::new();
         for judgement in judgements {
-            let Output { stage, round } = judgement.output;
-            match groups.iter_mut().rev().find(|(first, _)| first.output.stage == stage) {
-                Some((first, last)) if *last + 1 == round && first.is_like(judgement) => *last = round,
-                _ => groups.push((judgement, round)),
+            let output = judgement.output;
+            let latest = groups.iter_mut().rev().find(|(first, _)| first.output.stage == output.stage);
+            if !latest.is_some_and(|(first, rounds)| first.is_like(judgement) && rounds.take(output)) {
+                groups.push((judgement, Rounds::of(output)));
             }
         }
-        let lines = groups.into_iter().map(|(first, last)| {
-            let rounds = if first.output.round == last { String::new() } else { format!(" to {last:04}") };
-            match &first.why {
-                None => format!("{}{rounds}: fresh, nothing to do\n", first.output),
-                Some(why) => format!("{}{rounds}: would run ({why})\n", first.output),
-            }
+        let lines = groups.into_iter().map(|(first, rounds)| match &first.why {
+            None => format!("{rounds}: fresh, nothing to do\n"),
+            Some(why) => format!("{rounds}: would run ({why})\n"),
         });
         Ok(exit::print_plain(&lines.collect::<String>())?)
     }

@@ -38,6 +38,36 @@ impl Output {
     }
 }
 
+/// Rounds of a stage that follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rounds {
+    /// The output of the first.
+    pub first: Output,
+    /// The last.
+    pub last: u32,
+}
+
+impl Rounds {
+    /// Returns one round.
+    pub const fn of(first: Output) -> Self {
+        Self { first, last: first.round }
+    }
+
+    /// Returns whether `next` follows, and takes it in if so.
+    pub fn take(&mut self, next: Output) -> bool {
+        let follows = self.first.stage == next.stage && self.last + 1 == next.round;
+        self.last += u32::from(follows);
+        follows
+    }
+}
+
+impl fmt::Display for Rounds {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, last } = self;
+        if first.round == *last { first.fmt(formatter) } else { write!(formatter, "{first} to {last:04}") }
+    }
+}
+
 impl fmt::Display for Output {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} {:04}", self.stage, self.round)

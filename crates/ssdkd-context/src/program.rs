@@ -98,5 +98,6 @@ fn run_stage(stage: Stage, arguments: &StageArgs) -> Result<()> {
             return writer.execute(plan, Begin::Resume);
         }
     }
+    writer.say_fresh();
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::cards::card_error;
 use crate::command::{command_of, with_command};
 use crate::inputs::Inputs;
 use crate::job::{Begin, Job, Spent, Warned};
-use crate::output::Output;
+use crate::output::{Output, Rounds};
 use crate::plan::Plan;
 use crate::reader::Reader;
 use crate::recipe::KeepShards;
@@ -26,6 +26,8 @@ pub struct Writer {
     reader: Reader,
     threads: usize,
     warned: Warned,
+    /// What was found to be fresh and was not said yet.
+    fresh: Vec<Rounds>,
     /// Who asked, as long as their recipe and networks are not the run's.
     unfrozen: Option<RunArgs>,
     _lock: RunLock,
@@ -38,7 +40,7 @@ impl Writer {
         let lock = RunLock::acquire(&folder, command)?;
         let reader = Reader::new(run, arguments.common.device);
         let unfrozen = Some(arguments.clone());
-        let mut writer = Self { reader, threads, warned: Warned::default(), unfrozen, _lock: lock };
+        let mut writer = Self { reader, threads, warned: Warned::default(), fresh: Vec::new(), unfrozen, _lock: lock };
         // A run that has a recipe keeps it until there is something of another: a stage may yet fail.
         if !folder.recipe().exists() {
             writer.freeze()?;
@@ -56,24 +58,37 @@ impl Writer {
         &mut self.reader
     }
 
-    /// Returns whether a plan's output is there already, and says so, or why not. With `verify` it compares the digests of all files.
+    /// Returns whether a plan's output is there already. Warns if it is not the right one. With `verify` it compares the digests of all
+    /// files.
     pub fn is_fresh(&mut self, plan: &Plan, verify: bool) -> Result<bool> {
         let output = plan.output;
         let wanted = plan.fingerprint(self.reader.run.cards(), &mut self.reader.outputs)?;
         let state = judge(self.reader.folder(), &wanted, verify)?;
         match &state {
             State::Fresh => {
-                tracing::info!("{output}: fresh, nothing to do");
+                if !self.fresh.iter_mut().rev().any(|rounds| rounds.take(output)) {
+                    self.fresh.push(Rounds::of(output));
+                }
                 self.freeze()?;
                 if self.reader.folder().latest_complete(output.stage)? == Some(output.round) {
                     // A process that was killed between finishing this round and collecting left that to us.
                     self.collect(output)?;
                 }
             }
-            State::Stale { .. } | State::Corrupt { .. } => tracing::warn!("{output}: {}", state.describe()),
+            State::Stale { .. } | State::Corrupt { .. } => {
+                self.say_fresh();
+                tracing::warn!("{output}: {}", state.describe());
+            }
             State::Partial | State::Missing => tracing::debug!("{output}: {}", state.describe()),
         }
         Ok(state == State::Fresh)
+    }
+
+    /// Says what was fresh since it was last said, a line for the rounds of a stage that follow each other.
+    pub fn say_fresh(&mut self) {
+        for rounds in self.fresh.drain(..) {
+            tracing::info!("{rounds}: fresh, nothing to do");
+        }
     }
 
     /// Returns the outputs that a plan reads files of that were collected. They have to be rebuilt before its execution.
@@ -88,6 +103,7 @@ impl Writer {
 
     /// Executes a plan. Its output replaces an older one.
     pub fn execute(&mut self, plan: Plan, begin: Begin) -> Result<()> {
+        self.say_fresh();
         let wanted = plan.fingerprint(self.reader.run.cards(), &mut self.reader.outputs)?;
         let Plan { output, seed, reads, execute, .. } = plan;
         self.reader.outputs.forget(output);

@@ -14,7 +14,7 @@ fn an_exploding_loss_is_said_and_ends_the_run_if_wanted() {
     // The same recipe but for that key has done all before, and goes on.
     let (_, err) = scratch.succeed("ssdkd", &explode);
     assert!(said.iter().all(|part| err.contains(part)), "{err}");
-    assert!(err.contains("invert 0003: fresh"), "{err}");
+    assert!(err.contains("invert 0000 to 0003: fresh"), "{err}");
     scratch.fail(
         "ssdkd",
         &["run", "tiny.toml", "--set", "run.on_failed_check=ignore"],

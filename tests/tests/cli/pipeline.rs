@@ -118,7 +118,10 @@ fn a_student_may_be_a_smaller_copy_of_its_teacher() {
     let started = fs::read(scratch.path(student)).unwrap();
     assert_ne!(started, random);
     // The warm-up knows no student.
-    assert!(err.contains("balance 0001: fresh") && err.contains("invert 0002: stale: student.architecture"), "{err}");
+    assert!(
+        err.contains("balance 0000 to 0001: fresh") && err.contains("invert 0002: stale: student.architecture"),
+        "{err}"
+    );
     scratch.succeed("ssdkd", &[&copy[..], &["--set", "student.start=random"]].concat());
     assert_ne!(fs::read(scratch.path(student)).unwrap(), started);
     let other = ["run", "tiny.toml", "--set", "student.start=teacher"];
@@ -187,7 +190,7 @@ fn other_settings_of_distillation_go_on_from_the_warm_up() {
     };
     run("runs", "distill.lr=0.1");
     let err = run("runs", "distill.lr=0.05");
-    assert!(err.contains("invert 0002: fresh") && err.contains("distill.lr 0.1 → 0.05"), "{err}");
+    assert!(err.contains("invert 0000 to 0002: fresh") && err.contains("distill.lr 0.1 → 0.05"), "{err}");
     run("fresh", "distill.lr=0.05");
     let made = ["runs/tiny", "fresh/tiny"].map(|run| {
         let mut files = scratch.artefacts(run);

@@ -141,7 +141,7 @@ fn an_old_round_made_again_takes_no_shard_from_the_newest_buffer() {
     // The first distilling round's images are there as well: other settings of distillation go on from there.
     let changes = [&thrifty[..], &["--set", "distill.lr=0.05"]].concat();
     let (_, err) = run(&scratch, "runs", &changes);
-    assert!(err.contains("invert 0002: fresh"), "{err}");
+    assert!(err.contains("invert 0000 to 0002: fresh"), "{err}");
     check_as_from_nothing(&scratch, &changes);
 }
 

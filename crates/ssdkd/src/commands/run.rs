@@ -56,6 +56,8 @@ pub fn run(arguments: &StageArgs) -> Result<()> {
         let all = format!("all {} rounds are", recipe.total_rounds());
         let which = round.map_or(all, |round| format!("round {round} is"));
         tracing::info!("{which} fresh: nothing to do");
+    } else {
+        writer.say_fresh();
     }
 
     let reader = writer.reader();
